@@ -1,0 +1,69 @@
+// config.hpp: compiler facts and the ABI namespace; the only file with #if on compilers and instruction sets.
+#pragma once
+
+#include <nibble/version.hpp>
+
+#if !defined(__cplusplus) || __cplusplus < 202002L
+#error "nibble needs C++20: compile with -std=c++20 or newer"
+#endif
+
+#if defined(__GNUC__) || defined(__clang__)
+#define NIBBLE_INLINE inline __attribute__((always_inline))
+#define NIBBLE_NOINLINE __attribute__((noinline))
+#define NIBBLE_RESTRICT __restrict__
+#define NIBBLE_LIKELY(x) __builtin_expect(!!(x), 1)
+#define NIBBLE_UNLIKELY(x) __builtin_expect(!!(x), 0)
+#else
+#error "nibble supports GCC 12 or newer and Clang 16 or newer"
+#endif
+
+// Everything in nibble lives in an inline namespace that names the version and the instruction set of the translation
+// unit. Two units compiled with different flags then share no weak symbol, so the linker can never keep an AVX2 copy of
+// a function for a program part that must run without it; passing a nibble type between such units is a link error.
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512VNNI__)
+#define NIBBLE_ISA_TAG avx512_vnni
+#elif defined(__AVX512F__)
+#define NIBBLE_ISA_TAG avx512
+#elif defined(__AVXVNNI__)
+#define NIBBLE_ISA_TAG avx_vnni
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#define NIBBLE_ISA_TAG avx2
+#elif defined(__AVX__)
+#define NIBBLE_ISA_TAG avx
+#elif defined(__SSE4_1__)
+#define NIBBLE_ISA_TAG sse4_1
+#elif defined(__x86_64__)
+#define NIBBLE_ISA_TAG x86_64
+#elif defined(__ARM_FEATURE_MATMUL_INT8)
+#define NIBBLE_ISA_TAG neon_i8mm
+#elif defined(__ARM_FEATURE_DOTPROD)
+#define NIBBLE_ISA_TAG neon_dotprod
+#elif defined(__ARM_NEON)
+#define NIBBLE_ISA_TAG neon
+#else
+#define NIBBLE_ISA_TAG portable
+#endif
+
+#if defined(__FAST_MATH__)
+#define NIBBLE_MATH_TAG _fast_math
+#else
+#define NIBBLE_MATH_TAG
+#endif
+
+#define NIBBLE_DETAIL_JOIN(a, b, c, d, e) a##b##_##c##_##d##e
+#define NIBBLE_DETAIL_EXPAND(a, b, c, d, e) NIBBLE_DETAIL_JOIN(a, b, c, d, e)
+#define NIBBLE_ABI                                                                                                    \
+    NIBBLE_DETAIL_EXPAND(v, NIBBLE_VERSION_MAJOR, NIBBLE_VERSION_MINOR, NIBBLE_ISA_TAG, NIBBLE_MATH_TAG)
+
+// Fused multiply-add in hardware: the reproducibility promise needs it for speed; without it std::fma is called.
+#if defined(__FMA__) || defined(__ARM_NEON) || defined(__ARM_FEATURE_FMA)
+#define NIBBLE_HAS_FMA 1
+#else
+#define NIBBLE_HAS_FMA 0
+#endif
+
+#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#define NIBBLE_HAS_AVX2 1
+#else
+#define NIBBLE_HAS_AVX2 0
+#endif

@@ -1,0 +1,32 @@
+// workspace.hpp: scratch memory that a caller keeps between calls, so that a verb allocates nothing once it is warm.
+#pragma once
+
+#include <nibble/core/buffer.hpp>
+
+#include <cstddef>
+
+namespace nibble::inline NIBBLE_ABI {
+
+// Grows to the largest request it has seen and never shrinks. One call at a time may use it; its contents mean nothing
+// between calls.
+class workspace {
+public:
+    workspace() noexcept = default;
+    explicit workspace(std::size_t bytes, allocator from = {}) : from_(from), memory_(bytes, from) {}
+
+    // At least `bytes` bytes on a 64-byte boundary; allocates only if it never held as many.
+    [[nodiscard]] std::byte* reserve(std::size_t bytes) {
+        if (bytes > memory_.size()) {
+            memory_ = buffer(); // freed first: growing never holds both
+            memory_ = buffer(bytes, from_);
+        }
+        return memory_.data();
+    }
+    [[nodiscard]] std::size_t size() const noexcept { return memory_.size(); }
+
+private:
+    allocator from_{};
+    buffer memory_{};
+};
+
+} // namespace nibble::inline NIBBLE_ABI
