@@ -1,0 +1,203 @@
+// bits.hpp: constexpr arithmetic on bit patterns; the rounding, powers of two and code packing that every codec shares.
+#pragma once
+
+#include <nibble/core/config.hpp>
+
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+
+namespace nibble::inline NIBBLE_ABI {
+
+// How a value between two codes is rounded.
+enum class rounding {
+    nearest_even, // nearest; a tie goes to the even code (a codebook's tie goes down, see codebook.hpp)
+    toward_zero,  // the nearer to zero of the two neighbours
+    half_away,    // nearest; a tie goes away from zero
+    stochastic,   // up with probability (x - below) / (above - below), from the random bits handed in
+};
+
+// What an encoder makes of a finite value beyond the largest, and of an infinity.
+enum class overflow {
+    saturate, // the largest finite code of that sign: the default of every quantizer
+    special,  // the format's infinity, else its NaN, else saturate
+};
+
+namespace detail {
+
+template <class T>
+[[nodiscard]] constexpr T min_of(T a, T b) noexcept {
+    return b < a ? b : a;
+}
+template <class T>
+[[nodiscard]] constexpr T max_of(T a, T b) noexcept {
+    return a < b ? b : a;
+}
+[[nodiscard]] constexpr std::size_t ceil_div(std::size_t a, std::size_t b) noexcept { return a / b + (a % b != 0); }
+[[nodiscard]] constexpr std::size_t round_up(std::size_t a, std::size_t b) noexcept { return ceil_div(a, b) * b; }
+
+inline constexpr std::uint32_t f32_magnitude = 0x7fffffffu;
+inline constexpr std::uint32_t f32_infinity = 0x7f800000u;
+
+[[nodiscard]] constexpr bool is_nan(float x) noexcept {
+    return (std::bit_cast<std::uint32_t>(x) & f32_magnitude) > f32_infinity;
+}
+[[nodiscard]] constexpr bool is_finite(float x) noexcept {
+    return (std::bit_cast<std::uint32_t>(x) & f32_magnitude) < f32_infinity;
+}
+[[nodiscard]] constexpr float abs_of(float x) noexcept {
+    return std::bit_cast<float>(std::bit_cast<std::uint32_t>(x) & f32_magnitude);
+}
+inline constexpr float quiet_nan = std::bit_cast<float>(0x7fc00000u);
+inline constexpr float infinity = std::bit_cast<float>(f32_infinity);
+
+// 2^exponent, exact from the smallest subnormal (-149) to 127; 0 below, infinity above.
+[[nodiscard]] constexpr float exp2i(int exponent) noexcept {
+    if (exponent > 127) return infinity;
+    if (exponent >= -126) return std::bit_cast<float>(static_cast<std::uint32_t>(exponent + 127) << 23);
+    if (exponent >= -149) return std::bit_cast<float>(std::uint32_t{1} << (exponent + 149));
+    return 0.0f;
+}
+
+// floor(log2(x)) of a positive finite x, subnormals included. Never through log2f, which rounds up just under a power.
+[[nodiscard]] constexpr int floor_log2(float x) noexcept {
+    const std::uint32_t bits = std::bit_cast<std::uint32_t>(x) & f32_magnitude;
+    if (bits >= 0x00800000u) return static_cast<int>(bits >> 23) - 127;
+    return static_cast<int>(std::bit_width(bits)) - 150;
+}
+
+// x rounded to an integer, ties to even; NaN and |x| >= 2^23 come back as they are. At run time the instruction of the
+// default rounding mode, never (x + magic) - magic: that addition fuses with a multiplication in front of it under GCC's
+// default contraction.
+[[nodiscard]] NIBBLE_INLINE constexpr float round_even(float x) noexcept {
+    if (!std::is_constant_evaluated()) return __builtin_rintf(x);
+    if (!(abs_of(x) < 8388608.0f)) return x;
+    const float magnitude = (abs_of(x) + 8388608.0f) - 8388608.0f;
+    return std::bit_cast<float>(std::bit_cast<std::uint32_t>(magnitude) |
+                                (std::bit_cast<std::uint32_t>(x) & ~f32_magnitude));
+}
+
+// A fused multiply-add: a x b + c with one rounding, on every machine.
+[[nodiscard]] NIBBLE_INLINE float fused_multiply_add(float a, float b, float c) noexcept {
+    return __builtin_fmaf(a, b, c);
+}
+
+// Random bits of element `index` under `seed`: a counter-based generator (two rounds of a 64-bit finaliser after
+// D. Stafford's "Mix13"), so that stochastic rounding is the same for any thread count and any order.
+[[nodiscard]] constexpr std::uint32_t random_bits(std::uint64_t seed, std::uint64_t index) noexcept {
+    std::uint64_t z = index + 0x9e3779b97f4a7c15u * (seed + 1);
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    z = (z ^ (z >> 31)) + 0x9e3779b97f4a7c15u * (seed + 1);
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return static_cast<std::uint32_t>(z >> 32);
+}
+
+// A plain array usable as a constant: std::array's operators leave weak symbols behind at -O0 in per-ISA units.
+template <class T, std::size_t N>
+struct table {
+    T at[N == 0 ? 1 : N];
+    static constexpr std::size_t size = N;
+};
+
+// ---- codes of `Bits` bits as a little-endian bit stream: code 0 in the lowest bits of byte 0, no padding -------------
+
+// Eight codes, one per byte of a 64-bit word (code 0 in the lowest byte), to the lowest 8 x Bits bits of the result.
+template <int Bits>
+[[nodiscard]] NIBBLE_INLINE constexpr std::uint64_t squeeze8(std::uint64_t codes) noexcept {
+    static_assert(Bits >= 1 && Bits <= 8);
+    if constexpr (Bits == 8) {
+        return codes;
+    } else {
+        constexpr std::uint64_t pair = ((std::uint64_t{1} << (2 * Bits)) - 1) * 0x0001000100010001u;
+        constexpr std::uint64_t quad = ((std::uint64_t{1} << (4 * Bits)) - 1) * 0x0000000100000001u;
+        codes = (codes | (codes >> (8 - Bits))) & pair;
+        codes = (codes | (codes >> (16 - 2 * Bits))) & quad;
+        codes = codes | (codes >> (32 - 4 * Bits));
+        return codes & ((std::uint64_t{1} << (8 * Bits)) - 1);
+    }
+}
+
+// The inverse of squeeze8; bits above 8 x Bits are ignored.
+template <int Bits>
+[[nodiscard]] NIBBLE_INLINE constexpr std::uint64_t spread8(std::uint64_t stream) noexcept {
+    static_assert(Bits >= 1 && Bits <= 8);
+    if constexpr (Bits == 8) {
+        return stream;
+    } else {
+        constexpr std::uint64_t quad = ((std::uint64_t{1} << (4 * Bits)) - 1) * 0x0000000100000001u;
+        constexpr std::uint64_t pair = ((std::uint64_t{1} << (2 * Bits)) - 1) * 0x0001000100010001u;
+        constexpr std::uint64_t single = ((std::uint64_t{1} << Bits) - 1) * 0x0101010101010101u;
+        stream = (stream | (stream << (32 - 4 * Bits))) & quad;
+        stream = (stream | (stream << (16 - 2 * Bits))) & pair;
+        return (stream | (stream << (8 - Bits))) & single;
+    }
+}
+
+[[nodiscard]] NIBBLE_INLINE std::uint64_t load_le64(const std::uint8_t* from) noexcept {
+    std::uint64_t word = 0;
+    __builtin_memcpy(&word, from, 8);
+    if constexpr (std::endian::native == std::endian::big) word = __builtin_bswap64(word);
+    return word;
+}
+NIBBLE_INLINE void store_le64(std::uint8_t* to, std::uint64_t word) noexcept {
+    if constexpr (std::endian::native == std::endian::big) word = __builtin_bswap64(word);
+    __builtin_memcpy(to, &word, 8);
+}
+
+// `count` codes, one per byte, to ceil(count x Bits / 8) stream bytes; unused bits of the last byte become 0. Writes
+// exactly those bytes.
+template <int Bits>
+inline void squeeze_codes(const std::uint8_t* codes, std::size_t count, std::uint8_t* stream) noexcept {
+    if constexpr (Bits == 8) {
+        if (count != 0) __builtin_memcpy(stream, codes, count);
+    } else {
+        std::size_t i = 0;
+        // A full word is stored over what follows as long as that is still inside the stream.
+        const std::size_t total = (count * Bits + 7) / 8;
+        std::size_t at = 0;
+        for (; i + 8 <= count && at + 8 <= total; i += 8, at += Bits)
+            store_le64(stream + at, squeeze8<Bits>(load_le64(codes + i)));
+        for (; i < count; i += 8, at += Bits) {
+            std::uint64_t word = 0;
+            const std::size_t left = min_of<std::size_t>(8, count - i);
+            for (std::size_t j = 0; j < left; ++j) word |= std::uint64_t{codes[i + j]} << (8 * j);
+            word = squeeze8<Bits>(word);
+            for (std::size_t j = 0; j < (left * Bits + 7) / 8; ++j)
+                stream[at + j] = static_cast<std::uint8_t>(word >> (8 * j));
+        }
+    }
+}
+
+// The inverse of squeeze_codes; reads exactly ceil(count x Bits / 8) bytes.
+template <int Bits>
+inline void spread_codes(const std::uint8_t* stream, std::size_t count, std::uint8_t* codes) noexcept {
+    if constexpr (Bits == 8) {
+        if (count != 0) __builtin_memcpy(codes, stream, count);
+    } else {
+        const std::size_t total = (count * Bits + 7) / 8;
+        std::size_t i = 0;
+        std::size_t at = 0;
+        for (; i + 8 <= count && at + 8 <= total; i += 8, at += Bits)
+            store_le64(codes + i, spread8<Bits>(load_le64(stream + at)));
+        for (; i < count; i += 8, at += Bits) {
+            const std::size_t left = min_of<std::size_t>(8, count - i);
+            std::uint64_t word = 0;
+            for (std::size_t j = 0; j < (left * Bits + 7) / 8; ++j) word |= std::uint64_t{stream[at + j]} << (8 * j);
+            word = spread8<Bits>(word);
+            for (std::size_t j = 0; j < left; ++j) codes[i + j] = static_cast<std::uint8_t>(word >> (8 * j));
+        }
+    }
+}
+
+static_assert(exp2i(-149) > 0.0f && exp2i(-150) == 0.0f && exp2i(0) == 1.0f && exp2i(127) > 1e38f);
+static_assert(floor_log2(1.0f) == 0 && floor_log2(0.99999994f) == -1 && floor_log2(exp2i(-149)) == -149);
+static_assert(round_even(0.5f) == 0.0f && round_even(1.5f) == 2.0f && round_even(-2.5f) == -2.0f);
+static_assert(squeeze8<3>(0x0706050403020100u) == 0xfac688u && spread8<3>(0xfac688u) == 0x0706050403020100u);
+
+} // namespace detail
+
+} // namespace nibble::inline NIBBLE_ABI

@@ -1,0 +1,160 @@
+// minifloat.hpp: every floating-point format of up to 16 bits from one definition; e4m3, e2m1, f16, bf16 and yours.
+#pragma once
+
+#include <nibble/core/bits.hpp>
+#include <nibble/core/config.hpp>
+
+#include <bit>
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+
+namespace nibble::inline NIBBLE_ABI {
+
+// Which codes are not finite numbers (the names are those of ml_dtypes).
+enum class specials {
+    none, // every code is a number
+    ieee, // an exponent of all ones: mantissa 0 is infinity, anything else NaN
+    fn,   // no infinity; only the codes with every exponent and mantissa bit set are NaN
+    fnuz, // no infinity and no negative zero; the code of negative zero is NaN; the default bias is one larger
+};
+
+// A format: code = [sign][exponent bits][mantissa bits]. With the fields e and m as stored,
+//   e = 0: m x 2^(1 - bias - mantissa)          (subnormal, always on)
+//   e > 0: (1 + m / 2^mantissa) x 2^(e - bias)
+struct float_format {
+    static constexpr int default_bias = std::numeric_limits<int>::min();
+    int exponent = 4;
+    int mantissa = 3;
+    nibble::specials specials = nibble::specials::none;
+    int bias = default_bias; // default: 2^(exponent - 1) - 1, one more for fnuz; 0 if exponent is below 2
+    bool has_sign = true;
+};
+
+// Scalar codec of a float_format with 2 to 16 bits; conversions round once, straight from fp32, on the target's grid,
+// subnormals included; then overflow is tested. NaN becomes the format's NaN, or 0 in a format that has none.
+// Negative zero is kept where the format has one. Unsigned formats take negative values to 0.
+template <float_format Format>
+struct minifloat {
+private:
+    static constexpr int e_bits = Format.exponent;
+    static constexpr int m_bits = Format.mantissa;
+    static constexpr bool ieee = Format.specials == specials::ieee;
+    static constexpr bool fn = Format.specials == specials::fn;
+    static constexpr bool fnuz = Format.specials == specials::fnuz;
+    static_assert(e_bits >= 0 && e_bits <= 8, "minifloat: exponent must have 0 to 8 bits");
+    static_assert(m_bits >= 0 && m_bits <= 15, "minifloat: mantissa must have 0 to 15 bits");
+    static_assert(!fnuz || Format.has_sign, "minifloat: fnuz needs a sign bit, its NaN is the code of negative zero");
+    static_assert(Format.specials == specials::none || e_bits >= 1, "minifloat: without an exponent use specials::none");
+
+public:
+    static constexpr float_format format = Format;
+    static constexpr int bits = (Format.has_sign ? 1 : 0) + e_bits + m_bits;
+    static_assert(bits >= 2 && bits <= 16, "minifloat: 2 to 16 bits in all");
+    using code = std::conditional_t<(bits <= 8), std::uint8_t, std::uint16_t>;
+    static constexpr int bias = Format.bias != float_format::default_bias
+                                    ? Format.bias
+                                    : (e_bits < 2 ? 0 : (1 << (e_bits - 1)) - 1) + (fnuz ? 1 : 0);
+    static_assert(1 - bias - m_bits >= -149 && (1 << e_bits) - bias <= 129,
+                  "minifloat: the bias takes values out of fp32's range; fold it into the scale instead");
+    static constexpr bool has_infinity = ieee;
+    static constexpr bool has_nan = fn || fnuz || (ieee && m_bits > 0);
+
+private:
+    static constexpr std::uint32_t sign_code = Format.has_sign ? 1u << (e_bits + m_bits) : 0u;
+    static constexpr std::uint32_t all_ones = (1u << (e_bits + m_bits)) - 1u;
+    static constexpr std::uint32_t infinity_code = ((1u << e_bits) - 1u) << m_bits;
+    static constexpr std::uint32_t max_code = ieee ? infinity_code - 1u : fn ? all_ones - 1u : all_ones;
+    static constexpr std::uint32_t nan_code =
+        fnuz ? sign_code : fn ? all_ones : ieee ? infinity_code | (1u << (m_bits > 0 ? m_bits - 1 : 0)) : 0u;
+
+public:
+    // The value of a code, exactly. Bits above `bits` are ignored.
+    [[nodiscard]] static constexpr float decode(code c) noexcept {
+        const std::uint32_t magnitude = c & all_ones;
+        const bool negative = (c & sign_code) != 0;
+        if constexpr (fnuz) {
+            if (negative && magnitude == 0) return detail::quiet_nan;
+        }
+        if constexpr (fn) {
+            if (magnitude == all_ones) return detail::quiet_nan;
+        }
+        if constexpr (ieee) {
+            if (magnitude > infinity_code) return detail::quiet_nan;
+            if (magnitude == infinity_code) return negative ? -detail::infinity : detail::infinity;
+        }
+        const std::uint32_t e = magnitude >> m_bits;
+        const std::uint32_t m = magnitude & ((1u << m_bits) - 1u);
+        float value = 0.0f;
+        if (e == 0) {
+            value = static_cast<float>(m) * detail::exp2i(1 - bias - m_bits);
+        } else {
+            const int exponent = static_cast<int>(e) - bias;
+            if (exponent >= -126)
+                value = std::bit_cast<float>((static_cast<std::uint32_t>(exponent + 127) << 23) | (m << (23 - m_bits)));
+            else
+                value = static_cast<float>(m + (1u << m_bits)) * detail::exp2i(exponent - m_bits);
+        }
+        return negative ? -value : value;
+    }
+
+    // The code of x. Branch-free on purpose: a loop over it vectorizes, so this one definition is also the fast one.
+    template <rounding Rounding = rounding::nearest_even, overflow Overflow = overflow::saturate>
+    [[nodiscard]] NIBBLE_INLINE static constexpr code encode(float x, std::uint32_t random = 0) noexcept {
+        const std::uint32_t word = std::bit_cast<std::uint32_t>(x);
+        const std::uint32_t a = word & detail::f32_magnitude;
+        constexpr int smallest = 128 - bias; // fp32's exponent field of the smallest normal value
+        const int field = static_cast<int>(a >> 23);
+        const int own = field > 0 ? field : 1; // fp32 subnormals have the exponent of field 1 and no hidden bit
+        const std::uint32_t significand = (a & 0x007fffffu) | (field > 0 ? 0x00800000u : 0u);
+        const int e = own > smallest ? own : smallest;
+        const int wanted = 23 - m_bits + (e - own);
+        const std::uint32_t shift = static_cast<std::uint32_t>(wanted < 30 ? wanted : 30);
+        std::uint32_t addend = 0;
+        if constexpr (Rounding == rounding::nearest_even)
+            addend = ((1u << shift) >> 1) - 1u + ((significand >> shift) & 1u);
+        if constexpr (Rounding == rounding::half_away) addend = (1u << shift) >> 1;
+        if constexpr (Rounding == rounding::stochastic) addend = random & ((1u << shift) - 1u);
+        std::uint32_t magnitude = (static_cast<std::uint32_t>(e - smallest) << m_bits) + ((significand + addend) >> shift);
+        const bool over = magnitude > max_code;
+        constexpr std::uint32_t beyond =
+            Overflow == overflow::saturate ? max_code : has_infinity ? infinity_code : has_nan ? nan_code : max_code;
+        magnitude = over ? beyond : magnitude;
+        const std::uint32_t negative = word >> 31;
+        if constexpr (!Format.has_sign) {
+            magnitude = negative != 0 ? 0u : magnitude;
+        } else if constexpr (fnuz) {
+            magnitude |= (magnitude != 0 ? negative : 0u) << (bits - 1);
+        } else {
+            magnitude |= negative << (bits - 1);
+        }
+        magnitude = a > detail::f32_infinity ? nan_code : magnitude;
+        return static_cast<code>(magnitude);
+    }
+};
+
+// 4 and 6 bits: OCP MX v1.0.
+using e2m1 = minifloat<float_format{.exponent = 2, .mantissa = 1}>;
+using e2m3 = minifloat<float_format{.exponent = 2, .mantissa = 3}>;
+using e3m2 = minifloat<float_format{.exponent = 3, .mantissa = 2}>;
+// 8 bits: OCP OFP8 (e4m3 is its E4M3, in other libraries "E4M3FN") and the variants of ml_dtypes.
+using e4m3 = minifloat<float_format{.exponent = 4, .mantissa = 3, .specials = specials::fn}>;
+using e5m2 = minifloat<float_format{.exponent = 5, .mantissa = 2, .specials = specials::ieee}>;
+using e4m3_fnuz = minifloat<float_format{.exponent = 4, .mantissa = 3, .specials = specials::fnuz}>;
+using e5m2_fnuz = minifloat<float_format{.exponent = 5, .mantissa = 2, .specials = specials::fnuz}>;
+using e4m3_ieee = minifloat<float_format{.exponent = 4, .mantissa = 3, .specials = specials::ieee}>;
+using e4m3_b11_fnuz = minifloat<float_format{.exponent = 4, .mantissa = 3, .specials = specials::fnuz, .bias = 11}>;
+using e3m4 = minifloat<float_format{.exponent = 3, .mantissa = 4, .specials = specials::ieee}>;
+// 16 bits.
+using f16 = minifloat<float_format{.exponent = 5, .mantissa = 10, .specials = specials::ieee}>;
+using bf16 = minifloat<float_format{.exponent = 8, .mantissa = 7, .specials = specials::ieee}>;
+
+static_assert(e2m1::decode(7) == 6.0f && e2m1::encode(2.5f) == 4 && e2m1::encode(-0.0f) == 8 && e2m1::encode(1e9f) == 7);
+static_assert(e4m3::decode(0x7e) == 448.0f && e4m3::encode(464.0f) == 0x7e && e4m3::encode(0.1f) == 0x1d);
+static_assert(e4m3::encode<rounding::nearest_even, overflow::special>(465.0f) == 0x7f);
+static_assert(e5m2::encode<rounding::nearest_even, overflow::special>(61440.0f) == 0x7c && e5m2::encode(61440.0f) == 0x7b);
+static_assert(e4m3_fnuz::encode(-0.0f) == 0 && e4m3_fnuz::decode(0x7f) == 240.0f && e4m3_fnuz::encode(1.0f) == 0x40);
+static_assert(f16::encode(65519.0f) == 0x7bff && f16::encode<rounding::nearest_even, overflow::special>(65520.0f) == 0x7c00);
+static_assert(bf16::encode(3.14159274f) == 0x4049 && bf16::encode(1e-40f) == 0x0001 && bf16::encode(1.00390625f) == 0x3f80);
+
+} // namespace nibble::inline NIBBLE_ABI
