@@ -112,12 +112,13 @@ template <int Bits>
     if constexpr (Bits == 8) {
         return codes;
     } else {
-        constexpr std::uint64_t pair = ((std::uint64_t{1} << (2 * Bits)) - 1) * 0x0001000100010001u;
-        constexpr std::uint64_t quad = ((std::uint64_t{1} << (4 * Bits)) - 1) * 0x0000000100000001u;
-        codes = (codes | (codes >> (8 - Bits))) & pair;
-        codes = (codes | (codes >> (16 - 2 * Bits))) & quad;
-        codes = codes | (codes >> (32 - 4 * Bits));
-        return codes & ((std::uint64_t{1} << (8 * Bits)) - 1);
+        constexpr std::uint64_t single = ((std::uint64_t{1} << Bits) - 1) * 0x0001000100010001u;
+        constexpr std::uint64_t pair = ((std::uint64_t{1} << (2 * Bits)) - 1) * 0x0000000100000001u;
+        constexpr std::uint64_t quad = (std::uint64_t{1} << (4 * Bits)) - 1;
+        codes = (codes & single) | ((codes >> (8 - Bits)) & (single << Bits));
+        codes = (codes & pair) | ((codes >> (16 - 2 * Bits)) & (pair << (2 * Bits)));
+        codes = (codes & quad) | ((codes >> (32 - 4 * Bits)) & (quad << (4 * Bits)));
+        return codes;
     }
 }
 
@@ -128,12 +129,12 @@ template <int Bits>
     if constexpr (Bits == 8) {
         return stream;
     } else {
-        constexpr std::uint64_t quad = ((std::uint64_t{1} << (4 * Bits)) - 1) * 0x0000000100000001u;
-        constexpr std::uint64_t pair = ((std::uint64_t{1} << (2 * Bits)) - 1) * 0x0001000100010001u;
-        constexpr std::uint64_t single = ((std::uint64_t{1} << Bits) - 1) * 0x0101010101010101u;
-        stream = (stream | (stream << (32 - 4 * Bits))) & quad;
-        stream = (stream | (stream << (16 - 2 * Bits))) & pair;
-        return (stream | (stream << (8 - Bits))) & single;
+        constexpr std::uint64_t quad = (std::uint64_t{1} << (4 * Bits)) - 1;
+        constexpr std::uint64_t pair = ((std::uint64_t{1} << (2 * Bits)) - 1) * 0x0000000100000001u;
+        constexpr std::uint64_t single = ((std::uint64_t{1} << Bits) - 1) * 0x0001000100010001u;
+        stream = (stream & quad) | ((stream << (32 - 4 * Bits)) & (quad << 32));
+        stream = (stream & pair) | ((stream << (16 - 2 * Bits)) & (pair << 16));
+        return (stream & single) | ((stream << (8 - Bits)) & (single << 8));
     }
 }
 
@@ -197,6 +198,8 @@ static_assert(exp2i(-149) > 0.0f && exp2i(-150) == 0.0f && exp2i(0) == 1.0f && e
 static_assert(floor_log2(1.0f) == 0 && floor_log2(0.99999994f) == -1 && floor_log2(exp2i(-149)) == -149);
 static_assert(round_even(0.5f) == 0.0f && round_even(1.5f) == 2.0f && round_even(-2.5f) == -2.0f);
 static_assert(squeeze8<3>(0x0706050403020100u) == 0xfac688u && spread8<3>(0xfac688u) == 0x0706050403020100u);
+static_assert(spread8<6>(squeeze8<6>(0x3f01203f00153f2au) | (std::uint64_t{0xffff} << 48)) == 0x3f01203f00153f2au);
+static_assert(spread8<7>(squeeze8<7>(0x7f017a3f00157f2au)) == 0x7f017a3f00157f2au && squeeze8<4>(0x08070605) == 0x8765u);
 
 } // namespace detail
 

@@ -86,6 +86,8 @@ struct mx_int8 {
     [[nodiscard]] static constexpr float decode(code c) noexcept { return int8::decode(c) * 0.015625f; }
     template <rounding Rounding = rounding::nearest_even, overflow Overflow = overflow::saturate>
     [[nodiscard]] NIBBLE_INLINE static constexpr code encode(float x, std::uint32_t random = 0) noexcept {
+        x = x > 2.0f ? 2.0f : x; // so that the product cannot overflow
+        x = x < -2.0f ? -2.0f : x;
         return int8::encode<Rounding, Overflow>(x * 64.0f, random);
     }
 };

@@ -1,0 +1,34 @@
+// granularity.hpp: where a scale lives, as a concept; index arithmetic, nothing else.
+#pragma once
+
+#include <nibble/core/bits.hpp>
+#include <nibble/core/config.hpp>
+
+#include <concepts>
+#include <cstddef>
+
+namespace nibble::inline NIBBLE_ABI {
+
+// A granularity maps each weight (row, col) of a rows x cols matrix to a slot that holds one scale (and zero point):
+//   count(rows, cols)           how many slots there are
+//   run(cols)                   how many consecutive columns of a row share a slot, counted from column 0: a multiple of
+//                               4, or at least cols; the last run of a row may be shorter
+//   index(row, col, cols)       the slot of a weight, below count
+//   row_local                   true if no two rows share a slot
+template <class G>
+concept granularity = requires(std::size_t n) {
+    { G::count(n, n) } -> std::same_as<std::size_t>;
+    { G::run(n) } -> std::same_as<std::size_t>;
+    { G::index(n, n, n) } -> std::same_as<std::size_t>;
+    { G::row_local } -> std::convertible_to<bool>;
+};
+
+// Two granularities, one inside the other: the inner one's scales are numbers of a small format, multiplied by the scale
+// of the outer one (NVFP4: groups of 16 under the whole tensor). The outer run must be a multiple of the inner one.
+template <class G>
+concept nested_granularity = requires {
+    typename G::inner;
+    typename G::outer;
+} && granularity<typename G::inner> && granularity<typename G::outer>;
+
+} // namespace nibble::inline NIBBLE_ABI

@@ -1,0 +1,212 @@
+// kernel/quantize.hpp: the loops behind quantize: statistics of a run of weights, its scale, its codes.
+#pragma once
+
+#include <nibble/core/bits.hpp>
+#include <nibble/core/config.hpp>
+#include <nibble/element/element.hpp>
+#include <nibble/scheme/scheme.hpp>
+
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+
+namespace nibble::inline NIBBLE_ABI::kernel {
+
+// Weights per step of the loops below: scratch for their codes stays in the first-level cache.
+inline constexpr std::size_t quantize_block = 512;
+
+// Joins the statistics of two parts of a slot; in a fixed order the result is the same for any number of threads.
+inline void join(group_statistics& into, const group_statistics& part) noexcept {
+    if (part.count == 0) return;
+    const bool first = into.count == 0;
+    into.largest = detail::max_of(into.largest, part.largest);
+    into.low = first ? part.low : detail::min_of(into.low, part.low);
+    into.high = first ? part.high : detail::max_of(into.high, part.high);
+    into.sum_magnitude += part.sum_magnitude;
+    into.count += part.count;
+    into.nonfinite = into.nonfinite || part.nonfinite;
+}
+
+// Statistics of x[0, count). Integer comparisons of bit patterns, which order fp32 magnitudes, vectorize without
+// -ffast-math; NaN and infinity are counted as zeros and reported.
+[[nodiscard]] inline group_statistics measure(const float* x, std::size_t count, bool with_sum) noexcept {
+    group_statistics g{};
+    std::int32_t top = 0;   // of the magnitudes
+    std::int32_t low = 0x7fffffff;
+    std::int32_t high = -0x7fffffff - 1;
+    std::int32_t special = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+        const std::int32_t word = std::bit_cast<std::int32_t>(x[i]);
+        std::int32_t magnitude = word & 0x7fffffff;
+        const bool finite = magnitude < 0x7f800000;
+        special |= finite ? 0 : 1;
+        magnitude = finite ? magnitude : 0;
+        const std::int32_t ordered = word < 0 ? -magnitude : magnitude; // orders as the values do
+        top = magnitude > top ? magnitude : top;
+        low = ordered < low ? ordered : low;
+        high = ordered > high ? ordered : high;
+    }
+    if (count == 0) return g;
+    const auto value = [](std::int32_t ordered) {
+        return ordered < 0 ? -std::bit_cast<float>(-ordered) : std::bit_cast<float>(ordered);
+    };
+    g.largest = value(top);
+    g.low = value(low);
+    g.high = value(high);
+    g.count = count;
+    g.nonfinite = special != 0;
+    if (with_sum) {
+        double sums[8] = {};
+        for (std::size_t i = 0; i < count; ++i) {
+            const float magnitude = detail::abs_of(x[i]);
+            sums[i % 8] += detail::is_finite(magnitude) ? static_cast<double>(magnitude) : 0.0;
+        }
+        g.sum_magnitude = ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7]));
+    }
+    return g;
+}
+
+// What one slot of a scheme stores, and the fp32 numbers that it stands for.
+template <any_scheme S>
+struct slot_parameters {
+    typename detail::scheme_traits<S>::scale_code scale_code{};
+    typename detail::scheme_traits<S>::zero_code zero_code{};
+    float scale = 1.0f;
+    float zero = 0.0f;
+    bool poisoned = false; // the stored scale is NaN: every value of the slot is
+};
+
+// The parameters that follow from a slot's statistics and, for two levels, its outer scale; `shrink` scales the range
+// (1 for absmax; a search tries others).
+template <any_scheme S>
+[[nodiscard]] inline slot_parameters<S> parameters_of(const group_statistics& g, float outer, float shrink) noexcept {
+    using traits = detail::scheme_traits<S>;
+    using element = typename traits::element;
+    using scale_element = typename traits::scale_element;
+    slot_parameters<S> p{};
+    if constexpr (S::scaled) {
+        float wanted = 0.0f;
+        float low = 0.0f;
+        if constexpr (S::has_integer_zero || S::has_minimum) {
+            low = (S::has_integer_zero && g.low > 0.0f ? 0.0f : g.low) * shrink;
+            const float high = (S::has_integer_zero && g.high < 0.0f ? 0.0f : g.high) * shrink;
+            // Halved first: the width of a range may exceed fp32.
+            wanted = (high * 0.5f - low * 0.5f) / (largest<element> * 0.5f);
+        } else {
+            wanted = S::scale_type::rule::template apply<element>(g) * shrink;
+        }
+        if constexpr (S::two_level) wanted = outer > 0.0f ? wanted / outer : 0.0f;
+        if constexpr (has_nan_code<scale_element> && scale_element::bits == 8) {
+            // A block scale that can say NaN says it (OCP MX): no value of the block can be trusted.
+            if (g.nonfinite && !S::two_level) {
+                p.scale_code = encode<scale_element>(detail::quiet_nan);
+                p.poisoned = true;
+            }
+        }
+        if (!p.poisoned) p.scale_code = encode<scale_element>(wanted);
+        p.scale = scale_element::decode(p.scale_code);
+        if constexpr (S::two_level) p.scale *= outer;
+        if constexpr (S::has_minimum) {
+            p.zero_code = encode<typename traits::zero_element>(low);
+            p.zero = traits::zero_element::decode(p.zero_code);
+        }
+        if constexpr (S::has_integer_zero) {
+            const float exact = p.scale > 0.0f ? -low / p.scale : 0.0f;
+            p.zero_code = encode<element>(exact);
+            p.zero = element::decode(p.zero_code);
+        }
+    }
+    return p;
+}
+
+// The codes of x[0, count) under one slot's parameters, one per element of `codes`. `first` is the index of x[0] in the
+// whole matrix: stochastic rounding draws its bits from (seed, index).
+template <any_scheme S, rounding Rounding>
+inline void encode_run(const float* x, std::size_t count, const slot_parameters<S>& p, std::uint64_t seed,
+                       std::uint64_t first, typename detail::scheme_traits<S>::code* codes) noexcept {
+    using element = typename detail::scheme_traits<S>::element;
+    const auto random = [&](std::size_t i) {
+        return Rounding == rounding::stochastic ? detail::random_bits(seed, first + i) : 0u;
+    };
+    if constexpr (!S::scaled) {
+        for (std::size_t i = 0; i < count; ++i) codes[i] = encode<element, Rounding, overflow::special>(x[i], random(i));
+    } else {
+        // Scale 0 (an all-zero slot, or one too small for its scale format) and NaN: everything is the code of zero.
+        const bool void_slot = !(p.scale > 0.0f);
+        const float divisor = void_slot ? 1.0f : p.scale;
+        if (void_slot) {
+            const auto zero_of_slot = encode<element>(S::has_integer_zero ? p.zero : 0.0f);
+            for (std::size_t i = 0; i < count; ++i) codes[i] = zero_of_slot;
+        } else if constexpr (S::has_integer_zero) {
+            // A NaN is the code of zero, not the code 0.
+            for (std::size_t i = 0; i < count; ++i) {
+                const float q = x[i] / divisor + p.zero;
+                codes[i] = encode<element, Rounding>(q == q ? q : p.zero, random(i));
+            }
+        } else if constexpr (S::has_minimum) {
+            for (std::size_t i = 0; i < count; ++i) {
+                const float d = x[i] == x[i] ? x[i] - p.zero : -p.zero;
+                codes[i] = encode<element, Rounding>(d / divisor, random(i));
+            }
+        } else {
+            for (std::size_t i = 0; i < count; ++i) codes[i] = encode<element, Rounding>(x[i] / divisor, random(i));
+        }
+    }
+}
+
+// The value a code stands for, as quantized::value_at has it.
+template <any_scheme S>
+[[nodiscard]] NIBBLE_INLINE float decode_value(typename detail::scheme_traits<S>::code c, float scale,
+                                               float zero) noexcept {
+    using element = typename detail::scheme_traits<S>::element;
+    float plain = 0.0f;
+    if constexpr (element::bits <= 8)
+        plain = decode_table<element>.at[c];
+    else
+        plain = element::decode(c);
+    if constexpr (!S::scaled)
+        return plain;
+    else if constexpr (S::has_integer_zero)
+        return scale * (plain - zero);
+    else if constexpr (S::has_minimum)
+        return detail::fused_multiply_add(scale, plain, zero);
+    else
+        return scale * plain;
+}
+
+// Squared error of x[0, count) under trial parameters, summed in double in index order of eight lanes.
+template <any_scheme S>
+[[nodiscard]] inline double squared_error(const float* x, std::size_t count, const slot_parameters<S>& p) noexcept {
+    typename detail::scheme_traits<S>::code codes[quantize_block];
+    double sums[8] = {};
+    for (std::size_t start = 0; start < count; start += quantize_block) {
+        const std::size_t n = detail::min_of(quantize_block, count - start);
+        encode_run<S, rounding::nearest_even>(x + start, n, p, 0, 0, codes);
+        for (std::size_t i = 0; i < n; ++i) {
+            const float d = x[start + i] - decode_value<S>(codes[i], p.scale, p.zero);
+            const double e = detail::is_finite(d) ? static_cast<double>(d) : 0.0;
+            sums[i % 8] = __builtin_fma(e, e, sums[i % 8]);
+        }
+    }
+    return ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7]));
+}
+
+// Codes in their place in a row's bit stream: `position` is the column of codes[0], a multiple of 8 unless the row ends
+// with them.
+template <element E>
+inline void store_codes(const typename E::code* codes, std::size_t count, std::uint8_t* row, std::size_t position) noexcept {
+    if constexpr (E::bits <= 8)
+        detail::squeeze_codes<E::bits>(codes, count, row + position * static_cast<std::size_t>(E::bits) / 8);
+    else if (count != 0)
+        __builtin_memcpy(row + position * sizeof(typename E::code), codes, count * sizeof(typename E::code));
+}
+
+template <element E>
+inline void load_codes(const std::uint8_t* row, std::size_t position, std::size_t count, typename E::code* codes) noexcept {
+    if constexpr (E::bits <= 8)
+        detail::spread_codes<E::bits>(row + position * static_cast<std::size_t>(E::bits) / 8, count, codes);
+    else if (count != 0)
+        __builtin_memcpy(codes, row + position * sizeof(typename E::code), count * sizeof(typename E::code));
+}
+
+} // namespace nibble::inline NIBBLE_ABI::kernel

@@ -1,0 +1,277 @@
+// quantize.hpp: the first verb: a float matrix into a scheme, and back.
+#pragma once
+
+#include <nibble/core/bits.hpp>
+#include <nibble/core/check.hpp>
+#include <nibble/core/executor.hpp>
+#include <nibble/core/view.hpp>
+#include <nibble/kernel/quantize.hpp>
+#include <nibble/scheme/scheme.hpp>
+#include <nibble/tensor/quantized.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace nibble::inline NIBBLE_ABI {
+
+// How the range of a slot is chosen.
+enum class range {
+    absmax,        // the scheme's own rule, from the largest magnitude (or, if it says so, the mean)
+    least_squares, // the best of 65 multiples of that range, 0.4125 to 1.2, by squared error of the slot
+};
+
+struct quantize_options {
+    nibble::range range = nibble::range::absmax;
+    nibble::rounding rounding = nibble::rounding::nearest_even;
+    std::uint64_t seed = 0; // of stochastic rounding
+};
+
+namespace detail {
+
+// The multiples that range::least_squares tries: 1 first, so that a tie keeps the plain range.
+inline constexpr std::size_t range_candidates = 65;
+[[nodiscard]] constexpr float range_candidate(std::size_t i) noexcept {
+    return i == 0 ? 1.0f : 0.4f + 0.0125f * static_cast<float>(i);
+}
+
+// One row's loop over its runs: visit(run index, first column, columns).
+template <class Visit>
+inline void for_each_run(std::size_t cols, std::size_t run, Visit&& visit) {
+    std::size_t index = 0;
+    for (std::size_t col = 0; col < cols; col += run, ++index) visit(index, col, min_of(run, cols - col));
+}
+
+template <any_scheme S>
+struct quantizer {
+    using traits = scheme_traits<S>;
+    using granularity = typename traits::granularity;
+    using outer_granularity = typename traits::outer_granularity;
+    using element = typename traits::element;
+    using parameters = kernel::slot_parameters<S>;
+
+    matrix_view<const float> w;
+    quantize_options options;
+    quantized<S>& out;
+    std::size_t run = traits::run(w.cols());
+    static constexpr bool by_sum = requires { requires std::same_as<typename S::scale_type::rule, by_mean>; };
+
+    [[nodiscard]] std::size_t slot(std::size_t row, std::size_t col) const {
+        return granularity::index(row, col, w.cols());
+    }
+    [[nodiscard]] float outer_scale(std::size_t row, std::size_t col) const {
+        if constexpr (S::two_level)
+            return traits::outer_element::decode(out.outer_scales()[outer_granularity::index(row, col, w.cols())]);
+        else
+            return 1.0f;
+    }
+    void store(std::size_t at, const parameters& p) const {
+        if constexpr (S::scaled) out.scales()[at] = p.scale_code;
+        if constexpr (traits::has_zero) out.zeros()[at] = p.zero_code;
+    }
+    [[nodiscard]] parameters load(std::size_t row, std::size_t col) const {
+        parameters p{};
+        p.scale = out.scale_at(row, col);
+        p.zero = out.zero_at(row, col);
+        return p;
+    }
+
+    // The parameters of a slot that is one run of one row.
+    [[nodiscard]] parameters choose(const group_statistics& g, std::size_t row, std::size_t col, std::size_t n) const {
+        const float outer = outer_scale(row, col);
+        parameters best = kernel::parameters_of<S>(g, outer, 1.0f);
+        if (options.range == range::least_squares && g.largest > 0.0f && !best.poisoned) {
+            double least = kernel::squared_error<S>(w.row(row) + col, n, best);
+            for (std::size_t i = 1; i < range_candidates; ++i) {
+                const parameters p = kernel::parameters_of<S>(g, outer, range_candidate(i));
+                const double e = kernel::squared_error<S>(w.row(row) + col, n, p);
+                if (e < least) {
+                    least = e;
+                    best = p;
+                }
+            }
+        }
+        return best;
+    }
+
+    template <rounding Rounding>
+    void encode_row_as(std::size_t row) const {
+        typename traits::code codes[kernel::quantize_block + 8];
+        std::uint8_t* stream = out.row_codes(row);
+        const float* x = w.row(row);
+        const std::uint64_t first = std::uint64_t{row} * w.cols();
+        // Codes collect in a block and go out at byte boundaries, whatever the length of a run.
+        std::size_t pending = 0;
+        std::size_t written = 0;
+        for_each_run(w.cols(), run, [&](std::size_t, std::size_t col, std::size_t n) {
+            const parameters p = load(row, col);
+            for (std::size_t i = 0; i < n;) {
+                const std::size_t m = min_of(n - i, kernel::quantize_block - pending);
+                kernel::encode_run<S, Rounding>(x + col + i, m, p, options.seed, first + col + i, codes + pending);
+                pending += m;
+                i += m;
+                if (pending == kernel::quantize_block) {
+                    kernel::store_codes<element>(codes, pending, stream, written);
+                    written += pending;
+                    pending = 0;
+                }
+            }
+        });
+        kernel::store_codes<element>(codes, pending, stream, written);
+    }
+    void encode_row(std::size_t row) const {
+        switch (options.rounding) {
+        case rounding::nearest_even: return encode_row_as<rounding::nearest_even>(row);
+        case rounding::toward_zero: return encode_row_as<rounding::toward_zero>(row);
+        case rounding::half_away: return encode_row_as<rounding::half_away>(row);
+        case rounding::stochastic: return encode_row_as<rounding::stochastic>(row);
+        }
+    }
+};
+
+} // namespace detail
+
+// w (N x K) in scheme S: two passes over each slot, the first for its range, the second for its codes.
+//   scale   the scheme's rule, rounded to the scale's format; codes are encode(x / scale) with the scale as stored
+//   zero    integer_zero: round(-min / scale) with 0 inside the range; minimum: min, rounded to its format
+//   two levels: outer = max over its slots of (group scale) / largest<Inner>, then each inner scale under it
+// A slot of zeros gets scale 0 and the codes of 0. Values that are not finite take no part in the range, and nonfinite()
+// of the result tells; they become: under an MX scale (E8M0) a NaN scale, so that the whole block reads as NaN; in
+// elements that have such codes (FP8, f16, bf16) NaN, and infinity saturates (unscaled: stays infinity); in all others
+// NaN becomes the code of 0 and infinity the largest code of its sign.
+// Results do not depend on the executor. Allocates the result, and 40 bytes per run for slots that span rows.
+template <any_scheme S, executor Executor = serial>
+[[nodiscard]] quantized<S> quantize(matrix_view<const float> w, const quantize_options& options = {},
+                                    const Executor& threads = {}) {
+    using traits = detail::scheme_traits<S>;
+    using granularity = typename traits::granularity;
+    quantized<S> out(w.rows(), w.cols());
+    if (w.empty()) return out;
+    detail::quantizer<S> job{w, options, out};
+    const std::size_t run = job.run;
+    const std::size_t runs = detail::ceil_div(w.cols(), run);
+    // A power of two of rows per task: enough work to outweigh handing it out, few enough to balance.
+    const std::size_t rows_per_task = detail::max_of<std::size_t>(1, 32768 / w.cols());
+    const std::size_t tasks = detail::ceil_div(w.rows(), rows_per_task);
+    std::vector<unsigned char> nonfinite(tasks, 0);
+    const auto over_rows = [&](auto&& body) {
+        threads.parallel_for(tasks, [&](std::size_t task, std::size_t) {
+            const std::size_t end = detail::min_of(w.rows(), (task + 1) * rows_per_task);
+            for (std::size_t row = task * rows_per_task; row < end; ++row) body(row, task);
+        });
+    };
+
+    if constexpr (!S::scaled) {
+        over_rows([&](std::size_t row, std::size_t task) {
+            if (kernel::measure(w.row(row), w.cols(), false).nonfinite) nonfinite[task] = 1;
+            job.encode_row(row);
+        });
+    } else if constexpr (granularity::row_local && !S::two_level) {
+        // Each row stands alone: range and codes while it is in cache.
+        over_rows([&](std::size_t row, std::size_t task) {
+            detail::for_each_run(w.cols(), run, [&](std::size_t, std::size_t col, std::size_t n) {
+                const group_statistics g = kernel::measure(w.row(row) + col, n, job.by_sum);
+                if (g.nonfinite) nonfinite[task] = 1;
+                job.store(job.slot(row, col), job.choose(g, row, col, n));
+            });
+            job.encode_row(row);
+        });
+    } else {
+        std::vector<group_statistics> parts(w.rows() * runs);
+        over_rows([&](std::size_t row, std::size_t task) {
+            detail::for_each_run(w.cols(), run, [&](std::size_t index, std::size_t col, std::size_t n) {
+                parts[row * runs + index] = kernel::measure(w.row(row) + col, n, job.by_sum);
+                if (parts[row * runs + index].nonfinite) nonfinite[task] = 1;
+            });
+        });
+        if constexpr (S::two_level) {
+            using outer_granularity = typename traits::outer_granularity;
+            std::vector<float> wanted(out.outer_count(), 0.0f);
+            for (std::size_t row = 0; row < w.rows(); ++row)
+                for (std::size_t index = 0; index < runs; ++index) {
+                    float& top = wanted[outer_granularity::index(row, index * run, w.cols())];
+                    top = detail::max_of(top, parts[row * runs + index].largest);
+                }
+            // One rounding, as NVFP4 has it: max|x| / (448 x 6).
+            constexpr float full = largest<typename traits::scale_element> * largest<typename traits::element>;
+            for (std::size_t i = 0; i < wanted.size(); ++i)
+                out.outer_scales()[i] = encode<typename traits::outer_element>(wanted[i] / full);
+        }
+        if constexpr (granularity::row_local) {
+            over_rows([&](std::size_t row, std::size_t) {
+                detail::for_each_run(w.cols(), run, [&](std::size_t index, std::size_t col, std::size_t n) {
+                    job.store(job.slot(row, col), job.choose(parts[row * runs + index], row, col, n));
+                });
+                job.encode_row(row);
+            });
+        } else {
+            std::vector<group_statistics> slots(out.scale_count());
+            for (std::size_t row = 0; row < w.rows(); ++row)
+                for (std::size_t index = 0; index < runs; ++index)
+                    kernel::join(slots[job.slot(row, index * run)], parts[row * runs + index]);
+            std::vector<float> shrink(slots.size(), 1.0f);
+            std::vector<float> outer(slots.size(), 1.0f);
+            for (std::size_t row = 0; row < w.rows(); ++row)
+                for (std::size_t index = 0; index < runs; ++index)
+                    outer[job.slot(row, index * run)] = job.outer_scale(row, index * run);
+            if (options.range == range::least_squares) {
+                std::vector<double> least(slots.size(), 0.0);
+                std::vector<double> errors(w.rows() * runs);
+                std::vector<double> trial(slots.size());
+                for (std::size_t i = 0; i < detail::range_candidates; ++i) {
+                    const float candidate = detail::range_candidate(i);
+                    over_rows([&](std::size_t row, std::size_t) {
+                        detail::for_each_run(w.cols(), run, [&](std::size_t index, std::size_t col, std::size_t n) {
+                            const std::size_t at = job.slot(row, col);
+                            const auto p = kernel::parameters_of<S>(slots[at], outer[at], candidate);
+                            errors[row * runs + index] = kernel::squared_error<S>(w.row(row) + col, n, p);
+                        });
+                    });
+                    for (double& e : trial) e = 0.0;
+                    for (std::size_t row = 0; row < w.rows(); ++row)
+                        for (std::size_t index = 0; index < runs; ++index)
+                            trial[job.slot(row, index * run)] += errors[row * runs + index];
+                    for (std::size_t at = 0; at < slots.size(); ++at)
+                        if (i == 0 || trial[at] < least[at]) {
+                            least[at] = trial[at];
+                            shrink[at] = candidate;
+                        }
+                }
+            }
+            for (std::size_t at = 0; at < slots.size(); ++at)
+                job.store(at, kernel::parameters_of<S>(slots[at], outer[at], shrink[at]));
+            over_rows([&](std::size_t row, std::size_t) { job.encode_row(row); });
+        }
+    }
+    for (unsigned char seen : nonfinite)
+        if (seen != 0) out.set_nonfinite(true);
+    return out;
+}
+
+// The fp32 values of q into out (rows x cols of q), by the formulas of quantized.hpp; exact but for the one rounding of
+// each product.
+template <any_scheme S, executor Executor = serial>
+void dequantize(const quantized<S>& q, matrix_view<float> out, const Executor& threads = {}) {
+    using traits = detail::scheme_traits<S>;
+    NIBBLE_CHECK(out.rows() == q.rows() && out.cols() == q.cols(), "dequantize: the output must have the shape of the weights");
+    if (out.empty()) return;
+    threads.parallel_for(q.rows(), [&](std::size_t row, std::size_t) {
+        typename traits::code codes[kernel::quantize_block];
+        float* to = out.row(row);
+        const std::size_t run = traits::run(q.cols());
+        for (std::size_t start = 0; start < q.cols(); start += kernel::quantize_block) {
+            const std::size_t n = detail::min_of(kernel::quantize_block, q.cols() - start);
+            kernel::load_codes<typename traits::element>(q.row_codes(row), start, n, codes);
+            for (std::size_t i = 0; i < n;) {
+                const std::size_t m = detail::min_of(n - i, run - (start + i) % run);
+                const float scale = q.scale_at(row, start + i);
+                const float zero = q.zero_at(row, start + i);
+                for (std::size_t j = i; j < i + m; ++j)
+                    to[start + j] = kernel::decode_value<S>(codes[j], scale, zero);
+                i += m;
+            }
+        }
+    });
+}
+
+} // namespace nibble::inline NIBBLE_ABI

@@ -1,0 +1,183 @@
+// formats.hpp: every named number format and the list of all; tests, benches and docs enumerate this list.
+#pragma once
+
+#include <nibble/element/codebook.hpp>
+#include <nibble/element/float32.hpp>
+#include <nibble/element/integer.hpp>
+#include <nibble/element/minifloat.hpp>
+#include <nibble/element/power_of_two.hpp>
+#include <nibble/granularity/per_channel.hpp>
+#include <nibble/granularity/per_group.hpp>
+#include <nibble/granularity/per_tensor.hpp>
+#include <nibble/granularity/two_level.hpp>
+#include <nibble/scheme/scheme.hpp>
+
+#include <cstddef>
+#include <string_view>
+
+namespace nibble::inline NIBBLE_ABI {
+
+// ---- families: a new member is one alias ----------------------------------------------------------------------------------
+
+template <element E, class Rule = by_largest>
+using channel_scheme = scheme<E, per_channel, scale<f32, Rule>>;
+template <element E, std::size_t G, class Rule = by_largest>
+using group_scheme = scheme<E, per_group<G>, scale<f16, Rule>>;
+template <element E, std::size_t G>
+using asymmetric_scheme = scheme<E, per_group<G>, scale<f16>, integer_zero>;
+template <element E, std::size_t G>
+using minimum_scheme = scheme<E, per_group<G>, scale<f16>, minimum<f16>>;
+// OCP MX and block floating point: a shared power of two per group.
+template <element E, std::size_t G = 32>
+using block_scheme = scheme<E, per_group<G>, scale<e8m0>>;
+
+// ---- names ----------------------------------------------------------------------------------------------------------------
+
+using int8_channel = channel_scheme<int8>;
+using int6_channel = channel_scheme<int6>;
+using int5_channel = channel_scheme<int5>;
+using int4_channel = channel_scheme<int4>;
+using int3_channel = channel_scheme<int3>;
+using int2_channel = channel_scheme<int2>;
+using int8_channel_asym = scheme<uint8, per_channel, scale<f32>, integer_zero>;
+using int4_channel_asym = scheme<uint4, per_channel, scale<f32>, integer_zero>;
+
+using int8_g32 = group_scheme<int8, 32>;
+using int8_g64 = group_scheme<int8, 64>;
+using int8_g128 = group_scheme<int8, 128>;
+using int6_g32 = group_scheme<int6, 32>;
+using int6_g64 = group_scheme<int6, 64>;
+using int6_g128 = group_scheme<int6, 128>;
+using int5_g32 = group_scheme<int5, 32>;
+using int5_g64 = group_scheme<int5, 64>;
+using int5_g128 = group_scheme<int5, 128>;
+using int4_g32 = group_scheme<int4, 32>;
+using int4_g64 = group_scheme<int4, 64>;
+using int4_g128 = group_scheme<int4, 128>;
+using int3_g32 = group_scheme<int3, 32>;
+using int3_g64 = group_scheme<int3, 64>;
+using int3_g128 = group_scheme<int3, 128>;
+using int2_g32 = group_scheme<int2, 32>;
+using int2_g64 = group_scheme<int2, 64>;
+using int2_g128 = group_scheme<int2, 128>;
+
+using int4_g32_asym = asymmetric_scheme<uint4, 32>;
+using int4_g64_asym = asymmetric_scheme<uint4, 64>;
+using int4_g128_asym = asymmetric_scheme<uint4, 128>;
+using int3_g32_asym = asymmetric_scheme<uint3, 32>;
+using int3_g64_asym = asymmetric_scheme<uint3, 64>;
+using int3_g128_asym = asymmetric_scheme<uint3, 128>;
+using int2_g32_asym = asymmetric_scheme<uint2, 32>;
+using int2_g64_asym = asymmetric_scheme<uint2, 64>;
+using int2_g128_asym = asymmetric_scheme<uint2, 128>;
+using int5_g32_min = minimum_scheme<uint5, 32>;
+using int4_g32_min = minimum_scheme<uint4, 32>;
+using int2_g16_min = minimum_scheme<uint2, 16>;
+
+using mxfp8_e4m3 = block_scheme<e4m3>;
+using mxfp8_e5m2 = block_scheme<e5m2>;
+using mxfp6_e2m3 = block_scheme<e2m3>;
+using mxfp6_e3m2 = block_scheme<e3m2>;
+using mxfp4 = block_scheme<e2m1>;
+using mxint8 = block_scheme<mx_int8>;
+// bfpN_gM: values of N - 8 bits, sign included, under an 8-bit exponent per M of them (bfp12_g16 is MSFP-12).
+using bfp12_g16 = block_scheme<int4, 16>;
+using bfp14_g16 = block_scheme<int6, 16>;
+using bfp16_g16 = block_scheme<int8, 16>;
+
+// NVIDIA's two levels: an E4M3 scale per 16 values under one fp32 scale per tensor.
+using nvfp4 = scheme<e2m1, two_level<per_group<16>, per_tensor>, two_level_scale<e4m3, f32>>;
+using nvint4 = scheme<int4, two_level<per_group<16>, per_tensor>, two_level_scale<e4m3, f32>>;
+// Integer group scales under one fp32 scale per row (VS-Quant).
+using int4_g32_s8 = scheme<int4, two_level<per_group<32>, per_channel>, two_level_scale<uint8, f32>>;
+
+using fp8_e4m3_channel = channel_scheme<e4m3>;
+using fp8_e5m2_channel = channel_scheme<e5m2>;
+using fp6_e3m2_channel = channel_scheme<e3m2>;
+using fp6_e2m3_channel = channel_scheme<e2m3>;
+using fp4_e2m1_g32 = group_scheme<e2m1, 32>;
+using nf4_g64 = group_scheme<nf4, 64>;
+
+using ternary_channel = channel_scheme<ternary, by_mean>;
+using ternary_g128 = group_scheme<ternary, 128, by_mean>;
+using binary_channel = channel_scheme<binary, by_mean>;
+using binary_g128 = group_scheme<binary, 128, by_mean>;
+
+using f16_plain = scheme<f16, per_tensor, no_scale>;
+using bf16_plain = scheme<bf16, per_tensor, no_scale>;
+using f32_plain = scheme<f32, per_tensor, no_scale>;
+
+// ---- the list ---------------------------------------------------------------------------------------------------------------
+
+template <std::size_t N>
+struct format_name {
+    char text[N];
+    constexpr format_name(const char (&from)[N]) noexcept {
+        for (std::size_t i = 0; i < N; ++i) text[i] = from[i];
+    }
+};
+
+// A scheme under its name, as type, bench line and JSON key.
+template <format_name Name, any_scheme Scheme>
+struct named_format {
+    using scheme = Scheme;
+    static constexpr std::string_view name{Name.text, sizeof(Name.text) - 1};
+};
+
+template <class... Formats>
+struct format_list {
+    static constexpr std::size_t size = sizeof...(Formats);
+};
+
+using all_formats = format_list<
+    named_format<"f32", f32_plain>, named_format<"f16", f16_plain>, named_format<"bf16", bf16_plain>,
+    named_format<"int8_channel", int8_channel>, named_format<"int8_channel_asym", int8_channel_asym>,
+    named_format<"int8_g128", int8_g128>, named_format<"int8_g64", int8_g64>, named_format<"int8_g32", int8_g32>,
+    named_format<"int6_channel", int6_channel>, named_format<"int6_g128", int6_g128>,
+    named_format<"int6_g64", int6_g64>, named_format<"int6_g32", int6_g32>,
+    named_format<"int5_channel", int5_channel>, named_format<"int5_g128", int5_g128>,
+    named_format<"int5_g64", int5_g64>, named_format<"int5_g32", int5_g32>, named_format<"int5_g32_min", int5_g32_min>,
+    named_format<"int4_channel", int4_channel>, named_format<"int4_channel_asym", int4_channel_asym>,
+    named_format<"int4_g128", int4_g128>, named_format<"int4_g64", int4_g64>, named_format<"int4_g32", int4_g32>,
+    named_format<"int4_g128_asym", int4_g128_asym>, named_format<"int4_g64_asym", int4_g64_asym>,
+    named_format<"int4_g32_asym", int4_g32_asym>, named_format<"int4_g32_min", int4_g32_min>,
+    named_format<"int4_g32_s8", int4_g32_s8>,
+    named_format<"int3_channel", int3_channel>, named_format<"int3_g128", int3_g128>,
+    named_format<"int3_g64", int3_g64>, named_format<"int3_g32", int3_g32>,
+    named_format<"int3_g128_asym", int3_g128_asym>, named_format<"int3_g64_asym", int3_g64_asym>,
+    named_format<"int3_g32_asym", int3_g32_asym>,
+    named_format<"int2_channel", int2_channel>, named_format<"int2_g128", int2_g128>,
+    named_format<"int2_g64", int2_g64>, named_format<"int2_g32", int2_g32>,
+    named_format<"int2_g128_asym", int2_g128_asym>, named_format<"int2_g64_asym", int2_g64_asym>,
+    named_format<"int2_g32_asym", int2_g32_asym>, named_format<"int2_g16_min", int2_g16_min>,
+    named_format<"mxfp8_e4m3", mxfp8_e4m3>, named_format<"mxfp8_e5m2", mxfp8_e5m2>,
+    named_format<"mxfp6_e2m3", mxfp6_e2m3>, named_format<"mxfp6_e3m2", mxfp6_e3m2>, named_format<"mxfp4", mxfp4>,
+    named_format<"mxint8", mxint8>, named_format<"nvfp4", nvfp4>, named_format<"nvint4", nvint4>,
+    named_format<"bfp16_g16", bfp16_g16>, named_format<"bfp14_g16", bfp14_g16>, named_format<"bfp12_g16", bfp12_g16>,
+    named_format<"fp8_e4m3_channel", fp8_e4m3_channel>, named_format<"fp8_e5m2_channel", fp8_e5m2_channel>,
+    named_format<"fp6_e3m2_channel", fp6_e3m2_channel>, named_format<"fp6_e2m3_channel", fp6_e2m3_channel>,
+    named_format<"fp4_e2m1_g32", fp4_e2m1_g32>, named_format<"nf4_g64", nf4_g64>,
+    named_format<"ternary_channel", ternary_channel>, named_format<"ternary_g128", ternary_g128>,
+    named_format<"binary_channel", binary_channel>, named_format<"binary_g128", binary_g128>>;
+
+// Calls visit.template operator()<Format>() for every Format of a list, in order.
+template <class Visit, class... Formats>
+constexpr void for_each_format(format_list<Formats...>, Visit&& visit) {
+    (visit.template operator()<Formats>(), ...);
+}
+template <class Visit>
+constexpr void for_each_format(Visit&& visit) {
+    for_each_format(all_formats{}, visit);
+}
+
+// The name under which the list has a scheme, or "" for a scheme of your own.
+template <any_scheme Scheme>
+[[nodiscard]] constexpr std::string_view name_of() noexcept {
+    std::string_view found;
+    for_each_format([&]<class Format>() {
+        if (std::is_same_v<typename Format::scheme, Scheme> && found.empty()) found = Format::name;
+    });
+    return found;
+}
+
+} // namespace nibble::inline NIBBLE_ABI

@@ -1,0 +1,151 @@
+// quantized.hpp: codes and scales in plain order, documented byte by byte; made by quantize, read by pack and dequantize.
+#pragma once
+
+#include <nibble/core/bits.hpp>
+#include <nibble/core/buffer.hpp>
+#include <nibble/core/check.hpp>
+#include <nibble/scheme/scheme.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+namespace nibble::inline NIBBLE_ABI {
+
+// A rows x cols matrix in a scheme, owning its memory: one block with four sections, each on a 64-byte boundary:
+//   codes   rows x row_bytes(): row i is the little-endian bit stream of its cols codes (code 0 in the lowest bits of
+//           byte 0, no padding between codes; the last byte is filled with zeros); 16- and 32-bit codes are little-endian
+//   scales  one code of the scale format per slot, in slot order (absent for no_scale)
+//   outer   one code of the outer scale format per outer slot (two_level schemes only)
+//   zeros   one byte (integer_zero) or one code of the minimum's format per slot
+// value(i, j) = scale(slot) x decode(code)                    no_zero
+//             = scale(slot) x (decode(code) - zero(slot))     integer_zero
+//             = fma(scale(slot), decode(code), minimum(slot)) minimum
+// where scale(slot) is fp32: the stored scale, for two_level the fp32 product inner x outer.
+template <any_scheme Scheme>
+class quantized {
+public:
+    using scheme_type = Scheme;
+    using traits = detail::scheme_traits<Scheme>;
+    using code = typename traits::code;
+    using scale_code = typename traits::scale_code;
+    using outer_code = typename traits::outer_code;
+    using zero_code = typename traits::zero_code;
+
+    quantized() noexcept = default;
+    // An all-zero-code matrix, to be filled through the pointers below (a reader of foreign files does that).
+    quantized(std::size_t rows, std::size_t cols, allocator from = {})
+        : rows_(rows), cols_(cols), memory_(bytes_for(rows, cols), from) {}
+
+    // Total size in bytes; fails the contract if it does not fit in size_t.
+    [[nodiscard]] static std::size_t bytes_for(std::size_t rows, std::size_t cols) {
+        NIBBLE_CHECK(cols == 0 || rows <= (SIZE_MAX / 64) / cols, "quantized: rows x cols does not fit in the address space");
+        const std::size_t zeros = traits::zero_count(rows, cols) * sizeof(zero_code);
+        return zeros_offset(rows, cols) + detail::round_up(zeros, 64);
+    }
+
+    [[nodiscard]] std::size_t rows() const noexcept { return rows_; }
+    [[nodiscard]] std::size_t cols() const noexcept { return cols_; }
+    [[nodiscard]] std::size_t row_bytes() const noexcept { return traits::row_bytes(cols_); }
+    [[nodiscard]] std::size_t bytes() const noexcept { return memory_.size(); }
+    // True if the matrix that was quantized held a NaN or an infinity (see quantize).
+    [[nodiscard]] bool nonfinite() const noexcept { return nonfinite_; }
+    void set_nonfinite(bool value) noexcept { nonfinite_ = value; }
+
+    [[nodiscard]] std::uint8_t* row_codes(std::size_t row) noexcept {
+        return memory_.template as<std::uint8_t>() + row * row_bytes();
+    }
+    [[nodiscard]] const std::uint8_t* row_codes(std::size_t row) const noexcept {
+        return memory_.template as<std::uint8_t>() + row * row_bytes();
+    }
+    [[nodiscard]] scale_code* scales() noexcept { return memory_.template as<scale_code>(scales_offset(rows_, cols_)); }
+    [[nodiscard]] const scale_code* scales() const noexcept {
+        return memory_.template as<scale_code>(scales_offset(rows_, cols_));
+    }
+    [[nodiscard]] outer_code* outer_scales() noexcept {
+        return memory_.template as<outer_code>(outer_offset(rows_, cols_));
+    }
+    [[nodiscard]] const outer_code* outer_scales() const noexcept {
+        return memory_.template as<outer_code>(outer_offset(rows_, cols_));
+    }
+    [[nodiscard]] zero_code* zeros() noexcept { return memory_.template as<zero_code>(zeros_offset(rows_, cols_)); }
+    [[nodiscard]] const zero_code* zeros() const noexcept {
+        return memory_.template as<zero_code>(zeros_offset(rows_, cols_));
+    }
+    [[nodiscard]] std::size_t scale_count() const noexcept { return traits::scale_count(rows_, cols_); }
+    [[nodiscard]] std::size_t outer_count() const noexcept { return traits::outer_count(rows_, cols_); }
+    [[nodiscard]] std::size_t zero_count() const noexcept { return traits::zero_count(rows_, cols_); }
+
+    // One code, for tests and tools; kernels read whole rows.
+    [[nodiscard]] code code_at(std::size_t row, std::size_t col) const noexcept {
+        const std::uint8_t* from = row_codes(row);
+        if constexpr (sizeof(code) > 1) {
+            code c{};
+            std::memcpy(&c, from + col * sizeof(code), sizeof(code));
+            return c;
+        } else {
+            constexpr std::size_t bits = static_cast<std::size_t>(traits::element::bits);
+            const std::size_t at = col * bits;
+            unsigned word = from[at / 8];
+            if (at % 8 + bits > 8) word |= static_cast<unsigned>(from[at / 8 + 1]) << 8;
+            return static_cast<code>((word >> (at % 8)) & ((1u << bits) - 1u));
+        }
+    }
+    // The fp32 scale of a weight: for two_level the rounded product, 1 for no_scale.
+    [[nodiscard]] float scale_at(std::size_t row, std::size_t col) const noexcept {
+        if constexpr (!Scheme::scaled) {
+            return 1.0f;
+        } else {
+            const float inner = traits::scale_element::decode(scales()[traits::granularity::index(row, col, cols_)]);
+            if constexpr (Scheme::two_level)
+                return inner *
+                       traits::outer_element::decode(outer_scales()[traits::outer_granularity::index(row, col, cols_)]);
+            else
+                return inner;
+        }
+    }
+    // The zero point or minimum of a weight; 0 for no_zero.
+    [[nodiscard]] float zero_at(std::size_t row, std::size_t col) const noexcept {
+        if constexpr (Scheme::has_integer_zero)
+            return static_cast<float>(zeros()[traits::granularity::index(row, col, cols_)]);
+        else if constexpr (Scheme::has_minimum)
+            return traits::zero_element::decode(zeros()[traits::granularity::index(row, col, cols_)]);
+        else
+            return 0.0f;
+    }
+    // The value of one weight by the formula above.
+    [[nodiscard]] float value_at(std::size_t row, std::size_t col) const noexcept {
+        const float plain = traits::element::decode(code_at(row, col));
+        if constexpr (!Scheme::scaled)
+            return plain;
+        else if constexpr (Scheme::has_integer_zero)
+            return scale_at(row, col) * (plain - zero_at(row, col));
+        else if constexpr (Scheme::has_minimum)
+            return detail::fused_multiply_add(scale_at(row, col), plain, zero_at(row, col));
+        else
+            return scale_at(row, col) * plain;
+    }
+
+private:
+    [[nodiscard]] static constexpr std::size_t scales_offset(std::size_t rows, std::size_t cols) noexcept {
+        return detail::round_up(rows * traits::row_bytes(cols), 64);
+    }
+    [[nodiscard]] static constexpr std::size_t outer_offset(std::size_t rows, std::size_t cols) noexcept {
+        return scales_offset(rows, cols) + detail::round_up(traits::scale_count(rows, cols) * sizeof(scale_code), 64);
+    }
+    [[nodiscard]] static constexpr std::size_t zeros_offset(std::size_t rows, std::size_t cols) noexcept {
+        return outer_offset(rows, cols) + detail::round_up(traits::outer_count(rows, cols) * sizeof(outer_code), 64);
+    }
+
+    std::size_t rows_ = 0;
+    std::size_t cols_ = 0;
+    bool nonfinite_ = false;
+    buffer memory_{};
+};
+
+template <any_scheme Scheme>
+[[nodiscard]] double bits_per_weight(const quantized<Scheme>& q) noexcept {
+    return bits_per_weight<Scheme>(q.rows(), q.cols());
+}
+
+} // namespace nibble::inline NIBBLE_ABI
