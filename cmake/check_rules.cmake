@@ -1,0 +1,87 @@
+# check_rules.cmake: the rules about nibble's headers that a search for words can hold.
+#   cmake -DROOT=<repository> -P cmake/check_rules.cmake
+# Comments and string literals are not looked at.
+cmake_minimum_required(VERSION 3.22)
+
+set(faults 0)
+set(word_begin "(^|[^A-Za-z0-9_])")
+set(word_end "([^A-Za-z0-9_]|$)")
+
+# Reports each line of `text` (the file's text, made lower case when the pattern is) that matches.
+macro(forbid pattern why)
+    if("${code}" MATCHES "${pattern}")
+        set(number 0)
+        foreach(line IN LISTS code)
+            math(EXPR number "${number} + 1")
+            if(line MATCHES "${pattern}")
+                string(STRIP "${line}" shown)
+                message(STATUS "include/nibble/${header}:${number}: ${shown}\n     ${why}")
+                math(EXPR faults "${faults} + 1")
+            endif()
+        endforeach()
+    endif()
+endmacro()
+
+file(GLOB_RECURSE headers RELATIVE "${ROOT}/include/nibble" "${ROOT}/include/nibble/*.hpp")
+foreach(header IN LISTS headers)
+    get_filename_component(name "${header}" NAME)
+    file(READ "${ROOT}/include/nibble/${header}" text)
+
+    # 1. The first line is one sentence: `// name.hpp: what it holds and between which stages it stands`.
+    string(FIND "${text}\n" "\n" end)
+    string(SUBSTRING "${text}" 0 ${end} first)
+    string(FIND "${first}" "// ${name}: " by_name)
+    string(FIND "${first}" "// ${header}: " by_path)
+    if(NOT by_name EQUAL 0 AND NOT by_path EQUAL 0)
+        message(STATUS "include/nibble/${header}:1: ${first}\n     a header opens with one sentence: // ${name}: ...")
+        math(EXPR faults "${faults} + 1")
+    endif()
+    if(NOT text MATCHES "\n#pragma once\n")
+        message(STATUS "include/nibble/${header}: no #pragma once")
+        math(EXPR faults "${faults} + 1")
+    endif()
+
+    # Lines as a list: brackets and semicolons would cut it elsewhere. A block comment keeps its line breaks.
+    string(REPLACE ";" " " code "${text}")
+    string(REPLACE "[" "(" code "${code}")
+    string(REPLACE "]" ")" code "${code}")
+    string(REGEX REPLACE "\\\\\n" " \n" code "${code}")
+    string(REGEX REPLACE "\\\\." "" code "${code}")
+    string(REGEX REPLACE "\"[^\"\n]*\"" "\"\"" code "${code}")
+    string(REGEX REPLACE "//[^\n]*" "" code "${code}")
+    string(REGEX REPLACE "\n" ";" code "${code}")
+
+    # 2. What headers of this library do without, because users pay for it: compile time, or weak symbols of std::.
+    forbid("#[ \t]*include[ \t]*<(algorithm|ranges|functional|iostream|sstream|regex|format|numeric|random)>"
+        "too heavy for a header that others include")
+    # 3. Nothing hidden: no thread, no environment, no output, no exception of our own.
+    forbid("#[ \t]*include[ \t]*<(thread|future|mutex|condition_variable)>" "the caller brings the executor")
+    if(NOT header STREQUAL "core/check.hpp")
+        forbid("${word_begin}(getenv|throw|dynamic_cast|typeid|f?printf|puts|abort)${word_end}"
+            "NIBBLE_CHECK reports; nothing else prints, throws or reads the environment")
+    endif()
+    # 4. Compilers are told apart in one place.
+    if(NOT header MATCHES "^(core/config|isa/.*)\\.hpp$")
+        forbid("__GNUC__|__clang__|_MSC_VER" "#if on compilers stands in core/config.hpp only")
+        forbid("__(AVX|SSE|FMA|F16C|ARM_)" "#if on instruction sets stands in core/config.hpp and isa/ only")
+    endif()
+    # 5. A kernel names no element and no instruction set.
+    if(header MATCHES "^kernel/")
+        string(TOLOWER "${code}" code)
+        forbid("${word_begin}(u?int[1-8]|ternary|binary|e[0-9]m[0-9][a-z0-9]*|nf4|fp4|fp8|(mx|nv)fp[0-9]+)${word_end}"
+            "a kernel names no element: ask the scheme")
+        forbid("${word_begin}((avx|sse|neon|amx|sve)[a-z0-9_]*|_mm(256|512)?_[a-z0-9_]+|__m(128|256|512)[a-z]*)${word_end}"
+            "a kernel names no instruction set: ask the ISA")
+        forbid("xsimd::" "a kernel names no instruction set: ask the ISA")
+    endif()
+    # 6. An ISA file has no loop over memory. Loops over the registers of one step are fine, and those count (for).
+    if(header MATCHES "^isa/")
+        forbid("${word_begin}while${word_end}" "an ISA file has no loop over memory")
+    endif()
+endforeach()
+
+list(LENGTH headers count)
+if(faults)
+    message(FATAL_ERROR "${faults} lines against the rules in cmake/check_rules.cmake")
+endif()
+message(STATUS "${count} headers keep the rules")

@@ -1,0 +1,3 @@
+// compiles.cpp: nothing is wrong here.
+// expect: .
+#include <nibble/core/config.hpp>

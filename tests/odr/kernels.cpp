@@ -1,0 +1,34 @@
+// kernels.cpp: one of each verb, to be compiled with different flags into one program; ENTRY names its only function.
+// Without standard containers, as in any unit that is compiled for one instruction set among several.
+#include <nibble/nibble.hpp>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace {
+
+constexpr std::size_t m = 5, n = 40, k = 256;
+
+template <class Scheme>
+std::uint32_t hash_of_product(std::uint32_t hash) {
+    float w[n * k], x[m * k], y[m * n];
+    std::uint32_t state = 1;
+    const auto next = [&state] {
+        state = state * 1664525u + 1013904223u;
+        return static_cast<float>(static_cast<std::int32_t>(state) >> 8) * (1.0f / 8388608.0f);
+    };
+    for (float& value : w) value = next();
+    for (float& value : x) value = next();
+    const auto packed = nibble::pack(nibble::quantize<Scheme>(nibble::matrix_view<const float>(w, n, k)));
+    nibble::gemm(nibble::matrix_view<const float>(x, m, k), packed, nibble::matrix_view<float>(y, m, n));
+    for (const float value : y) hash = (hash ^ __builtin_bit_cast(std::uint32_t, value)) * 16777619u;
+    return hash;
+}
+
+} // namespace
+
+extern "C" std::uint32_t ENTRY() {
+    std::uint32_t hash = 2166136261u;
+    hash = hash_of_product<nibble::int4_g128>(hash);
+    return hash;
+}
