@@ -4,7 +4,7 @@ set -euo pipefail
 compiler=$1 rsp=$2 source=$3 skipped=$4
 bar=$(sed -n 's|^// bar: \([0-9.]*\) s.*|\1|p' "$source")
 header=$(sed -n 's|^#include <\(nibble/[^>]*\)>.*|\1|p' "$source" | head -n 1)
-if ! echo "#include <$header>" | "$compiler" "@$rsp" -E -x c++ - >/dev/null 2>&1; then
+if ! printf '#if !__has_include(<%s>)\n#error\n#endif\n' "$header" | "$compiler" "@$rsp" -E -x c++ - >/dev/null 2>&1; then
     echo "SKIPPED: no $header yet"
     exit "$skipped"
 fi
