@@ -1,0 +1,177 @@
+// element/lanes.hpp: which arithmetic turns codes into fp32 lanes, and which kernel family an element belongs to; derived
+// from its decoded values alone, so a user's element gets the fast path its values allow.
+#pragma once
+
+#include <nibble/core/bits.hpp>
+#include <nibble/core/config.hpp>
+#include <nibble/element/element.hpp>
+
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+
+namespace nibble::inline NIBBLE_ABI::detail {
+
+// ---- kernel family -------------------------------------------------------------------------------------------------------
+
+enum class kernel_family {
+    narrow, // unsigned lanes of at most 7 bits: byte products summed in int16 before they are widened
+    wide,   // signed 8-bit lanes: products of int16 pairs summed in int32
+    real,   // no small integers: fp32 lanes
+};
+
+// Largest magnitude of a quantized activation; -128 is never produced.
+inline constexpr int activation_limit = 127;
+
+// How many products of four a narrow element may sum in each int16 before widening: every int16 holds pairs of products,
+// and because arithmetic is modulo 2^16 only the final centred sum must fit (kernel-techniques A1.3).
+[[nodiscard]] constexpr int narrow_depth(int magnitude) noexcept {
+    return 32767 / (2 * max_of(magnitude, 1) * activation_limit);
+}
+
+template <element E>
+inline constexpr kernel_family family_of = [] {
+    constexpr integer_grid g = integer_grid_of<E>;
+    if (!g.exists) return kernel_family::real;
+    // 129: one instruction sums two products unsigned x signed, which must fit in int16 by themselves. Below a depth of 4
+    // the widening costs more than int16 products would.
+    if (g.high - g.low <= 129 && narrow_depth(g.magnitude) >= 4) return kernel_family::narrow;
+    return kernel_family::wide;
+}();
+
+// The integer of a lane, relative to the centre: narrow lanes are integer - low, of which the kernel takes `center` off
+// again; wide lanes are the integers themselves, for an unsigned 8-bit element shifted by 128.
+template <element E>
+inline constexpr int lane_center = [] {
+    constexpr integer_grid g = integer_grid_of<E>;
+    if (family_of<E> == kernel_family::narrow) return g.center;
+    return 0;
+}();
+// What the kernel's centred integer plus this gives the element's own integer: 0 but for unsigned elements.
+template <element E>
+inline constexpr int lane_offset = [] {
+    constexpr integer_grid g = integer_grid_of<E>;
+    return g.linear && g.low == 0 ? (1 << (E::bits - 1)) : 0;
+}();
+
+// Quads (4 consecutive k) per int16 phase of a narrow element; for wide ones the length over which sums of activations
+// are kept, so that they fit in int16.
+template <element E>
+inline constexpr std::size_t phase_quads = family_of<E> == kernel_family::narrow
+                                               ? static_cast<std::size_t>(min_of(narrow_depth(integer_grid_of<E>.magnitude), 64))
+                                               : 64;
+
+// The lane of every code: unsigned for narrow elements, two's complement for wide ones.
+template <small_element E>
+inline constexpr auto lane_table = [] {
+    table<std::uint8_t, (std::size_t{1} << E::bits)> t{};
+    constexpr integer_grid g = integer_grid_of<E>;
+    for (std::size_t c = 0; c < t.size; ++c) {
+        double v = static_cast<double>(decode_table<E>.at[c]);
+        for (int i = 0; i < g.exponent; ++i) v *= 0.5;
+        for (int i = 0; i > g.exponent; --i) v *= 2.0;
+        const int integer = g.exists ? static_cast<int>(v) : 0;
+        t.at[c] = static_cast<std::uint8_t>(family_of<E> == kernel_family::narrow ? integer - g.low
+                                                                                  : integer - lane_offset<E>);
+    }
+    return t;
+}();
+
+// ---- codes to fp32 -------------------------------------------------------------------------------------------------------
+
+enum class real_decode {
+    table16,      // at most 16 values: a register table
+    shift,        // sign and magnitude moved into place in an fp32 pattern, times a power of two
+    power_of_two, // 2^(code - 127), NaN at 255
+    gather,       // anything else of at most 8 bits: a memory table
+    half,         // IEEE fp16
+    bfloat,       // the upper half of an fp32
+    plain,        // fp32 itself
+};
+
+struct real_lanes {
+    real_decode kind = real_decode::gather;
+    // For shift: magnitude << shift, sign to bit 31, times factor; magnitudes from infinite_from on have their exponent
+    // filled with ones (IEEE infinities and NaN). NaN codes without an infinity are left to the row's factor, see pack.
+    int magnitude_bits = 0;
+    int shift = 0;
+    float factor = 1.0f;
+    int infinite_from = 0; // 0: none
+    bool has_sign = false;
+};
+
+template <element E>
+inline constexpr real_lanes real_lanes_of = [] {
+    real_lanes r{};
+    if constexpr (E::bits == 32) {
+        r.kind = real_decode::plain;
+        return r;
+    } else if constexpr (E::bits == 16) {
+        const bool half = E::decode(0x3c00) == 1.0f && E::decode(0x0001) == 0x1p-24f && E::decode(0x7bff) == 65504.0f;
+        const bool bfloat = E::decode(0x3f80) == 1.0f && E::decode(0x0001) == 0x1p-133f;
+        if (half) r.kind = real_decode::half;
+        if (bfloat) r.kind = real_decode::bfloat;
+        return r; // gather: not supported, the kernels say so
+    } else {
+        constexpr auto& t = decode_table<E>;
+        if (E::bits <= 4) {
+            r.kind = real_decode::table16;
+            return r;
+        }
+        bool power = E::bits == 8;
+        for (std::size_t c = 0; c < t.size && power; ++c)
+            power = c == 255 ? is_nan(t.at[c]) : t.at[c] == exp2i(static_cast<int>(c) - 127);
+        if (power) {
+            r.kind = real_decode::power_of_two;
+            return r;
+        }
+        for (int sign = 1; sign >= 0; --sign) {
+            const int magnitude_bits = E::bits - sign;
+            for (int mantissa = 0; mantissa < magnitude_bits; ++mantissa) {
+                if (magnitude_bits - mantissa > 7) continue; // the pattern's own exponent must stay below all ones
+                const int shift = 23 - mantissa;
+                // The factor follows from the largest finite magnitude.
+                double factor = 0.0;
+                for (unsigned m = (1u << magnitude_bits) - 1; m > 0 && factor == 0.0; --m)
+                    if (is_finite(t.at[m]))
+                        factor = static_cast<double>(t.at[m]) / static_cast<double>(std::bit_cast<float>(m << shift));
+                if (!(factor > 0.0) || factor > 0x1p127) continue;
+                bool same = true;
+                int infinite_from = 0;
+                for (unsigned c = 0; c < t.size; ++c) {
+                    const unsigned m = c & ((1u << magnitude_bits) - 1);
+                    const double v = static_cast<double>(std::bit_cast<float>(m << shift)) * factor;
+                    const double wanted = c == m ? v : -v;
+                    if (abs_of(t.at[c]) == infinity && (infinite_from == 0 || static_cast<int>(m) < infinite_from))
+                        infinite_from = static_cast<int>(m);
+                    if (is_finite(t.at[c])) same = same && static_cast<double>(t.at[c]) == wanted;
+                }
+                // IEEE: exactly the first of the special magnitudes is infinite, the others NaN.
+                for (unsigned c = 0; c < t.size && infinite_from != 0; ++c) {
+                    const int m = static_cast<int>(c & ((1u << magnitude_bits) - 1));
+                    if (m == infinite_from) same = same && abs_of(t.at[c]) == infinity;
+                    if (m > infinite_from) same = same && is_nan(t.at[c]);
+                    if (m < infinite_from) same = same && is_finite(t.at[c]);
+                }
+                if (infinite_from != 0 && (infinite_from & ((1 << mantissa) - 1)) != 0) same = false;
+                if (same && std::bit_cast<std::uint32_t>(static_cast<float>(factor)) % 0x00800000u == 0) {
+                    r.kind = real_decode::shift;
+                    r.magnitude_bits = magnitude_bits;
+                    r.shift = shift;
+                    r.factor = static_cast<float>(factor);
+                    r.infinite_from = infinite_from;
+                    r.has_sign = sign == 1;
+                    return r;
+                }
+            }
+        }
+        return r;
+    }
+}();
+
+// True if the lanes of real_lanes_of read NaN codes as numbers, so that pack must mark rows that hold one.
+template <element E>
+inline constexpr bool marks_nan = E::bits <= 8 && has_nan_code<E> && real_lanes_of<E>.kind == real_decode::shift &&
+                                  real_lanes_of<E>.infinite_from == 0;
+
+} // namespace nibble::inline NIBBLE_ABI::detail

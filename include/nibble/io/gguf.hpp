@@ -1,0 +1,124 @@
+// gguf.hpp: reader of GGUF, the model files of llama.cpp; gives the tensors to quantize and the metadata beside them.
+#pragma once
+
+#include <nibble/io/file_error.hpp>
+#include <nibble/io/gguf_parser.hpp>
+#include <nibble/io/gguf_types.hpp>
+#include <nibble/io/mapped_file.hpp>
+#include <nibble/io/tensor_file.hpp>
+
+#include <nibble/core/config.hpp>
+#include <nibble/core/status.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string_view>
+#include <utility>
+
+namespace nibble::inline NIBBLE_ABI {
+
+// An open GGUF file: versions 2 and 3, little-endian. Every count, length, offset and product in it has been checked
+// against the file's size, so all that it hands out lies inside of the file. It holds no copy of the data, only
+// descriptions, and these take memory in proportion to the part of the file that describes (never to a number in it).
+//
+// Stricter than the format's text: no empty or repeated key or tensor name, 1 to 4 dimensions, none of extent 0.
+// Laxer than llama.cpp: long names, gaps between and any order of tensors, and types that only forks know.
+class gguf_file {
+public:
+    gguf_file() noexcept = default;
+
+    // Maps the file at `path`. If that fails, or the file is not well-formed, `out` stays as it was.
+    [[nodiscard]] static status open(const char* path, gguf_file& out) {
+        mapped_file file;
+        status s = mapped_file::open(path, file);
+        if (!s.ok()) return s;
+        return detail::in_file(path, open(std::move(file), out));
+    }
+    // Takes over a file that is mapped already.
+    [[nodiscard]] static status open(mapped_file file, gguf_file& out) {
+        const std::span<const std::byte> bytes = file.bytes();
+        status s = parse(bytes, out);
+        if (s.ok()) out.file_ = std::move(file);
+        return s;
+    }
+    // Reads a file that is in memory already and must stay there as long as `out` is used.
+    [[nodiscard]] static status parse(std::span<const std::byte> bytes, gguf_file& out) {
+        detail::gguf_content content;
+        status s = detail::gguf_parser(bytes).run(content);
+        if (s.ok()) {
+            out.content_ = std::move(content);
+            out.file_ = mapped_file();
+        }
+        return s;
+    }
+
+    [[nodiscard]] std::uint32_t version() const noexcept { return content_.version; }
+    // In file order. Types that read_matrix does not know are listed too, as tensor_type::other.
+    [[nodiscard]] std::span<const tensor_info> tensors() const noexcept { return content_.tensors; }
+    // nullptr if there is no tensor of that name.
+    [[nodiscard]] const tensor_info* find(std::string_view name) const { return content_.find_tensor(name); }
+
+    [[nodiscard]] std::span<const gguf_value> metadata() const noexcept { return content_.metadata; }
+    // nullptr if there is no such key.
+    [[nodiscard]] const gguf_value* metadata_value(std::string_view key) const { return content_.find_value(key); }
+    // The value of a key if it is there and of that kind: an integer that fits in 64 signed bits, a float or integer, a
+    // boolean, a string.
+    [[nodiscard]] std::optional<std::int64_t> metadata_integer(std::string_view key) const;
+    [[nodiscard]] std::optional<double> metadata_number(std::string_view key) const;
+    [[nodiscard]] std::optional<bool> metadata_flag(std::string_view key) const {
+        const gguf_value* value = metadata_value(key);
+        if (value == nullptr || value->type != gguf_type::boolean) return std::nullopt;
+        return value->bytes[0] != std::byte{0};
+    }
+    [[nodiscard]] std::optional<std::string_view> metadata_text(std::string_view key) const {
+        const gguf_value* value = metadata_value(key);
+        if (value == nullptr || value->type != gguf_type::string) return std::nullopt;
+        return std::string_view(reinterpret_cast<const char*>(value->bytes.data()), value->bytes.size());
+    }
+
+private:
+    mapped_file file_; // empty after parse
+    detail::gguf_content content_;
+};
+
+inline std::optional<std::int64_t> gguf_file::metadata_integer(std::string_view key) const {
+    const gguf_value* value = metadata_value(key);
+    if (value == nullptr) return std::nullopt;
+    const std::byte* at = value->bytes.data();
+    switch (value->type) {
+    case gguf_type::u8: return detail::load_little<std::uint8_t>(at);
+    case gguf_type::i8: return detail::load_little<std::int8_t>(at);
+    case gguf_type::u16: return detail::load_little<std::uint16_t>(at);
+    case gguf_type::i16: return detail::load_little<std::int16_t>(at);
+    case gguf_type::u32: return detail::load_little<std::uint32_t>(at);
+    case gguf_type::i32: return detail::load_little<std::int32_t>(at);
+    case gguf_type::i64: return detail::load_little<std::int64_t>(at);
+    case gguf_type::u64: {
+        const auto number = detail::load_little<std::uint64_t>(at);
+        if (number > static_cast<std::uint64_t>(INT64_MAX)) return std::nullopt;
+        return static_cast<std::int64_t>(number);
+    }
+    case gguf_type::f32:
+    case gguf_type::f64:
+    case gguf_type::boolean:
+    case gguf_type::string:
+    case gguf_type::array: break;
+    }
+    return std::nullopt;
+}
+
+inline std::optional<double> gguf_file::metadata_number(std::string_view key) const {
+    const gguf_value* value = metadata_value(key);
+    if (value == nullptr) return std::nullopt;
+    const std::byte* at = value->bytes.data();
+    if (value->type == gguf_type::f32) return detail::load_little<float>(at);
+    if (value->type == gguf_type::f64) return detail::load_little<double>(at);
+    if (value->type == gguf_type::u64) return static_cast<double>(detail::load_little<std::uint64_t>(at));
+    const std::optional<std::int64_t> integer = metadata_integer(key);
+    if (!integer.has_value()) return std::nullopt;
+    return static_cast<double>(*integer);
+}
+
+} // namespace nibble::inline NIBBLE_ABI

@@ -1,0 +1,149 @@
+// kernel/pack.hpp: the loops behind pack and unpack: 16 rows of codes to bit planes of quads and back.
+#pragma once
+
+#include <nibble/core/bits.hpp>
+#include <nibble/core/config.hpp>
+#include <nibble/element/element.hpp>
+#include <nibble/element/lanes.hpp>
+#include <nibble/tensor/layout.hpp>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace nibble::inline NIBBLE_ABI::kernel {
+
+// What a stored code is XORed with on its way into a panel: linear elements of the integer families are stored so that
+// masking alone makes lanes of them (narrow: ascending from 0; 8-bit wide: two's complement).
+template <element E>
+inline constexpr unsigned panel_flip = [] {
+    constexpr detail::integer_grid g = detail::integer_grid_of<E>;
+    constexpr detail::kernel_family f = detail::family_of<E>;
+    if (!g.linear || f == detail::kernel_family::real) return 0u;
+    unsigned flip = static_cast<unsigned>(g.flip);
+    if (f == detail::kernel_family::wide && E::bits == 8) flip ^= 0x80u;
+    return flip;
+}();
+
+// The code that pads columns: the element's zero where it has one.
+template <element E>
+inline constexpr typename E::code padding_code = encode<E>(0.0f);
+
+NIBBLE_INLINE std::uint32_t load_word(const std::uint8_t* from) noexcept {
+    std::uint32_t word = 0;
+    __builtin_memcpy(&word, from, 4);
+    return word;
+}
+NIBBLE_INLINE void store_word(std::uint8_t* to, std::uint32_t word) noexcept { __builtin_memcpy(to, &word, 4); }
+
+// One step of codes, one per byte in lanes[quad][64] (A then B), to its planes.
+template <element E>
+inline void squeeze_step(const std::uint8_t* lanes, std::uint8_t* out) noexcept {
+    constexpr std::size_t quads = detail::step_quads<E>;
+    if constexpr (E::bits == 8) {
+        __builtin_memcpy(out, lanes, 64);
+    } else {
+        int low = 0; // bits already placed
+        if constexpr (E::bits >= 4) {
+            for (std::size_t q = 0; q < quads; ++q, out += 32)
+                for (std::size_t i = 0; i < 32; i += 4)
+                    store_word(out + i, (load_word(lanes + 64 * q + i) & 0x0f0f0f0fu) |
+                                            ((load_word(lanes + 64 * q + 32 + i) & 0x0f0f0f0fu) << 4));
+            low = 4;
+        }
+        if constexpr ((E::bits & 2) != 0) {
+            for (std::size_t q = 0; q < quads; q += 2, out += 32)
+                for (std::size_t i = 0; i < 32; i += 4) {
+                    std::uint32_t word = 0;
+                    for (std::size_t v = 0; v < 4; ++v)
+                        word |= ((load_word(lanes + 64 * q + 32 * v + i) >> low) & 0x03030303u) << (2 * v);
+                    store_word(out + i, word);
+                }
+            low += 2;
+        }
+        if constexpr ((E::bits & 1) != 0) {
+            for (std::size_t i = 0; i < 32; i += 4) {
+                std::uint32_t word = 0;
+                for (std::size_t v = 0; v < 8; ++v)
+                    word |= ((load_word(lanes + 32 * v + i) >> low) & 0x01010101u) << v;
+                store_word(out + i, word);
+            }
+        }
+    }
+}
+
+// The inverse of squeeze_step.
+template <element E>
+inline void spread_step(const std::uint8_t* in, std::uint8_t* lanes) noexcept {
+    constexpr std::size_t quads = detail::step_quads<E>;
+    if constexpr (E::bits == 8) {
+        __builtin_memcpy(lanes, in, 64);
+    } else {
+        for (std::size_t i = 0; i < 64 * quads; ++i) lanes[i] = 0;
+        int low = 0;
+        if constexpr (E::bits >= 4) {
+            for (std::size_t q = 0; q < quads; ++q, in += 32)
+                for (std::size_t i = 0; i < 32; ++i) {
+                    lanes[64 * q + i] = static_cast<std::uint8_t>(in[i] & 15);
+                    lanes[64 * q + 32 + i] = static_cast<std::uint8_t>(in[i] >> 4);
+                }
+            low = 4;
+        }
+        if constexpr ((E::bits & 2) != 0) {
+            for (std::size_t q = 0; q < quads; q += 2, in += 32)
+                for (std::size_t v = 0; v < 4; ++v)
+                    for (std::size_t i = 0; i < 32; ++i)
+                        lanes[64 * q + 32 * v + i] =
+                            static_cast<std::uint8_t>(lanes[64 * q + 32 * v + i] | (((in[i] >> (2 * v)) & 3) << low));
+            low += 2;
+        }
+        if constexpr ((E::bits & 1) != 0) {
+            for (std::size_t v = 0; v < 8; ++v)
+                for (std::size_t i = 0; i < 32; ++i)
+                    lanes[32 * v + i] = static_cast<std::uint8_t>(lanes[32 * v + i] | (((in[i] >> v) & 1) << low));
+        }
+    }
+}
+
+// codes[row][column] of 16 rows, `stride` apart, for `columns` columns (a multiple of a step), to the panel's stream.
+template <element E>
+inline void squeeze_panel(const typename E::code* codes, std::size_t stride, std::size_t columns, std::uint8_t* out) noexcept {
+    constexpr std::size_t step = detail::step_quads<E> * panel_layout::quad;
+    if constexpr (E::bits > 8) {
+        using code = typename E::code;
+        for (std::size_t k = 0; k < columns; ++k)
+            for (std::size_t r = 0; r < panel_layout::rows; ++r, out += sizeof(code))
+                __builtin_memcpy(out, codes + r * stride + k, sizeof(code));
+    } else {
+        std::uint8_t lanes[64 * detail::step_quads<E>];
+        for (std::size_t k = 0; k < columns; k += step, out += detail::step_bytes<E>) {
+            for (std::size_t q = 0; q < detail::step_quads<E>; ++q)
+                for (std::size_t r = 0; r < panel_layout::rows; ++r)
+                    store_word(lanes + 64 * q + 4 * r,
+                               load_word(codes + r * stride + k + 4 * q) ^ (panel_flip<E> * 0x01010101u));
+            squeeze_step<E>(lanes, out);
+        }
+    }
+}
+
+// The inverse of squeeze_panel.
+template <element E>
+inline void spread_panel(const std::uint8_t* in, std::size_t columns, typename E::code* codes, std::size_t stride) noexcept {
+    constexpr std::size_t step = detail::step_quads<E> * panel_layout::quad;
+    if constexpr (E::bits > 8) {
+        using code = typename E::code;
+        for (std::size_t k = 0; k < columns; ++k)
+            for (std::size_t r = 0; r < panel_layout::rows; ++r, in += sizeof(code))
+                __builtin_memcpy(codes + r * stride + k, in, sizeof(code));
+    } else {
+        std::uint8_t lanes[64 * detail::step_quads<E>];
+        for (std::size_t k = 0; k < columns; k += step, in += detail::step_bytes<E>) {
+            spread_step<E>(in, lanes);
+            for (std::size_t q = 0; q < detail::step_quads<E>; ++q)
+                for (std::size_t r = 0; r < panel_layout::rows; ++r)
+                    store_word(codes + r * stride + k + 4 * q,
+                               load_word(lanes + 64 * q + 4 * r) ^ (panel_flip<E> * 0x01010101u));
+        }
+    }
+}
+
+} // namespace nibble::inline NIBBLE_ABI::kernel
