@@ -100,8 +100,8 @@ inline std::optional<std::int64_t> gguf_file::metadata_integer(std::string_view 
         if (number > static_cast<std::uint64_t>(INT64_MAX)) return std::nullopt;
         return static_cast<std::int64_t>(number);
     }
-    case gguf_type::f32:
-    case gguf_type::f64:
+    case gguf_type::float32:
+    case gguf_type::float64:
     case gguf_type::boolean:
     case gguf_type::string:
     case gguf_type::array: break;
@@ -113,8 +113,8 @@ inline std::optional<double> gguf_file::metadata_number(std::string_view key) co
     const gguf_value* value = metadata_value(key);
     if (value == nullptr) return std::nullopt;
     const std::byte* at = value->bytes.data();
-    if (value->type == gguf_type::f32) return detail::load_little<float>(at);
-    if (value->type == gguf_type::f64) return detail::load_little<double>(at);
+    if (value->type == gguf_type::float32) return detail::load_little<float>(at);
+    if (value->type == gguf_type::float64) return detail::load_little<double>(at);
     if (value->type == gguf_type::u64) return static_cast<double>(detail::load_little<std::uint64_t>(at));
     const std::optional<std::int64_t> integer = metadata_integer(key);
     if (!integer.has_value()) return std::nullopt;

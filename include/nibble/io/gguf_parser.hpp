@@ -155,7 +155,7 @@ private:
         const std::size_t start = at_;
         std::uint32_t type = 0;
         if (!number(type, field)) return false;
-        if (type > static_cast<std::uint32_t>(gguf_type::f64))
+        if (type > static_cast<std::uint32_t>(gguf_type::float64))
             return fail(status_code::malformed, field(), start, "unknown value type " + std::to_string(type));
         out = static_cast<gguf_type>(type);
         return true;

@@ -12,7 +12,21 @@
 namespace nibble::inline NIBBLE_ABI {
 
 // The type of a metadata value.
-enum class gguf_type : std::uint32_t { u8, i8, u16, i16, u32, i32, f32, boolean, string, array, u64, i64, f64 };
+enum class gguf_type : std::uint32_t {
+    u8,
+    i8,
+    u16,
+    i16,
+    u32,
+    i32,
+    float32,
+    boolean,
+    string,
+    array,
+    u64,
+    i64,
+    float64,
+};
 
 namespace detail {
 
@@ -26,10 +40,10 @@ namespace detail {
     case gguf_type::i16: return 2;
     case gguf_type::u32:
     case gguf_type::i32:
-    case gguf_type::f32: return 4;
+    case gguf_type::float32: return 4;
     case gguf_type::u64:
     case gguf_type::i64:
-    case gguf_type::f64: return 8;
+    case gguf_type::float64: return 8;
     case gguf_type::string:
     case gguf_type::array: break;
     }
@@ -50,8 +64,8 @@ struct gguf_block {
 // ggml has withdrawn (4, 5, 31-33, 36-38; BitNet uses 36 for its I2_S), and the interleaved types that only exist in
 // memory.
 inline constexpr gguf_block gguf_blocks[] = {
-    {.id = 0, .name = "F32", .elements = 1, .bytes = 4, .type = tensor_type::f32},
-    {.id = 1, .name = "F16", .elements = 1, .bytes = 2, .type = tensor_type::f16},
+    {.id = 0, .name = "F32", .elements = 1, .bytes = 4, .type = tensor_type::float32},
+    {.id = 1, .name = "F16", .elements = 1, .bytes = 2, .type = tensor_type::float16},
     {.id = 2, .name = "Q4_0", .elements = 32, .bytes = 18},
     {.id = 3, .name = "Q4_1", .elements = 32, .bytes = 20},
     {.id = 6, .name = "Q5_0", .elements = 32, .bytes = 22},
@@ -78,7 +92,7 @@ inline constexpr gguf_block gguf_blocks[] = {
     {.id = 27, .name = "I64", .elements = 1, .bytes = 8},
     {.id = 28, .name = "F64", .elements = 1, .bytes = 8},
     {.id = 29, .name = "IQ1_M", .elements = 256, .bytes = 56},
-    {.id = 30, .name = "BF16", .elements = 1, .bytes = 2, .type = tensor_type::bf16},
+    {.id = 30, .name = "BF16", .elements = 1, .bytes = 2, .type = tensor_type::bfloat16},
     {.id = 34, .name = "TQ1_0", .elements = 256, .bytes = 54},
     {.id = 35, .name = "TQ2_0", .elements = 256, .bytes = 66},
     {.id = 39, .name = "MXFP4", .elements = 32, .bytes = 17},

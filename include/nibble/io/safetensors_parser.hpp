@@ -53,9 +53,9 @@ struct safetensors_type {
 };
 
 inline constexpr safetensors_type safetensors_types[] = {
-    {.name = "F32", .bits = 32, .type = tensor_type::f32},
-    {.name = "F16", .bits = 16, .type = tensor_type::f16},
-    {.name = "BF16", .bits = 16, .type = tensor_type::bf16},
+    {.name = "F32", .bits = 32, .type = tensor_type::float32},
+    {.name = "F16", .bits = 16, .type = tensor_type::float16},
+    {.name = "BF16", .bits = 16, .type = tensor_type::bfloat16},
     {.name = "BOOL", .bits = 8},
     {.name = "F4", .bits = 4},
     {.name = "F6_E2M3", .bits = 6},

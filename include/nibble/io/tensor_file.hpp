@@ -17,7 +17,8 @@
 namespace nibble::inline NIBBLE_ABI {
 
 // The element types that read_matrix understands; everything else (quantized blocks, integers, FP8 ...) is `other`.
-enum class tensor_type { f32, f16, bf16, other };
+// Why not f32, f16, bf16: GCC 12 warns that these enumerators would shadow the element types of those names.
+enum class tensor_type { float32, float16, bfloat16, other };
 
 // One tensor of an open file. The names and the data belong to the file (or to the bytes handed to parse).
 struct tensor_info {
@@ -41,7 +42,7 @@ struct tensor_info {
 namespace detail {
 
 [[nodiscard]] constexpr std::size_t element_bytes(tensor_type type) noexcept {
-    return type == tensor_type::f32 ? 4 : type == tensor_type::other ? 0 : 2;
+    return type == tensor_type::float32 ? 4 : type == tensor_type::other ? 0 : 2;
 }
 
 // The fp32 bits of an fp16 and of a bf16 code, equal to f16::decode and bf16::decode for all 65,536 codes (a test
@@ -65,14 +66,14 @@ namespace detail {
 
 inline void decode_elements(tensor_type type, const std::byte* from, float* to, std::size_t count) noexcept {
     switch (type) {
-    case tensor_type::f32:
+    case tensor_type::float32:
         for (std::size_t i = 0; i < count; ++i) to[i] = load_little<float>(from + 4 * i);
         break;
-    case tensor_type::f16:
+    case tensor_type::float16:
         for (std::size_t i = 0; i < count; ++i)
             to[i] = std::bit_cast<float>(float_bits_of_f16(load_little<std::uint16_t>(from + 2 * i)));
         break;
-    case tensor_type::bf16:
+    case tensor_type::bfloat16:
         for (std::size_t i = 0; i < count; ++i)
             to[i] = std::bit_cast<float>(float_bits_of_bf16(load_little<std::uint16_t>(from + 2 * i)));
         break;

@@ -1,0 +1,68 @@
+// gemm.hpp: the third verb: activations times packed weights, epilogue fused.
+#pragma once
+
+#include <nibble/core/bits.hpp>
+#include <nibble/core/check.hpp>
+#include <nibble/core/executor.hpp>
+#include <nibble/core/view.hpp>
+#include <nibble/core/workspace.hpp>
+#include <nibble/dispatch/fixed.hpp>
+#include <nibble/epilogue/epilogue.hpp>
+#include <nibble/kernel/gemm.hpp>
+#include <nibble/tensor/packed.hpp>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace nibble::inline NIBBLE_ABI {
+
+// Where activations get their scale on the way into an integer kernel.
+enum class activation_scale {
+    per_token, // max|x| of the token / 127
+    per_group, // of each group of columns that shares a weight scale: closer for activations with outliers, a few per
+               // cent slower with small groups
+};
+
+struct gemm_options {
+    nibble::workspace* workspace = nullptr; // scratch kept between calls; without it every call allocates and frees its own
+    nibble::activation_scale activations = nibble::activation_scale::per_token;
+};
+
+// Bytes of workspace that a call needs, for an engine that sizes its memory beforehand.
+template <any_scheme S>
+[[nodiscard]] std::size_t gemm_workspace_bytes(const packed<S>& w, std::size_t tokens, std::size_t concurrency,
+                                               const gemm_options& options = {}) noexcept {
+    return kernel::gemm_plan<S>(w, tokens, options.activations == activation_scale::per_group).workspace_bytes(concurrency);
+}
+
+// y = epilogue(x wᵀ): x is M x K, w N x K, y M x N, fp32 in and out; any M, N, K, and any strides.
+//
+// Elements whose values are small integers times a power of two (int, E2M1, E2M3, MXINT8, ternary, binary, yours): x is
+// quantized to int8 first (value = round(x 127 / max|x|), ties to even), per token or per token and group, and
+//   y(m, n) = (sum over groups of [dot(m, n, g) x s(n, g)] by one fma each, in order) x factor(n) x sx(m)
+// with exact integer dot products. All others (FP8, E3M2, NF4, f16, bf16, f32): x stays fp32, and a group's dot product is
+// one chain of fma over its columns. s is the weight scale in fp32, factor the outer scale of a two_level scheme.
+// A minimum adds fma(sum of x over the group, minimum, ...) after each group.
+//
+// The result is the same bit for bit for any executor, any M (row m depends on row m of x alone), any ISA and any tile.
+// NaN or infinity in x: the whole row m of y is NaN in the integer family, IEEE arithmetic in the other. A NaN weight
+// makes its output NaN for every row. y must not overlap x or w, except as an epilogue documents.
+template <isa I = best_isa, any_scheme S, epilogue Epilogue = identity, executor Executor = serial>
+void gemm(matrix_view<const float> x, const packed<S>& w, matrix_view<float> y, const Epilogue& finish = {},
+          const gemm_options& options = {}, const Executor& threads = {}) {
+    NIBBLE_CHECK(x.cols() == w.cols(), "gemm: x must have as many columns as the weights");
+    NIBBLE_CHECK(y.rows() == x.rows(), "gemm: y must have as many rows as x");
+    NIBBLE_CHECK(y.cols() == w.rows(), "gemm: y must have as many columns as the weights have rows");
+    epilogue_chain<identity, Epilogue>::check_epilogue(finish, y.rows(), y.cols());
+    if (y.empty()) return;
+    const kernel::gemm_plan<S> plan(w, x.rows(), options.activations == activation_scale::per_group);
+    const std::size_t bytes = plan.workspace_bytes(threads.concurrency());
+    if (options.workspace != nullptr) {
+        kernel::run_gemm<I, S>(plan, x, w, y, finish, options.workspace->reserve(bytes), threads);
+    } else {
+        buffer own(bytes);
+        kernel::run_gemm<I, S>(plan, x, w, y, finish, own.data(), threads);
+    }
+}
+
+} // namespace nibble::inline NIBBLE_ABI

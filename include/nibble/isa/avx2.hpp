@@ -1,0 +1,276 @@
+// avx2.hpp: the primitives in AVX2, FMA3 and F16C.
+// Compiler flags: -mavx2 -mfma -mf16c
+//
+// instruction           what for                       per cycle, Zen 3 (measured, kernel-techniques section 0)
+// vpmaddubsw            4 products to 2 int16          2 (with vpmaddwd)
+// vpaddw                int16 sums                     4
+// vpmaddwd              int16 pairs to int32           2 (with vpmaddubsw)
+// vpbroadcastd m32      activations to every row       2, load ports only
+// vpshufb, shifts       unpack                         2, the other two pipes
+// vfmadd*ps, vcvtdq2ps  group sums into fp32           2
+#pragma once
+
+#include <nibble/core/config.hpp>
+
+#if NIBBLE_HAS_AVX2
+
+#include <nibble/core/bits.hpp>
+#include <nibble/element/element.hpp>
+#include <nibble/element/lanes.hpp>
+#include <nibble/isa/generic.hpp>
+#include <nibble/isa/isa.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <immintrin.h>
+#include <utility>
+#include <xsimd/xsimd.hpp>
+
+namespace nibble::inline NIBBLE_ABI {
+
+struct avx2 : generic {
+    static constexpr const char* name = "avx2";
+
+    // fp32 lanes are xsimd's; the integer dots that it does not have are intrinsics.
+    using f32 = xsimd::batch<float, xsimd::fma3<xsimd::avx2>>;
+    struct i32 {
+        __m256i v;
+    };
+    struct bytes {
+        __m256i v;
+    };
+    struct words {
+        __m256i v;
+    };
+    struct sums {
+        __m256i v; // 16 int16, two per row
+    };
+
+    // ---- fp32 lanes ---------------------------------------------------------------------------------------------------
+
+    [[nodiscard]] static NIBBLE_INLINE f32 load(const float* from) noexcept { return f32(_mm256_loadu_ps(from)); }
+    [[nodiscard]] static NIBBLE_INLINE f32 load_some(const float* from, std::size_t count) noexcept {
+        return f32(_mm256_maskload_ps(from, mask(count)));
+    }
+    static NIBBLE_INLINE void store(float* to, const f32& a) noexcept { _mm256_storeu_ps(to, a); }
+    static NIBBLE_INLINE void store_some(float* to, const f32& a, std::size_t count) noexcept {
+        _mm256_maskstore_ps(to, mask(count), a);
+    }
+    [[nodiscard]] static NIBBLE_INLINE f32 broadcast(float a) noexcept { return f32(_mm256_set1_ps(a)); }
+    [[nodiscard]] static NIBBLE_INLINE f32 add(const f32& a, const f32& b) noexcept { return a + b; }
+    [[nodiscard]] static NIBBLE_INLINE f32 subtract(const f32& a, const f32& b) noexcept { return a - b; }
+    [[nodiscard]] static NIBBLE_INLINE f32 multiply(const f32& a, const f32& b) noexcept { return a * b; }
+    [[nodiscard]] static NIBBLE_INLINE f32 divide(const f32& a, const f32& b) noexcept { return a / b; }
+    [[nodiscard]] static NIBBLE_INLINE f32 fma(const f32& a, const f32& b, const f32& c) noexcept {
+        return f32(_mm256_fmadd_ps(a, b, c));
+    }
+    // The instructions, not xsimd's min and max: their treatment of NaN is what generic defines, in every version.
+    [[nodiscard]] static NIBBLE_INLINE f32 min(const f32& a, const f32& b) noexcept { return f32(_mm256_min_ps(a, b)); }
+    [[nodiscard]] static NIBBLE_INLINE f32 max(const f32& a, const f32& b) noexcept { return f32(_mm256_max_ps(a, b)); }
+    [[nodiscard]] static NIBBLE_INLINE f32 select_less(const f32& a, const f32& b, const f32& x, const f32& y) noexcept {
+        return f32(_mm256_blendv_ps(y, x, _mm256_cmp_ps(a, b, _CMP_LT_OQ)));
+    }
+    [[nodiscard]] static NIBBLE_INLINE f32 absolute(const f32& a) noexcept {
+        return f32(_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a));
+    }
+    [[nodiscard]] static NIBBLE_INLINE f32 copy_sign(const f32& a, const f32& b) noexcept {
+        const __m256 sign = _mm256_set1_ps(-0.0f);
+        return f32(_mm256_or_ps(_mm256_andnot_ps(sign, a), _mm256_and_ps(sign, b)));
+    }
+    [[nodiscard]] static NIBBLE_INLINE f32 round(const f32& a) noexcept {
+        return f32(_mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    }
+    [[nodiscard]] static NIBBLE_INLINE f32 exp2i(const f32& n) noexcept {
+        return f32(_mm256_castsi256_ps(
+            _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvttps_epi32(n), _mm256_set1_epi32(127)), 23)));
+    }
+
+    static NIBBLE_INLINE void keep(f32& a) noexcept {
+        __m256 v = a;
+        __asm__("" : "+x"(v));
+        a = f32(v);
+    }
+
+    // ---- integer products -----------------------------------------------------------------------------------------------
+
+    [[nodiscard]] static NIBBLE_INLINE bytes load_bytes(const std::uint8_t* from) noexcept {
+        return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))};
+    }
+    static NIBBLE_INLINE void store_bytes(std::uint8_t* to, const bytes& a) noexcept {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), a.v);
+    }
+    [[nodiscard]] static NIBBLE_INLINE bytes low_nibbles(const bytes& a) noexcept { return field<0, 15>(a); }
+    [[nodiscard]] static NIBBLE_INLINE bytes high_nibbles(const bytes& a) noexcept { return field<4, 15>(a); }
+    template <int Shift, int Mask>
+    [[nodiscard]] static NIBBLE_INLINE bytes field(const bytes& a) noexcept {
+        const __m256i moved = Shift == 0 ? a.v : _mm256_srli_epi16(a.v, Shift);
+        return {_mm256_and_si256(moved, _mm256_set1_epi8(Mask))};
+    }
+    template <int Shift>
+    [[nodiscard]] static NIBBLE_INLINE bytes join(const bytes& a, const bytes& b) noexcept {
+        return {_mm256_or_si256(a.v, _mm256_slli_epi16(b.v, Shift))};
+    }
+    [[nodiscard]] static NIBBLE_INLINE bytes subtract_bytes(const bytes& a, std::uint8_t b) noexcept {
+        return {_mm256_sub_epi8(a.v, _mm256_set1_epi8(static_cast<char>(b)))};
+    }
+    template <std::size_t Size>
+    [[nodiscard]] static NIBBLE_INLINE bytes lookup(const detail::table<std::uint8_t, Size>& table, const bytes& a) noexcept {
+        if constexpr (Size <= 16) {
+            return {_mm256_shuffle_epi8(row<0>(table), a.v)};
+        } else {
+            // One 16-entry shuffle per row of the table, of which the upper bits of the code choose one.
+            __m256i r = _mm256_shuffle_epi8(row<0>(table), a.v);
+            const __m256i high = _mm256_and_si256(_mm256_srli_epi16(a.v, 4), _mm256_set1_epi8(15));
+            const auto choose = [&]<std::size_t I>() {
+                const __m256i mine = _mm256_cmpeq_epi8(high, _mm256_set1_epi8(static_cast<char>(I)));
+                const __m256i index = _mm256_and_si256(a.v, _mm256_set1_epi8(15));
+                r = _mm256_blendv_epi8(r, _mm256_shuffle_epi8(row<I>(table), index), mine);
+            };
+            r = _mm256_shuffle_epi8(row<0>(table), _mm256_and_si256(a.v, _mm256_set1_epi8(15)));
+            [&]<std::size_t... I>(std::index_sequence<I...>) {
+                (choose.template operator()<I + 1>(), ...);
+            }(std::make_index_sequence<Size / 16 - 1>{});
+            return {r};
+        }
+    }
+    [[nodiscard]] static NIBBLE_INLINE bytes broadcast4(const std::int8_t* from) noexcept {
+        return {broadcast_dword(from)};
+    }
+    [[nodiscard]] static NIBBLE_INLINE sums dot_start(const std::int32_t* pair, int center) noexcept {
+        return {_mm256_mullo_epi16(broadcast_dword(pair), _mm256_set1_epi16(static_cast<short>(-center)))};
+    }
+    [[nodiscard]] static NIBBLE_INLINE sums dot(const sums& s, const bytes& codes, const bytes& activations) noexcept {
+        return {_mm256_add_epi16(s.v, _mm256_maddubs_epi16(codes.v, activations.v))};
+    }
+    [[nodiscard]] static NIBBLE_INLINE i32 dot_finish(const sums& s) noexcept {
+        return {_mm256_madd_epi16(s.v, _mm256_set1_epi16(1))};
+    }
+    // Without it GCC 12 re-associates the sums of several quads into one serial chain and spills an accumulator.
+    static NIBBLE_INLINE void pin(sums& s) noexcept { __asm__("" : "+x"(s.v)); }
+
+    [[nodiscard]] static NIBBLE_INLINE words even_words(const bytes& a) noexcept {
+        return {_mm256_srai_epi16(_mm256_slli_epi16(a.v, 8), 8)};
+    }
+    [[nodiscard]] static NIBBLE_INLINE words odd_words(const bytes& a) noexcept { return {_mm256_srai_epi16(a.v, 8)}; }
+    [[nodiscard]] static NIBBLE_INLINE words broadcast2(const std::int16_t* from) noexcept {
+        return {broadcast_dword(from)};
+    }
+    [[nodiscard]] static NIBBLE_INLINE words load_words(const std::int32_t* from) noexcept {
+        return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))};
+    }
+    [[nodiscard]] static NIBBLE_INLINE i32 multiply_pairs(const words& a, const words& b) noexcept {
+        return {_mm256_madd_epi16(a.v, b.v)};
+    }
+    [[nodiscard]] static NIBBLE_INLINE i32 as_i32(const bytes& a) noexcept { return {a.v}; }
+    [[nodiscard]] static NIBBLE_INLINE i32 zeros() noexcept { return {_mm256_setzero_si256()}; }
+    [[nodiscard]] static NIBBLE_INLINE i32 add(const i32& a, const i32& b) noexcept {
+        return {_mm256_add_epi32(a.v, b.v)};
+    }
+    [[nodiscard]] static NIBBLE_INLINE i32 subtract(const i32& a, const i32& b) noexcept {
+        return {_mm256_sub_epi32(a.v, b.v)};
+    }
+    [[nodiscard]] static NIBBLE_INLINE i32 load(const std::int32_t* from) noexcept {
+        return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))};
+    }
+    static NIBBLE_INLINE void store(std::int32_t* to, const i32& a) noexcept {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), a.v);
+    }
+    [[nodiscard]] static NIBBLE_INLINE f32 to_float(const i32& a) noexcept { return f32(_mm256_cvtepi32_ps(a.v)); }
+    static NIBBLE_INLINE void pin(i32& s) noexcept { __asm__("" : "+x"(s.v)); }
+
+    // ---- codes to fp32 --------------------------------------------------------------------------------------------------
+
+    template <element E, int Shift = 0>
+    [[nodiscard]] static NIBBLE_INLINE f32 decode(const i32& codes) noexcept {
+        constexpr detail::real_lanes how = detail::real_lanes_of<E>;
+        if constexpr (how.kind == detail::real_decode::table16) {
+            const __m256i index = Shift == 0 ? codes.v : _mm256_srli_epi32(codes.v, Shift);
+            const __m256 low = _mm256_permutevar8x32_ps(values<E, 0>(), index);
+            if constexpr (E::bits <= 3) return f32(low);
+            const __m256 high = _mm256_permutevar8x32_ps(values<E, 8>(), index);
+            const __m256 choice = _mm256_castsi256_ps(_mm256_slli_epi32(codes.v, 28 - Shift)); // bit 3 to the sign
+            return f32(_mm256_blendv_ps(low, high, choice));
+        } else if constexpr (how.kind == detail::real_decode::shift) {
+            // Arithmetic shift: the sign stays where fp32 has it, the copies it leaves behind are masked off.
+            constexpr int top = how.magnitude_bits - (how.has_sign ? 0 : 1);
+            constexpr int left = 31 - top - Shift;
+            constexpr int right = 31 - top - how.shift;
+            static_assert(left >= 0 && right >= 0);
+            constexpr unsigned magnitude = ((1u << how.magnitude_bits) - 1u) << how.shift;
+            __m256i x = left == 0 ? codes.v : _mm256_slli_epi32(codes.v, left);
+            if constexpr (how.has_sign)
+                x = _mm256_and_si256(_mm256_srai_epi32(x, right), _mm256_set1_epi32(static_cast<int>(magnitude | 0x80000000u)));
+            else
+                x = _mm256_and_si256(_mm256_srli_epi32(x, right), _mm256_set1_epi32(static_cast<int>(magnitude)));
+            __m256 value = _mm256_mul_ps(_mm256_castsi256_ps(x), _mm256_set1_ps(how.factor));
+            if constexpr (how.infinite_from != 0) {
+                const __m256i m = _mm256_and_si256(x, _mm256_set1_epi32(static_cast<int>(magnitude)));
+                const __m256i special =
+                    _mm256_cmpgt_epi32(m, _mm256_set1_epi32((how.infinite_from << how.shift) - 1));
+                // Exponent of ones; the mantissa stays: zero for an infinity, not for NaN.
+                value = _mm256_or_ps(value, _mm256_castsi256_ps(_mm256_and_si256(special, _mm256_set1_epi32(0x7f800000))));
+            }
+            return f32(value);
+        } else if constexpr (how.kind == detail::real_decode::power_of_two) {
+            const __m256i code = _mm256_and_si256(Shift == 0 ? codes.v : _mm256_srli_epi32(codes.v, Shift), _mm256_set1_epi32(255));
+            const __m256i value = _mm256_max_epi32(_mm256_slli_epi32(code, 23), _mm256_set1_epi32(0x00400000));
+            const __m256i nan = _mm256_and_si256(_mm256_cmpeq_epi32(code, _mm256_set1_epi32(255)), _mm256_set1_epi32(0x7fc00000));
+            return f32(_mm256_castsi256_ps(_mm256_or_si256(value, nan)));
+        } else {
+            static_assert(how.kind == detail::real_decode::gather && E::bits <= 8, "decode: codes of at most 8 bits");
+            const __m256i index =
+                _mm256_and_si256(Shift == 0 ? codes.v : _mm256_srli_epi32(codes.v, Shift),
+                                 _mm256_set1_epi32(static_cast<int>(code_mask<E>)));
+            return f32(_mm256_i32gather_ps(decode_table<E>.at, index, 4));
+        }
+    }
+
+    template <element E>
+    [[nodiscard]] static NIBBLE_INLINE f32 decode_stored(const typename E::code* from) noexcept {
+        constexpr detail::real_decode kind = detail::real_lanes_of<E>.kind;
+        if constexpr (kind == detail::real_decode::plain) {
+            return f32(_mm256_castsi256_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))));
+        } else if constexpr (kind == detail::real_decode::half) {
+            return f32(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+        } else if constexpr (kind == detail::real_decode::bfloat) {
+            const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+            return f32(_mm256_castsi256_ps(_mm256_slli_epi32(wide, 16)));
+        } else {
+            static_assert(E::bits <= 8, "avx2: a 16-bit element must be fp16 or bf16");
+            return decode<E>(i32{_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)))});
+        }
+    }
+
+    static NIBBLE_INLINE void prefetch(const void* at) noexcept {
+        _mm_prefetch(static_cast<const char*>(at), _MM_HINT_T0);
+    }
+
+private:
+    [[nodiscard]] static NIBBLE_INLINE __m256i mask(std::size_t count) noexcept {
+        return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    }
+    [[nodiscard]] static NIBBLE_INLINE __m256i broadcast_dword(const void* from) noexcept {
+        std::int32_t word = 0;
+        __builtin_memcpy(&word, from, 4);
+        return _mm256_set1_epi32(word);
+    }
+    template <std::size_t I, std::size_t Size>
+    [[nodiscard]] static NIBBLE_INLINE __m256i row(const detail::table<std::uint8_t, Size>& table) noexcept {
+        alignas(16) std::uint8_t entries[16];
+        for (std::size_t i = 0; i < 16; ++i) entries[i] = table.at[(16 * I + i) % Size];
+        return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(entries)));
+    }
+    template <element E, std::size_t First>
+    [[nodiscard]] static NIBBLE_INLINE __m256 values() noexcept {
+        constexpr std::size_t size = std::size_t{1} << E::bits;
+        alignas(32) float v[8];
+        for (std::size_t i = 0; i < 8; ++i) v[i] = decode_table<E>.at[(First + i) % size];
+        return _mm256_load_ps(v);
+    }
+};
+
+static_assert(isa<avx2>);
+
+} // namespace nibble::inline NIBBLE_ABI
+
+#endif // NIBBLE_HAS_AVX2

@@ -1,0 +1,32 @@
+// isa.hpp: what one machine can do, as a concept; the primitives that kernels are written in.
+#pragma once
+
+#include <nibble/core/config.hpp>
+
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+
+namespace nibble::inline NIBBLE_ABI {
+
+// An instruction set is a type with lanes of 8 outputs and static functions on them. generic.hpp defines every one in
+// plain C++ and is the contract: an ISA inherits from it and replaces what its machine does better, and each
+// replacement must give the same bits.
+//   f32, i32          8 lanes of fp32 / int32
+//   bytes             32 bytes: 8 rows x 4 columns of codes, or four activations for every row
+//   words             16 int16: 8 rows x 2 columns
+//   sums              what integer products are summed in (int16 or int32 lanes)
+template <class I>
+concept isa = requires(const float* from, float* to, typename I::f32 a, const std::int32_t* pair, typename I::bytes b,
+                       typename I::sums s, typename I::i32 i) {
+    { I::name } -> std::convertible_to<const char*>;
+    { I::load(from) } -> std::same_as<typename I::f32>;
+    I::store(to, a);
+    { I::fma(a, a, a) } -> std::same_as<typename I::f32>;
+    { I::dot_start(pair, 0) } -> std::same_as<typename I::sums>;
+    { I::dot(s, b, b) } -> std::same_as<typename I::sums>;
+    { I::dot_finish(s) } -> std::same_as<typename I::i32>;
+    { I::to_float(i) } -> std::same_as<typename I::f32>;
+};
+
+} // namespace nibble::inline NIBBLE_ABI

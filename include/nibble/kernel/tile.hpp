@@ -1,0 +1,268 @@
+// kernel/tile.hpp: the register tiles: Panels x 16 rows of weights against Tokens rows of activations, over a range of
+// columns. Everything that is hot in gemm is in this file.
+#pragma once
+
+#include <nibble/core/config.hpp>
+#include <nibble/element/lanes.hpp>
+#include <nibble/isa/isa.hpp>
+#include <nibble/kernel/unpack.hpp>
+#include <nibble/tensor/layout.hpp>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace nibble::inline NIBBLE_ABI::kernel {
+
+// The columns a tile covers: whole parts, or a piece of one part that begins and ends on a phase.
+struct tile_range {
+    std::size_t part = 0;        // the first part
+    std::size_t parts = 0;
+    std::size_t begin = 0;       // its first padded column, or that of the piece
+    std::size_t part_units = 0;  // quads (integer) or columns (real) of every part but the last
+    std::size_t last_units = 0;  // of the last part, or of the piece
+    std::size_t phase = 0;       // the first phase of the piece within its part (integer)
+    bool resume = false;         // the piece continues sums in `totals`
+    bool finish = true;          // the last part is complete with this range
+};
+
+// ---- integer tiles -----------------------------------------------------------------------------------------------------
+
+struct integer_tile_arguments {
+    const std::uint8_t* codes = nullptr; // of the range's first quad
+    std::size_t codes_stride = 0;        // bytes from panel to panel
+    const std::int8_t* values = nullptr; // activations of the range's first quad
+    const std::int32_t* pair_sums = nullptr; // of the range's first phase
+    const float* part_sums = nullptr;    // of the range's first part
+    const float* part_scales = nullptr;  // of the range's first part; null if scales are per token
+    const float* scales = nullptr;       // [panel][part][16]
+    const std::int32_t* zeros = nullptr; // [panel][part][16] or null
+    const float* minimums = nullptr;     // [panel][part][16] or null
+    std::size_t widened_stride = 0;      // floats from panel to panel in scales, zeros, minimums
+    std::size_t phases_per_part = 1;
+    std::size_t phase_quads = 1;
+    int center = 0;
+    float* results = nullptr;            // [panel][token][16], read and written
+    std::int32_t* totals = nullptr;      // likewise: sums of an unfinished part
+};
+
+// A source says how one quad of codes becomes lanes, and which products it takes.
+// Nibbles in the packed stream, unpacked in registers; Element void: lanes are the nibbles themselves.
+template <isa I, class Element>
+struct nibble_source {
+    using isa_type = I;
+    using sums = typename I::sums;
+    static constexpr std::size_t bytes_per_quad = 32;
+    static constexpr std::size_t activation_bytes = 4;
+    struct weights {
+        typename I::bytes low, high;
+    };
+    [[nodiscard]] static NIBBLE_INLINE weights load(const std::uint8_t* codes) noexcept {
+        const typename I::bytes v = I::load_bytes(codes);
+        if constexpr (element<Element>)
+            return {to_lanes<I, Element>(I::low_nibbles(v)), to_lanes<I, Element>(I::high_nibbles(v))};
+        else
+            return {I::low_nibbles(v), I::high_nibbles(v)};
+    }
+    [[nodiscard]] static NIBBLE_INLINE sums start(const std::int32_t* pair, int center) noexcept {
+        return I::dot_start(pair, center);
+    }
+    static NIBBLE_INLINE void accumulate(sums& low, sums& high, const weights& w, const std::int8_t* activations) noexcept {
+        const typename I::bytes a = I::broadcast4(activations);
+        low = I::dot(low, w.low, a);
+        high = I::dot(high, w.high, a);
+        I::pin(low);
+        I::pin(high);
+    }
+    [[nodiscard]] static NIBBLE_INLINE typename I::i32 finish(const sums& s) noexcept { return I::dot_finish(s); }
+};
+
+// Unsigned byte lanes made by unpack_integer.
+template <isa I>
+struct byte_source : nibble_source<I, void> {
+    using base = nibble_source<I, void>;
+    static constexpr std::size_t bytes_per_quad = 64;
+    [[nodiscard]] static NIBBLE_INLINE typename base::weights load(const std::uint8_t* codes) noexcept {
+        return {I::load_bytes(codes), I::load_bytes(codes + 32)};
+    }
+};
+
+// Signed byte lanes: the packed stream itself for 8-bit elements. Exact for every code and activation.
+template <isa I>
+struct word_source {
+    using isa_type = I;
+    using sums = typename I::i32;
+    static constexpr std::size_t bytes_per_quad = 64;
+    static constexpr std::size_t activation_bytes = 8;
+    struct weights {
+        typename I::words low_even, low_odd, high_even, high_odd;
+    };
+    [[nodiscard]] static NIBBLE_INLINE weights load(const std::uint8_t* codes) noexcept {
+        const typename I::bytes a = I::load_bytes(codes);
+        const typename I::bytes b = I::load_bytes(codes + 32);
+        return {I::even_words(a), I::odd_words(a), I::even_words(b), I::odd_words(b)};
+    }
+    [[nodiscard]] static NIBBLE_INLINE sums start(const std::int32_t*, int) noexcept { return I::zeros(); }
+    static NIBBLE_INLINE void accumulate(sums& low, sums& high, const weights& w, const std::int8_t* activations) noexcept {
+        const auto* from = reinterpret_cast<const std::int16_t*>(activations);
+        const typename I::words even = I::broadcast2(from);
+        low = I::add(low, I::multiply_pairs(w.low_even, even));
+        high = I::add(high, I::multiply_pairs(w.high_even, even));
+        const typename I::words odd = I::broadcast2(from + 2);
+        low = I::add(low, I::multiply_pairs(w.low_odd, odd));
+        high = I::add(high, I::multiply_pairs(w.high_odd, odd));
+        I::pin(low);
+        I::pin(high);
+    }
+    [[nodiscard]] static NIBBLE_INLINE typename I::i32 finish(const sums& s) noexcept { return s; }
+};
+
+// Bytes a tile asks for ahead of its reads: far enough to cover the memory latency at full speed, and in the same panel
+// or the next.
+inline constexpr std::size_t prefetch_distance = 1024;
+
+// results += scale x (exact integer dot product of a part), part by part in order; see gemm.hpp for the formula.
+template <class Source, int Panels, int Tokens>
+NIBBLE_NOINLINE void integer_tile(const integer_tile_arguments& a, const tile_range& range) noexcept {
+    using I = typename Source::isa_type;
+    using sums = typename Source::sums;
+    const std::uint8_t* codes = a.codes;
+    const std::int8_t* values = a.values;
+    const std::int32_t* pair_sums = a.pair_sums;
+    for (std::size_t part = 0; part < range.parts; ++part) {
+        const bool last_part = part + 1 == range.parts;
+        std::size_t left = last_part ? range.last_units : range.part_units;
+        bool begun = range.resume && part == 0;
+        const std::int32_t* pairs = pair_sums;
+        while (left != 0) {
+            const std::size_t quads = left < a.phase_quads ? left : a.phase_quads;
+            left -= quads;
+            sums s[Panels][Tokens][2];
+#pragma GCC unroll 8
+            for (int t = 0; t < Tokens; ++t) {
+                const sums start = Source::start(pairs + t, a.center);
+#pragma GCC unroll 8
+                for (int p = 0; p < Panels; ++p) s[p][t][0] = s[p][t][1] = start;
+            }
+#pragma GCC unroll 2
+            for (std::size_t q = 0; q < quads; ++q) {
+#pragma GCC unroll 8
+                for (int p = 0; p < Panels; ++p) {
+                    const std::uint8_t* from = codes + static_cast<std::size_t>(p) * a.codes_stride;
+                    I::prefetch(from + prefetch_distance);
+                    const typename Source::weights w = Source::load(from);
+#pragma GCC unroll 8
+                    for (int t = 0; t < Tokens; ++t)
+                        Source::accumulate(s[p][t][0], s[p][t][1], w,
+                                           values + static_cast<std::size_t>(t) * Source::activation_bytes);
+                }
+                codes += Source::bytes_per_quad;
+                values += Tokens * Source::activation_bytes;
+            }
+            const bool complete = left == 0 && (!last_part || range.finish);
+#pragma GCC unroll 8
+            for (int p = 0; p < Panels; ++p)
+#pragma GCC unroll 8
+                for (int t = 0; t < Tokens; ++t)
+#pragma GCC unroll 2
+                    for (int half = 0; half < 2; ++half) {
+                        const std::size_t at = static_cast<std::size_t>((p * Tokens + t) * 16 + half * 8);
+                        const std::size_t wide =
+                            static_cast<std::size_t>(p) * a.widened_stride + part * 16 + static_cast<std::size_t>(half) * 8;
+                        typename I::i32 d = Source::finish(s[p][t][half]);
+                        if (a.zeros != nullptr)
+                            d = I::subtract(d, I::multiply_pairs(I::load_words(a.zeros + wide),
+                                                                 I::broadcast2(reinterpret_cast<const std::int16_t*>(pairs + t))));
+                        if (begun) d = I::add(d, I::load(a.totals + at));
+                        if (!complete) {
+                            I::store(a.totals + at, d);
+                            continue;
+                        }
+                        typename I::f32 scale = I::load(a.scales + wide);
+                        if (a.part_scales != nullptr)
+                            scale = I::multiply(scale, I::broadcast(a.part_scales[part * Tokens + static_cast<std::size_t>(t)]));
+                        typename I::f32 r = I::fma(I::to_float(d), scale, I::load(a.results + at));
+                        if (a.minimums != nullptr)
+                            r = I::fma(I::broadcast(a.part_sums[part * Tokens + static_cast<std::size_t>(t)]),
+                                       I::load(a.minimums + wide), r);
+                        I::store(a.results + at, r);
+                    }
+            begun = true;
+            pairs += Tokens;
+        }
+        pair_sums += a.phases_per_part * Tokens;
+    }
+}
+
+// ---- fp32 tiles --------------------------------------------------------------------------------------------------------
+
+struct real_tile_arguments {
+    const float* weights = nullptr; // [panel][column][16]
+    std::size_t weights_stride = 0; // floats from panel to panel
+    const float* values = nullptr;  // [column][token]
+    const float* part_sums = nullptr;
+    const float* scales = nullptr;
+    const float* minimums = nullptr;
+    std::size_t widened_stride = 0;
+    float* results = nullptr;
+    float* totals = nullptr;
+};
+
+// results = fma(sum of a part, scale, results), part by part in order; each sum is one chain of fma over its columns.
+template <isa I, int Panels, int Tokens>
+NIBBLE_NOINLINE void real_tile(const real_tile_arguments& a, const tile_range& range) noexcept {
+    using f32 = typename I::f32;
+    const float* weights = a.weights;
+    const float* values = a.values;
+    for (std::size_t part = 0; part < range.parts; ++part) {
+        const bool last_part = part + 1 == range.parts;
+        const std::size_t columns = last_part ? range.last_units : range.part_units;
+        f32 s[Panels][Tokens][2];
+        const bool begun = range.resume && part == 0;
+#pragma GCC unroll 8
+        for (int p = 0; p < Panels; ++p)
+#pragma GCC unroll 8
+            for (int t = 0; t < Tokens; ++t)
+#pragma GCC unroll 2
+                for (int half = 0; half < 2; ++half)
+                    s[p][t][half] = begun ? I::load(a.totals + (p * Tokens + t) * 16 + half * 8) : I::broadcast(0.0f);
+#pragma GCC unroll 2
+        for (std::size_t k = 0; k < columns; ++k) {
+#pragma GCC unroll 8
+            for (int p = 0; p < Panels; ++p) {
+                const float* from = weights + static_cast<std::size_t>(p) * a.weights_stride;
+                const f32 low = I::load(from);
+                const f32 high = I::load(from + 8);
+#pragma GCC unroll 8
+                for (int t = 0; t < Tokens; ++t) {
+                    const f32 x = I::broadcast(values[t]);
+                    s[p][t][0] = I::fma(x, low, s[p][t][0]);
+                    s[p][t][1] = I::fma(x, high, s[p][t][1]);
+                }
+            }
+            weights += 16;
+            values += Tokens;
+        }
+        const bool complete = !last_part || range.finish;
+#pragma GCC unroll 8
+        for (int p = 0; p < Panels; ++p)
+#pragma GCC unroll 8
+            for (int t = 0; t < Tokens; ++t)
+#pragma GCC unroll 2
+                for (int half = 0; half < 2; ++half) {
+                    const int at = (p * Tokens + t) * 16 + half * 8;
+                    if (!complete) {
+                        I::store(a.totals + at, s[p][t][half]);
+                        continue;
+                    }
+                    const std::size_t wide =
+                        static_cast<std::size_t>(p) * a.widened_stride + part * 16 + static_cast<std::size_t>(half) * 8;
+                    f32 r = I::fma(s[p][t][half], I::load(a.scales + wide), I::load(a.results + at));
+                    if (a.minimums != nullptr)
+                        r = I::fma(I::broadcast(a.part_sums[part * Tokens + static_cast<std::size_t>(t)]),
+                                   I::load(a.minimums + wide), r);
+                    I::store(a.results + at, r);
+                }
+    }
+}
+
+} // namespace nibble::inline NIBBLE_ABI::kernel
