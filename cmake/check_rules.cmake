@@ -7,18 +7,25 @@ set(faults 0)
 set(word_begin "(^|[^A-Za-z0-9_])")
 set(word_end "([^A-Za-z0-9_]|$)")
 
-# Reports each line of `text` (the file's text, made lower case when the pattern is) that matches.
+# Reports the lines of `code` that match: three of them, and how many more.
 macro(forbid pattern why)
     if("${code}" MATCHES "${pattern}")
         set(number 0)
+        set(more -3)
         foreach(line IN LISTS code)
             math(EXPR number "${number} + 1")
             if(line MATCHES "${pattern}")
                 string(STRIP "${line}" shown)
-                message(STATUS "include/nibble/${header}:${number}: ${shown}\n     ${why}")
+                math(EXPR more "${more} + 1")
+                if(more LESS_EQUAL 0)
+                    message(STATUS "include/nibble/${header}:${number}: ${shown}\n     ${why}")
+                endif()
                 math(EXPR faults "${faults} + 1")
             endif()
         endforeach()
+        if(more GREATER 0)
+            message(STATUS "include/nibble/${header}: and ${more} more lines like these")
+        endif()
     endif()
 endmacro()
 
@@ -60,6 +67,9 @@ foreach(header IN LISTS headers)
         forbid("${word_begin}(getenv|throw|dynamic_cast|typeid|f?printf|puts|abort)${word_end}"
             "NIBBLE_CHECK reports; nothing else prints, throws or reads the environment")
     endif()
+    # Names that are macros somewhere (tests/headers/hostile.hpp); said here first because a compiler says it at length.
+    forbid("${word_begin}(I|near|far|small|interface|IN|OUT|ERROR|major|minor|unix|linux)${word_end}"
+        "a macro of this name is defined by some platform")
     # 4. Compilers are told apart in one place.
     if(NOT header MATCHES "^(core/config|isa/.*)\\.hpp$")
         forbid("__GNUC__|__clang__|_MSC_VER" "#if on compilers stands in core/config.hpp only")

@@ -29,6 +29,8 @@ std::uint32_t hash_of_product(std::uint32_t hash) {
 
 extern "C" std::uint32_t ENTRY() {
     std::uint32_t hash = 2166136261u;
-    hash = hash_of_product<nibble::int4_g128>(hash);
+    hash = hash_of_product<nibble::int4_g128>(hash); // integer family
+    hash = hash_of_product<nibble::nvfp4>(hash);     // two levels of scales
+    hash = hash_of_product<nibble::mxfp6_e3m2>(hash); // float family
     return hash;
 }
