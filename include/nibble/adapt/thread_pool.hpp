@@ -13,12 +13,13 @@
 namespace nibble::inline NIBBLE_ABI {
 
 // `threads` workers: the calling thread is one, the pool owns the others. Tasks are handed out one by one from a counter,
-// so a slow or preempted core holds up no more than the task it is in. Copies share the pool. One call at a time.
+// so a slow or preempted core holds up no more than the task it is in. Copies share the pool. One call at a time, and
+// tasks must not throw.
 class thread_pool {
 public:
     explicit thread_pool(std::size_t threads) : threads_(threads) {
         NIBBLE_CHECK(threads >= 1 && threads <= 4096, "thread_pool: 1 to 4096 threads");
-        if (threads > 1) pool_ = std::make_shared<Eigen::ThreadPool>(static_cast<int>(threads - 1));
+        if (threads > 1) state_ = std::make_shared<state>(static_cast<int>(threads - 1));
     }
     [[nodiscard]] std::size_t concurrency() const noexcept { return threads_; }
 
@@ -31,14 +32,16 @@ public:
             return;
         }
         std::atomic<std::size_t> next{0};
-        std::atomic<std::size_t> running{helpers};
+        // Not on this stack frame: the last helper still touches it to wake the caller that may already have returned.
+        std::atomic<std::size_t>& running = state_->running;
+        running.store(helpers, std::memory_order_relaxed);
         const auto work = [&](std::size_t worker) {
             for (std::size_t i = next.fetch_add(1, std::memory_order_relaxed); i < count;
                  i = next.fetch_add(1, std::memory_order_relaxed))
                 task(i, worker);
         };
         for (std::size_t h = 1; h <= helpers; ++h)
-            pool_->Schedule([&work, &running, h] {
+            state_->pool.Schedule([&work, &running, h] {
                 work(h);
                 if (running.fetch_sub(1, std::memory_order_acq_rel) == 1) running.notify_one();
             });
@@ -58,8 +61,13 @@ public:
     }
 
 private:
+    struct state {
+        explicit state(int threads) : pool(threads) {}
+        std::atomic<std::size_t> running{0};
+        Eigen::ThreadPool pool; // destroyed first: it waits for its threads
+    };
     std::size_t threads_;
-    std::shared_ptr<Eigen::ThreadPool> pool_;
+    std::shared_ptr<state> state_;
 };
 
 static_assert(executor<thread_pool>);
