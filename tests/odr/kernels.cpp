@@ -9,8 +9,7 @@ namespace {
 
 constexpr std::size_t m = 5, n = 40, k = 256;
 
-template <class Scheme>
-std::uint32_t hash_of_product(std::uint32_t hash) {
+template <class Scheme> std::uint32_t hash_of_product(std::uint32_t hash) {
     float w[n * k], x[m * k], y[m * n];
     std::uint32_t state = 1;
     const auto next = [&state] {
@@ -29,8 +28,8 @@ std::uint32_t hash_of_product(std::uint32_t hash) {
 
 extern "C" std::uint32_t ENTRY() {
     std::uint32_t hash = 2166136261u;
-    hash = hash_of_product<nibble::int4_g128>(hash); // integer family
-    hash = hash_of_product<nibble::nvfp4>(hash);     // two levels of scales
+    hash = hash_of_product<nibble::int4_g128>(hash);  // integer family
+    hash = hash_of_product<nibble::nvfp4>(hash);      // two levels of scales
     hash = hash_of_product<nibble::mxfp6_e3m2>(hash); // float family
     return hash;
 }

@@ -2,4 +2,6 @@
 #include <nibble/nibble.hpp>
 
 const void* handler_seen_by_the_other_unit();
-const void* handler_seen_by_the_other_unit() { return &nibble::detail::current_failure_handler; }
+const void* handler_seen_by_the_other_unit() {
+    return &nibble::detail::current_failure_handler;
+}
