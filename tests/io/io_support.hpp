@@ -1,0 +1,257 @@
+// io_support.hpp: builds model files in memory, valid ones and broken ones, and reads all that a reader hands out.
+#pragma once
+
+#include <nibble/io/model_file.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <random>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace nibble_test {
+
+using bytes = std::vector<std::byte>;
+
+// Little-endian numbers and strings, appended.
+class byte_writer {
+public:
+    template <class T>
+    byte_writer& number(T value) {
+        static_assert(std::is_arithmetic_v<T>);
+        std::byte raw[sizeof(T)];
+        std::memcpy(raw, &value, sizeof value);
+        if constexpr (std::endian::native == std::endian::big)
+            for (std::size_t i = 0; i < sizeof(T) / 2; ++i) std::swap(raw[i], raw[sizeof(T) - 1 - i]);
+        data_.insert(data_.end(), raw, raw + sizeof(T));
+        return *this;
+    }
+    byte_writer& u8(std::uint8_t v) { return number(v); }
+    byte_writer& u16(std::uint16_t v) { return number(v); }
+    byte_writer& u32(std::uint32_t v) { return number(v); }
+    byte_writer& u64(std::uint64_t v) { return number(v); }
+    byte_writer& raw(std::string_view text) {
+        for (const char c : text) data_.push_back(static_cast<std::byte>(static_cast<unsigned char>(c)));
+        return *this;
+    }
+    byte_writer& raw(const bytes& more) {
+        data_.insert(data_.end(), more.begin(), more.end());
+        return *this;
+    }
+    // As GGUF stores it: a 64-bit length, then the characters.
+    byte_writer& text(std::string_view s) { return u64(s.size()).raw(s); }
+    byte_writer& pad_to(std::size_t alignment) {
+        while (data_.size() % alignment != 0) data_.push_back(std::byte{0});
+        return *this;
+    }
+    [[nodiscard]] std::size_t size() const { return data_.size(); }
+    [[nodiscard]] bytes take() { return std::move(data_); }
+
+private:
+    bytes data_;
+};
+
+// ---- GGUF -----------------------------------------------------------------------------------------------------------
+
+struct gguf_entry {
+    std::string key;
+    bytes value; // type and value
+};
+
+struct gguf_tensor {
+    std::string name;
+    std::vector<std::uint64_t> ne; // contiguous dimension first, as in the file
+    std::uint32_t type = 0;
+    std::uint64_t offset = 0;
+};
+
+// Writes down what it is told, consistent or not.
+struct gguf_description {
+    std::string magic = "GGUF";
+    std::uint32_t version = 3;
+    std::optional<std::uint64_t> tensor_count = {};
+    std::optional<std::uint64_t> entry_count = {};
+    std::vector<gguf_entry> entries = {};
+    std::vector<gguf_tensor> tensors = {};
+    std::size_t alignment = 32;
+    bytes data = {};
+
+    [[nodiscard]] bytes write() const {
+        byte_writer w;
+        w.raw(magic).u32(version).u64(tensor_count.value_or(tensors.size())).u64(entry_count.value_or(entries.size()));
+        for (const gguf_entry& entry : entries) w.text(entry.key).raw(entry.value);
+        for (const gguf_tensor& tensor : tensors) {
+            w.text(tensor.name).u32(static_cast<std::uint32_t>(tensor.ne.size()));
+            for (const std::uint64_t extent : tensor.ne) w.u64(extent);
+            w.u32(tensor.type).u64(tensor.offset);
+        }
+        if (!tensors.empty()) w.pad_to(alignment);
+        return w.raw(data).take();
+    }
+};
+
+template <class T>
+gguf_entry entry_of(std::string key, std::uint32_t type, T value) {
+    return {std::move(key), byte_writer().u32(type).number(value).take()};
+}
+inline gguf_entry text_entry(std::string key, std::string_view value) {
+    return {std::move(key), byte_writer().u32(8).text(value).take()};
+}
+
+// One entry of every kind; tensors of F32, F16, BF16, block formats without and with bytes per row, and unknown types.
+inline gguf_description valid_gguf() {
+    gguf_description file;
+    file.entries = {
+        entry_of("u8", 0, std::uint8_t{200}),
+        entry_of("i8", 1, std::int8_t{-5}),
+        entry_of("u16", 2, std::uint16_t{60000}),
+        entry_of("i16", 3, std::int16_t{-30000}),
+        entry_of("u32", 4, std::uint32_t{4000000000}),
+        entry_of("i32", 5, std::int32_t{-2000000000}),
+        entry_of("f32", 6, 1.5f),
+        entry_of("yes", 7, std::uint8_t{1}),
+        entry_of("no", 7, std::uint8_t{0}),
+        text_entry("text", "llama"),
+        entry_of("u64", 10, std::uint64_t{1} << 40),
+        entry_of("u64.large", 10, ~std::uint64_t{0}),
+        entry_of("i64", 11, std::int64_t{-1} << 40),
+        entry_of("f64", 12, 0.1),
+        {"numbers", byte_writer().u32(9).u32(2).u64(3).u16(1).u16(2).u16(3).take()},
+        {"texts", byte_writer().u32(9).u32(8).u64(2).text("a").text("").take()},
+        {"flags", byte_writer().u32(9).u32(7).u64(2).u8(0).u8(1).take()},
+        {"nested", byte_writer().u32(9).u32(9).u64(2).u32(0).u64(1).u8(7).u32(8).u64(1).text("x").take()},
+        {"empty", byte_writer().u32(9).u32(9).u64(0).take()},
+        entry_of("general.alignment", 4, std::uint32_t{16}),
+    };
+    file.alignment = 16;
+    file.tensors = {
+        {"f32", {3, 2}, 0, 0},      {"f16", {5}, 1, 32},           {"bf16", {2, 3, 2}, 30, 48},
+        {"q4_0", {64, 2}, 2, 80},   {"iq2_bn", {64, 2}, 135, 160}, {"strange", {7}, 4711, 0},
+        {"stranger", {7}, 4712, 64}, {"one", {1, 1, 1, 1}, 24, 208},
+    };
+    byte_writer data;
+    for (int i = 0; i < 6; ++i) data.number(static_cast<float>(i) + 0.25f);                     // 0
+    data.pad_to(16).u16(0x3c00).u16(0xc000).u16(0x7c00).u16(0x0001).u16(0x3555);                // 32
+    data.pad_to(16);                                                                            // 48
+    for (std::uint32_t i = 0; i < 12; ++i) data.u16(static_cast<std::uint16_t>(0x3f80 + 0x40 * i));
+    data.pad_to(16);                                                                            // 80
+    for (std::uint32_t i = 0; i < 72; ++i) data.u8(static_cast<std::uint8_t>(i));
+    data.pad_to(16);                                                                            // 160
+    for (std::uint32_t i = 0; i < 40; ++i) data.u8(static_cast<std::uint8_t>(i));
+    data.pad_to(16).u8(42);                                                                     // 208
+    file.data = data.take();
+    return file;
+}
+
+// ---- safetensors ----------------------------------------------------------------------------------------------------
+
+inline bytes safetensors(std::string_view header, std::size_t data_bytes, std::optional<std::uint64_t> length = {}) {
+    byte_writer w;
+    w.u64(length.value_or(header.size())).raw(header);
+    for (std::size_t i = 0; i < data_bytes; ++i) w.u8(static_cast<std::uint8_t>(i * 37 + 11));
+    return w.take();
+}
+
+// Escapes, white space, all the types that are read, some that are not, a scalar, an empty tensor, an unknown field.
+inline constexpr std::string_view valid_safetensors_header = R"({
+  "__metadata__": {"format": "pt", "caf\u00e9\n": "\ud83d\ude00 \"q\" \\ \/ \b\f\r\t", "": ""},
+  "bf16": {"dtype": "BF16", "shape": [2, 3], "data_offsets": [24, 36]},
+  "f32": {"data_offsets": [0, 24], "shape": [1, 2, 3], "dtype": "F32"},
+  "sc\u0061lar": {"dtype": "F16", "shape": [], "data_offsets": [36, 38]},
+  "odd": {"dtype": "F16", "shape": [1], "data_offsets": [38, 40]},
+  "none": {"dtype": "F32", "shape": [4, 0], "data_offsets": [40, 40]},
+  "fp4": {"dtype": "F4", "shape": [6], "data_offsets": [40, 43]},
+  "new": {"dtype": "F2_NEW", "shape": [9, 9], "data_offsets": [43, 46],
+          "more": [{"a": [true, false, null, -0.5e+3, 0, "\u0041"]}, [], {}]},
+  "i8": {"dtype": "I8", "shape": [2], "data_offsets": [46, 48]}
+}  )";
+inline constexpr std::size_t valid_safetensors_data = 48;
+
+inline bytes valid_safetensors() { return safetensors(valid_safetensors_header, valid_safetensors_data); }
+
+// ---- reading --------------------------------------------------------------------------------------------------------
+
+// The bytes in a heap block of just their size, so that the address sanitizer sees the first byte too far.
+class exact_copy {
+public:
+    explicit exact_copy(std::span<const std::byte> from) : data_(new std::byte[from.size()]), size_(from.size()) {
+        if (!from.empty()) std::memcpy(data_.get(), from.data(), from.size());
+    }
+    [[nodiscard]] std::span<const std::byte> view() const { return {data_.get(), size_}; }
+
+private:
+    std::unique_ptr<std::byte[]> data_;
+    std::size_t size_;
+};
+
+// Reads every byte that an open file hands out, and says what is wrong with it ("" if nothing is).
+template <class File>
+std::string touch(const File& file, std::span<const std::byte> all) {
+    unsigned sum = 0;
+    const auto touch_text = [&](std::string_view s) {
+        for (const char c : s) sum += static_cast<unsigned char>(c);
+    };
+    for (const nibble::tensor_info& tensor : file.tensors()) {
+        touch_text(tensor.name);
+        touch_text(tensor.type_name);
+        if (tensor.type_name.empty()) return "a type without a name";
+        if (file.find(tensor.name) != &tensor) return "a tensor that its name does not find";
+        if (tensor.data < all.data() || tensor.data > all.data() + all.size() ||
+            tensor.bytes > static_cast<std::size_t>(all.data() + all.size() - tensor.data))
+            return "data outside of the file";
+        for (std::size_t i = 0; i < tensor.bytes; ++i) sum += static_cast<unsigned>(tensor.data[i]);
+        std::vector<float> values(tensor.bytes / 2 + 1);
+        const std::size_t rows = tensor.rows();
+        const std::size_t cols = tensor.cols();
+        if (tensor.type == nibble::tensor_type::other) {
+            if (nibble::read_matrix(tensor, {}).code() != nibble::status_code::unsupported) return "other was read";
+            continue;
+        }
+        if (cols != 0 && rows > values.size() / cols) return "a shape larger than the data";
+        if (!nibble::read_matrix(tensor, {values.data(), rows, cols}).ok()) return "a tensor that cannot be read";
+        for (const float value : values) sum += value > 0.0f ? 1u : 2u;
+    }
+    if (file.find("no such tensor, surely") != nullptr) return "a tensor that is not there";
+    if constexpr (requires { file.as_gguf(); }) {
+        for (const std::string_view key : {"u8", "text", "general.alignment", "format"})
+            if (const auto text = file.metadata_text(key)) touch_text(*text);
+        if (const nibble::gguf_file* gguf = file.as_gguf())
+            for (const nibble::gguf_value& value : gguf->metadata()) {
+                touch_text(value.key);
+                for (const std::byte b : value.bytes) sum += static_cast<unsigned>(b);
+                (void)gguf->metadata_integer(value.key);
+                (void)gguf->metadata_number(value.key);
+                (void)gguf->metadata_flag(value.key);
+                if (gguf->metadata_value(value.key) != &value) return "metadata that its key does not find";
+            }
+        if (const nibble::safetensors_file* safe = file.as_safetensors())
+            for (const nibble::safetensors_text& entry : safe->metadata()) {
+                touch_text(entry.key);
+                touch_text(entry.value);
+                if (safe->metadata_text(entry.key) != entry.value) return "metadata that its key does not find";
+            }
+    }
+    volatile unsigned sink = sum;
+    (void)sink;
+    return "";
+}
+
+// Opens a copy of `all` and reads everything in it; a failure must say why. "" if all is as it should be.
+template <class File>
+std::string open_and_touch(std::span<const std::byte> all, bool& opened) {
+    const exact_copy copy(all);
+    File file;
+    const nibble::status s = File::parse(copy.view(), file);
+    opened = s.ok();
+    if (s.ok()) return touch(file, copy.view());
+    if (!file.tensors().empty()) return "a failed parse that leaves tensors behind";
+    return s.message().find("byte ") == std::string::npos ? "a message without an offset: " + s.message() : "";
+}
+
+} // namespace nibble_test

@@ -1,0 +1,142 @@
+// mapped_file.cpp: files that map, and everything else that a path may name.
+#include <support/catch.hpp>
+
+#include <nibble/io/model_file.hpp>
+
+#include "io_support.hpp"
+
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <utility>
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+namespace nb = nibble;
+
+namespace {
+
+// A directory of its own that goes away with the test.
+class scratch_folder {
+public:
+    scratch_folder() {
+        std::string name = (std::filesystem::temp_directory_path() / "nibble-io-XXXXXX").string();
+        REQUIRE(::mkdtemp(name.data()) != nullptr);
+        path_ = name;
+    }
+    scratch_folder(const scratch_folder&) = delete;
+    scratch_folder& operator=(const scratch_folder&) = delete;
+    ~scratch_folder() {
+        std::error_code ignored;
+        std::filesystem::remove_all(path_, ignored);
+    }
+    [[nodiscard]] std::string at(const char* name) const { return (path_ / name).string(); }
+    std::string write(const char* name, std::span<const std::byte> bytes) const {
+        std::ofstream file(path_ / name, std::ios::binary);
+        file.write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+        return at(name);
+    }
+
+private:
+    std::filesystem::path path_;
+};
+
+template <class File>
+void cannot_open(const char* path, const char* fragment) {
+    File file;
+    const nb::status s = File::open(path, file);
+    INFO(s.message());
+    CHECK(s.code() == nb::status_code::cannot_open);
+    CHECK(s.message().find(fragment) != std::string::npos);
+}
+
+} // namespace
+
+TEST_CASE("a file is mapped as it is, and the mapping moves", "[io]") {
+    const scratch_folder folder;
+    const std::string path = folder.write("file", nibble_test::byte_writer().raw("hello").take());
+    nb::mapped_file file;
+    CHECK(file.bytes().empty());
+    REQUIRE(nb::mapped_file::open(path.c_str(), file).ok());
+    REQUIRE(file.bytes().size() == 5);
+    CHECK(file.bytes()[4] == std::byte{'o'});
+    const std::byte* where = file.bytes().data();
+    nb::mapped_file other = std::move(file);
+    CHECK(other.bytes().data() == where);
+    CHECK(file.bytes().empty()); // NOLINT: a moved-from mapping is empty
+    file = std::move(other);
+    CHECK(file.bytes().data() == where);
+    CHECK(!nb::mapped_file::open(folder.at("none").c_str(), file).ok());
+    CHECK(file.bytes().data() == where); // a failure leaves it alone
+}
+
+TEST_CASE("what is no readable file is refused with the reason", "[io]") {
+    const scratch_folder folder;
+    const std::string missing = folder.at("missing");
+    const std::string empty = folder.write("empty", {});
+    const std::string pipe = folder.at("pipe");
+    REQUIRE(::mkfifo(pipe.c_str(), 0600) == 0);
+    cannot_open<nb::mapped_file>(nullptr, "no file name");
+    cannot_open<nb::mapped_file>("", "no file name");
+    cannot_open<nb::mapped_file>(missing.c_str(), "missing: there is no such file");
+    cannot_open<nb::mapped_file>((missing + "/below").c_str(), "there is no such file");
+    cannot_open<nb::mapped_file>(folder.at("").c_str(), "it is a directory");
+    cannot_open<nb::mapped_file>(empty.c_str(), "it is empty");
+    cannot_open<nb::mapped_file>(pipe.c_str(), "it is not a regular file"); // and does not wait for a writer
+    cannot_open<nb::gguf_file>(missing.c_str(), "there is no such file");
+    cannot_open<nb::safetensors_file>(empty.c_str(), "it is empty");
+    cannot_open<nb::model_file>(folder.at("").c_str(), "it is a directory");
+    if (::geteuid() != 0) { // the superuser may read everything
+        const std::string locked = folder.write("locked", nibble_test::byte_writer().raw("x").take());
+        REQUIRE(::chmod(locked.c_str(), 0) == 0);
+        cannot_open<nb::mapped_file>(locked.c_str(), "no permission");
+    }
+}
+
+TEST_CASE("either format opens from disk by its content", "[io]") {
+    const scratch_folder folder;
+    const nibble_test::bytes gguf_bytes = nibble_test::valid_gguf().write();
+    const nibble_test::bytes safe_bytes = nibble_test::valid_safetensors();
+    const std::string gguf = folder.write("a.safetensors", gguf_bytes); // the name says nothing
+    const std::string safe = folder.write("a.gguf", safe_bytes);
+    nb::model_file file;
+    CHECK(file.format() == nb::model_format::none);
+    CHECK(file.tensors().empty());
+    CHECK(file.find("f32") == nullptr);
+
+    REQUIRE(nb::model_file::open(gguf.c_str(), file).ok());
+    CHECK(file.format() == nb::model_format::gguf);
+    REQUIRE(file.as_gguf() != nullptr);
+    CHECK(file.as_safetensors() == nullptr);
+    CHECK(file.metadata_text("text") == "llama");
+    REQUIRE(file.find("f32") != nullptr);
+    float row[3] = {};
+    REQUIRE(nb::read_rows(*file.find("f32"), 1, {row, 1, 3}).ok());
+    CHECK(row[2] == 5.25f);
+
+    // A failure, of either kind, leaves the open file alone.
+    CHECK(!nb::model_file::open(folder.at("none").c_str(), file).ok());
+    const std::string broken = folder.write("broken", std::span(gguf_bytes).first(100));
+    const nb::status s = nb::model_file::open(broken.c_str(), file);
+    CHECK(s.code() == nb::status_code::truncated);
+    CHECK(s.message().find("broken: gguf: ") != std::string::npos);
+    const std::string text = folder.write("text", nibble_test::byte_writer().raw("neither one nor the other").take());
+    CHECK(nb::model_file::open(text.c_str(), file).code() == nb::status_code::malformed);
+    CHECK(file.find("f32") != nullptr);
+
+    REQUIRE(nb::model_file::open(safe.c_str(), file).ok());
+    CHECK(file.format() == nb::model_format::safetensors);
+    CHECK(file.as_gguf() == nullptr);
+    REQUIRE(file.as_safetensors() != nullptr);
+    CHECK(file.metadata_text("format") == "pt");
+    CHECK(file.find("scalar") != nullptr);
+
+    // What the file handed out survives a move: descriptions and data stay where they are.
+    const nb::tensor_info* scalar = file.find("scalar");
+    const std::byte* data = scalar->data;
+    nb::model_file moved = std::move(file);
+    CHECK(moved.find("scalar") == scalar);
+    CHECK(moved.find("scalar")->data == data);
+    CHECK(moved.find("scalar")->name == "scalar");
+}
