@@ -47,7 +47,7 @@ template <any_scheme S>
 // The result is the same bit for bit for any executor, any M (row m depends on row m of x alone), any ISA and any tile.
 // NaN or infinity in x: the whole row m of y is NaN in the integer family, IEEE arithmetic in the other. A NaN weight
 // makes its output NaN for every row. y must not overlap x or w, except as an epilogue documents.
-template <isa I = best_isa, any_scheme S, epilogue Epilogue = identity, executor Executor = serial>
+template <isa Isa = best_isa, any_scheme S, epilogue Epilogue = identity, executor Executor = serial>
 void gemm(matrix_view<const float> x, const packed<S>& w, matrix_view<float> y, const Epilogue& finish = {},
           const gemm_options& options = {}, const Executor& threads = {}) {
     NIBBLE_CHECK(x.cols() == w.cols(), "gemm: x must have as many columns as the weights");
@@ -58,10 +58,10 @@ void gemm(matrix_view<const float> x, const packed<S>& w, matrix_view<float> y, 
     const kernel::gemm_plan<S> plan(w, x.rows(), options.activations == activation_scale::per_group);
     const std::size_t bytes = plan.workspace_bytes(threads.concurrency());
     if (options.workspace != nullptr) {
-        kernel::run_gemm<I, S>(plan, x, w, y, finish, options.workspace->reserve(bytes), threads);
+        kernel::run_gemm<Isa, S>(plan, x, w, y, finish, options.workspace->reserve(bytes), threads);
     } else {
         buffer own(bytes);
-        kernel::run_gemm<I, S>(plan, x, w, y, finish, own.data(), threads);
+        kernel::run_gemm<Isa, S>(plan, x, w, y, finish, own.data(), threads);
     }
 }
 

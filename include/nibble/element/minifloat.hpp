@@ -23,7 +23,7 @@ enum class specials {
 //   e = 0: m x 2^(1 - bias - mantissa)          (subnormal, always on)
 //   e > 0: (1 + m / 2^mantissa) x 2^(e - bias)
 struct float_format {
-    static constexpr int default_bias = std::numeric_limits<int>::min();
+    static constexpr int default_bias = (std::numeric_limits<int>::min)();
     int exponent = 4;
     int mantissa = 3;
     nibble::specials specials = nibble::specials::none;

@@ -65,8 +65,8 @@ struct avx2 : generic {
         return f32(_mm256_fmadd_ps(a, b, c));
     }
     // The instructions, not xsimd's min and max: their treatment of NaN is what generic defines, in every version.
-    [[nodiscard]] static NIBBLE_INLINE f32 min(const f32& a, const f32& b) noexcept { return f32(_mm256_min_ps(a, b)); }
-    [[nodiscard]] static NIBBLE_INLINE f32 max(const f32& a, const f32& b) noexcept { return f32(_mm256_max_ps(a, b)); }
+    [[nodiscard]] static NIBBLE_INLINE f32 smaller(const f32& a, const f32& b) noexcept { return f32(_mm256_min_ps(a, b)); }
+    [[nodiscard]] static NIBBLE_INLINE f32 larger(const f32& a, const f32& b) noexcept { return f32(_mm256_max_ps(a, b)); }
     [[nodiscard]] static NIBBLE_INLINE f32 select_less(const f32& a, const f32& b, const f32& x, const f32& y) noexcept {
         return f32(_mm256_blendv_ps(y, x, _mm256_cmp_ps(a, b, _CMP_LT_OQ)));
     }
@@ -121,14 +121,14 @@ struct avx2 : generic {
             // One 16-entry shuffle per row of the table, of which the upper bits of the code choose one.
             __m256i r = _mm256_shuffle_epi8(row<0>(table), a.v);
             const __m256i high = _mm256_and_si256(_mm256_srli_epi16(a.v, 4), _mm256_set1_epi8(15));
-            const auto choose = [&]<std::size_t I>() {
-                const __m256i mine = _mm256_cmpeq_epi8(high, _mm256_set1_epi8(static_cast<char>(I)));
+            const auto choose = [&]<std::size_t Row>() {
+                const __m256i mine = _mm256_cmpeq_epi8(high, _mm256_set1_epi8(static_cast<char>(Row)));
                 const __m256i index = _mm256_and_si256(a.v, _mm256_set1_epi8(15));
-                r = _mm256_blendv_epi8(r, _mm256_shuffle_epi8(row<I>(table), index), mine);
+                r = _mm256_blendv_epi8(r, _mm256_shuffle_epi8(row<Row>(table), index), mine);
             };
             r = _mm256_shuffle_epi8(row<0>(table), _mm256_and_si256(a.v, _mm256_set1_epi8(15)));
-            [&]<std::size_t... I>(std::index_sequence<I...>) {
-                (choose.template operator()<I + 1>(), ...);
+            [&]<std::size_t... Rows>(std::index_sequence<Rows...>) {
+                (choose.template operator()<Rows + 1>(), ...);
             }(std::make_index_sequence<Size / 16 - 1>{});
             return {r};
         }
@@ -254,10 +254,10 @@ private:
         __builtin_memcpy(&word, from, 4);
         return _mm256_set1_epi32(word);
     }
-    template <std::size_t I, std::size_t Size>
+    template <std::size_t Row, std::size_t Size>
     [[nodiscard]] static NIBBLE_INLINE __m256i row(const detail::table<std::uint8_t, Size>& table) noexcept {
         alignas(16) std::uint8_t entries[16];
-        for (std::size_t i = 0; i < 16; ++i) entries[i] = table.at[(16 * I + i) % Size];
+        for (std::size_t i = 0; i < 16; ++i) entries[i] = table.at[(16 * Row + i) % Size];
         return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(entries)));
     }
     template <element E, std::size_t First>

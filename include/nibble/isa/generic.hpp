@@ -79,10 +79,10 @@ struct generic {
         return r;
     }
     // a < b ? a : b and a > b ? a : b: b if either is NaN.
-    [[nodiscard]] static NIBBLE_INLINE f32 min(const f32& a, const f32& b) noexcept {
+    [[nodiscard]] static NIBBLE_INLINE f32 smaller(const f32& a, const f32& b) noexcept {
         return each(a, b, [](float x, float y) { return x < y ? x : y; });
     }
-    [[nodiscard]] static NIBBLE_INLINE f32 max(const f32& a, const f32& b) noexcept {
+    [[nodiscard]] static NIBBLE_INLINE f32 larger(const f32& a, const f32& b) noexcept {
         return each(a, b, [](float x, float y) { return x > y ? x : y; });
     }
     // a < b ? x : y

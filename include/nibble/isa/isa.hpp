@@ -16,17 +16,17 @@ namespace nibble::inline NIBBLE_ABI {
 //   bytes             32 bytes: 8 rows x 4 columns of codes, or four activations for every row
 //   words             16 int16: 8 rows x 2 columns
 //   sums              what integer products are summed in (int16 or int32 lanes)
-template <class I>
-concept isa = requires(const float* from, float* to, typename I::f32 a, const std::int32_t* pair, typename I::bytes b,
-                       typename I::sums s, typename I::i32 i) {
-    { I::name } -> std::convertible_to<const char*>;
-    { I::load(from) } -> std::same_as<typename I::f32>;
-    I::store(to, a);
-    { I::fma(a, a, a) } -> std::same_as<typename I::f32>;
-    { I::dot_start(pair, 0) } -> std::same_as<typename I::sums>;
-    { I::dot(s, b, b) } -> std::same_as<typename I::sums>;
-    { I::dot_finish(s) } -> std::same_as<typename I::i32>;
-    { I::to_float(i) } -> std::same_as<typename I::f32>;
+template <class Isa>
+concept isa = requires(const float* from, float* to, typename Isa::f32 a, const std::int32_t* pair, typename Isa::bytes b,
+                       typename Isa::sums s, typename Isa::i32 i) {
+    { Isa::name } -> std::convertible_to<const char*>;
+    { Isa::load(from) } -> std::same_as<typename Isa::f32>;
+    Isa::store(to, a);
+    { Isa::fma(a, a, a) } -> std::same_as<typename Isa::f32>;
+    { Isa::dot_start(pair, 0) } -> std::same_as<typename Isa::sums>;
+    { Isa::dot(s, b, b) } -> std::same_as<typename Isa::sums>;
+    { Isa::dot_finish(s) } -> std::same_as<typename Isa::i32>;
+    { Isa::to_float(i) } -> std::same_as<typename Isa::f32>;
 };
 
 } // namespace nibble::inline NIBBLE_ABI

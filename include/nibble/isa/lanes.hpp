@@ -11,59 +11,59 @@ namespace nibble::inline NIBBLE_ABI {
 
 // In an epilogue write a x b + c as fma(a, b, c): GCC fuses the operators' instructions by itself, and then results
 // would depend on the compiler.
-template <isa I>
+template <isa Isa>
 struct lanes {
-    using isa_type = I;
-    static constexpr std::size_t width = I::width;
-    typename I::f32 value;
+    using isa_type = Isa;
+    static constexpr std::size_t width = Isa::width;
+    typename Isa::f32 value;
 
     lanes() = default;
-    NIBBLE_INLINE lanes(typename I::f32 v) noexcept : value(v) {}
-    NIBBLE_INLINE lanes(float x) noexcept : value(I::broadcast(x)) {}
+    NIBBLE_INLINE lanes(typename Isa::f32 v) noexcept : value(v) {}
+    NIBBLE_INLINE lanes(float x) noexcept : value(Isa::broadcast(x)) {}
 
     // The first `count` floats at `from`, zeros above; reads nothing beyond them.
     [[nodiscard]] static NIBBLE_INLINE lanes load(const float* from, std::size_t count) noexcept {
-        return count == width ? lanes(I::load(from)) : lanes(I::load_some(from, count));
+        return count == width ? lanes(Isa::load(from)) : lanes(Isa::load_some(from, count));
     }
     NIBBLE_INLINE void store(float* to, std::size_t count) const noexcept {
         if (count == width)
-            I::store(to, value);
+            Isa::store(to, value);
         else
-            I::store_some(to, value, count);
+            Isa::store_some(to, value, count);
     }
 
     // The same value, opaque to the optimiser: keeps a multiplication on one side from fusing with an addition on the
     // other.
     [[nodiscard]] NIBBLE_INLINE lanes kept() const noexcept {
         lanes copy = *this;
-        I::keep(copy.value);
+        Isa::keep(copy.value);
         return copy;
     }
 
-    friend NIBBLE_INLINE lanes operator+(const lanes& a, const lanes& b) noexcept { return I::add(a.value, b.value); }
+    friend NIBBLE_INLINE lanes operator+(const lanes& a, const lanes& b) noexcept { return Isa::add(a.value, b.value); }
     friend NIBBLE_INLINE lanes operator-(const lanes& a, const lanes& b) noexcept {
-        return I::subtract(a.value, b.value);
+        return Isa::subtract(a.value, b.value);
     }
     friend NIBBLE_INLINE lanes operator*(const lanes& a, const lanes& b) noexcept {
-        return I::multiply(a.value, b.value);
+        return Isa::multiply(a.value, b.value);
     }
-    friend NIBBLE_INLINE lanes operator/(const lanes& a, const lanes& b) noexcept { return I::divide(a.value, b.value); }
+    friend NIBBLE_INLINE lanes operator/(const lanes& a, const lanes& b) noexcept { return Isa::divide(a.value, b.value); }
     // a x b + c, rounded once.
     friend NIBBLE_INLINE lanes fma(const lanes& a, const lanes& b, const lanes& c) noexcept {
-        return I::fma(a.value, b.value, c.value);
+        return Isa::fma(a.value, b.value, c.value);
     }
     // (a < b) ? a : b and (a > b) ? a : b: b if either is NaN.
-    friend NIBBLE_INLINE lanes smaller(const lanes& a, const lanes& b) noexcept { return I::min(a.value, b.value); }
-    friend NIBBLE_INLINE lanes larger(const lanes& a, const lanes& b) noexcept { return I::max(a.value, b.value); }
+    friend NIBBLE_INLINE lanes smaller(const lanes& a, const lanes& b) noexcept { return Isa::smaller(a.value, b.value); }
+    friend NIBBLE_INLINE lanes larger(const lanes& a, const lanes& b) noexcept { return Isa::larger(a.value, b.value); }
     // (a < b) ? x : y
     friend NIBBLE_INLINE lanes select_less(const lanes& a, const lanes& b, const lanes& x, const lanes& y) noexcept {
-        return I::select_less(a.value, b.value, x.value, y.value);
+        return Isa::select_less(a.value, b.value, x.value, y.value);
     }
-    friend NIBBLE_INLINE lanes absolute(const lanes& a) noexcept { return I::absolute(a.value); }
+    friend NIBBLE_INLINE lanes absolute(const lanes& a) noexcept { return Isa::absolute(a.value); }
     friend NIBBLE_INLINE lanes copy_sign(const lanes& a, const lanes& b) noexcept {
-        return I::copy_sign(a.value, b.value);
+        return Isa::copy_sign(a.value, b.value);
     }
-    friend NIBBLE_INLINE lanes round_even(const lanes& a) noexcept { return I::round(a.value); }
+    friend NIBBLE_INLINE lanes round_even(const lanes& a) noexcept { return Isa::round(a.value); }
 
     // e^x within 2 units in the last place; 0 below -103.97, infinity above 88.72, NaN for NaN. Results below 2^-126 are
     // rounded to fp32's subnormals.
@@ -80,7 +80,7 @@ struct lanes {
         p = fma(p, r, lanes(1.0f));
         p = fma(p, r, lanes(1.0f));
         const lanes half = round_even(n * lanes(0.5f));
-        return (p * lanes(I::exp2i(half.value))) * lanes(I::exp2i((n - half).value));
+        return (p * lanes(Isa::exp2i(half.value))) * lanes(Isa::exp2i((n - half).value));
     }
     // 1 / (1 + e^-x), within 4 units in the last place.
     friend NIBBLE_INLINE lanes sigmoid(const lanes& x) noexcept {

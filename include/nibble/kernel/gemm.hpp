@@ -186,53 +186,53 @@ private:
 };
 
 // Which source an integer scheme's tile reads.
-template <isa I, any_scheme S>
+template <isa Isa, any_scheme S>
 struct source_of {
     using plan = gemm_plan<S>;
     using element = typename S::element_type;
-    using nibbles = std::conditional_t<detail::integer_grid_of<element>.linear, nibble_source<I, void>, nibble_source<I, element>>;
+    using nibbles = std::conditional_t<detail::integer_grid_of<element>.linear, nibble_source<Isa, void>, nibble_source<Isa, element>>;
     using type = std::conditional_t<plan::direct_nibbles, nibbles,
-                                    std::conditional_t<plan::wide, word_source<I>, byte_source<I>>>;
+                                    std::conditional_t<plan::wide, word_source<Isa>, byte_source<Isa>>>;
 };
 
-template <class Source, int Panels>
+template <class Source, bool Zeros, int Panels>
 NIBBLE_INLINE void integer_tile_of(std::size_t tokens, const integer_tile_arguments& a, const tile_range& r) noexcept {
     switch (tokens) {
-    case 1: return integer_tile<Source, Panels, 1>(a, r);
-    case 2: return integer_tile<Source, Panels, 2>(a, r);
-    case 3: return integer_tile<Source, Panels, 3>(a, r);
-    default: return integer_tile<Source, Panels, 4>(a, r);
+    case 1: return integer_tile<Source, Panels, 1, Zeros>(a, r);
+    case 2: return integer_tile<Source, Panels, 2, Zeros>(a, r);
+    case 3: return integer_tile<Source, Panels, 3, Zeros>(a, r);
+    default: return integer_tile<Source, Panels, 4, Zeros>(a, r);
     }
 }
-template <isa I>
+template <isa Isa>
 NIBBLE_INLINE void real_tile_of(std::size_t tokens, const real_tile_arguments& a, const tile_range& r) noexcept {
     switch (tokens) {
-    case 1: return real_tile<I, 1, 1>(a, r);
-    case 2: return real_tile<I, 1, 2>(a, r);
-    case 3: return real_tile<I, 1, 3>(a, r);
-    case 4: return real_tile<I, 1, 4>(a, r);
-    case 5: return real_tile<I, 1, 5>(a, r);
-    default: return real_tile<I, 1, 6>(a, r);
+    case 1: return real_tile<Isa, 1, 1>(a, r);
+    case 2: return real_tile<Isa, 1, 2>(a, r);
+    case 3: return real_tile<Isa, 1, 3>(a, r);
+    case 4: return real_tile<Isa, 1, 4>(a, r);
+    case 5: return real_tile<Isa, 1, 5>(a, r);
+    default: return real_tile<Isa, 1, 6>(a, r);
     }
 }
 
 // The results of one panel to y: row factors, token scales, epilogue, store.
-template <isa I, epilogue Epilogue>
+template <isa Isa, epilogue Epilogue>
 NIBBLE_INLINE void finish_panel(const float* results, std::size_t tile_tokens, const float* factors, const float* token_scales,
                                 std::size_t first_token, std::size_t tokens, std::size_t first_output, std::size_t outputs,
                                 const matrix_view<float>& y, const Epilogue& finish) {
     (void)tile_tokens;
     for (std::size_t t = 0; t < tokens; ++t)
         for (std::size_t half = 0; half < outputs; half += 8) {
-            lanes<I> r(I::multiply(I::load(results + t * panel_layout::rows + half), I::load(factors + half)));
-            if (token_scales != nullptr) r = r * lanes<I>(token_scales[t]);
+            lanes<Isa> r(Isa::multiply(Isa::load(results + t * panel_layout::rows + half), Isa::load(factors + half)));
+            if (token_scales != nullptr) r = r * lanes<Isa>(token_scales[t]);
             const position at{first_token + t, first_output + half, detail::min_of<std::size_t>(8, outputs - half)};
-            lanes<I>(finish(r.kept(), at)).store(y.row(at.token) + at.output, at.count);
+            lanes<Isa>(finish(r.kept(), at)).store(y.row(at.token) + at.output, at.count);
         }
 }
 
 // Sums of one task: `panels` panels from `first_panel` on against the tokens [first_token, first_token + tokens).
-template <isa I, any_scheme S>
+template <isa Isa, any_scheme S>
 NIBBLE_INLINE void sum_task(const gemm_plan<S>& plan, const packed<S>& w, const typename gemm_plan<S>::shared_memory& shared,
                             const typename gemm_plan<S>::worker_memory& own, std::size_t first_panel, std::size_t panels,
                             std::size_t first_token, std::size_t tokens) noexcept {
@@ -247,14 +247,14 @@ NIBBLE_INLINE void sum_task(const gemm_plan<S>& plan, const packed<S>& w, const 
         const std::size_t offset = w.sections().codes + r.begin / plan.depth.step * detail::step_bytes<element>;
         for (std::size_t p = 0; p < panels; ++p) {
             const std::byte* panel = w.panel(first_panel + p);
-            widen_scales<I>(w, panel, r.part, r.parts, own.scales + p * stride);
-            if constexpr (S::has_minimum) widen_minimums<I>(w, panel, r.part, r.parts, own.minimums + p * stride);
+            widen_scales<Isa>(w, panel, r.part, r.parts, own.scales + p * stride);
+            if constexpr (S::has_minimum) widen_minimums<Isa>(w, panel, r.part, r.parts, own.minimums + p * stride);
             if constexpr (P::has_zeros) widen_zeros(w, panel, r.part, r.parts, own.zeros + p * stride);
             const auto* codes = reinterpret_cast<const std::uint8_t*>(panel + offset);
             if constexpr (P::real)
-                unpack_real<I, element>(codes, units, own.real_lanes + p * units * rows);
+                unpack_real<Isa, element>(codes, units, own.real_lanes + p * units * rows);
             else if constexpr (!P::direct)
-                unpack_integer<I, element>(codes, units, own.lanes + p * units * 64);
+                unpack_integer<Isa, element>(codes, units, own.lanes + p * units * 64);
         }
         if constexpr (P::real) {
             real_tile_arguments a{};
@@ -272,12 +272,12 @@ NIBBLE_INLINE void sum_task(const gemm_plan<S>& plan, const packed<S>& w, const 
                     a.results = own.results + (p * tokens + t) * rows;
                     a.totals = reinterpret_cast<float*>(own.totals) + (p * tokens + t) * rows;
                     if (together)
-                        real_tile<I, static_cast<int>(P::most_panels), 1>(a, r);
+                        real_tile<Isa, static_cast<int>(P::most_panels), 1>(a, r);
                     else
-                        real_tile_of<I>(n, a, r);
+                        real_tile_of<Isa>(n, a, r);
                 }
         } else {
-            using source = typename source_of<I, S>::type;
+            using source = typename source_of<Isa, S>::type;
             integer_tile_arguments a{};
             a.codes_stride = P::direct ? w.panel_bytes() : units * 64;
             a.widened_stride = stride;
@@ -302,9 +302,9 @@ NIBBLE_INLINE void sum_task(const gemm_plan<S>& plan, const packed<S>& w, const 
                     a.results = own.results + (p * tokens + t) * rows;
                     a.totals = reinterpret_cast<std::int32_t*>(own.totals) + (p * tokens + t) * rows;
                     if (together)
-                        integer_tile<source, static_cast<int>(P::most_panels), 1>(a, r);
+                        integer_tile<source, static_cast<int>(P::most_panels), 1, P::has_zeros>(a, r);
                     else
-                        integer_tile_of<source, 1>(n, a, r);
+                        integer_tile_of<source, P::has_zeros, 1>(n, a, r);
                 }
         }
     });
@@ -330,7 +330,7 @@ inline void prepare_task(const gemm_plan<S>& plan, matrix_view<const float> x,
     }
 }
 
-template <isa I, any_scheme S, epilogue Epilogue, executor Executor>
+template <isa Isa, any_scheme S, epilogue Epilogue, executor Executor>
 inline void run_gemm(const gemm_plan<S>& plan, matrix_view<const float> x, const packed<S>& w, matrix_view<float> y,
                      const Epilogue& finish, std::byte* memory, const Executor& threads) {
     using P = gemm_plan<S>;
@@ -352,10 +352,10 @@ inline void run_gemm(const gemm_plan<S>& plan, matrix_view<const float> x, const
         const std::size_t first_token = task / plan.panel_tasks * plan.token_chunk;
         const std::size_t tokens = detail::min_of(plan.token_chunk, plan.tokens - first_token);
         const typename P::worker_memory own = worker_memory(worker);
-        sum_task<I, S>(plan, w, shared, own, first_panel, panels, first_token, tokens);
+        sum_task<Isa, S>(plan, w, shared, own, first_panel, panels, first_token, tokens);
         for (std::size_t p = 0; p < panels; ++p) {
             const std::size_t output = (first_panel + p) * panel_layout::rows;
-            finish_panel<I>(own.results + p * tokens * panel_layout::rows, P::tile_tokens,
+            finish_panel<Isa>(own.results + p * tokens * panel_layout::rows, P::tile_tokens,
                             reinterpret_cast<const float*>(w.panel(first_panel + p) + w.sections().factors),
                             P::real || plan.per_part ? nullptr : shared.scales + first_token, first_token, tokens, output,
                             detail::min_of(panel_layout::rows, plan.outputs - output), y, finish);

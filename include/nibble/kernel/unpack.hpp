@@ -15,62 +15,62 @@
 namespace nibble::inline NIBBLE_ABI::kernel {
 
 // Codes of one step as stored, one per byte: quad q's vectors A and B through put(2q) and put(2q + 1).
-template <isa I, element E, class Put>
+template <isa Isa, element E, class Put>
 NIBBLE_INLINE void spread_lanes(const std::uint8_t* in, Put put) noexcept {
-    using bytes = typename I::bytes;
+    using bytes = typename Isa::bytes;
     if constexpr (E::bits == 8) {
-        put(0, I::load_bytes(in));
-        put(1, I::load_bytes(in + 32));
+        put(0, Isa::load_bytes(in));
+        put(1, Isa::load_bytes(in + 32));
     } else if constexpr (E::bits == 4) {
-        const bytes v = I::load_bytes(in);
-        put(0, I::low_nibbles(v));
-        put(1, I::high_nibbles(v));
+        const bytes v = Isa::load_bytes(in);
+        put(0, Isa::low_nibbles(v));
+        put(1, Isa::high_nibbles(v));
     } else if constexpr (E::bits == 2) {
-        const bytes v = I::load_bytes(in);
-        put(0, I::template field<0, 3>(v));
-        put(1, I::template field<2, 3>(v));
-        put(2, I::template field<4, 3>(v));
-        put(3, I::template field<6, 3>(v));
+        const bytes v = Isa::load_bytes(in);
+        put(0, Isa::template field<0, 3>(v));
+        put(1, Isa::template field<2, 3>(v));
+        put(2, Isa::template field<4, 3>(v));
+        put(3, Isa::template field<6, 3>(v));
     } else if constexpr (E::bits == 6) {
-        const bytes top = I::load_bytes(in + 64);
-        const bytes v0 = I::load_bytes(in);
-        const bytes v1 = I::load_bytes(in + 32);
-        put(0, I::template join<4>(I::low_nibbles(v0), I::template field<0, 3>(top)));
-        put(1, I::template join<4>(I::high_nibbles(v0), I::template field<2, 3>(top)));
-        put(2, I::template join<4>(I::low_nibbles(v1), I::template field<4, 3>(top)));
-        put(3, I::template join<4>(I::high_nibbles(v1), I::template field<6, 3>(top)));
+        const bytes top = Isa::load_bytes(in + 64);
+        const bytes v0 = Isa::load_bytes(in);
+        const bytes v1 = Isa::load_bytes(in + 32);
+        put(0, Isa::template join<4>(Isa::low_nibbles(v0), Isa::template field<0, 3>(top)));
+        put(1, Isa::template join<4>(Isa::high_nibbles(v0), Isa::template field<2, 3>(top)));
+        put(2, Isa::template join<4>(Isa::low_nibbles(v1), Isa::template field<4, 3>(top)));
+        put(3, Isa::template join<4>(Isa::high_nibbles(v1), Isa::template field<6, 3>(top)));
     } else {
         // Four quads with a plane of single bits at the end; the lower planes as above.
         constexpr int low = E::bits - 1;
         constexpr std::size_t last = detail::step_bytes<E> - 32;
-        const bytes bit = I::load_bytes(in + last);
+        const bytes bit = Isa::load_bytes(in + last);
         const auto lower = [&](std::size_t q, bytes& a, bytes& b) {
             if constexpr (low >= 4) {
-                const bytes v = I::load_bytes(in + 32 * q);
-                a = I::low_nibbles(v);
-                b = I::high_nibbles(v);
+                const bytes v = Isa::load_bytes(in + 32 * q);
+                a = Isa::low_nibbles(v);
+                b = Isa::high_nibbles(v);
             }
             if constexpr (low == 6) {
-                const bytes v = I::load_bytes(in + 128 + 32 * (q / 2));
-                a = I::template join<4>(a, q % 2 == 0 ? I::template field<0, 3>(v) : I::template field<4, 3>(v));
-                b = I::template join<4>(b, q % 2 == 0 ? I::template field<2, 3>(v) : I::template field<6, 3>(v));
+                const bytes v = Isa::load_bytes(in + 128 + 32 * (q / 2));
+                a = Isa::template join<4>(a, q % 2 == 0 ? Isa::template field<0, 3>(v) : Isa::template field<4, 3>(v));
+                b = Isa::template join<4>(b, q % 2 == 0 ? Isa::template field<2, 3>(v) : Isa::template field<6, 3>(v));
             }
             if constexpr (low == 2) {
-                const bytes v = I::load_bytes(in + 32 * (q / 2));
-                a = q % 2 == 0 ? I::template field<0, 3>(v) : I::template field<4, 3>(v);
-                b = q % 2 == 0 ? I::template field<2, 3>(v) : I::template field<6, 3>(v);
+                const bytes v = Isa::load_bytes(in + 32 * (q / 2));
+                a = q % 2 == 0 ? Isa::template field<0, 3>(v) : Isa::template field<4, 3>(v);
+                b = q % 2 == 0 ? Isa::template field<2, 3>(v) : Isa::template field<6, 3>(v);
             }
         };
         const auto quad = [&]<std::size_t Q>() {
             if constexpr (low == 0) {
-                put(2 * Q, I::template field<2 * Q, 1>(bit));
-                put(2 * Q + 1, I::template field<2 * Q + 1, 1>(bit));
+                put(2 * Q, Isa::template field<2 * Q, 1>(bit));
+                put(2 * Q + 1, Isa::template field<2 * Q + 1, 1>(bit));
             } else {
                 bytes a;
                 bytes b;
                 lower(Q, a, b);
-                put(2 * Q, I::template join<low>(a, I::template field<2 * Q, 1>(bit)));
-                put(2 * Q + 1, I::template join<low>(b, I::template field<2 * Q + 1, 1>(bit)));
+                put(2 * Q, Isa::template join<low>(a, Isa::template field<2 * Q, 1>(bit)));
+                put(2 * Q + 1, Isa::template join<low>(b, Isa::template field<2 * Q + 1, 1>(bit)));
             }
         };
         quad.template operator()<0>();
@@ -81,50 +81,50 @@ NIBBLE_INLINE void spread_lanes(const std::uint8_t* in, Put put) noexcept {
 }
 
 // The integer lanes of a stored vector of codes: see detail::lane_table.
-template <isa I, element E>
-[[nodiscard]] NIBBLE_INLINE typename I::bytes to_lanes(const typename I::bytes& stored) noexcept {
+template <isa Isa, element E>
+[[nodiscard]] NIBBLE_INLINE typename Isa::bytes to_lanes(const typename Isa::bytes& stored) noexcept {
     constexpr detail::integer_grid g = detail::integer_grid_of<E>;
     if constexpr (!g.linear)
-        return I::template lookup<detail::lane_table<E>.size>(detail::lane_table<E>, stored);
+        return Isa::template lookup<detail::lane_table<E>.size>(detail::lane_table<E>, stored);
     else if constexpr (detail::family_of<E> == detail::kernel_family::wide && E::bits < 8)
-        return I::subtract_bytes(stored, static_cast<std::uint8_t>(-g.low + detail::lane_offset<E>));
+        return Isa::subtract_bytes(stored, static_cast<std::uint8_t>(-g.low + detail::lane_offset<E>));
     else
         return stored;
 }
 
 // `quads` quads (whole steps) of codes to 64 integer lanes each.
-template <isa I, element E>
+template <isa Isa, element E>
 NIBBLE_NOINLINE void unpack_integer(const std::uint8_t* in, std::size_t quads, std::uint8_t* out) noexcept {
     constexpr std::size_t step = detail::step_quads<E>;
     for (std::size_t q = 0; q < quads; q += step, in += detail::step_bytes<E>, out += 64 * step) {
-        I::prefetch(in + 1024);
-        spread_lanes<I, E>(in, [&](std::size_t v, const typename I::bytes& codes) {
-            I::store_bytes(out + 32 * v, to_lanes<I, E>(codes));
+        Isa::prefetch(in + 1024);
+        spread_lanes<Isa, E>(in, [&](std::size_t v, const typename Isa::bytes& codes) {
+            Isa::store_bytes(out + 32 * v, to_lanes<Isa, E>(codes));
         });
     }
 }
 
 // `columns` columns (whole steps) of codes to [column][16 rows] fp32.
-template <isa I, element E>
+template <isa Isa, element E>
 NIBBLE_NOINLINE void unpack_real(const std::uint8_t* in, std::size_t columns, float* out) noexcept {
     if constexpr (E::bits > 8) {
         const auto* codes = reinterpret_cast<const typename E::code*>(in);
         for (std::size_t k = 0; k < columns; ++k, codes += 16, out += 16) {
-            I::prefetch(reinterpret_cast<const std::uint8_t*>(codes) + 1024);
-            I::store(out, I::template decode_stored<E>(codes));
-            I::store(out + 8, I::template decode_stored<E>(codes + 8));
+            Isa::prefetch(reinterpret_cast<const std::uint8_t*>(codes) + 1024);
+            Isa::store(out, Isa::template decode_stored<E>(codes));
+            Isa::store(out + 8, Isa::template decode_stored<E>(codes + 8));
         }
     } else {
         constexpr std::size_t step = detail::step_quads<E>;
         for (std::size_t k = 0; k < columns; k += 4 * step, in += detail::step_bytes<E>, out += 64 * step) {
-            I::prefetch(in + 1024);
-            spread_lanes<I, E>(in, [&](std::size_t v, const typename I::bytes& stored) {
-                const typename I::i32 codes = I::as_i32(stored);
+            Isa::prefetch(in + 1024);
+            spread_lanes<Isa, E>(in, [&](std::size_t v, const typename Isa::bytes& stored) {
+                const typename Isa::i32 codes = Isa::as_i32(stored);
                 float* to = out + 64 * (v / 2) + 8 * (v % 2);
-                I::store(to, I::template decode<E, 0>(codes));
-                I::store(to + 16, I::template decode<E, 8>(codes));
-                I::store(to + 32, I::template decode<E, 16>(codes));
-                I::store(to + 48, I::template decode<E, 24>(codes));
+                Isa::store(to, Isa::template decode<E, 0>(codes));
+                Isa::store(to + 16, Isa::template decode<E, 8>(codes));
+                Isa::store(to + 32, Isa::template decode<E, 16>(codes));
+                Isa::store(to + 48, Isa::template decode<E, 24>(codes));
             });
         }
     }
@@ -132,7 +132,7 @@ NIBBLE_NOINLINE void unpack_real(const std::uint8_t* in, std::size_t columns, fl
 
 // Scales of parts [first, first + parts) of a panel as fp32, [part][16]: inner x outer where outer scales differ along a
 // row, times the power of two that makes the element's grid integer.
-template <isa I, any_scheme S>
+template <isa Isa, any_scheme S>
 inline void widen_scales(const packed<S>& w, const std::byte* panel, std::size_t first, std::size_t parts, float* out) noexcept {
     using traits = detail::scheme_traits<S>;
     using element = typename traits::element;
@@ -142,39 +142,39 @@ inline void widen_scales(const packed<S>& w, const std::byte* panel, std::size_t
     const detail::depth_plan& depth = w.depth();
     for (std::size_t part = first; part < first + parts; ++part, out += panel_layout::rows) {
         if constexpr (!S::scaled) {
-            I::store(out, I::broadcast(unit));
-            I::store(out + 8, I::broadcast(unit));
+            Isa::store(out, Isa::broadcast(unit));
+            Isa::store(out + 8, Isa::broadcast(unit));
         } else {
             const std::size_t slot = depth.scale_of(part);
             const auto* codes =
                 reinterpret_cast<const typename traits::scale_code*>(panel + w.sections().scales) + slot * panel_layout::rows;
             for (std::size_t half = 0; half < 2; ++half) {
-                typename I::f32 s = I::template decode_stored<typename traits::scale_element>(codes + 8 * half);
+                typename Isa::f32 s = Isa::template decode_stored<typename traits::scale_element>(codes + 8 * half);
                 if constexpr (S::two_level) {
                     const std::size_t run = packed<S>::outer_run(w.cols());
                     if (packed<S>::outer_slots(w.cols()) > 1) {
                         const auto* outer =
                             reinterpret_cast<const typename traits::outer_code*>(panel + w.sections().outer) +
                             (depth.column(part) / run) * panel_layout::rows;
-                        s = I::multiply(s, I::template decode_stored<typename traits::outer_element>(outer + 8 * half));
+                        s = Isa::multiply(s, Isa::template decode_stored<typename traits::outer_element>(outer + 8 * half));
                     }
                 }
-                if constexpr (unit != 1.0f) s = I::multiply(s, I::broadcast(unit));
-                I::store(out + 8 * half, s);
+                if constexpr (unit != 1.0f) s = Isa::multiply(s, Isa::broadcast(unit));
+                Isa::store(out + 8 * half, s);
             }
         }
     }
 }
 
 // Minimums of those parts as fp32, [part][16].
-template <isa I, any_scheme S>
+template <isa Isa, any_scheme S>
 inline void widen_minimums(const packed<S>& w, const std::byte* panel, std::size_t first, std::size_t parts, float* out) noexcept {
     using traits = detail::scheme_traits<S>;
     for (std::size_t part = first; part < first + parts; ++part, out += panel_layout::rows) {
         const auto* codes = reinterpret_cast<const typename traits::zero_code*>(panel + w.sections().zeros) +
                             w.depth().scale_of(part) * panel_layout::rows;
-        I::store(out, I::template decode_stored<typename traits::zero_element>(codes));
-        I::store(out + 8, I::template decode_stored<typename traits::zero_element>(codes + 8));
+        Isa::store(out, Isa::template decode_stored<typename traits::zero_element>(codes));
+        Isa::store(out + 8, Isa::template decode_stored<typename traits::zero_element>(codes + 8));
     }
 }
 

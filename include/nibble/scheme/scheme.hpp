@@ -100,8 +100,8 @@ template <class F>
 inline constexpr bool is_minimum<minimum<F>> = true;
 template <class S>
 inline constexpr bool is_two_level_scale = false;
-template <class I, class O, class R>
-inline constexpr bool is_two_level_scale<two_level_scale<I, O, R>> = true;
+template <class Inner, class Outer, class Rule>
+inline constexpr bool is_two_level_scale<two_level_scale<Inner, Outer, Rule>> = true;
 template <class S>
 inline constexpr bool is_scale = false;
 template <class F, class R>
