@@ -82,7 +82,7 @@ public:
             const float above = ascending.values.at[low + 1];
             bool up = false;
             if constexpr (Rounding == rounding::toward_zero) {
-                up = x < 0.0f && x != below;
+                up = x != below && detail::abs_of(above) < detail::abs_of(below);
             } else {
                 const double chance = static_cast<double>(random) * 0x1p-32;
                 up = chance * (static_cast<double>(above) - static_cast<double>(below)) <

@@ -13,7 +13,7 @@ namespace nibble::inline NIBBLE_ABI {
 
 // An element is a type with
 //   static constexpr int bits;                          1 to 8, or 16 or 32
-//   using code = an unsigned type of at least so many bits;
+//   using code = std::uint8_t (16 bits: uint16_t, 32 bits: uint32_t);
 //   static constexpr float decode(code) noexcept;       the exact value of a code
 // and, if nearest-with-ties-to-the-even-code over the decoded grid is not what it wants, or for speed,
 //   template <rounding, overflow> static constexpr code encode(float x, std::uint32_t random = 0) noexcept;
@@ -22,7 +22,8 @@ template <class E>
 concept element = requires(typename E::code c) {
     { E::bits } -> std::convertible_to<int>;
     { E::decode(c) } noexcept -> std::same_as<float>;
-} && std::unsigned_integral<typename E::code> && ((E::bits >= 1 && E::bits <= 8) || E::bits == 16 || E::bits == 32);
+} && std::unsigned_integral<typename E::code> && ((E::bits >= 1 && E::bits <= 8) || E::bits == 16 || E::bits == 32) &&
+    sizeof(typename E::code) == (E::bits <= 8 ? 1 : E::bits / 8);
 
 // Elements of at most 8 bits: the ones that have tables.
 template <class E>
@@ -88,7 +89,7 @@ template <small_element E, rounding Rounding>
     const float above = g.values.at[low + 1];
     bool up = false;
     if constexpr (Rounding == rounding::toward_zero) {
-        up = x < 0.0f && x != below;
+        up = x != below && abs_of(above) < abs_of(below);
     } else if constexpr (Rounding == rounding::stochastic) {
         const double chance = static_cast<double>(random) * 0x1p-32;
         up = chance * (static_cast<double>(above) - static_cast<double>(below)) <
@@ -207,6 +208,8 @@ inline constexpr integer_grid integer_grid_of = [] {
                 g.flip = flip;
             }
         }
+        // Lanes are signed bytes; only plain binary codes are moved into their range, by half of it.
+        if (g.high > 127 && !(g.linear && g.low == 0)) return integer_grid{};
         // Unsigned elements are centred like signed ones, so that the lanes' magnitudes are half as large; the scheme's
         // zero point is then relative to the centre.
         g.center = -g.low;

@@ -113,7 +113,7 @@ struct binary {
     [[nodiscard]] NIBBLE_INLINE static constexpr code encode(float x, std::uint32_t random = 0) noexcept {
         if constexpr (Rounding == rounding::stochastic) {
             const float chance = static_cast<float>(random >> 8) * 0x1p-24f;
-            return static_cast<code>(x < 2.0f * chance - 1.0f ? 0 : 1);
+            return static_cast<code>(x <= 2.0f * chance - 1.0f ? 0 : 1); // -1 itself never goes up
         }
         return static_cast<code>(x < 0.0f ? 0 : 1);
     }

@@ -142,6 +142,7 @@ inline constexpr real_lanes real_lanes_of = [] {
                     const unsigned m = c & ((1u << magnitude_bits) - 1);
                     const double v = static_cast<double>(std::bit_cast<float>(m << shift)) * factor;
                     const double wanted = c == m ? v : -v;
+                    if (abs_of(t.at[c]) == infinity && m == 0) same = false; // that bit is no sign
                     if (abs_of(t.at[c]) == infinity && (infinite_from == 0 || static_cast<int>(m) < infinite_from))
                         infinite_from = static_cast<int>(m);
                     if (is_finite(t.at[c])) same = same && static_cast<double>(t.at[c]) == wanted;
@@ -153,7 +154,10 @@ inline constexpr real_lanes real_lanes_of = [] {
                     if (m > infinite_from) same = same && is_nan(t.at[c]);
                     if (m < infinite_from) same = same && is_finite(t.at[c]);
                 }
-                if (infinite_from != 0 && (infinite_from & ((1 << mantissa) - 1)) != 0) same = false;
+                // All of them have one exponent: the one that is filled with ones.
+                if (infinite_from != 0 && ((infinite_from & ((1 << mantissa) - 1)) != 0 ||
+                                           infinite_from + (1 << mantissa) != 1 << magnitude_bits))
+                    same = false;
                 if (same && std::bit_cast<std::uint32_t>(static_cast<float>(factor)) % 0x00800000u == 0) {
                     r.kind = real_decode::shift;
                     r.magnitude_bits = magnitude_bits;

@@ -55,7 +55,8 @@ public:
     static constexpr int bias = Format.bias != float_format::default_bias
                                     ? Format.bias
                                     : (e_bits < 2 ? 0 : (1 << (e_bits - 1)) - 1) + (fnuz ? 1 : 0);
-    static_assert(1 - bias - m_bits >= -149 && (1 << e_bits) - bias <= 129,
+    // The highest exponent may be 2^128 only where it holds no number.
+    static_assert(1 - bias - m_bits >= -149 && (1 << e_bits) - bias <= (ieee || (fn && m_bits == 0) ? 129 : 128),
                   "minifloat: the bias takes values out of fp32's range; fold it into the scale instead");
     static constexpr bool has_infinity = ieee;
     static constexpr bool has_nan = fn || fnuz || (ieee && m_bits > 0);
@@ -66,7 +67,7 @@ private:
     static constexpr std::uint32_t infinity_code = ((1u << e_bits) - 1u) << m_bits;
     static constexpr std::uint32_t max_code = ieee ? infinity_code - 1u : fn ? all_ones - 1u : all_ones;
     static constexpr std::uint32_t nan_code =
-        fnuz ? sign_code : fn ? all_ones : ieee ? infinity_code | (1u << (m_bits > 0 ? m_bits - 1 : 0)) : 0u;
+        fnuz ? sign_code : fn ? all_ones : has_nan ? infinity_code | (1u << (m_bits > 0 ? m_bits - 1 : 0)) : 0u;
 
 public:
     // The value of a code, exactly. Bits above `bits` are ignored.
@@ -106,16 +107,23 @@ public:
         constexpr int smallest = 128 - bias; // fp32's exponent field of the smallest normal value
         const int field = static_cast<int>(a >> 23);
         const int own = field > 0 ? field : 1; // fp32 subnormals have the exponent of field 1 and no hidden bit
-        const std::uint32_t significand = (a & 0x007fffffu) | (field > 0 ? 0x00800000u : 0u);
+        std::uint32_t significand = (a & 0x007fffffu) | (field > 0 ? 0x00800000u : 0u);
         const int e = own > smallest ? own : smallest;
         const int wanted = 23 - m_bits + (e - own);
         const std::uint32_t shift = static_cast<std::uint32_t>(wanted < 30 ? wanted : 30);
+        const std::uint32_t binade = static_cast<std::uint32_t>(e - smallest) << m_bits;
         std::uint32_t addend = 0;
+        // The code below is even or odd as a whole: without mantissa bits the binade decides.
         if constexpr (Rounding == rounding::nearest_even)
-            addend = ((1u << shift) >> 1) - 1u + ((significand >> shift) & 1u);
+            addend = ((1u << shift) >> 1) - 1u + ((binade + (significand >> shift)) & 1u);
         if constexpr (Rounding == rounding::half_away) addend = (1u << shift) >> 1;
-        if constexpr (Rounding == rounding::stochastic) addend = random & ((1u << shift) - 1u);
-        std::uint32_t magnitude = (static_cast<std::uint32_t>(e - smallest) << m_bits) + ((significand + addend) >> shift);
+        if constexpr (Rounding == rounding::stochastic) {
+            // Of a value far below the smallest one, only what 2^-30 of it weighs can round up.
+            const int lost = wanted - 30;
+            significand >>= static_cast<std::uint32_t>(lost > 0 ? (lost < 31 ? lost : 31) : 0);
+            addend = random & ((1u << shift) - 1u);
+        }
+        std::uint32_t magnitude = binade + ((significand + addend) >> shift);
         const bool over = magnitude > max_code;
         constexpr std::uint32_t beyond =
             Overflow == overflow::saturate ? max_code : has_infinity ? infinity_code : has_nan ? nan_code : max_code;
