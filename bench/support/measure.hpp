@@ -1,0 +1,73 @@
+// measure.hpp: times functions on a shared, noisy machine by comparing each sample with probes of the same moments.
+#pragma once
+
+#include "executor_ref.hpp"
+
+#include <nibble/core/buffer.hpp>
+
+#include <cstddef>
+#include <functional>
+#include <vector>
+
+namespace bench {
+
+[[nodiscard]] double median(std::vector<double> values);
+
+// What this machine can do with these threads, asked again and again: neighbours, frequency and hyperthreads change it
+// within seconds, so only a ratio to a probe of the same moment means anything.
+class machine_limits {
+public:
+    // Allocates the 256 MiB that are read, and probes for a third of a second to learn what undisturbed looks like.
+    explicit machine_limits(executor_ref threads);
+
+    // About 2 ms of independent fp32 multiply-adds on every thread, in GFLOP/s (two per fma).
+    double probe_fma();
+    // One sum over 256 MiB of floats on huge pages, four streams per share, in GB/s (10^9 bytes).
+    double probe_read();
+
+    // Within a tenth of the best probe so far: no neighbour took part of a core meanwhile.
+    [[nodiscard]] bool undisturbed(double fma_GFLOPs) const;
+    // Medians over the undisturbed probes so far.
+    [[nodiscard]] double fma_peak_GFLOPs() const;
+    [[nodiscard]] double read_bandwidth_GBps() const;
+
+    [[nodiscard]] executor_ref threads() const noexcept { return threads_; }
+
+private:
+    executor_ref threads_;
+    nibble::buffer memory_;
+    std::size_t fma_steps_ = 0;
+    std::vector<double> fma_;
+    std::vector<double> read_;
+    double best_fma_ = 0;
+};
+
+struct sampling {
+    int wanted = 5;               // undisturbed rounds to collect
+    int most = 15;                // rounds to try at most
+    double budget_seconds = 2;    // no new round after this
+    double sample_seconds = 4e-3; // shorter functions are called several times per sample
+    double known_seconds = 0; // how long one call took; 0: not known, so each subject is called twice before, untimed
+};
+
+// One round: every subject timed once, in turn, with probes around it.
+struct sample {
+    std::vector<double> seconds;    // per call of each subject
+    std::vector<double> fma_GFLOPs; // probes before and after each subject: their mean or, if disturbed, the better
+    std::vector<double> read_GBps;  // likewise, where asked for
+    bool undisturbed = false;
+};
+
+// The rounds that count: the undisturbed ones or, if there were none (a busy machine), the third that was disturbed
+// least. `with_read` adds a read probe before and after each subject.
+[[nodiscard]] std::vector<sample> take_samples(machine_limits& limits, const sampling& how, bool with_read,
+                                               const std::vector<std::function<void()>>& subjects);
+
+template <class Projection>
+[[nodiscard]] double median_of(const std::vector<sample>& samples, Projection&& projection) {
+    std::vector<double> values;
+    for (const sample& one : samples) values.push_back(projection(one));
+    return median(std::move(values));
+}
+
+} // namespace bench

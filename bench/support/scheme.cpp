@@ -1,0 +1,37 @@
+// scheme.cpp: joins the shares of the formats to one list again.
+#include "scheme.hpp"
+
+#include <cstddef>
+#include <memory>
+#include <utility>
+#include <vector>
+
+namespace bench {
+
+// Declared here and not by scheme_slice.hpp, which would bring every kernel into this unit too.
+template <std::size_t Slice>
+std::vector<std::unique_ptr<scheme>> make_slice();
+extern template std::vector<std::unique_ptr<scheme>> make_slice<0>();
+extern template std::vector<std::unique_ptr<scheme>> make_slice<1>();
+extern template std::vector<std::unique_ptr<scheme>> make_slice<2>();
+extern template std::vector<std::unique_ptr<scheme>> make_slice<3>();
+extern template std::vector<std::unique_ptr<scheme>> make_slice<4>();
+extern template std::vector<std::unique_ptr<scheme>> make_slice<5>();
+extern template std::vector<std::unique_ptr<scheme>> make_slice<6>();
+extern template std::vector<std::unique_ptr<scheme>> make_slice<7>();
+
+const std::vector<std::unique_ptr<scheme>>& all_schemes() {
+    static const std::vector<std::unique_ptr<scheme>> schemes = [] {
+        std::vector<std::unique_ptr<scheme>> shares[] = {make_slice<0>(), make_slice<1>(), make_slice<2>(),
+                                                         make_slice<3>(), make_slice<4>(), make_slice<5>(),
+                                                         make_slice<6>(), make_slice<7>()};
+        std::vector<std::unique_ptr<scheme>> joined;
+        for (std::size_t place = 0; place < shares[0].size(); ++place)
+            for (auto& share : shares)
+                if (place < share.size()) joined.push_back(std::move(share[place]));
+        return joined;
+    }();
+    return schemes;
+}
+
+} // namespace bench

@@ -1,0 +1,90 @@
+// scheme_slice.hpp: the verbs instantiated for a share of the formats; each scheme_slice_<n>.cpp compiles one share, so
+// that a build uses several cores and no unit takes long.
+#pragma once
+
+#include "scheme.hpp"
+
+#include <nibble/gemm.hpp>
+#include <nibble/pack.hpp>
+#include <nibble/quantize.hpp>
+#include <nibble/scheme/formats.hpp>
+
+#include <cstddef>
+#include <memory>
+#include <utility>
+#include <vector>
+
+namespace bench {
+
+inline constexpr std::size_t slices = 8;
+
+namespace detail {
+
+template <class Scheme>
+class packed_weights_of final : public packed_weights {
+public:
+    explicit packed_weights_of(nibble::packed<Scheme> weights) : weights_(std::move(weights)) {}
+
+    [[nodiscard]] std::size_t bytes() const override { return weights_.bytes(); }
+    [[nodiscard]] std::unique_ptr<packed_weights> clone() const override {
+        return std::make_unique<packed_weights_of>(*this);
+    }
+    void gemm(nibble::matrix_view<const float> x, nibble::matrix_view<float> y, nibble::workspace& scratch,
+              executor_ref threads) const override {
+        nibble::gemm(x, weights_, y, nibble::identity{}, nibble::gemm_options{.workspace = &scratch}, threads);
+    }
+
+private:
+    nibble::packed<Scheme> weights_;
+};
+
+template <class Scheme>
+class quantized_weights_of final : public quantized_weights {
+public:
+    explicit quantized_weights_of(nibble::quantized<Scheme> weights) : weights_(std::move(weights)) {}
+
+    [[nodiscard]] double bits_per_weight() const override { return nibble::bits_per_weight(weights_); }
+    void dequantize(nibble::matrix_view<float> out, executor_ref threads) const override {
+        nibble::dequantize(weights_, out, threads);
+    }
+    [[nodiscard]] std::unique_ptr<packed_weights> pack(executor_ref threads) const override {
+        return std::make_unique<packed_weights_of<Scheme>>(nibble::pack(weights_, threads));
+    }
+
+private:
+    nibble::quantized<Scheme> weights_;
+};
+
+template <class Format>
+class scheme_of final : public scheme {
+public:
+    [[nodiscard]] std::string_view name() const override { return Format::name; }
+    [[nodiscard]] std::unique_ptr<quantized_weights> quantize(nibble::matrix_view<const float> weights,
+                                                              executor_ref threads) const override {
+        using S = typename Format::scheme;
+        return std::make_unique<quantized_weights_of<S>>(
+            nibble::quantize<S>(weights, nibble::quantize_options{}, threads));
+    }
+};
+
+template <std::size_t Slice, class... Formats>
+[[nodiscard]] std::vector<std::unique_ptr<scheme>> make_slice_of(nibble::format_list<Formats...>) {
+    std::vector<std::unique_ptr<scheme>> made;
+    [&]<std::size_t... Index>(std::index_sequence<Index...>) {
+        const auto add = [&]<std::size_t I, class Format>() {
+            if constexpr (I % slices == Slice) made.push_back(std::make_unique<scheme_of<Format>>());
+        };
+        (add.template operator()<Index, Formats>(), ...);
+    }(std::index_sequence_for<Formats...>{});
+    return made;
+}
+
+} // namespace detail
+
+// The formats whose place in the list is Slice modulo `slices`.
+template <std::size_t Slice>
+[[nodiscard]] std::vector<std::unique_ptr<scheme>> make_slice() {
+    return detail::make_slice_of<Slice>(nibble::all_formats{});
+}
+
+} // namespace bench
