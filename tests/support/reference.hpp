@@ -1,0 +1,377 @@
+// reference.hpp: what the codes of each element mean and which code a value has: slow, in double, from the definitions.
+// Nothing here calls a codec of the library.
+#pragma once
+
+#include <nibble/core/bits.hpp>
+#include <nibble/element/codebook.hpp>
+#include <nibble/element/float32.hpp>
+#include <nibble/element/integer.hpp>
+#include <nibble/element/minifloat.hpp>
+#include <nibble/element/power_of_two.hpp>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <vector>
+
+namespace nibble_test {
+
+using code_number = std::uint32_t;
+
+// Codes of one value under [nearest_even, toward_zero, half_away][saturate, special].
+using rounded_codes = std::array<std::array<code_number, 2>, 3>;
+
+struct reference_codec {
+    int bits = 0;
+
+    reference_codec() = default;
+    reference_codec(const reference_codec&) = delete;
+    reference_codec& operator=(const reference_codec&) = delete;
+    virtual ~reference_codec() = default;
+
+    [[nodiscard]] virtual double decode(code_number code) const = 0;
+    [[nodiscard]] virtual rounded_codes encode_all(float x) const = 0;
+    // Values that encoding can give, ascending, and for tests of overflow where the next one would be.
+    std::vector<double> producible;
+    double next_above = 0.0;
+    double next_below = 0.0;
+
+    [[nodiscard]] code_number encode(float x, nibble::rounding rounding = nibble::rounding::nearest_even,
+                                     nibble::overflow overflow = nibble::overflow::saturate) const {
+        return encode_all(x)[static_cast<std::size_t>(rounding)][static_cast<std::size_t>(overflow)];
+    }
+    [[nodiscard]] float largest() const {
+        return static_cast<float>(std::max(std::abs(producible.front()), std::abs(producible.back())));
+    }
+};
+
+inline constexpr double not_a_number = std::numeric_limits<double>::quiet_NaN();
+inline constexpr double infinite = std::numeric_limits<double>::infinity();
+
+// ---- [sign][exponent][mantissa] -------------------------------------------------------------------------------------------
+
+class reference_minifloat final : public reference_codec {
+public:
+    explicit reference_minifloat(nibble::float_format f) : f_(f) {
+        bits = (f.has_sign ? 1 : 0) + f.exponent + f.mantissa;
+        bias_ = f.bias;
+        if (bias_ == nibble::float_format::default_bias) {
+            bias_ = f.exponent < 2 ? 0 : (1 << (f.exponent - 1)) - 1;
+            if (f.specials == nibble::specials::fnuz) bias_ += 1;
+        }
+        const code_number magnitudes = code_number{1} << (f.exponent + f.mantissa);
+        for (code_number c = 0; c < magnitudes && std::isfinite(decode(c)); ++c) magnitude_.push_back(number(c));
+        magnitude_.push_back(number(static_cast<code_number>(magnitude_.size()))); // as if the format went on
+        if (f.has_sign)
+            for (std::size_t c = magnitude_.size() - 1; c-- > 1;) producible.push_back(-magnitude_[c]);
+        producible.insert(producible.end(), magnitude_.begin(), magnitude_.end() - 1);
+        next_above = magnitude_.back();
+        next_below = f.has_sign ? -next_above : 0.0;
+    }
+
+    [[nodiscard]] double decode(code_number code) const override {
+        const code_number top = (code_number{1} << (f_.exponent + f_.mantissa)) - 1;
+        const code_number magnitude = code & top;
+        const bool negative = f_.has_sign && (code >> (bits - 1) & 1) != 0;
+        const code_number e = magnitude >> f_.mantissa;
+        const code_number m = magnitude & ((code_number{1} << f_.mantissa) - 1);
+        switch (f_.specials) {
+        case nibble::specials::none: break;
+        case nibble::specials::ieee:
+            if (e == (code_number{1} << f_.exponent) - 1) return m != 0 ? not_a_number : negative ? -infinite : infinite;
+            break;
+        case nibble::specials::fn:
+            if (magnitude == top) return not_a_number;
+            break;
+        case nibble::specials::fnuz:
+            if (negative && magnitude == 0) return not_a_number;
+            break;
+        }
+        return negative ? -number(magnitude) : number(magnitude);
+    }
+
+    [[nodiscard]] rounded_codes encode_all(float x) const override {
+        rounded_codes out{};
+        const double a = std::abs(static_cast<double>(x));
+        const code_number sign = std::signbit(x) ? code_number{1} << (bits - 1) : 0;
+        const code_number max = static_cast<code_number>(magnitude_.size()) - 2;
+        const code_number infinity = ((code_number{1} << f_.exponent) - 1) << f_.mantissa;
+        code_number nan = 0; // a format without NaN
+        bool has_nan = true;
+        if (f_.specials == nibble::specials::fn)
+            nan = (code_number{1} << (f_.exponent + f_.mantissa)) - 1;
+        else if (f_.specials == nibble::specials::fnuz)
+            nan = code_number{1} << (bits - 1);
+        else if (f_.specials == nibble::specials::ieee && f_.mantissa > 0)
+            nan = infinity | code_number{1} << (f_.mantissa - 1);
+        else
+            has_nan = false;
+        if (std::isnan(x)) {
+            for (auto& row : out) row = {nan, nan};
+            return out;
+        }
+        // The neighbours: magnitude_[low] <= a < magnitude_[low + 1].
+        const auto above = std::upper_bound(magnitude_.begin(), magnitude_.end(), a);
+        const code_number low = static_cast<code_number>(above - magnitude_.begin()) - 1;
+        std::array<code_number, 3> rounded{low, low, low};
+        if (low <= max && a != magnitude_[low]) {
+            const double to_low = a - magnitude_[low];
+            const double to_high = magnitude_[low + 1] - a;
+            if (to_high < to_low || (to_high == to_low && low % 2 == 1)) rounded[0] = low + 1;
+            if (to_high <= to_low) rounded[2] = low + 1;
+        }
+        for (std::size_t mode = 0; mode < 3; ++mode)
+            for (std::size_t policy = 0; policy < 2; ++policy) {
+                code_number magnitude = rounded[mode];
+                bool is_nan = false;
+                if (magnitude > max) {
+                    magnitude = max;
+                    if (policy == 1 && f_.specials == nibble::specials::ieee) magnitude = infinity;
+                    is_nan = policy == 1 && f_.specials != nibble::specials::ieee && has_nan;
+                }
+                code_number& code = out[mode][policy];
+                if (!f_.has_sign && std::signbit(x)) {
+                    code = 0;
+                } else if (is_nan) {
+                    code = nan | (f_.specials == nibble::specials::fn && f_.has_sign ? sign : 0);
+                } else if (f_.specials == nibble::specials::fnuz && magnitude == 0) {
+                    code = 0;
+                } else {
+                    code = magnitude | (f_.has_sign ? sign : 0);
+                }
+            }
+        return out;
+    }
+
+private:
+    // The number of a magnitude, all codes taken as numbers.
+    [[nodiscard]] double number(code_number magnitude) const {
+        const int e = static_cast<int>(magnitude >> f_.mantissa);
+        const double m = static_cast<double>(magnitude & ((code_number{1} << f_.mantissa) - 1));
+        if (f_.exponent == 0) return std::ldexp(static_cast<double>(magnitude), 1 - bias_ - f_.mantissa);
+        if (e == 0) return std::ldexp(m, 1 - bias_ - f_.mantissa);
+        return std::ldexp(1.0 + std::ldexp(m, -f_.mantissa), e - bias_);
+    }
+
+    nibble::float_format f_;
+    int bias_ = 0;
+    std::vector<double> magnitude_; // of codes 0 ... the largest finite one, and one more
+};
+
+// ---- integers with a factor -----------------------------------------------------------------------------------------------
+
+class reference_integer final : public reference_codec {
+public:
+    // Encoding gives low ... high; code = (integer - at_zero) modulo 2^bits, where at_zero is the integer of code 0;
+    // `wraps`: codes above the largest integer are negative (two's complement).
+    reference_integer(int width, int low, int high, int at_zero, bool wraps, double factor)
+        : low_(low), high_(high), at_zero_(at_zero), wraps_(wraps), factor_(factor) {
+        bits = width;
+        for (int i = low; i <= high; ++i) producible.push_back(i * factor);
+        next_above = (high + 1) * factor;
+        next_below = (low - 1) * factor;
+    }
+    [[nodiscard]] double decode(code_number code) const override {
+        int integer = static_cast<int>(code) + at_zero_;
+        if (wraps_ && integer > high_) integer -= 1 << bits;
+        return integer * factor_;
+    }
+    [[nodiscard]] rounded_codes encode_all(float x) const override {
+        rounded_codes out{};
+        const double scaled = std::isnan(x) ? 0.0 : static_cast<double>(x) / factor_;
+        const std::array<double, 3> rounded{std::nearbyint(scaled), std::trunc(scaled), std::round(scaled)};
+        for (std::size_t mode = 0; mode < 3; ++mode) {
+            const int integer = static_cast<int>(std::clamp(rounded[mode], double(low_), double(high_)));
+            out[mode].fill(static_cast<code_number>(integer - at_zero_) & ((code_number{1} << bits) - 1));
+        }
+        return out;
+    }
+
+private:
+    int low_, high_, at_zero_;
+    bool wraps_;
+    double factor_;
+};
+
+class reference_binary final : public reference_codec {
+public:
+    reference_binary() {
+        bits = 1;
+        producible = {-1.0, 1.0};
+        next_above = 3.0;
+        next_below = -3.0;
+    }
+    [[nodiscard]] double decode(code_number code) const override { return code != 0 ? 1.0 : -1.0; }
+    [[nodiscard]] rounded_codes encode_all(float x) const override {
+        rounded_codes out{};
+        for (auto& row : out) row.fill(x < 0.0f ? 0 : 1);
+        return out;
+    }
+};
+
+// ---- lists of values ------------------------------------------------------------------------------------------------------
+
+enum class tie { down, even_code };
+
+class reference_list final : public reference_codec {
+public:
+    // values[c] is the value of code c; codes from values.size() on mean the last value.
+    reference_list(int width, std::vector<double> values, tie ties) : values_(std::move(values)), ties_(ties) {
+        bits = width;
+        for (code_number c = 0; c < values_.size(); ++c)
+            if (std::isfinite(values_[c])) order_.push_back(c);
+        std::stable_sort(order_.begin(), order_.end(), [&](code_number a, code_number b) { return values_[a] < values_[b]; });
+        order_.erase(std::unique(order_.begin(), order_.end(),
+                                 [&](code_number a, code_number b) { return values_[a] == values_[b]; }),
+                     order_.end());
+        for (const code_number c : order_) producible.push_back(values_[c]);
+        next_above = producible.back() + 1.0;
+        next_below = producible.front() - 1.0;
+    }
+    [[nodiscard]] double decode(code_number code) const override {
+        return values_[std::min<std::size_t>(code, values_.size() - 1)];
+    }
+    [[nodiscard]] rounded_codes encode_all(float from) const override {
+        const double x = std::isnan(from) ? 0.0 : static_cast<double>(from);
+        std::array<std::size_t, 3> rank{};
+        if (x >= producible.back()) {
+            rank.fill(producible.size() - 1);
+        } else if (x > producible.front()) {
+            const std::size_t low =
+                static_cast<std::size_t>(std::upper_bound(producible.begin(), producible.end(), x) - producible.begin()) - 1;
+            const double below = producible[low];
+            const double above = producible[low + 1];
+            rank.fill(low);
+            if (x != below) {
+                double middle = (below + above) / 2;
+                if (ties_ == tie::down) middle = static_cast<double>(static_cast<float>(middle)); // as bitsandbytes has it
+                const bool to_even = ties_ == tie::even_code && order_[low] % 2 == 1 && order_[low + 1] % 2 == 0;
+                if (x > middle || (x == middle && to_even)) rank[0] = low + 1;
+                if (std::abs(above) < std::abs(below)) rank[1] = low + 1;
+                if (x > middle || (x == middle && ties_ == tie::even_code && x > 0)) rank[2] = low + 1;
+            }
+        }
+        rounded_codes out{};
+        for (std::size_t mode = 0; mode < 3; ++mode) out[mode].fill(order_[rank[mode]]);
+        return out;
+    }
+
+private:
+    std::vector<double> values_;
+    std::vector<code_number> order_; // codes in ascending order of their values; of equal values the lowest code
+    tie ties_;
+};
+
+// ---- powers of two, and fp32 itself -----------------------------------------------------------------------------------------
+
+class reference_power final : public reference_codec {
+public:
+    reference_power() {
+        bits = 8;
+        for (int c = 0; c < 255; ++c) producible.push_back(std::ldexp(1.0, c - 127));
+        next_above = std::ldexp(1.0, 128);
+        next_below = 0.0;
+    }
+    [[nodiscard]] double decode(code_number code) const override {
+        return code == 255 ? not_a_number : std::ldexp(1.0, static_cast<int>(code) - 127);
+    }
+    [[nodiscard]] rounded_codes encode_all(float x) const override {
+        rounded_codes out{};
+        std::array<code_number, 3> code{};
+        const double v = static_cast<double>(x);
+        if (std::isnan(x)) {
+            code.fill(255);
+        } else if (v >= producible.back()) {
+            code.fill(254);
+        } else if (v > producible.front()) {
+            code_number low = 0;
+            while (producible[low + 1] <= v) ++low;
+            code.fill(low);
+            const double middle = (producible[low] + producible[low + 1]) / 2;
+            if (v > middle || (v == middle && low % 2 == 1)) code[0] = low + 1;
+            if (v >= middle) code[2] = low + 1;
+        }
+        for (std::size_t mode = 0; mode < 3; ++mode) out[mode].fill(code[mode]);
+        return out;
+    }
+};
+
+class reference_f32 final : public reference_codec {
+public:
+    reference_f32() {
+        bits = 32;
+        producible = {-static_cast<double>(std::numeric_limits<float>::max()), 0.0,
+                      static_cast<double>(std::numeric_limits<float>::max())};
+    }
+    [[nodiscard]] double decode(code_number code) const override { return static_cast<double>(std::bit_cast<float>(code)); }
+    [[nodiscard]] rounded_codes encode_all(float x) const override {
+        rounded_codes out{};
+        for (auto& row : out) row.fill(std::bit_cast<code_number>(x));
+        return out;
+    }
+};
+
+// ---- which reference an element has -----------------------------------------------------------------------------------------
+
+// An element of a new kind among the named formats needs a line here.
+template <class Element>
+struct reference_of;
+
+template <nibble::float_format Format>
+struct reference_of<nibble::minifloat<Format>> {
+    static auto make() { return std::make_unique<reference_minifloat>(Format); }
+};
+template <int Bits, nibble::integer_range Range>
+struct reference_of<nibble::integer<Bits, Range>> {
+    static auto make() {
+        constexpr int half = 1 << (Bits - 1);
+        if (Range == nibble::integer_range::unsigned_)
+            return std::make_unique<reference_integer>(Bits, 0, 2 * half - 1, 0, false, 1.0);
+        const int low = Range == nibble::integer_range::full ? -half : 1 - half;
+        return std::make_unique<reference_integer>(Bits, low, half - 1, 0, true, 1.0);
+    }
+};
+template <>
+struct reference_of<nibble::mx_int8> {
+    static auto make() { return std::make_unique<reference_integer>(8, -127, 127, 0, true, 1.0 / 64); }
+};
+template <>
+struct reference_of<nibble::ternary> {
+    static auto make() { return std::make_unique<reference_integer>(2, -1, 1, -1, false, 1.0); }
+};
+template <>
+struct reference_of<nibble::binary> {
+    static auto make() { return std::make_unique<reference_binary>(); }
+};
+template <class Levels>
+struct reference_of<nibble::codebook<Levels>> {
+    static auto make() {
+        std::vector<double> values;
+        for (const float level : Levels::levels) values.push_back(static_cast<double>(level));
+        int bits = 1;
+        while ((std::size_t{1} << bits) < values.size()) ++bits;
+        return std::make_unique<reference_list>(bits, values, tie::down);
+    }
+};
+template <>
+struct reference_of<nibble::e8m0> {
+    static auto make() { return std::make_unique<reference_power>(); }
+};
+template <>
+struct reference_of<nibble::f32> {
+    static auto make() { return std::make_unique<reference_f32>(); }
+};
+
+// One per element and program.
+template <class Element>
+[[nodiscard]] const reference_codec& reference_for() {
+    static const std::unique_ptr<reference_codec> one = reference_of<Element>::make();
+    return *one;
+}
+
+} // namespace nibble_test
