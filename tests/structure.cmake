@@ -25,6 +25,8 @@ nibble_structure_test(layers "${CMAKE_COMMAND}" "-DROOT=${PROJECT_SOURCE_DIR}"
     -P "${PROJECT_SOURCE_DIR}/cmake/check_layers.cmake")
 nibble_structure_test(rules "${CMAKE_COMMAND}" "-DROOT=${PROJECT_SOURCE_DIR}"
     -P "${PROJECT_SOURCE_DIR}/cmake/check_rules.cmake")
+nibble_structure_test(readme "${CMAKE_COMMAND}" "-DROOT=${PROJECT_SOURCE_DIR}"
+    -P "${PROJECT_SOURCE_DIR}/cmake/check_readme.cmake")
 
 foreach(folder headers odr fail contract consume)
     add_subdirectory(${folder})
