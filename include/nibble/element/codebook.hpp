@@ -51,6 +51,11 @@ private:
                 return false;
         return true;
     }();
+    static constexpr bool in_order = [] {
+        for (std::size_t i = 0; i < count; ++i)
+            if (ascending.codes.at[i] != i) return false;
+        return true;
+    }();
     static_assert(valid, "codebook: levels must be finite and distinct");
 
 public:
@@ -66,7 +71,10 @@ public:
                 // A sum of comparisons: branch-free, so that a loop over it vectorizes.
                 std::uint32_t rank = 0;
                 for (std::size_t i = 0; i + 1 < count; ++i) rank += x > ascending.thresholds.at[i] ? 1u : 0u;
-                return ascending.codes.at[rank];
+                if constexpr (in_order)
+                    return static_cast<code>(rank);
+                else
+                    return ascending.codes.at[rank];
             } else {
                 std::size_t rank = 0;
                 for (std::size_t step = std::bit_floor(count - 1); step > 0; step /= 2)

@@ -58,7 +58,8 @@ struct gemm_plan {
     std::size_t outputs = 0;
     std::size_t panels = 0;
     bool per_part = false;       // activation scales per part
-    std::size_t panel_group = 1; // panels per task
+    std::size_t panel_group = 1; // panels that go through the columns together
+    std::size_t task_panels = 1; // panels per task, a multiple of panel_group
     std::size_t token_chunk = 1; // tokens per task
     std::size_t unit_columns = 1;
     std::size_t block_units = 1; // units (quads, or columns for real) per column block
@@ -86,7 +87,10 @@ struct gemm_plan {
             while (common % steps != 0) common += phases.quads;
             block_units = detail::max_of<std::size_t>(1, block_units / common) * common;
         }
-        panel_tasks = detail::ceil_div(panels, panel_group);
+        // With one token a task is a few microseconds per group: several groups, so that the next one is known and can
+        // be asked for in time, but enough tasks to balance.
+        task_panels = panel_group * (m == 1 ? detail::max_of<std::size_t>(1, detail::min_of<std::size_t>(4, panels / 64)) : 1);
+        panel_tasks = detail::ceil_div(panels, task_panels);
         token_tasks = detail::ceil_div(tokens, token_chunk);
     }
 
@@ -218,10 +222,9 @@ NIBBLE_INLINE void real_tile_of(std::size_t tokens, const real_tile_arguments& a
 
 // The results of one panel to y: row factors, token scales, epilogue, store.
 template <isa Isa, epilogue Epilogue>
-NIBBLE_INLINE void finish_panel(const float* results, std::size_t tile_tokens, const float* factors, const float* token_scales,
+NIBBLE_INLINE void finish_panel(const float* results, const float* factors, const float* token_scales,
                                 std::size_t first_token, std::size_t tokens, std::size_t first_output, std::size_t outputs,
                                 const matrix_view<float>& y, const Epilogue& finish) {
-    (void)tile_tokens;
     for (std::size_t t = 0; t < tokens; ++t)
         for (std::size_t half = 0; half < outputs; half += 8) {
             lanes<Isa> r(Isa::multiply(Isa::load(results + t * panel_layout::rows + half), Isa::load(factors + half)));
@@ -231,11 +234,27 @@ NIBBLE_INLINE void finish_panel(const float* results, std::size_t tile_tokens, c
         }
 }
 
-// Sums of one task: `panels` panels from `first_panel` on against the tokens [first_token, first_token + tokens).
+// Asks for what widening reads of parts [part, part + parts) of a panel: a short stretch between long streams, which the
+// hardware prefetcher only notices when it is over.
 template <isa Isa, any_scheme S>
-NIBBLE_INLINE void sum_task(const gemm_plan<S>& plan, const packed<S>& w, const typename gemm_plan<S>::shared_memory& shared,
+NIBBLE_INLINE void prefetch_scales(const packed<S>& w, const std::byte* panel, std::size_t part, std::size_t parts) noexcept {
+    using traits = detail::scheme_traits<S>;
+    const auto ask = [&](std::size_t section, std::size_t bytes_per_slot) {
+        const std::size_t first = w.depth().scale_of(part);
+        const std::size_t last = w.depth().scale_of(part + parts - 1);
+        const std::byte* end = panel + section + (last + 1) * bytes_per_slot;
+        for (const std::byte* at = panel + section + first * bytes_per_slot; at < end; at += 64) Isa::prefetch(at);
+    };
+    if constexpr (S::scaled) ask(w.sections().scales, panel_layout::rows * sizeof(typename traits::scale_code));
+    if constexpr (traits::has_zero) ask(w.sections().zeros, panel_layout::rows * sizeof(typename traits::zero_code));
+}
+
+// Sums of one group of panels, `panels` from `first_panel` on, against the tokens [first_token, first_token + tokens);
+// `next_panel` is where the worker goes on, or w.panels().
+template <isa Isa, any_scheme S>
+NIBBLE_INLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w, const typename gemm_plan<S>::shared_memory& shared,
                             const typename gemm_plan<S>::worker_memory& own, std::size_t first_panel, std::size_t panels,
-                            std::size_t first_token, std::size_t tokens) noexcept {
+                            std::size_t first_token, std::size_t tokens, std::size_t next_panel) noexcept {
     using P = gemm_plan<S>;
     using element = typename S::element_type;
     constexpr std::size_t rows = panel_layout::rows;
@@ -255,6 +274,18 @@ NIBBLE_INLINE void sum_task(const gemm_plan<S>& plan, const packed<S>& w, const 
                 unpack_real<Isa, element>(codes, units, own.real_lanes + p * units * rows);
             else if constexpr (!P::direct)
                 unpack_integer<Isa, element>(codes, units, own.lanes + p * units * 64);
+        }
+        if (r.finish && r.part + r.parts == plan.depth.count) {
+            for (std::size_t p = next_panel; p < detail::min_of(next_panel + panels, plan.panels); ++p) {
+                const std::byte* panel = w.panel(p);
+                prefetch_scales<Isa>(w, panel, 0, detail::min_of(plan.block_parts, plan.depth.count));
+                for (std::size_t at = 0; at < prefetch_distance; at += 64) Isa::prefetch(panel + w.sections().codes + at);
+            }
+        } else if (r.finish) {
+            const std::size_t part = r.part + r.parts;
+            for (std::size_t p = 0; p < panels; ++p)
+                prefetch_scales<Isa>(w, w.panel(first_panel + p), part,
+                                     detail::min_of(plan.block_parts, plan.depth.count - part));
         }
         if constexpr (P::real) {
             real_tile_arguments a{};
@@ -347,18 +378,21 @@ inline void run_gemm(const gemm_plan<S>& plan, matrix_view<const float> x, const
         prepare_task<S>(plan, x, shared, worker_memory(worker), block * P::tile_tokens);
     });
     threads.parallel_for(plan.panel_tasks * plan.token_tasks, [&](std::size_t task, std::size_t worker) {
-        const std::size_t first_panel = task % plan.panel_tasks * plan.panel_group;
-        const std::size_t panels = detail::min_of(plan.panel_group, plan.panels - first_panel);
+        const std::size_t begin = task % plan.panel_tasks * plan.task_panels;
+        const std::size_t end = detail::min_of(plan.panels, begin + plan.task_panels);
         const std::size_t first_token = task / plan.panel_tasks * plan.token_chunk;
         const std::size_t tokens = detail::min_of(plan.token_chunk, plan.tokens - first_token);
         const typename P::worker_memory own = worker_memory(worker);
-        sum_task<Isa, S>(plan, w, shared, own, first_panel, panels, first_token, tokens);
-        for (std::size_t p = 0; p < panels; ++p) {
-            const std::size_t output = (first_panel + p) * panel_layout::rows;
-            finish_panel<Isa>(own.results + p * tokens * panel_layout::rows, P::tile_tokens,
-                            reinterpret_cast<const float*>(w.panel(first_panel + p) + w.sections().factors),
-                            P::real || plan.per_part ? nullptr : shared.scales + first_token, first_token, tokens, output,
-                            detail::min_of(panel_layout::rows, plan.outputs - output), y, finish);
+        for (std::size_t first = begin; first < end; first += plan.panel_group) {
+            const std::size_t panels = detail::min_of(plan.panel_group, end - first);
+            sum_group<Isa, S>(plan, w, shared, own, first, panels, first_token, tokens, first + plan.panel_group);
+            for (std::size_t p = 0; p < panels; ++p) {
+                const std::size_t output = (first + p) * panel_layout::rows;
+                finish_panel<Isa>(own.results + p * tokens * panel_layout::rows,
+                                  reinterpret_cast<const float*>(w.panel(first + p) + w.sections().factors),
+                                  P::real || plan.per_part ? nullptr : shared.scales + first_token, first_token, tokens,
+                                  output, detail::min_of(panel_layout::rows, plan.outputs - output), y, finish);
+            }
         }
     });
 }

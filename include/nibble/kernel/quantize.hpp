@@ -122,36 +122,38 @@ template <any_scheme S>
 // The codes of x[0, count) under one slot's parameters, one per element of `codes`. `first` is the index of x[0] in the
 // whole matrix: stochastic rounding draws its bits from (seed, index).
 template <any_scheme S, rounding Rounding>
-inline void encode_run(const float* x, std::size_t count, const slot_parameters<S>& p, std::uint64_t seed,
-                       std::uint64_t first, typename detail::scheme_traits<S>::code* codes) noexcept {
+inline void encode_run(const float* x, std::size_t count, const slot_parameters<S>& p, std::uint64_t seed, std::uint64_t first,
+                       typename detail::scheme_traits<S>::code* codes) noexcept {
     using element = typename detail::scheme_traits<S>::element;
-    const auto random = [&](std::size_t i) {
-        return Rounding == rounding::stochastic ? detail::random_bits(seed, first + i) : 0u;
-    };
-    if constexpr (!S::scaled) {
-        for (std::size_t i = 0; i < count; ++i) codes[i] = encode<element, Rounding, overflow::special>(x[i], random(i));
-    } else {
-        // Scale 0 (an all-zero slot, or one too small for its scale format) and NaN: everything is the code of zero.
-        const bool void_slot = !(p.scale > 0.0f);
-        const float divisor = void_slot ? 1.0f : p.scale;
-        if (void_slot) {
-            const auto zero_of_slot = encode<element>(S::has_integer_zero ? p.zero : 0.0f);
-            for (std::size_t i = 0; i < count; ++i) codes[i] = zero_of_slot;
-        } else if constexpr (S::has_integer_zero) {
-            // A NaN is the code of zero, not the code 0.
-            for (std::size_t i = 0; i < count; ++i) {
-                const float q = x[i] / divisor + p.zero;
-                codes[i] = encode<element, Rounding>(q == q ? q : p.zero, random(i));
-            }
-        } else if constexpr (S::has_minimum) {
-            for (std::size_t i = 0; i < count; ++i) {
-                const float d = x[i] == x[i] ? x[i] - p.zero : -p.zero;
-                codes[i] = encode<element, Rounding>(d / divisor, random(i));
-            }
-        } else {
-            for (std::size_t i = 0; i < count; ++i) codes[i] = encode<element, Rounding>(x[i] / divisor, random(i));
-        }
+    // Scale 0 (an all-zero slot, or one too small for its scale format) and NaN: everything is the code of zero.
+    if (S::scaled && !(p.scale > 0.0f)) {
+        const auto zero_of_slot = encode<element>(S::has_integer_zero ? p.zero : 0.0f);
+        for (std::size_t i = 0; i < count; ++i) codes[i] = zero_of_slot;
+        return;
     }
+    const float divisor = p.scale;
+    const float zero = p.zero;
+    const auto one = [&](std::size_t i) {
+        const std::uint32_t random = Rounding == rounding::stochastic ? detail::random_bits(seed, first + i) : 0u;
+        if constexpr (!S::scaled) {
+            codes[i] = encode<element, Rounding, overflow::special>(x[i], random);
+        } else if constexpr (S::has_integer_zero) {
+            const float q = x[i] / divisor + zero;
+            codes[i] = encode<element, Rounding>(q == q ? q : zero, random); // a NaN is the code of zero, not the code 0
+        } else if constexpr (S::has_minimum) {
+            const float d = x[i] == x[i] ? x[i] - zero : -zero;
+            codes[i] = encode<element, Rounding>(d / divisor, random);
+        } else {
+            codes[i] = encode<element, Rounding>(x[i] / divisor, random);
+        }
+    };
+    // Inner loops of constant length: the compiler then has vectors for runs of 16 too, not only for those of 32 and more.
+    std::size_t i = 0;
+    for (; i + 32 <= count; i += 32)
+        for (std::size_t j = 0; j < 32; ++j) one(i + j);
+    for (; i + 16 <= count; i += 16)
+        for (std::size_t j = 0; j < 16; ++j) one(i + j);
+    for (; i < count; ++i) one(i);
 }
 
 // The value a code stands for, as quantized::value_at has it.

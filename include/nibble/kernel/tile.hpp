@@ -118,7 +118,7 @@ struct word_source {
 
 // Bytes a tile asks for ahead of its reads: far enough to cover the memory latency at full speed, and in the same panel
 // or the next.
-inline constexpr std::size_t prefetch_distance = 1024;
+inline constexpr std::size_t prefetch_distance = 512;
 
 // What remains of a phase: its sums are widened and, if the part is complete, go into the results by one fma each.
 //   Begun     earlier phases of the part have left sums in `totals`
