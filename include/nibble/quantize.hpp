@@ -32,7 +32,7 @@ namespace detail {
 // The multiples that range::least_squares tries: 1 first, so that a tie keeps the plain range.
 inline constexpr std::size_t range_candidates = 65;
 [[nodiscard]] constexpr float range_candidate(std::size_t i) noexcept {
-    return i == 0 ? 1.0f : 0.4f + 0.0125f * static_cast<float>(i);
+    return i == 0 ? 1.0f : (32.0f + static_cast<float>(i)) / 80.0f; // one rounding, whatever the compiler fuses
 }
 
 // One row's loop over its runs: visit(run index, first column, columns).
@@ -54,7 +54,12 @@ struct quantizer {
     quantize_options options;
     quantized<S>& out;
     std::size_t run = traits::run(w.cols());
-    static constexpr bool by_sum = requires { requires std::same_as<typename S::scale_type::rule, by_mean>; };
+    // Any rule but these two may ask for the mean.
+    static constexpr bool by_sum = requires {
+        typename S::scale_type::rule;
+        requires !std::same_as<typename S::scale_type::rule, by_largest>;
+        requires !std::same_as<typename S::scale_type::rule, by_exponent>;
+    };
 
     [[nodiscard]] std::size_t slot(std::size_t row, std::size_t col) const {
         return granularity::index(row, col, w.cols());
@@ -135,7 +140,7 @@ struct quantizer {
 //   scale   the scheme's rule, rounded to the scale's format; codes are encode(x / scale) with the scale as stored
 //   zero    integer_zero: round(-min / scale) with 0 inside the range; minimum: min, rounded to its format
 //   two levels: outer = max over its slots of (group scale) / largest<Inner>, then each inner scale under it
-// A slot of zeros gets scale 0 and the codes of 0. Values that are not finite take no part in the range, and nonfinite()
+// A slot of zeros gets scale 0 and the codes of 0. Values that are not finite count as zeros in the range, and nonfinite()
 // of the result tells; they become: under an MX scale (E8M0) a NaN scale, so that the whole block reads as NaN; in
 // elements that have such codes (FP8, f16, bf16) NaN, and infinity saturates (unscaled: stays infinity); in all others
 // NaN becomes the code of 0 and infinity the largest code of its sign.

@@ -60,7 +60,9 @@ struct gemm_plan {
     bool per_part = false;       // activation scales per part
     std::size_t panel_group = 1; // panels that go through the columns together
     std::size_t task_panels = 1; // panels per task, a multiple of panel_group
-    std::size_t token_chunk = 1; // tokens per task
+    std::size_t token_blocks = 1; // tokens are cut into so many blocks of equal size, give or take one: 5 = 3 + 2, not 4 + 1
+    std::size_t chunk_blocks = 1; // blocks per task
+    std::size_t token_chunk = 1;  // tokens per task, at most
     std::size_t unit_columns = 1;
     std::size_t block_units = 1; // units (quads, or columns for real) per column block
     std::size_t block_parts = 1;
@@ -72,10 +74,13 @@ struct gemm_plan {
           panels(w.panels()), per_part(scale_per_part && !real) {
         unit_columns = real ? 1 : panel_layout::quad;
         panel_group = m == 1 ? most_panels : 1;
-        token_chunk = detail::min_of(m, std::size_t{96}); // a multiple of both tiles
-        // Unpacked panels of a block take 16 KiB, half of the first-level cache; packed ones stream.
-        const std::size_t lanes_bytes = real ? 16 * sizeof(float) : 64;
-        block_units = direct ? 1024 : (std::size_t{16} << 10) / lanes_bytes / panel_group;
+        token_blocks = detail::max_of<std::size_t>(1, detail::ceil_div(m, tile_tokens));
+        chunk_blocks = detail::min_of(token_blocks, 96 / tile_tokens);
+        token_chunk = detail::min_of(m, chunk_blocks * tile_tokens);
+        // The lanes of a block take 16 KiB, half of the first-level cache, as every tile of tokens reads them again; with
+        // one token the packed stream is read once and only the widened scales count.
+        const std::size_t unit_bytes = real ? panel_layout::rows * sizeof(float) : direct_nibbles ? 32 : 64;
+        block_units = direct && m == 1 ? 1024 : (std::size_t{16} << 10) / unit_bytes / panel_group;
         const std::size_t part_units = detail::max_of<std::size_t>(1, depth.padded_part / unit_columns);
         block_parts = detail::min_of(detail::max_of<std::size_t>(1, block_units / part_units), 128 / panel_group);
         if (!real) block_units = detail::max_of<std::size_t>(1, block_units / phases.quads) * phases.quads;
@@ -91,7 +96,12 @@ struct gemm_plan {
         // be asked for in time, but enough tasks to balance.
         task_panels = panel_group * (m == 1 ? detail::max_of<std::size_t>(1, detail::min_of<std::size_t>(4, panels / 64)) : 1);
         panel_tasks = detail::ceil_div(panels, task_panels);
-        token_tasks = detail::ceil_div(tokens, token_chunk);
+        token_tasks = detail::ceil_div(token_blocks, chunk_blocks);
+    }
+
+    // The first token of a block; of block token_blocks, the number of tokens.
+    [[nodiscard]] std::size_t block_token(std::size_t block) const noexcept {
+        return block * (tokens / token_blocks) + detail::min_of(block, tokens % token_blocks);
     }
 
     // Memory that all workers share.
@@ -249,15 +259,17 @@ NIBBLE_INLINE void prefetch_scales(const packed<S>& w, const std::byte* panel, s
     if constexpr (traits::has_zero) ask(w.sections().zeros, panel_layout::rows * sizeof(typename traits::zero_code));
 }
 
-// Sums of one group of panels, `panels` from `first_panel` on, against the tokens [first_token, first_token + tokens);
+// Sums of one group of panels, `panels` from `first_panel` on, against the token blocks [first_block, end_block);
 // `next_panel` is where the worker goes on, or w.panels().
 template <isa Isa, any_scheme S>
 NIBBLE_INLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w, const typename gemm_plan<S>::shared_memory& shared,
                             const typename gemm_plan<S>::worker_memory& own, std::size_t first_panel, std::size_t panels,
-                            std::size_t first_token, std::size_t tokens, std::size_t next_panel) noexcept {
+                            std::size_t first_block, std::size_t end_block, std::size_t next_panel) noexcept {
     using P = gemm_plan<S>;
     using element = typename S::element_type;
     constexpr std::size_t rows = panel_layout::rows;
+    const std::size_t first_token = plan.block_token(first_block);
+    const std::size_t tokens = plan.block_token(end_block) - first_token;
     __builtin_memset(own.results, 0, panels * tokens * rows * sizeof(float));
     const bool together = panels == P::most_panels && tokens == 1;
     plan.for_each_block([&](const tile_range& r) {
@@ -292,9 +304,10 @@ NIBBLE_INLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w, const
             a.weights_stride = units * rows;
             a.widened_stride = stride;
             for (std::size_t p = 0; p < (together ? 1 : panels); ++p)
-                for (std::size_t t = 0; t < tokens; t += P::tile_tokens) {
-                    const std::size_t n = detail::min_of(P::tile_tokens, tokens - t);
-                    const std::size_t token = first_token + t;
+                for (std::size_t block = first_block; block < end_block; ++block) {
+                    const std::size_t token = plan.block_token(block);
+                    const std::size_t n = plan.block_token(block + 1) - token;
+                    const std::size_t t = token - first_token;
                     a.weights = own.real_lanes + p * units * rows;
                     a.values = shared.real_values + token * plan.depth.padded + r.begin * n;
                     a.part_sums = shared.part_sums + token * plan.depth.count + r.part * n;
@@ -316,9 +329,10 @@ NIBBLE_INLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w, const
             a.phase_quads = plan.phases.quads;
             a.center = detail::lane_center<element>;
             for (std::size_t p = 0; p < (together ? 1 : panels); ++p)
-                for (std::size_t t = 0; t < tokens; t += P::tile_tokens) {
-                    const std::size_t n = detail::min_of(P::tile_tokens, tokens - t);
-                    const std::size_t token = first_token + t;
+                for (std::size_t block = first_block; block < end_block; ++block) {
+                    const std::size_t token = plan.block_token(block);
+                    const std::size_t n = plan.block_token(block + 1) - token;
+                    const std::size_t t = token - first_token;
                     a.codes = P::direct ? reinterpret_cast<const std::uint8_t*>(w.panel(first_panel + p) + offset)
                                         : own.lanes + p * units * 64;
                     a.values = shared.values + (token * plan.depth.padded + r.begin * n) * (P::wide ? 2 : 1);
@@ -341,23 +355,24 @@ NIBBLE_INLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w, const
     });
 }
 
-// The activations of tokens [first, first + tile_tokens) in the order tiles read them.
+// The activations of one block of tokens in the order tiles read them.
 template <any_scheme S>
 inline void prepare_task(const gemm_plan<S>& plan, matrix_view<const float> x,
                          const typename gemm_plan<S>::shared_memory& shared,
-                         const typename gemm_plan<S>::worker_memory& own, std::size_t first) noexcept {
+                         const typename gemm_plan<S>::worker_memory& own, std::size_t block) noexcept {
     using P = gemm_plan<S>;
-    const std::size_t n = detail::min_of(P::tile_tokens, plan.tokens - first);
+    const std::size_t first = plan.block_token(block);
+    const std::size_t n = plan.block_token(block + 1) - first;
     if constexpr (P::real) {
         copy_block_of_tokens(x, first, n, plan.depth, shared.real_values + first * plan.depth.padded,
                              shared.part_sums + first * plan.depth.count);
     } else {
-        activation_block block{};
-        block.values = shared.values + first * plan.depth.padded * (P::wide ? 2 : 1);
-        block.pair_sums = shared.pair_sums + first * plan.depth.count * plan.phases.per_part;
-        block.part_sums = shared.part_sums + first * plan.depth.count;
-        block.scales = shared.scales + first * (plan.per_part ? plan.depth.count : 1);
-        quantize_block_of_tokens<P::wide>(x, first, n, plan.depth, plan.phases, plan.per_part, block, own.row);
+        activation_block out{};
+        out.values = shared.values + first * plan.depth.padded * (P::wide ? 2 : 1);
+        out.pair_sums = shared.pair_sums + first * plan.depth.count * plan.phases.per_part;
+        out.part_sums = shared.part_sums + first * plan.depth.count;
+        out.scales = shared.scales + first * (plan.per_part ? plan.depth.count : 1);
+        quantize_block_of_tokens<P::wide>(x, first, n, plan.depth, plan.phases, plan.per_part, out, own.row);
     }
 }
 
@@ -374,18 +389,20 @@ inline void run_gemm(const gemm_plan<S>& plan, matrix_view<const float> x, const
         arena mine(memory + first_worker + worker * one.used());
         return plan.take_worker(mine);
     };
-    threads.parallel_for(detail::ceil_div(plan.tokens, P::tile_tokens), [&](std::size_t block, std::size_t worker) {
-        prepare_task<S>(plan, x, shared, worker_memory(worker), block * P::tile_tokens);
+    threads.parallel_for(plan.token_blocks, [&](std::size_t block, std::size_t worker) {
+        prepare_task<S>(plan, x, shared, worker_memory(worker), block);
     });
     threads.parallel_for(plan.panel_tasks * plan.token_tasks, [&](std::size_t task, std::size_t worker) {
         const std::size_t begin = task % plan.panel_tasks * plan.task_panels;
         const std::size_t end = detail::min_of(plan.panels, begin + plan.task_panels);
-        const std::size_t first_token = task / plan.panel_tasks * plan.token_chunk;
-        const std::size_t tokens = detail::min_of(plan.token_chunk, plan.tokens - first_token);
+        const std::size_t first_block = task / plan.panel_tasks * plan.chunk_blocks;
+        const std::size_t end_block = detail::min_of(plan.token_blocks, first_block + plan.chunk_blocks);
+        const std::size_t first_token = plan.block_token(first_block);
+        const std::size_t tokens = plan.block_token(end_block) - first_token;
         const typename P::worker_memory own = worker_memory(worker);
         for (std::size_t first = begin; first < end; first += plan.panel_group) {
             const std::size_t panels = detail::min_of(plan.panel_group, end - first);
-            sum_group<Isa, S>(plan, w, shared, own, first, panels, first_token, tokens, first + plan.panel_group);
+            sum_group<Isa, S>(plan, w, shared, own, first, panels, first_block, end_block, first + plan.panel_group);
             for (std::size_t p = 0; p < panels; ++p) {
                 const std::size_t output = (first + p) * panel_layout::rows;
                 finish_panel<Isa>(own.results + p * tokens * panel_layout::rows,

@@ -90,8 +90,9 @@ template <any_scheme S>
         if constexpr (S::has_integer_zero || S::has_minimum) {
             low = (S::has_integer_zero && g.low > 0.0f ? 0.0f : g.low) * shrink;
             const float high = (S::has_integer_zero && g.high < 0.0f ? 0.0f : g.high) * shrink;
-            // Halved first: the width of a range may exceed fp32.
-            wanted = (high * 0.5f - low * 0.5f) / (largest<element> * 0.5f);
+            // In double: the width of a range may exceed fp32, and no product fuses with the difference.
+            wanted = static_cast<float>((static_cast<double>(high) - static_cast<double>(low)) /
+                                        static_cast<double>(largest<element>));
         } else {
             wanted = S::scale_type::rule::template apply<element>(g) * shrink;
         }
@@ -185,8 +186,10 @@ template <any_scheme S>
         const std::size_t n = detail::min_of(quantize_block, count - start);
         encode_run<S, rounding::nearest_even>(x + start, n, p, 0, 0, codes);
         for (std::size_t i = 0; i < n; ++i) {
-            const float d = x[start + i] - decode_value<S>(codes[i], p.scale, p.zero);
-            const double e = detail::is_finite(d) ? static_cast<double>(d) : 0.0;
+            // In double: the product inside decode_value must not fuse with this difference, nor the difference overflow.
+            const float value = decode_value<S>(codes[i], p.scale, p.zero);
+            const double d = static_cast<double>(x[start + i]) - static_cast<double>(value);
+            const double e = detail::is_finite(x[start + i]) && detail::is_finite(value) ? d : 0.0;
             sums[i % 8] = __builtin_fma(e, e, sums[i % 8]);
         }
     }

@@ -17,7 +17,7 @@ namespace nibble::inline NIBBLE_ABI {
 
 // ---- how the scale of a group follows from its values ---------------------------------------------------------------
 
-// What a rule sees of a group: finite values only. nonfinite tells that there were others.
+// What a rule sees of a group: values that are not finite count as zeros, and nonfinite tells that there were some.
 struct group_statistics {
     float largest = 0.0f;       // max |x|
     float low = 0.0f;           // min x
