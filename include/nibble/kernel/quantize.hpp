@@ -126,10 +126,13 @@ template <any_scheme S, rounding Rounding>
 inline void encode_run(const float* x, std::size_t count, const slot_parameters<S>& p, std::uint64_t seed, std::uint64_t first,
                        typename detail::scheme_traits<S>::code* codes) noexcept {
     using element = typename detail::scheme_traits<S>::element;
-    // Scale 0 (an all-zero slot, or one too small for its scale format) and NaN: everything is the code of zero.
+    // Scale 0 (an all-zero slot, or one too small for its scale format) and NaN: everything is the code of zero, but for a
+    // NaN under scale 0 in an element that can say it.
     if (S::scaled && !(p.scale > 0.0f)) {
+        const bool keep_nan = has_nan_code<element> && p.scale == 0.0f && !S::has_integer_zero && !S::has_minimum;
         const auto zero_of_slot = encode<element>(S::has_integer_zero ? p.zero : 0.0f);
-        for (std::size_t i = 0; i < count; ++i) codes[i] = zero_of_slot;
+        for (std::size_t i = 0; i < count; ++i)
+            codes[i] = keep_nan && detail::is_nan(x[i]) ? encode<element>(x[i]) : zero_of_slot;
         return;
     }
     const float divisor = p.scale;
