@@ -139,7 +139,8 @@ inline void widen_scales(const packed<S>& w, const std::byte* panel, std::size_t
     constexpr float unit = detail::family_of<element> == detail::kernel_family::real
                                ? 1.0f
                                : detail::exp2i(detail::integer_grid_of<element>.exponent);
-    const detail::depth_plan& depth = w.depth();
+    const detail::depth_plan depth = w.depth();
+    const bool outer_in_row = S::two_level && packed<S>::outer_slots(w.cols()) > 1;
     for (std::size_t part = first; part < first + parts; ++part, out += panel_layout::rows) {
         if constexpr (!S::scaled) {
             Isa::store(out, Isa::broadcast(unit));
@@ -151,8 +152,8 @@ inline void widen_scales(const packed<S>& w, const std::byte* panel, std::size_t
             for (std::size_t half = 0; half < 2; ++half) {
                 typename Isa::f32 s = Isa::template decode_stored<typename traits::scale_element>(codes + 8 * half);
                 if constexpr (S::two_level) {
-                    const std::size_t run = packed<S>::outer_run(w.cols());
-                    if (packed<S>::outer_slots(w.cols()) > 1) {
+                    if (outer_in_row) {
+                        const std::size_t run = packed<S>::outer_run(w.cols());
                         const auto* outer =
                             reinterpret_cast<const typename traits::outer_code*>(panel + w.sections().outer) +
                             (depth.column(part) / run) * panel_layout::rows;

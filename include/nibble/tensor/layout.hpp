@@ -69,10 +69,12 @@ struct depth_plan {
     }
     // The first column of part p, and how many it has.
     [[nodiscard]] constexpr std::size_t column(std::size_t p) const noexcept {
+        if (parts_per_run == 1) return p * run; // no division: this is asked once per part in the kernels
         return (p / parts_per_run) * run + (p % parts_per_run) * part;
     }
     [[nodiscard]] constexpr std::size_t columns(std::size_t p) const noexcept {
         const std::size_t first = column(p);
+        if (parts_per_run == 1) return min_of(run, cols - first);
         const std::size_t run_end = min_of(cols, (p / parts_per_run + 1) * run);
         return min_of(part, run_end - first);
     }
@@ -83,7 +85,9 @@ struct depth_plan {
         const std::size_t padded_run = (parts_per_run - 1) * padded_part + round_up(last, step);
         return (p / parts_per_run) * padded_run + (p % parts_per_run) * padded_part;
     }
-    [[nodiscard]] constexpr std::size_t scale_of(std::size_t p) const noexcept { return p / parts_per_run; }
+    [[nodiscard]] constexpr std::size_t scale_of(std::size_t p) const noexcept {
+        return parts_per_run == 1 ? p : p / parts_per_run;
+    }
 };
 
 } // namespace detail
