@@ -1,0 +1,163 @@
+// error_table.cpp: relative errors on N(0, 1) within 3 % of the table in formats.md, section 10, and in its order.
+#include "support/catch.hpp"
+#include "support/quantize_reference.hpp"
+#include "support/random.hpp"
+
+#include <nibble/quantize.hpp>
+#include <nibble/scheme/formats.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace {
+
+using namespace nibble;
+
+constexpr std::size_t rows = 32;
+constexpr std::size_t cols = 4096;
+
+const std::vector<float>& samples() {
+    static const std::vector<float> x = nibble_test::normal_values(rows * cols, 2026);
+    return x;
+}
+
+double error_between(const std::vector<float>& x, const std::vector<float>& y) {
+    double error = 0.0;
+    double power = 0.0;
+    for (std::size_t i = 0; i < x.size(); ++i) {
+        const double d = static_cast<double>(x[i]) - static_cast<double>(y[i]);
+        error += d * d;
+        power += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+    }
+    return error / power;
+}
+
+// A named format.
+double error_of(const char* name, const quantize_options& options = {}) {
+    const nibble_test::format_verbs format = nibble_test::format_of_name().at(name)();
+    return error_between(samples(), format.quantize(samples().data(), rows, cols, cols, options, 1).values);
+}
+
+// Any other scheme.
+template <class Scheme>
+double error_of() {
+    quantized<Scheme> q = quantize<Scheme>(matrix_view<const float>(samples().data(), rows, cols));
+    std::vector<float> y(samples().size());
+    dequantize(q, matrix_view<float>(y.data(), rows, cols));
+    return error_between(samples(), y);
+}
+
+// `digit`: half a unit of the last digit that the table gives.
+void check_within(const char* what, double error, double wanted, double digit) {
+    CAPTURE(what, error, wanted);
+    CHECK(error >= wanted * 0.97 - digit);
+    CHECK(error <= wanted * 1.03 + digit);
+}
+void check_error(const char* name, double wanted, double digit, const quantize_options& options = {}) {
+    check_within(name, error_of(name, options), wanted, digit);
+}
+template <class Scheme>
+void check_error(const char* what, double wanted, double digit) {
+    check_within(what, error_of<Scheme>(), wanted, digit);
+}
+
+struct iq4_nl_levels {
+    static constexpr float levels[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+};
+struct bnb_fp4 {
+    static constexpr int bits = 4;
+    using code = std::uint8_t;
+    [[nodiscard]] static constexpr float decode(code c) noexcept {
+        constexpr float magnitude[8] = {0.0f, .0052083333f, .66666667f, 1.0f, .33333333f, .5f, .16666667f, .25f};
+        return (c & 8) != 0 ? -magnitude[c & 7] : magnitude[c & 7];
+    }
+};
+using e1m2 = minifloat<float_format{.exponent = 1, .mantissa = 2}>;
+using e3m0 = minifloat<float_format{.exponent = 3, .mantissa = 0}>;
+
+} // namespace
+
+TEST_CASE("errors on Gaussian data: one and two bits", "[quantize][error]") {
+    check_error<scheme<binary, per_tensor, scale<f32, by_mean>>>("binary, mean", .3620, .00005);
+    check_error<scheme<ternary, per_tensor, scale<f32, by_mean>>>("ternary, mean", .2620, .00005);
+    check_error<minimum_scheme<uint2, 64>>("INT2 asym g64 (min)", .2006, .00005);
+}
+
+TEST_CASE("errors on Gaussian data: integers", "[quantize][error]") {
+    check_error("int3_g128", .0740, .00005);
+    check_error("int3_g128_asym", .0462, .00005);
+    check_error<minimum_scheme<uint3, 16>>("INT3 asym g16", .01935, .000005);
+    check_error("int4_g128", .01364, .000005);
+    check_error("int4_g32", .00933, .000005);
+    check_error("int4_g128_asym", .00999, .000005);
+    check_error("int4_g32_min", .00607, .000005);
+    check_error("int5_g32_min", .00142, .000005);
+    check_error("int8_g32", .000028, .0000005);
+    check_error("int8_channel", .000073, .0000005);
+    check_error("int6_channel", .00124, .000005);
+    check_error("int4_channel", .0244, .00005);
+    check_error("int4_g128", .01105, .000005, {.range = range::least_squares});
+}
+
+TEST_CASE("errors on Gaussian data: codebooks and 4-bit floats", "[quantize][error]") {
+    check_error("nf4_g64", .00845, .000005);
+    check_error<group_scheme<e2m1, 64>>("FP4 E2M1 b64", .01112, .000005);
+    check_error<group_scheme<bnb_fp4, 64>>("bnb FP4 b64", .01476, .000005);
+    check_error<group_scheme<codebook<iq4_nl_levels>, 32>>("IQ4_NL", .00745, .000005);
+    check_error<group_scheme<e2m1, 128>>("FP4 E2M1 g128", .01181, .000005);
+    check_error<group_scheme<e1m2, 128>>("FP4 E1M2 g128", .01364, .000005);
+    check_error<group_scheme<e3m0, 128>>("FP4 E3M0 g128", .03720, .000005);
+}
+
+TEST_CASE("errors on Gaussian data: shared exponents and two levels", "[quantize][error]") {
+    check_error("mxfp4", .01322, .000005);
+    check_error<block_scheme<int4>>("MXINT4", .01756, .000005);
+    check_error("mxfp6_e2m3", .000801, .0000005);
+    check_error("mxfp6_e3m2", .002899, .0000005);
+    check_error<block_scheme<int6>>("MXINT6", .001091, .0000005);
+    check_error("mxfp8_e4m3", .000857, .0000005);
+    check_error("mxfp8_e5m2", .002899, .0000005);
+    check_error("mxint8", .000068, .0000005);
+    check_error("nvfp4", .00911, .000005);
+    check_error("nvint4", .00739, .000005);
+    check_error("bfp12_g16", .01373, .000005);
+    check_error("bfp16_g16", .000053, .0000005);
+}
+
+TEST_CASE("errors on Gaussian data: 6- and 8-bit floats per row", "[quantize][error]") {
+    check_error("fp8_e4m3_channel", .000700, .0000005);
+    check_error("fp8_e5m2_channel", .002776, .0000005);
+    check_error<channel_scheme<e3m4>>("E3M4", .000175, .0000005);
+    check_error("fp6_e3m2_channel", .002776, .0000005);
+    check_error("fp6_e2m3_channel", .000813, .0000005);
+}
+
+TEST_CASE("errors on Gaussian data: the order of the formats", "[quantize][error]") {
+    // By the table: within a width, from the best to the worst.
+    const std::vector<double> four{error_of("int4_g32_min"),  error_of("nvint4"),    error_of("nf4_g64"),
+                                   error_of("nvfp4"),         error_of("int4_g32"),  error_of("int4_g128_asym"),
+                                   error_of("mxfp4"),         error_of("int4_g128"), error_of<block_scheme<int4>>(),
+                                   error_of("int4_channel")};
+    for (std::size_t i = 1; i < four.size(); ++i) {
+        CAPTURE(i);
+        CHECK(four[i - 1] < four[i]);
+    }
+    const std::vector<double> width{error_of("f32"),        error_of("f16"),   error_of("bf16"),
+                                    error_of("int8_g32"),         error_of("mxint8"),      error_of("int8_channel"),
+                                    error_of("fp8_e4m3_channel"), error_of("mxfp6_e2m3"),  error_of("mxfp8_e4m3"),
+                                    error_of("int6_channel"),     error_of("fp8_e5m2_channel"), error_of("mxfp6_e3m2"),
+                                    error_of("int4_g128"),        error_of("int3_g128"),   error_of("ternary_channel"),
+                                    error_of("binary_channel")};
+    CHECK(width[0] == 0.0);
+    for (std::size_t i = 1; i < width.size(); ++i) {
+        CAPTURE(i);
+        CHECK(width[i - 1] < width[i]);
+    }
+    CHECK(error_of("int4_g32", {.range = range::least_squares}) < error_of("int4_g32"));
+    CHECK(error_of("int8_g32") < error_of("int6_g32"));
+    CHECK(error_of("int6_g32") < error_of("int5_g32"));
+    CHECK(error_of("int5_g32") < error_of("int4_g32"));
+    CHECK(error_of("int4_g32") < error_of("int3_g32"));
+    CHECK(error_of("int3_g32") < error_of("int2_g32"));
+}

@@ -1,0 +1,9 @@
+// every_format_4.cpp: every fourth named format, from number 4 on, by the rules of quantize.hpp.
+#include "quantize/every_format.hpp"
+#include "support/catch.hpp"
+
+namespace {
+[[maybe_unused]] const bool entered = nibble_test::add_formats_of_part<3, 4>();
+} // namespace
+
+TEST_CASE("quantize: formats 4, 8, 12 ... keep to the rules", "[quantize]") { nibble_test::check_formats_of_part<3, 4>(); }
