@@ -10,6 +10,7 @@
 #include <nibble/epilogue/epilogue.hpp>
 #include <nibble/kernel/gemm.hpp>
 #include <nibble/tensor/packed.hpp>
+#include <nibble/tensor/quantized.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -28,21 +29,26 @@ struct gemm_options {
     nibble::activation_scale activations = nibble::activation_scale::per_token;
 };
 
-// Bytes of workspace that a call needs, for an engine that sizes its memory beforehand.
+// Bytes of workspace that calls with up to `tokens` rows of x need, for an engine that sizes its memory beforehand.
 template <any_scheme S>
 [[nodiscard]] std::size_t gemm_workspace_bytes(const packed<S>& w, std::size_t tokens, std::size_t concurrency,
                                                const gemm_options& options = {}) noexcept {
-    return kernel::gemm_plan<S>(w, tokens, options.activations == activation_scale::per_group).workspace_bytes(concurrency);
+    const bool per_group = options.activations == activation_scale::per_group;
+    // A single token takes several panels at once, so it may need more than two.
+    return detail::max_of(kernel::gemm_plan<S>(w, 1, per_group).workspace_bytes(concurrency),
+                          kernel::gemm_plan<S>(w, tokens, per_group).workspace_bytes(concurrency));
 }
 
 // y = epilogue(x wᵀ): x is M x K, w N x K, y M x N, fp32 in and out; any M, N, K, and any strides.
 //
 // Elements whose values are small integers times a power of two (int, E2M1, E2M3, MXINT8, ternary, binary, yours): x is
-// quantized to int8 first (value = round(x 127 / max|x|), ties to even), per token or per token and group, and
+// quantized to int8 first (value = round(x (127 / max|x|)), ties to even), per token or per token and group, and
 //   y(m, n) = (sum over groups of [dot(m, n, g) x s(n, g)] by one fma each, in order) x factor(n) x sx(m)
-// with exact integer dot products. All others (FP8, E3M2, NF4, f16, bf16, f32): x stays fp32, and a group's dot product is
-// one chain of fma over its columns. s is the weight scale in fp32, factor the outer scale of a two_level scheme.
-// A minimum adds fma(sum of x over the group, minimum, ...) after each group.
+// with exact integer dot products and sx = max|x| / 127; scaled per group, s(n, g) x sx(m, g) stands for s and nothing for
+// sx(m). All others (FP8, E3M2, NF4, f16, bf16, f32): x stays fp32, and a group's dot product is one chain of fma over its
+// columns. s is the weight scale in fp32 times that power of two, factor the outer scale of a two_level scheme if a row has
+// one (if it has several, s is inner x outer). A minimum adds fma(sum of x over the group, minimum, ...) after each group.
+// A group of more than 65536 columns counts as several of that length.
 //
 // The result is the same bit for bit for any executor, any M (row m depends on row m of x alone), any ISA and any tile.
 // NaN or infinity in x: the whole row m of y is NaN in the integer family, IEEE arithmetic in the other. A NaN weight
@@ -63,6 +69,19 @@ void gemm(matrix_view<const float> x, const packed<S>& w, matrix_view<float> y, 
         buffer own(bytes);
         kernel::run_gemm<Isa, S>(plan, x, w, y, finish, own.data(), threads);
     }
+}
+
+// Without an epilogue.
+template <isa Isa = best_isa, any_scheme S, executor Executor = serial>
+void gemm(matrix_view<const float> x, const packed<S>& w, matrix_view<float> y, const gemm_options& options,
+          const Executor& threads = {}) {
+    gemm<Isa>(x, w, y, identity{}, options, threads);
+}
+
+// Kernels read the packed form only: pack once, multiply often.
+template <isa Isa = best_isa, any_scheme S, class... Rest>
+void gemm(matrix_view<const float>, const quantized<S>&, matrix_view<float>, const Rest&...) {
+    static_assert(!any_scheme<S>, "gemm: these weights are quantized but not packed; pass pack(weights), kept from call to call");
 }
 
 } // namespace nibble::inline NIBBLE_ABI

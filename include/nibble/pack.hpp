@@ -62,6 +62,21 @@ template <any_scheme S, executor Executor = serial>
                 for (std::size_t k = 0; k < q.cols(); ++k)
                     if (detail::is_nan(decode_table<element>.at[plain[k]])) factors[r] = detail::quiet_nan;
             }
+            // Scales and minimums in such a format likewise: all of them take part in every output of the row.
+            const auto mark = [&]<class E>(const typename E::code* from, std::size_t count) {
+                if constexpr (detail::marks_nan<E>)
+                    for (std::size_t s = 0; s < count; ++s)
+                        if (detail::is_nan(E::decode(from[s * panel_layout::rows + r]))) factors[r] = detail::quiet_nan;
+            };
+            if constexpr (S::scaled)
+                mark.template operator()<typename traits::scale_element>(
+                    reinterpret_cast<const typename traits::scale_code*>(panel + at.scales), depth.scales);
+            if constexpr (S::two_level)
+                mark.template operator()<typename traits::outer_element>(
+                    reinterpret_cast<const typename traits::outer_code*>(panel + at.outer), packed<S>::outer_slots(q.cols()));
+            if constexpr (S::has_minimum)
+                mark.template operator()<typename traits::zero_element>(
+                    reinterpret_cast<const typename traits::zero_code*>(panel + at.zeros), depth.scales);
         }
         kernel::squeeze_panel<element>(padded.data(), depth.padded, depth.padded,
                                        reinterpret_cast<std::uint8_t*>(panel + at.codes));

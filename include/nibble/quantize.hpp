@@ -143,7 +143,7 @@ struct quantizer {
 // A slot of zeros gets scale 0 and the codes of 0. Values that are not finite count as zeros in the range, and nonfinite()
 // of the result tells; they become: under an MX scale (E8M0) a NaN scale, so that the whole block reads as NaN; in
 // elements that have such codes (FP8, f16, bf16) NaN, and infinity saturates (unscaled: stays infinity); in all others
-// NaN becomes the code of 0 and infinity the largest code of its sign.
+// NaN becomes the code nearest to 0 and infinity the largest code of its sign.
 // Results do not depend on the executor. Allocates the result, and 40 bytes per run for slots that span rows.
 template <any_scheme S, executor Executor = serial>
 [[nodiscard]] quantized<S> quantize(matrix_view<const float> w, const quantize_options& options = {},
@@ -251,6 +251,13 @@ template <any_scheme S, executor Executor = serial>
     for (unsigned char seen : nonfinite)
         if (seen != 0) out.set_nonfinite(true);
     return out;
+}
+
+// An element alone has no scale: what was probably meant is a scheme of it.
+template <element E, executor Executor = serial>
+void quantize(matrix_view<const float>, const quantize_options& = {}, const Executor& = {}) {
+    static_assert(!element<E>, "quantize: this is an element; name a scheme of it, such as int4_g32, nf4_g64 or f16_plain, "
+                               "or make one: scheme<Element, Granularity, Scale, Zero>");
 }
 
 // The fp32 values of q into out (rows x cols of q), by the formulas of quantized.hpp; exact but for the one rounding of

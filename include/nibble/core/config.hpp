@@ -7,6 +7,12 @@
 #error "nibble needs C++20: compile with -std=c++20 or newer"
 #endif
 
+#if defined(__clang__) && !defined(__apple_build_version__) && __clang_major__ < 16
+#error "nibble needs Clang 16 or newer"
+#elif defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 12
+#error "nibble needs GCC 12 or newer"
+#endif
+
 #if defined(__GNUC__) || defined(__clang__)
 #define NIBBLE_INLINE inline __attribute__((always_inline))
 #define NIBBLE_NOINLINE __attribute__((noinline))

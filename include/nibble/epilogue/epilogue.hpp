@@ -27,8 +27,11 @@ concept epilogue = requires(const E& step, lanes<generic> x, position at) {
     { step(x, at) } -> std::convertible_to<lanes<generic>>;
 };
 
+// An empty base for steps of your own: with it, | between two of them is found without a using-declaration.
+struct epilogue_step {};
+
 // Leaves results as they are.
-struct identity {
+struct identity : epilogue_step {
     template <class Lanes>
     [[nodiscard]] NIBBLE_INLINE Lanes operator()(const Lanes& x, const position&) const noexcept {
         return x;
@@ -38,8 +41,8 @@ struct identity {
 // First, then Second.
 template <epilogue First, epilogue Second>
 struct epilogue_chain {
-    First first;
-    Second second;
+    First first{};
+    Second second{};
     template <class Lanes>
     [[nodiscard]] NIBBLE_INLINE Lanes operator()(const Lanes& x, const position& at) const noexcept {
         return second(Lanes(first(x, at)).kept(), at);

@@ -213,8 +213,8 @@ struct generic {
     [[nodiscard]] static NIBBLE_INLINE i32 as_i32(const bytes& a) noexcept {
         i32 r;
         for (int i = 0; i < 8; ++i)
-            r.v[i] = static_cast<std::int32_t>(a.v[4 * i] | (a.v[4 * i + 1] << 8) | (a.v[4 * i + 2] << 16) |
-                                               (static_cast<std::uint32_t>(a.v[4 * i + 3]) << 24));
+            r.v[i] = static_cast<std::int32_t>(std::uint32_t{a.v[4 * i]} | std::uint32_t{a.v[4 * i + 1]} << 8 |
+                                               std::uint32_t{a.v[4 * i + 2]} << 16 | std::uint32_t{a.v[4 * i + 3]} << 24);
         return r;
     }
     [[nodiscard]] static NIBBLE_INLINE i32 zeros() noexcept { return i32{}; }

@@ -209,7 +209,7 @@ struct source_of {
                                     std::conditional_t<plan::wide, word_source<Isa>, byte_source<Isa>>>;
 };
 
-template <class Source, bool Zeros, int Panels>
+template <class Source, bool Zeros, std::size_t Panels>
 NIBBLE_INLINE void integer_tile_of(std::size_t tokens, const integer_tile_arguments& a, const tile_range& r) noexcept {
     switch (tokens) {
     case 1: return integer_tile<Source, Panels, 1, Zeros>(a, r);
@@ -316,7 +316,7 @@ NIBBLE_INLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w, const
                     a.results = own.results + (p * tokens + t) * rows;
                     a.totals = reinterpret_cast<float*>(own.totals) + (p * tokens + t) * rows;
                     if (together)
-                        real_tile<Isa, static_cast<int>(P::most_panels), 1>(a, r);
+                        real_tile<Isa, P::most_panels, 1>(a, r);
                     else
                         real_tile_of<Isa>(n, a, r);
                 }
@@ -347,7 +347,7 @@ NIBBLE_INLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w, const
                     a.results = own.results + (p * tokens + t) * rows;
                     a.totals = reinterpret_cast<std::int32_t*>(own.totals) + (p * tokens + t) * rows;
                     if (together)
-                        integer_tile<source, static_cast<int>(P::most_panels), 1, P::has_zeros>(a, r);
+                        integer_tile<source, P::most_panels, 1, P::has_zeros>(a, r);
                     else
                         integer_tile_of<source, P::has_zeros, 1>(n, a, r);
                 }

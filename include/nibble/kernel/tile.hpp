@@ -125,18 +125,18 @@ inline constexpr std::size_t prefetch_distance = 512;
 //   Complete  this was the part's last phase
 //   Extra     scales per part of the activations, or minimums, take part
 // Compile-time flags, because a branch per vector costs as much as the work.
-template <class Source, int Panels, int Tokens, bool Zeros, bool Begun, bool Complete, bool Extra>
+template <class Source, std::size_t Panels, std::size_t Tokens, bool Zeros, bool Begun, bool Complete, bool Extra>
 NIBBLE_INLINE void finish_phase(const integer_tile_arguments& a, std::size_t part, const std::int32_t* pairs,
                                 typename Source::sums (&s)[Panels][Tokens][2]) noexcept {
     using Isa = typename Source::isa_type;
 #pragma GCC unroll 8
-    for (int p = 0; p < Panels; ++p) {
-        const std::size_t wide = static_cast<std::size_t>(p) * a.widened_stride + part * 16;
+    for (std::size_t p = 0; p < Panels; ++p) {
+        const std::size_t wide = p * a.widened_stride + part * 16;
 #pragma GCC unroll 2
-        for (int half = 0; half < 2; ++half) {
+        for (std::size_t half = 0; half < 2; ++half) {
 #pragma GCC unroll 8
-            for (int t = 0; t < Tokens; ++t) {
-                const std::size_t at = static_cast<std::size_t>((p * Tokens + t) * 16 + half * 8);
+            for (std::size_t t = 0; t < Tokens; ++t) {
+                const std::size_t at = (p * Tokens + t) * 16 + half * 8;
                 typename Isa::i32 d = Source::finish(s[p][t][half]);
                 if constexpr (Zeros)
                     d = Isa::subtract(d, Isa::multiply_pairs(Isa::load_words(a.zeros + wide + half * 8),
@@ -147,7 +147,7 @@ NIBBLE_INLINE void finish_phase(const integer_tile_arguments& a, std::size_t par
                 } else {
                     typename Isa::f32 scale = Isa::load(a.scales + wide + half * 8);
                     if constexpr (Extra) {
-                        const std::size_t one = part * Tokens + static_cast<std::size_t>(t);
+                        const std::size_t one = part * Tokens + t;
                         if (a.part_scales != nullptr) scale = Isa::multiply(scale, Isa::broadcast(a.part_scales[one]));
                         typename Isa::f32 r = Isa::fma(Isa::to_float(d), scale, Isa::load(a.results + at));
                         if (a.minimums != nullptr)
@@ -163,7 +163,7 @@ NIBBLE_INLINE void finish_phase(const integer_tile_arguments& a, std::size_t par
 }
 
 // results += scale x (exact integer dot product of a part), part by part in order; see gemm.hpp for the formula.
-template <class Source, int Panels, int Tokens, bool Zeros>
+template <class Source, std::size_t Panels, std::size_t Tokens, bool Zeros>
 NIBBLE_NOINLINE void integer_tile(const integer_tile_arguments& a, const tile_range& range) noexcept {
     using Isa = typename Source::isa_type;
     using sums = typename Source::sums;
@@ -181,22 +181,22 @@ NIBBLE_NOINLINE void integer_tile(const integer_tile_arguments& a, const tile_ra
             left -= quads;
             sums s[Panels][Tokens][2];
 #pragma GCC unroll 8
-            for (int t = 0; t < Tokens; ++t) {
+            for (std::size_t t = 0; t < Tokens; ++t) {
                 const sums start = Source::start(pairs + t, a.center);
 #pragma GCC unroll 8
-                for (int p = 0; p < Panels; ++p) s[p][t][0] = s[p][t][1] = start;
+                for (std::size_t p = 0; p < Panels; ++p) s[p][t][0] = s[p][t][1] = start;
             }
             // Not unrolled: measured slower by up to 15 % (GCC 12 adds copies and a prologue to every phase).
             for (std::size_t q = 0; q < quads; ++q) {
 #pragma GCC unroll 8
-                for (int p = 0; p < Panels; ++p) {
-                    const std::uint8_t* from = codes + static_cast<std::size_t>(p) * a.codes_stride;
+                for (std::size_t p = 0; p < Panels; ++p) {
+                    const std::uint8_t* from = codes + p * a.codes_stride;
                     Isa::prefetch(from + prefetch_distance);
                     const typename Source::weights w = Source::load(from);
 #pragma GCC unroll 8
-                    for (int t = 0; t < Tokens; ++t)
+                    for (std::size_t t = 0; t < Tokens; ++t)
                         Source::accumulate(s[p][t][0], s[p][t][1], w,
-                                           values + static_cast<std::size_t>(t) * Source::activation_bytes);
+                                           values + t * Source::activation_bytes);
                 }
                 codes += Source::bytes_per_quad;
                 values += Tokens * Source::activation_bytes;
@@ -240,7 +240,7 @@ struct real_tile_arguments {
 };
 
 // results = fma(sum of a part, scale, results), part by part in order; each sum is one chain of fma over its columns.
-template <isa Isa, int Panels, int Tokens>
+template <isa Isa, std::size_t Panels, std::size_t Tokens>
 NIBBLE_NOINLINE void real_tile(const real_tile_arguments& a, const tile_range& range) noexcept {
     using f32 = typename Isa::f32;
     const float* weights = a.weights;
@@ -251,21 +251,21 @@ NIBBLE_NOINLINE void real_tile(const real_tile_arguments& a, const tile_range& r
         f32 s[Panels][Tokens][2];
         const bool begun = range.resume && part == 0;
 #pragma GCC unroll 8
-        for (int p = 0; p < Panels; ++p)
+        for (std::size_t p = 0; p < Panels; ++p)
 #pragma GCC unroll 8
-            for (int t = 0; t < Tokens; ++t)
+            for (std::size_t t = 0; t < Tokens; ++t)
 #pragma GCC unroll 2
-                for (int half = 0; half < 2; ++half)
+                for (std::size_t half = 0; half < 2; ++half)
                     s[p][t][half] = begun ? Isa::load(a.totals + (p * Tokens + t) * 16 + half * 8) : Isa::broadcast(0.0f);
 #pragma GCC unroll 2
         for (std::size_t k = 0; k < columns; ++k) {
 #pragma GCC unroll 8
-            for (int p = 0; p < Panels; ++p) {
-                const float* from = weights + static_cast<std::size_t>(p) * a.weights_stride;
+            for (std::size_t p = 0; p < Panels; ++p) {
+                const float* from = weights + p * a.weights_stride;
                 const f32 low = Isa::load(from);
                 const f32 high = Isa::load(from + 8);
 #pragma GCC unroll 8
-                for (int t = 0; t < Tokens; ++t) {
+                for (std::size_t t = 0; t < Tokens; ++t) {
                     const f32 x = Isa::broadcast(values[t]);
                     s[p][t][0] = Isa::fma(x, low, s[p][t][0]);
                     s[p][t][1] = Isa::fma(x, high, s[p][t][1]);
@@ -276,21 +276,21 @@ NIBBLE_NOINLINE void real_tile(const real_tile_arguments& a, const tile_range& r
         }
         const bool complete = !last_part || range.finish;
 #pragma GCC unroll 8
-        for (int p = 0; p < Panels; ++p)
+        for (std::size_t p = 0; p < Panels; ++p)
 #pragma GCC unroll 8
-            for (int t = 0; t < Tokens; ++t)
+            for (std::size_t t = 0; t < Tokens; ++t)
 #pragma GCC unroll 2
-                for (int half = 0; half < 2; ++half) {
-                    const int at = (p * Tokens + t) * 16 + half * 8;
+                for (std::size_t half = 0; half < 2; ++half) {
+                    const std::size_t at = (p * Tokens + t) * 16 + half * 8;
                     if (!complete) {
                         Isa::store(a.totals + at, s[p][t][half]);
                         continue;
                     }
                     const std::size_t wide =
-                        static_cast<std::size_t>(p) * a.widened_stride + part * 16 + static_cast<std::size_t>(half) * 8;
+                        p * a.widened_stride + part * 16 + half * 8;
                     f32 r = Isa::fma(s[p][t][half], Isa::load(a.scales + wide), Isa::load(a.results + at));
                     if (a.minimums != nullptr)
-                        r = Isa::fma(Isa::broadcast(a.part_sums[part * Tokens + static_cast<std::size_t>(t)]),
+                        r = Isa::fma(Isa::broadcast(a.part_sums[part * Tokens + t]),
                                    Isa::load(a.minimums + wide), r);
                     Isa::store(a.results + at, r);
                 }

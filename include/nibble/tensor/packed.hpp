@@ -32,8 +32,9 @@ struct panel_sections {
 // codes in one stream. Scales stand before the codes rather than between them: the code stream is then one sequential
 // read for the hardware prefetcher, and a kernel that is independent of the scale's type first widens them to fp32.
 // Rows beyond the matrix in the last panel have scale 0; columns beyond it hold the code of zero.
-// The row factor is the outer scale if rows have one each (1 otherwise), and NaN if the row holds a NaN code that the
-// kernels' arithmetic would read as a number: a NaN weight makes every output of its row NaN for any input.
+// The row factor is the outer scale if rows have one each (1 otherwise), and NaN if the row holds a NaN code, of a weight,
+// a scale or a minimum, that the kernels' arithmetic would read as a number: a NaN makes every output of its row NaN for
+// any input.
 template <any_scheme Scheme>
 class packed {
 public:
@@ -97,5 +98,11 @@ private:
     detail::panel_sections sections_{};
     buffer memory_{};
 };
+
+// As of the quantized form: all bits of codes, scales and zero points, without padding and row factors.
+template <any_scheme Scheme>
+[[nodiscard]] double bits_per_weight(const packed<Scheme>& w) noexcept {
+    return bits_per_weight<Scheme>(w.rows(), w.cols());
+}
 
 } // namespace nibble::inline NIBBLE_ABI
