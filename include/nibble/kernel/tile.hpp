@@ -167,7 +167,11 @@ template <class Source, std::size_t Panels, std::size_t Tokens, bool Zeros>
 NIBBLE_NOINLINE void integer_tile(const integer_tile_arguments& a, const tile_range& range) noexcept {
     using Isa = typename Source::isa_type;
     using sums = typename Source::sums;
-    const std::uint8_t* codes = a.codes;
+    // One base per panel and one offset for all, so that a load is base + offset.
+    const std::uint8_t* codes[Panels];
+#pragma GCC unroll 8
+    for (std::size_t p = 0; p < Panels; ++p) codes[p] = a.codes + p * a.codes_stride;
+    std::size_t offset = 0;
     const std::int8_t* values = a.values;
     const std::int32_t* pair_sums = a.pair_sums;
     const bool extra = a.part_scales != nullptr || a.minimums != nullptr;
@@ -190,7 +194,7 @@ NIBBLE_NOINLINE void integer_tile(const integer_tile_arguments& a, const tile_ra
             for (std::size_t q = 0; q < quads; ++q) {
 #pragma GCC unroll 8
                 for (std::size_t p = 0; p < Panels; ++p) {
-                    const std::uint8_t* from = codes + p * a.codes_stride;
+                    const std::uint8_t* from = codes[p] + offset;
                     Isa::prefetch(from + prefetch_distance);
                     const typename Source::weights w = Source::load(from);
 #pragma GCC unroll 8
@@ -198,7 +202,7 @@ NIBBLE_NOINLINE void integer_tile(const integer_tile_arguments& a, const tile_ra
                         Source::accumulate(s[p][t][0], s[p][t][1], w,
                                            values + t * Source::activation_bytes);
                 }
-                codes += Source::bytes_per_quad;
+                offset += Source::bytes_per_quad;
                 values += Tokens * Source::activation_bytes;
             }
             const bool complete = left == 0 && (!last_part || range.finish);
