@@ -1,0 +1,75 @@
+// codec_stream.cpp: nibble's scalar codecs as a filter, for other languages to compare with.
+//   codec_stream NAME encode saturate|special   fp32 on standard input, codes as uint16 on standard output
+//   codec_stream NAME decode                    codes as uint16 in, fp32 out
+// All little-endian, as the machine has them. Exit code 2: not a name or a command.
+#include <nibble/element/element.hpp>
+#include <nibble/element/integer.hpp>
+#include <nibble/element/minifloat.hpp>
+#include <nibble/element/power_of_two.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <string_view>
+#include <vector>
+
+namespace {
+
+template <class In, class Out, class Convert>
+int stream(Convert&& convert) {
+    std::vector<In> in(1 << 16);
+    std::vector<Out> out(in.size());
+    while (const std::size_t count = std::fread(in.data(), sizeof(In), in.size(), stdin)) {
+        for (std::size_t i = 0; i < count; ++i) out[i] = convert(in[i]);
+        if (std::fwrite(out.data(), sizeof(Out), count, stdout) != count) return 1;
+    }
+    return std::fflush(stdout) == 0 ? 0 : 1;
+}
+
+template <class Element>
+int run(std::string_view command, std::string_view policy) {
+    using nibble::overflow;
+    using nibble::rounding;
+    if (command == "decode")
+        return stream<std::uint16_t, float>(
+            [](std::uint16_t code) { return Element::decode(static_cast<typename Element::code>(code)); });
+    if (command == "encode" && policy == "saturate")
+        return stream<float, std::uint16_t>([](float x) {
+            return static_cast<std::uint16_t>(nibble::encode<Element, rounding::nearest_even, overflow::saturate>(x));
+        });
+    if (command == "encode" && policy == "special")
+        return stream<float, std::uint16_t>([](float x) {
+            return static_cast<std::uint16_t>(nibble::encode<Element, rounding::nearest_even, overflow::special>(x));
+        });
+    return 2;
+}
+
+} // namespace
+
+int main(int argc, char** argv) {
+    const std::string_view name = argc > 1 ? argv[1] : "";
+    const std::string_view command = argc > 2 ? argv[2] : "";
+    const std::string_view policy = argc > 3 ? argv[3] : "";
+    using nibble::integer;
+    using nibble::integer_range;
+    // The names are those of ml_dtypes and NumPy.
+    if (name == "float4_e2m1fn") return run<nibble::e2m1>(command, policy);
+    if (name == "float6_e2m3fn") return run<nibble::e2m3>(command, policy);
+    if (name == "float6_e3m2fn") return run<nibble::e3m2>(command, policy);
+    if (name == "float8_e3m4") return run<nibble::e3m4>(command, policy);
+    if (name == "float8_e4m3") return run<nibble::e4m3_ieee>(command, policy);
+    if (name == "float8_e4m3fn") return run<nibble::e4m3>(command, policy);
+    if (name == "float8_e4m3fnuz") return run<nibble::e4m3_fnuz>(command, policy);
+    if (name == "float8_e4m3b11fnuz") return run<nibble::e4m3_b11_fnuz>(command, policy);
+    if (name == "float8_e5m2") return run<nibble::e5m2>(command, policy);
+    if (name == "float8_e5m2fnuz") return run<nibble::e5m2_fnuz>(command, policy);
+    if (name == "float8_e8m0fnu") return run<nibble::e8m0>(command, policy);
+    if (name == "bfloat16") return run<nibble::bf16>(command, policy);
+    if (name == "float16") return run<nibble::f16>(command, policy);
+    if (name == "int2") return run<integer<2, integer_range::full>>(command, policy);
+    if (name == "int4") return run<integer<4, integer_range::full>>(command, policy);
+    if (name == "uint2") return run<nibble::uint2>(command, policy);
+    if (name == "uint4") return run<nibble::uint4>(command, policy);
+    std::fprintf(stderr, "codec_stream: no element %s, or no command %s\n", argc > 1 ? argv[1] : "", argc > 2 ? argv[2] : "");
+    return 2;
+}
