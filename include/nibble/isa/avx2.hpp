@@ -152,7 +152,7 @@ struct avx2 : generic {
         return {_mm256_srai_epi16(_mm256_slli_epi16(a.v, 8), 8)};
     }
     [[nodiscard]] static NIBBLE_INLINE words odd_words(const bytes& a) noexcept { return {_mm256_srai_epi16(a.v, 8)}; }
-    [[nodiscard]] static NIBBLE_INLINE words broadcast2(const std::int16_t* from) noexcept {
+    [[nodiscard]] static NIBBLE_INLINE words broadcast2(const void* from) noexcept {
         return {broadcast_dword(from)};
     }
     [[nodiscard]] static NIBBLE_INLINE words load_words(const std::int32_t* from) noexcept {

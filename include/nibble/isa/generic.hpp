@@ -189,13 +189,10 @@ struct generic {
         for (int i = 0; i < 16; ++i) r.v[i] = static_cast<std::int8_t>(a.v[2 * i + 1]);
         return r;
     }
-    // Two int16 to every row.
-    [[nodiscard]] static NIBBLE_INLINE words broadcast2(const std::int16_t* from) noexcept {
+    // Two int16, wherever they are stored, to every row.
+    [[nodiscard]] static NIBBLE_INLINE words broadcast2(const void* from) noexcept {
         words r;
-        for (int i = 0; i < 8; ++i) {
-            r.v[2 * i] = from[0];
-            r.v[2 * i + 1] = from[1];
-        }
+        for (int i = 0; i < 8; ++i) __builtin_memcpy(r.v + 2 * i, from, 4);
         return r;
     }
     [[nodiscard]] static NIBBLE_INLINE words load_words(const std::int32_t* from) noexcept {

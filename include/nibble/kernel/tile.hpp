@@ -140,7 +140,7 @@ NIBBLE_INLINE void finish_phase(const integer_tile_arguments& a, std::size_t par
                 typename Isa::i32 d = Source::finish(s[p][t][half]);
                 if constexpr (Zeros)
                     d = Isa::subtract(d, Isa::multiply_pairs(Isa::load_words(a.zeros + wide + half * 8),
-                                                         Isa::broadcast2(reinterpret_cast<const std::int16_t*>(pairs + t))));
+                                                         Isa::broadcast2(pairs + t)));
                 if constexpr (Begun) d = Isa::add(d, Isa::load(a.totals + at));
                 if constexpr (!Complete) {
                     Isa::store(a.totals + at, d);
