@@ -158,6 +158,7 @@ int run(const arguments& given) {
     bar.clear();
     result.read_bandwidth_GBps = limits.read_bandwidth_GBps();
     result.fma_peak_GFLOPs = limits.fma_peak_GFLOPs();
+    result.undisturbed_share = limits.undisturbed_share();
 
     // Smallest first: the front then climbs from row to row.
     std::stable_sort(result.rows.begin(), result.rows.end(), [](const bench::row& a, const bench::row& b) {

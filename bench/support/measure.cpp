@@ -185,6 +185,11 @@ double machine_limits::read_bandwidth_GBps() const {
     return median(read_);
 }
 
+double machine_limits::undisturbed_share() const {
+    const auto good = std::count_if(fma_.begin(), fma_.end(), [this](double one) { return undisturbed(one); });
+    return static_cast<double>(good) / static_cast<double>(fma_.size());
+}
+
 std::vector<sample> take_samples(machine_limits& limits, const sampling& how, bool with_read,
                                  const std::vector<std::function<void()>>& subjects) {
     std::vector<std::size_t> calls(subjects.size(), 1);

@@ -27,9 +27,11 @@ public:
 
     // Within a tenth of the best probe so far: no neighbour took part of a core meanwhile.
     [[nodiscard]] bool undisturbed(double fma_GFLOPs) const;
-    // Medians over the undisturbed probes so far.
+    // Medians so far: of the undisturbed fma probes, of all read probes.
     [[nodiscard]] double fma_peak_GFLOPs() const;
     [[nodiscard]] double read_bandwidth_GBps() const;
+    // How many of all fma probes were undisturbed, 0 to 1.
+    [[nodiscard]] double undisturbed_share() const;
 
     [[nodiscard]] executor_ref threads() const noexcept { return threads_; }
 

@@ -99,6 +99,10 @@ std::string to_table(const comparison& result, bool styled) {
         text += one.pareto ? plain : "";
         text += '\n';
     }
+    if (result.undisturbed_share < 0.5)
+        text += format("\nThe machine was busy: only %.0f %% of the probes ran undisturbed. Times are too long, shares "
+                       "rough.\n",
+                       100 * result.undisturbed_share);
     text += "\n* on the Pareto front: every other scheme is larger or has more error in the output (or both).\n";
     return text;
 }

@@ -19,6 +19,7 @@ struct comparison {
     std::string workload;
     double read_bandwidth_GBps = 0;
     double fma_peak_GFLOPs = 0;
+    double undisturbed_share = 1; // of the probes
     baseline eigen;
     std::vector<row> rows;
 };
