@@ -1,0 +1,129 @@
+// gemm_allocations.cpp: a gemm with a warm workspace allocates nothing. This file replaces the global operator new of
+// the test program by one that counts.
+#include "support/catch.hpp"
+#include "support/gemm_format.hpp"
+
+#include <nibble/core/workspace.hpp>
+#include <nibble/epilogue/activation.hpp>
+#include <nibble/epilogue/bias.hpp>
+#include <nibble/gemm.hpp>
+#include <nibble/pack.hpp>
+#include <nibble/quantize.hpp>
+#include <nibble/scheme/formats.hpp>
+
+#include <atomic>
+#include <cstddef>
+#include <cstdlib>
+#include <new>
+#include <vector>
+
+namespace {
+
+std::atomic<std::size_t> allocations{0};
+
+void* counted(std::size_t bytes, std::size_t alignment) noexcept {
+    allocations.fetch_add(1, std::memory_order_relaxed);
+    if (bytes == 0) bytes = 1;
+    if (alignment <= alignof(std::max_align_t)) return std::malloc(bytes);
+    void* memory = nullptr;
+    return ::posix_memalign(&memory, alignment, bytes) == 0 ? memory : nullptr;
+}
+void* counted_or_throw(std::size_t bytes, std::size_t alignment) {
+    void* memory = counted(bytes, alignment);
+    if (memory == nullptr) throw std::bad_alloc();
+    return memory;
+}
+
+} // namespace
+
+// The array forms and the sized ones call these.
+void* operator new(std::size_t bytes) {
+    return counted_or_throw(bytes, 1);
+}
+void* operator new(std::size_t bytes, std::align_val_t a) {
+    return counted_or_throw(bytes, static_cast<std::size_t>(a));
+}
+void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
+    return counted(bytes, 1);
+}
+void* operator new(std::size_t bytes, std::align_val_t a, const std::nothrow_t&) noexcept {
+    return counted(bytes, static_cast<std::size_t>(a));
+}
+void operator delete(void* memory) noexcept {
+    std::free(memory);
+}
+void operator delete(void* memory, std::size_t) noexcept {
+    std::free(memory);
+}
+void operator delete(void* memory, std::align_val_t) noexcept {
+    std::free(memory);
+}
+void operator delete(void* memory, std::size_t, std::align_val_t) noexcept {
+    std::free(memory);
+}
+void operator delete(void* memory, const std::nothrow_t&) noexcept {
+    std::free(memory);
+}
+void operator delete(void* memory, std::align_val_t, const std::nothrow_t&) noexcept {
+    std::free(memory);
+}
+
+namespace nb = nibble;
+using namespace gemm_test;
+
+TEST_CASE("gemm allocates nothing once its workspace is warm") {
+    for (const auto& format : gemm_formats()) {
+        const std::size_t n = 70;
+        const std::size_t k = 300;
+        const std::vector<float> w = bell_values(n * k, 51);
+        const std::vector<float> x = bell_values(100 * k, 52);
+        std::vector<float> y(100 * n);
+        const auto weights = format->quantize({w.data(), n, k});
+        const any_executor one_thread;
+        for (std::size_t isa = 0; isa < isa_names().size(); ++isa) {
+            nb::workspace scratch;
+            nb::gemm_options options;
+            options.workspace = &scratch;
+            const auto run = [&](std::size_t m) {
+                weights->gemm(isa, {x.data(), m, k}, {y.data(), m, n}, options, one_thread);
+            };
+            const std::size_t cold = allocations.load();
+            run(100);
+            const std::size_t after_first = allocations.load();
+            const std::size_t held = scratch.size();
+            for (const auto activations : {nb::activation_scale::per_token, nb::activation_scale::per_group}) {
+                options.activations = activations;
+                run(100);
+            }
+            const std::size_t warm = allocations.load();
+            options.activations = nb::activation_scale::per_token;
+            for (const std::size_t m : sizes{100, 7, 1, 2, 33, 100}) run(m);
+            const std::size_t last = allocations.load();
+            INFO(format->name() << " on ISA " << isa);
+            CHECK(after_first - cold == 1);
+            CHECK(held == weights->workspace_bytes(100, 1, options));
+            CHECK(last - warm == 0);
+        }
+    }
+}
+
+TEST_CASE("an epilogue allocates nothing either, and without a workspace there is one allocation") {
+    const std::size_t n = 40;
+    const std::size_t k = 64;
+    const std::vector<float> w = bell_values(n * k, 53);
+    const std::vector<float> x = bell_values(4 * k, 54);
+    const std::vector<float> bias = bell_values(n, 55);
+    std::vector<float> y(4 * n);
+    const auto weights = nb::pack(nb::quantize<nb::int4_g32>(nb::matrix_view<const float>(w.data(), n, k)));
+    nb::workspace scratch(nb::gemm_workspace_bytes(weights, 4, 1));
+    nb::gemm_options options;
+    options.workspace = &scratch;
+    const nb::matrix_view<const float> from(x.data(), 4, k);
+    const std::size_t before = allocations.load();
+    nb::gemm(from, weights, nb::matrix_view<float>(y.data(), 4, n), nb::add_bias(bias) | nb::gelu, options);
+    const std::size_t after = allocations.load();
+    nb::gemm(from, weights, nb::matrix_view<float>(y.data(), 4, n), nb::add_bias(bias) | nb::gelu);
+    const std::size_t without = allocations.load();
+    CHECK(after - before == 0);
+    CHECK(without - after == 1);
+}

@@ -1,0 +1,108 @@
+// gemm_reproducible.cpp: the same bits for any executor and for any company a token has.
+#include "support/catch.hpp"
+#include "support/gemm_executors.hpp"
+#include "support/gemm_format.hpp"
+
+#if __has_include(<unsupported/Eigen/CXX11/ThreadPool>)
+#include <nibble/adapt/thread_pool.hpp>
+#define HAS_THREAD_POOL 1
+#else
+#define HAS_THREAD_POOL 0
+#endif
+#include <nibble/core/workspace.hpp>
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+namespace nb = nibble;
+using namespace gemm_test;
+
+namespace {
+
+struct job {
+    std::size_t tokens, outputs, cols;
+    std::vector<float> x, w;
+    std::unique_ptr<gemm_weights> weights;
+    job(const gemm_format& format, std::size_t m, std::size_t n, std::size_t k)
+        : tokens(m), outputs(n), cols(k), x(bell_values(m * k, 11)), w(bell_values(n * k, 12)),
+          weights(format.quantize({w.data(), n, k})) {}
+    // Rows [first, first + count) of x alone.
+    [[nodiscard]] std::vector<float> run(std::size_t isa, std::size_t first, std::size_t count, bool per_group,
+                                         const any_executor& threads, nb::workspace* scratch = nullptr) const {
+        std::vector<float> y(count * outputs, -1.0f);
+        nb::gemm_options options;
+        options.workspace = scratch;
+        options.activations = per_group ? nb::activation_scale::per_group : nb::activation_scale::per_token;
+        weights->gemm(isa, {x.data() + first * cols, count, cols}, {y.data(), count, outputs}, options, threads);
+        return y;
+    }
+};
+
+std::string difference(const std::vector<float>& got, const float* want, std::size_t outputs) {
+    return first_difference({got.data(), got.size() / outputs, outputs}, {want, got.size() / outputs, outputs});
+}
+
+} // namespace
+
+TEST_CASE("gemm gives the same bits for any number of workers and any order of tasks") {
+    std::vector<any_executor> executors = {scrambled(1, 1), scrambled(2, 2), scrambled(3, 3), scrambled(7, 4)};
+#if HAS_THREAD_POOL
+    for (const std::size_t threads : sizes{1, 2, 3, 7}) executors.push_back(pooled(nb::thread_pool(threads)));
+#endif
+    for (const auto& format : gemm_formats()) {
+        // One task per four panels, one per panel, and several chunks of tokens.
+        for (const std::size_t m : sizes{1, 5, 200}) {
+            const job work(*format, m, m == 200 ? 33 : 150, m == 200 ? 70 : 300);
+            nb::workspace scratch;
+            for (const bool per_group : {false, true})
+                for (std::size_t isa = 0; isa < isa_names().size(); ++isa) {
+                    const std::vector<float> serial = work.run(isa, 0, m, per_group, any_executor{});
+                    for (std::size_t e = 0; e < executors.size(); ++e) {
+                        const std::vector<float> other = work.run(isa, 0, m, per_group, executors[e], &scratch);
+                        const std::string found = difference(other, serial.data(), work.outputs);
+                        if (!found.empty())
+                            FAIL_CHECK(format->name() << " on " << isa_names()[isa] << ", M = " << m << ", executor "
+                                                      << e << ": " << found);
+                    }
+                }
+        }
+    }
+    SUCCEED();
+}
+
+TEST_CASE("a token's results do not depend on the other tokens") {
+    for (const auto& format : gemm_formats()) {
+        const job work(*format, 64, 97, 520);
+        for (const bool per_group : {false, true})
+            for (std::size_t isa = 0; isa < isa_names().size(); ++isa) {
+                const std::vector<float> all = work.run(isa, 0, 64, per_group, any_executor{});
+                for (const std::size_t company : sizes{1, 3, 7})
+                    for (std::size_t first = 0; first + company <= 64; first += company) {
+                        if (company == 1 && first % 5 != 0) continue;
+                        const std::vector<float> few = work.run(isa, first, company, per_group, any_executor{});
+                        const std::string found = difference(few, all.data() + first * work.outputs, work.outputs);
+                        if (!found.empty())
+                            FAIL_CHECK(format->name() << " on " << isa_names()[isa] << ", " << company
+                                                      << " tokens from " << first << " on: " << found);
+                    }
+            }
+    }
+    SUCCEED();
+}
+
+TEST_CASE("a workspace left dirty by another shape and format changes nothing") {
+    nb::workspace scratch;
+    const auto& formats = gemm_formats();
+    for (std::size_t round = 0; round < 2; ++round)
+        for (std::size_t f = 0; f < formats.size(); ++f) {
+            const job work(*formats[f], 1 + (f * 7 + round) % 9, 20 + f, 16 + 13 * f);
+            const std::vector<float> fresh = work.run(0, 0, work.tokens, round == 1, any_executor{});
+            std::byte* dirt = scratch.reserve(std::size_t{1} << 18);
+            for (std::size_t i = 0; i < scratch.size(); ++i) dirt[i] = static_cast<std::byte>(0xff);
+            const std::vector<float> reused = work.run(0, 0, work.tokens, round == 1, scrambled(3, f), &scratch);
+            const std::string found = difference(reused, fresh.data(), work.outputs);
+            if (!found.empty()) FAIL_CHECK(formats[f]->name() << ": " << found);
+        }
+    SUCCEED();
+}

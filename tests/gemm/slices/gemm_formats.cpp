@@ -1,0 +1,24 @@
+// gemm_formats.cpp: the slices put together again, in the order of the list.
+#include "support/gemm_format.hpp"
+
+#include <nibble/scheme/formats.hpp>
+
+#include <utility>
+
+namespace gemm_test {
+
+const std::vector<std::unique_ptr<gemm_format>>& gemm_formats() {
+    static const std::vector<std::unique_ptr<gemm_format>> all = [] {
+        std::vector<std::vector<std::unique_ptr<gemm_format>>> slices;
+        [&]<std::size_t... Slice>(std::index_sequence<Slice...>) {
+            (slices.push_back(make_gemm_slice<Slice>()), ...);
+        }(std::make_index_sequence<gemm_slices>{});
+        std::vector<std::unique_ptr<gemm_format>> joined;
+        for (std::size_t i = 0; i < nibble::all_formats::size; ++i)
+            joined.push_back(std::move(slices[i % gemm_slices][i / gemm_slices]));
+        return joined;
+    }();
+    return all;
+}
+
+} // namespace gemm_test

@@ -1,0 +1,121 @@
+// gemm_format_slice.hpp: the templates behind gemm_format.hpp; included by the files of gemm/slices/ alone.
+#pragma once
+
+#include "gemm_format.hpp"
+
+#include <nibble/gemm.hpp>
+#include <nibble/pack.hpp>
+#include <nibble/quantize.hpp>
+#include <nibble/scheme/formats.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+namespace gemm_test {
+
+template <class S> class gemm_weights_of final : public gemm_weights {
+public:
+    explicit gemm_weights_of(const nibble::quantized<S>& q) : plain_(plain_of(q)), packed_(nibble::pack(q)) {}
+    gemm_weights_of(plain_weights plain, nibble::packed<S> packed)
+        : plain_(std::move(plain)), packed_(std::move(packed)) {}
+
+    [[nodiscard]] const plain_weights& plain() const override { return plain_; }
+    void gemm(std::size_t isa, nibble::matrix_view<const float> x, nibble::matrix_view<float> y,
+              const nibble::gemm_options& options, const any_executor& threads) const override {
+        std::size_t at = 0;
+        nibble::for_each_isa([&]<class I>() {
+            if (at++ == isa) nibble::gemm<I>(x, packed_, y, nibble::identity{}, options, threads);
+        });
+    }
+    [[nodiscard]] std::size_t workspace_bytes(std::size_t tokens, std::size_t concurrency,
+                                              const nibble::gemm_options& options) const override {
+        return nibble::gemm_workspace_bytes(packed_, tokens, concurrency, options);
+    }
+    [[nodiscard]] std::unique_ptr<gemm_weights> copy_to(nibble::allocator from) const override {
+        nibble::packed<S> copy(packed_.rows(), packed_.cols(), from);
+        if (packed_.bytes() != 0) std::memcpy(copy.panel(0), packed_.panel(0), packed_.bytes());
+        return std::make_unique<gemm_weights_of>(plain_, std::move(copy));
+    }
+
+private:
+    plain_weights plain_;
+    nibble::packed<S> packed_;
+};
+
+template <class Format> class gemm_format_of final : public gemm_format {
+public:
+    using S = typename Format::scheme;
+    using traits = nibble::detail::scheme_traits<S>;
+    using element = typename traits::element;
+
+    [[nodiscard]] std::string_view name() const override { return Format::name; }
+    [[nodiscard]] int bits() const override { return element::bits; }
+    [[nodiscard]] float decode(std::uint32_t code) const override {
+        return element::decode(static_cast<typename element::code>(code));
+    }
+    [[nodiscard]] bool scaled() const override { return S::scaled; }
+    [[nodiscard]] bool two_level() const override { return S::two_level; }
+    [[nodiscard]] bool has_integer_zero() const override { return S::has_integer_zero; }
+    [[nodiscard]] bool has_minimum() const override { return S::has_minimum; }
+    [[nodiscard]] int scale_bits() const override { return traits::scale_element::bits; }
+    [[nodiscard]] int outer_bits() const override { return traits::outer_element::bits; }
+    [[nodiscard]] std::unique_ptr<gemm_weights> quantize(nibble::matrix_view<const float> w) const override {
+        return std::make_unique<gemm_weights_of<S>>(nibble::quantize<S>(w));
+    }
+    [[nodiscard]] std::unique_ptr<gemm_weights> fill(std::size_t rows, std::size_t cols,
+                                                     const code_pattern& pattern) const override {
+        nibble::quantized<S> q(rows, cols);
+        constexpr std::size_t width = static_cast<std::size_t>(element::bits);
+        for (std::size_t i = 0; i < rows; ++i)
+            for (std::size_t j = 0; j < cols; ++j) {
+                const std::uint32_t code = pattern.code(i, j);
+                for (std::size_t b = 0; b < width; ++b) {
+                    const std::size_t at = j * width + b;
+                    std::uint8_t& byte = q.row_codes(i)[at / 8];
+                    byte = static_cast<std::uint8_t>(byte | (((code >> b) & 1u) << (at % 8)));
+                }
+            }
+        const std::size_t run = traits::run(cols);
+        for (std::size_t i = 0; i < rows; ++i)
+            for (std::size_t g = 0; g * run < cols; ++g) {
+                const std::size_t slot = traits::granularity::index(i, g * run, cols);
+                if constexpr (S::scaled)
+                    q.scales()[slot] = pattern.scale ? static_cast<typename traits::scale_code>(pattern.scale(i, g))
+                                                     : nibble::encode<typename traits::scale_element>(1.0f);
+                if constexpr (S::two_level) {
+                    const std::size_t outer = traits::outer_granularity::index(i, g * run, cols);
+                    q.outer_scales()[outer] = pattern.outer
+                                                  ? static_cast<typename traits::outer_code>(pattern.outer(i, g))
+                                                  : nibble::encode<typename traits::outer_element>(1.0f);
+                }
+                if constexpr (traits::has_zero)
+                    q.zeros()[slot] = static_cast<typename traits::zero_code>(pattern.zero ? pattern.zero(i, g) : 0u);
+            }
+        return std::make_unique<gemm_weights_of<S>>(q);
+    }
+};
+
+template <std::size_t Slice, class... Formats>
+std::vector<std::unique_ptr<gemm_format>> make_gemm_slice_of(nibble::format_list<Formats...>) {
+    std::vector<std::unique_ptr<gemm_format>> made;
+    [&]<std::size_t... Index>(std::index_sequence<Index...>) {
+        const auto add = [&]<std::size_t I, class Format>() {
+            if constexpr (I % gemm_slices == Slice) made.push_back(std::make_unique<gemm_format_of<Format>>());
+        };
+        (add.template operator()<Index, Formats>(), ...);
+    }
+    (std::index_sequence_for<Formats...>{});
+    return made;
+}
+
+// The formats whose place in the list is Slice modulo gemm_slices.
+template <std::size_t Slice> std::vector<std::unique_ptr<gemm_format>> make_gemm_slice() {
+    return make_gemm_slice_of<Slice>(nibble::all_formats{});
+}
+
+} // namespace gemm_test
