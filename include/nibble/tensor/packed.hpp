@@ -68,7 +68,7 @@ public:
     // Outer scales that differ along a row are part of the widened scales; one per row goes into the row factor.
     [[nodiscard]] static constexpr std::size_t outer_run(std::size_t cols) noexcept {
         if constexpr (Scheme::two_level)
-            return detail::min_of(detail::max_of<std::size_t>(cols, 1), traits::outer_granularity::run(cols));
+            return detail::max_of<std::size_t>(1, detail::min_of(cols, traits::outer_granularity::run(cols)));
         else
             return detail::max_of<std::size_t>(cols, 1);
     }
