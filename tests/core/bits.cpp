@@ -17,8 +17,7 @@ namespace {
 constexpr std::uint8_t canary = 0xa5;
 constexpr std::size_t margin = 16;
 
-template <int Bits>
-void check_streams() {
+template <int Bits> void check_streams() {
     for (std::size_t count = 0; count <= 70; ++count) {
         CAPTURE(Bits, count);
         const std::size_t bytes = (count * Bits + 7) / 8;
@@ -30,7 +29,8 @@ void check_streams() {
         for (std::size_t i = 0; i < count; ++i)
             for (std::size_t b = 0; b < Bits; ++b)
                 if ((codes[i] >> b & 1) != 0)
-                    wanted[(i * Bits + b) / 8] = static_cast<std::uint8_t>(wanted[(i * Bits + b) / 8] | 1u << ((i * Bits + b) % 8));
+                    wanted[(i * Bits + b) / 8] =
+                        static_cast<std::uint8_t>(wanted[(i * Bits + b) / 8] | 1u << ((i * Bits + b) % 8));
 
         std::vector<std::uint8_t> stream(margin + bytes + margin, canary);
         nibble::detail::squeeze_codes<Bits>(codes.data(), count, stream.data() + margin);
@@ -52,8 +52,7 @@ void check_streams() {
     }
 }
 
-template <int Bits>
-void check_words() {
+template <int Bits> void check_words() {
     for (std::uint64_t i = 0; i < 2000; ++i) {
         const std::uint64_t r = nibble_test::random64(500 + Bits, i);
         std::uint64_t codes = 0;
@@ -76,7 +75,8 @@ TEST_CASE("code streams of every width and length, nothing written outside", "[c
     [&]<int... Less>(std::integer_sequence<int, Less...>) {
         (check_streams<Less + 1>(), ...);
         (check_words<Less + 1>(), ...);
-    }(std::make_integer_sequence<int, 8>{});
+    }
+    (std::make_integer_sequence<int, 8>{});
 }
 
 TEST_CASE("powers of two and logarithms are exact in every binade", "[core][bits]") {
@@ -84,7 +84,9 @@ TEST_CASE("powers of two and logarithms are exact in every binade", "[core][bits
     for (int e = -160; e <= 140; ++e) {
         CAPTURE(e);
         const double exact = std::ldexp(1.0, e);
-        const float wanted = e < -149 ? 0.0f : e > 127 ? std::numeric_limits<float>::infinity() : static_cast<float>(exact);
+        const float wanted = e < -149  ? 0.0f
+                             : e > 127 ? std::numeric_limits<float>::infinity()
+                                       : static_cast<float>(exact);
         CHECK(exp2i(e) == wanted);
         if (e >= -149 && e <= 127) {
             CHECK(floor_log2(wanted) == e);

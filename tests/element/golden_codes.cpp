@@ -17,8 +17,7 @@ using nibble::rounding;
 constexpr float infinity = std::numeric_limits<float>::infinity();
 constexpr float nan_value = std::numeric_limits<float>::quiet_NaN();
 
-template <class Element>
-void check_row(float x, unsigned saturating, unsigned special) {
+template <class Element> void check_row(float x, unsigned saturating, unsigned special) {
     CHECK(unsigned{Element::template encode<rounding::nearest_even, overflow::saturate>(x)} == saturating);
     CHECK(unsigned{Element::template encode<rounding::nearest_even, overflow::special>(x)} == special);
 }
@@ -62,8 +61,7 @@ void check_limits(float largest, unsigned largest_code, float normal, unsigned n
     CHECK(Element::decode(1) == subnormal);
 }
 
-template <class Element, std::size_t N>
-void check_grid(const float (&values)[N]) {
+template <class Element, std::size_t N> void check_grid(const float (&values)[N]) {
     for (unsigned c = 0; c < N; ++c) {
         CAPTURE(c);
         CHECK(Element::decode(static_cast<typename Element::code>(c)) == values[c]);

@@ -15,12 +15,13 @@ struct bnb_fp4 {
     static constexpr int bits = 4;
     using code = std::uint8_t;
     static constexpr float magnitude[8] = {0.0f, .0052083333f, .66666667f, 1.0f, .33333333f, .5f, .16666667f, .25f};
-    [[nodiscard]] static constexpr float decode(code c) noexcept { return (c & 8) != 0 ? -magnitude[c & 7] : magnitude[c & 7]; }
+    [[nodiscard]] static constexpr float decode(code c) noexcept {
+        return (c & 8) != 0 ? -magnitude[c & 7] : magnitude[c & 7];
+    }
 };
 
 // APT's bipolar integers: odd numbers, no zero.
-template <int Bits>
-struct bipolar {
+template <int Bits> struct bipolar {
     static constexpr int bits = Bits;
     using code = std::uint8_t;
     [[nodiscard]] static constexpr float decode(code c) noexcept {
@@ -55,8 +56,7 @@ struct shifted {
     [[nodiscard]] static constexpr float decode(code c) noexcept { return static_cast<float>(c) - 3.0f; }
 };
 
-template <class Element>
-void check_own() {
+template <class Element> void check_own() {
     std::vector<double> values;
     for (unsigned c = 0; c < 1u << Element::bits; ++c)
         values.push_back(static_cast<double>(Element::decode(static_cast<std::uint8_t>(c))));

@@ -13,11 +13,11 @@ namespace {
 
 using namespace nibble;
 
-constexpr std::size_t shapes[][2] = {{1, 1}, {1, 4}, {3, 5}, {7, 31}, {2, 32}, {5, 33}, {16, 64}, {17, 127}, {3, 128}, {2, 1031}};
+constexpr std::size_t shapes[][2] = {{1, 1},  {1, 4},   {3, 5},    {7, 31},  {2, 32},
+                                     {5, 33}, {16, 64}, {17, 127}, {3, 128}, {2, 1031}};
 
 // Every slot is used, a new one starts exactly where a run does, and rows share slots only if row_local says so.
-template <granularity G>
-void check_granularity() {
+template <granularity G> void check_granularity() {
     for (const auto& [rows, cols] : shapes) {
         CAPTURE(rows, cols);
         const std::size_t run = G::run(cols);

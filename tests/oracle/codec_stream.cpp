@@ -15,8 +15,7 @@
 
 namespace {
 
-template <class In, class Out, class Convert>
-int stream(Convert&& convert) {
+template <class In, class Out, class Convert> int stream(Convert&& convert) {
     std::vector<In> in(1 << 16);
     std::vector<Out> out(in.size());
     while (const std::size_t count = std::fread(in.data(), sizeof(In), in.size(), stdin)) {
@@ -26,8 +25,7 @@ int stream(Convert&& convert) {
     return std::fflush(stdout) == 0 ? 0 : 1;
 }
 
-template <class Element>
-int run(std::string_view command, std::string_view policy) {
+template <class Element> int run(std::string_view command, std::string_view policy) {
     using nibble::overflow;
     using nibble::rounding;
     if (command == "decode")
@@ -70,6 +68,7 @@ int main(int argc, char** argv) {
     if (name == "int4") return run<integer<4, integer_range::full>>(command, policy);
     if (name == "uint2") return run<nibble::uint2>(command, policy);
     if (name == "uint4") return run<nibble::uint4>(command, policy);
-    std::fprintf(stderr, "codec_stream: no element %s, or no command %s\n", argc > 1 ? argv[1] : "", argc > 2 ? argv[2] : "");
+    std::fprintf(stderr, "codec_stream: no element %s, or no command %s\n", argc > 1 ? argv[1] : "",
+                 argc > 2 ? argv[2] : "");
     return 2;
 }

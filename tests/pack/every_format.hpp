@@ -31,7 +31,8 @@ template <class Scheme>
     nibble::quantized<Scheme> q(rows, cols);
     std::uint64_t n = 0;
     for (std::size_t i = 0; i < rows; ++i) {
-        for (std::size_t b = 0; b < q.row_bytes(); ++b) q.row_codes(i)[b] = static_cast<std::uint8_t>(random64(seed, n++));
+        for (std::size_t b = 0; b < q.row_bytes(); ++b)
+            q.row_codes(i)[b] = static_cast<std::uint8_t>(random64(seed, n++));
         // What fills the last byte is zero.
         if (cols * bits % 8 != 0) {
             std::uint8_t& last = q.row_codes(i)[q.row_bytes() - 1];
@@ -50,11 +51,11 @@ template <class Scheme>
 // The code of (row, col) from the bytes of the panels, by the comment of layout.hpp.
 [[nodiscard]] code_number code_in_panel(const unsigned char* codes, int bits, std::size_t row, std::size_t padded_col);
 
-inline constexpr std::size_t pack_shapes[][2] = {{0, 0},  {0, 5},   {5, 0},   {1, 1},   {1, 3},    {2, 17},  {15, 31},  {16, 32},
-                                                 {17, 33}, {16, 64}, {33, 67}, {7, 128}, {31, 129}, {19, 251}, {3, 1037}};
+inline constexpr std::size_t pack_shapes[][2] = {{0, 0},   {0, 5},   {5, 0},    {1, 1},    {1, 3},
+                                                 {2, 17},  {15, 31}, {16, 32},  {17, 33},  {16, 64},
+                                                 {33, 67}, {7, 128}, {31, 129}, {19, 251}, {3, 1037}};
 
-template <class Scheme>
-void check_pack(const std::string& name) {
+template <class Scheme> void check_pack(const std::string& name) {
     using traits = nibble::detail::scheme_traits<Scheme>;
     using element = typename traits::element;
     for (const auto& [rows, cols] : pack_shapes) {
@@ -68,7 +69,8 @@ void check_pack(const std::string& name) {
         REQUIRE(w.bytes() == serial.bytes());
         if (w.bytes() != 0) CHECK(std::memcmp(w.panel(0), serial.panel(0), w.bytes()) == 0);
 
-        const nibble::quantized<Scheme> back = nibble::unpack(w, test_executor{cols % 2 == 0 ? std::size_t{1} : std::size_t{3}});
+        const nibble::quantized<Scheme> back =
+            nibble::unpack(w, test_executor{cols % 2 == 0 ? std::size_t{1} : std::size_t{3}});
         REQUIRE(back.rows() == rows);
         REQUIRE(back.cols() == cols);
         REQUIRE(back.bytes() == q.bytes());
@@ -124,8 +126,7 @@ void check_pack(const std::string& name) {
     }
 }
 
-template <std::size_t Part, std::size_t Parts>
-void check_packs_of_part() {
+template <std::size_t Part, std::size_t Parts> void check_packs_of_part() {
     for_each_format_of_part<Part, Parts>(
         []<class Format>() { check_pack<typename Format::scheme>(std::string(Format::name)); });
 }

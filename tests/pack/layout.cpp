@@ -26,7 +26,7 @@ code_number code_in_panel(const unsigned char* codes, int bits, std::size_t row,
     const std::size_t quad = padded_col / 4;
     const unsigned char* step = codes + quad / quads * (quads * 8 * static_cast<std::size_t>(bits));
     const std::size_t in_step = quad % quads;
-    const std::size_t half = row / 8;                              // 0: A, 1: B
+    const std::size_t half = row / 8; // 0: A, 1: B
     const std::size_t byte = 4 * (row % 8) + padded_col % 4;
     if (bits == 8) return step[32 * half + byte];
     code_number code = 0;
@@ -84,8 +84,8 @@ void check_plan(std::size_t cols, std::size_t run, std::size_t step) {
 
 TEST_CASE("depth_plan: parts cover the columns, scale by scale and step by step", "[pack][layout]") {
     const std::vector<std::size_t> steps{4, 8, 16};
-    const std::vector<std::size_t> lengths{0,    1,    3,     4,     15,    16,     17,     127,   128,
-                                           129,  4096, 4099,  65535, 65536, 65537,  131072, 131073, 300007};
+    const std::vector<std::size_t> lengths{0,   1,    3,    4,     15,    16,    17,     127,    128,
+                                           129, 4096, 4099, 65535, 65536, 65537, 131072, 131073, 300007};
     const std::vector<std::size_t> runs{4, 12, 16, 32, 36, 128, 65536, 65540, 131072, 131076, 200000, 1000000};
     for (const std::size_t step : steps)
         for (const std::size_t cols : lengths)
@@ -116,8 +116,8 @@ TEST_CASE("pack: rows of more than 65536 columns come back", "[pack]") {
     const auto q5 = nibble_test::random_quantized<groups>(5, 1033, 4);
     const auto back5 = nibble::unpack(nibble::pack(q5));
     CHECK(std::memcmp(back5.row_codes(0), q5.row_codes(0), q5.bytes()) == 0);
-    using outer_groups =
-        nibble::scheme<nibble::e2m1, nibble::two_level<nibble::per_group<16>, nibble::per_group<64>>, nibble::two_level_scale<nibble::e4m3>>;
+    using outer_groups = nibble::scheme<nibble::e2m1, nibble::two_level<nibble::per_group<16>, nibble::per_group<64>>,
+                                        nibble::two_level_scale<nibble::e4m3>>;
     const auto q2 = nibble_test::random_quantized<outer_groups>(19, 131, 4);
     const auto back2 = nibble::unpack(nibble::pack(q2));
     CHECK(std::memcmp(back2.row_codes(0), q2.row_codes(0), q2.bytes()) == 0);

@@ -40,8 +40,7 @@ double error_of(const char* name, const quantize_options& options = {}) {
 }
 
 // Any other scheme.
-template <class Scheme>
-double error_of() {
+template <class Scheme> double error_of() {
     quantized<Scheme> q = quantize<Scheme>(matrix_view<const float>(samples().data(), rows, cols));
     std::vector<float> y(samples().size());
     dequantize(q, matrix_view<float>(y.data(), rows, cols));
@@ -57,8 +56,7 @@ void check_within(const char* what, double error, double wanted, double digit) {
 void check_error(const char* name, double wanted, double digit, const quantize_options& options = {}) {
     check_within(name, error_of(name, options), wanted, digit);
 }
-template <class Scheme>
-void check_error(const char* what, double wanted, double digit) {
+template <class Scheme> void check_error(const char* what, double wanted, double digit) {
     check_within(what, error_of<Scheme>(), wanted, digit);
 }
 
@@ -135,19 +133,29 @@ TEST_CASE("errors on Gaussian data: 6- and 8-bit floats per row", "[quantize][er
 
 TEST_CASE("errors on Gaussian data: the order of the formats", "[quantize][error]") {
     // By the table: within a width, from the best to the worst.
-    const std::vector<double> four{error_of("int4_g32_min"),  error_of("nvint4"),    error_of("nf4_g64"),
-                                   error_of("nvfp4"),         error_of("int4_g32"),  error_of("int4_g128_asym"),
-                                   error_of("mxfp4"),         error_of("int4_g128"), error_of<block_scheme<int4>>(),
+    const std::vector<double> four{error_of("int4_g32_min"), error_of("nvint4"),    error_of("nf4_g64"),
+                                   error_of("nvfp4"),        error_of("int4_g32"),  error_of("int4_g128_asym"),
+                                   error_of("mxfp4"),        error_of("int4_g128"), error_of<block_scheme<int4>>(),
                                    error_of("int4_channel")};
     for (std::size_t i = 1; i < four.size(); ++i) {
         CAPTURE(i);
         CHECK(four[i - 1] < four[i]);
     }
-    const std::vector<double> width{error_of("f32"),        error_of("f16"),   error_of("bf16"),
-                                    error_of("int8_g32"),         error_of("mxint8"),      error_of("int8_channel"),
-                                    error_of("fp8_e4m3_channel"), error_of("mxfp6_e2m3"),  error_of("mxfp8_e4m3"),
-                                    error_of("int6_channel"),     error_of("fp8_e5m2_channel"), error_of("mxfp6_e3m2"),
-                                    error_of("int4_g128"),        error_of("int3_g128"),   error_of("ternary_channel"),
+    const std::vector<double> width{error_of("f32"),
+                                    error_of("f16"),
+                                    error_of("bf16"),
+                                    error_of("int8_g32"),
+                                    error_of("mxint8"),
+                                    error_of("int8_channel"),
+                                    error_of("fp8_e4m3_channel"),
+                                    error_of("mxfp6_e2m3"),
+                                    error_of("mxfp8_e4m3"),
+                                    error_of("int6_channel"),
+                                    error_of("fp8_e5m2_channel"),
+                                    error_of("mxfp6_e3m2"),
+                                    error_of("int4_g128"),
+                                    error_of("int3_g128"),
+                                    error_of("ternary_channel"),
                                     error_of("binary_channel")};
     CHECK(width[0] == 0.0);
     for (std::size_t i = 1; i < width.size(); ++i) {

@@ -13,8 +13,7 @@
 
 namespace nibble_test {
 
-template <class Scheme>
-[[nodiscard]] format_verbs verbs_of(std::string name) {
+template <class Scheme> [[nodiscard]] format_verbs verbs_of(std::string name) {
     format_verbs v;
     v.facts = facts_of_scheme<Scheme>(std::move(name));
     v.quantize = [](const float* x, std::size_t rows, std::size_t cols, std::size_t stride,
@@ -32,8 +31,7 @@ template <class Scheme>
 }
 
 // Part of the formats into the list; used once per part, by every_format_<part + 1>.cpp.
-template <std::size_t Part, std::size_t Parts>
-bool add_formats_of_part() {
+template <std::size_t Part, std::size_t Parts> bool add_formats_of_part() {
     for_each_format_of_part<Part, Parts>([]<class Format>() {
         const std::string name(Format::name);
         format_of_name().emplace(name, [] { return verbs_of<typename Format::scheme>(std::string(Format::name)); });
@@ -41,9 +39,9 @@ bool add_formats_of_part() {
     return true;
 }
 
-template <std::size_t Part, std::size_t Parts>
-void check_formats_of_part() {
-    for_each_format_of_part<Part, Parts>([]<class Format>() { check_format(format_of_name().at(std::string(Format::name))()); });
+template <std::size_t Part, std::size_t Parts> void check_formats_of_part() {
+    for_each_format_of_part<Part, Parts>(
+        []<class Format>() { check_format(format_of_name().at(std::string(Format::name))()); });
 }
 
 } // namespace nibble_test

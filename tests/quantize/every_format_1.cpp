@@ -6,4 +6,6 @@ namespace {
 [[maybe_unused]] const bool entered = nibble_test::add_formats_of_part<0, 4>();
 } // namespace
 
-TEST_CASE("quantize: formats 1, 5, 9 ... keep to the rules", "[quantize]") { nibble_test::check_formats_of_part<0, 4>(); }
+TEST_CASE("quantize: formats 1, 5, 9 ... keep to the rules", "[quantize]") {
+    nibble_test::check_formats_of_part<0, 4>();
+}

@@ -29,8 +29,7 @@ quantized<Scheme> quantize_row(const std::vector<float>& x, const quantize_optio
     return quantize<Scheme>(matrix_view<const float>(x.data(), 1, x.size()), options);
 }
 
-template <class Scheme>
-double relative_error(const quantized<Scheme>& q, const std::vector<float>& x) {
+template <class Scheme> double relative_error(const quantized<Scheme>& q, const std::vector<float>& x) {
     double error = 0.0;
     double power = 0.0;
     for (std::size_t j = 0; j < x.size(); ++j) {
@@ -41,8 +40,7 @@ double relative_error(const quantized<Scheme>& q, const std::vector<float>& x) {
     return error / power;
 }
 
-template <class Scheme>
-void check_block(unsigned scale, const std::vector<unsigned>& codes, double error) {
+template <class Scheme> void check_block(unsigned scale, const std::vector<unsigned>& codes, double error) {
     const std::vector<float> x = golden_x();
     const auto q = quantize_row<Scheme>(x);
     CHECK(unsigned{q.scales()[0]} == scale);
@@ -62,22 +60,27 @@ std::vector<unsigned> bytes_of(const std::vector<int>& integers) {
 } // namespace
 
 TEST_CASE("MX: golden blocks", "[quantize][golden]") {
-    check_block<mxfp4>(0x7E, {0xF, 2, 0xE, 5, 0xC, 6, 9, 0xF, 3, 0xE, 6, 0xC, 7, 0, 0xF, 4, 0xD, 6, 0xA, 7, 2, 0xE, 5, 0xD, 6, 9, 0xF, 3, 0xE, 5, 0xC, 7},
+    check_block<mxfp4>(0x7E, {0xF, 2, 0xE, 5, 0xC, 6,   9, 0xF, 3, 0xE, 6,   0xC, 7,   0, 0xF, 4,
+                              0xD, 6, 0xA, 7, 2,   0xE, 5, 0xD, 6, 9,   0xF, 3,   0xE, 5, 0xC, 7},
                        1.005e-2);
-    check_block<mxfp6_e2m3>(0x7E, {0x3D, 0x08, 0x39, 0x14, 0x32, 0x1A, 0x23, 0x3C, 0x0D, 0x37, 0x16, 0x2E, 0x1B, 0x02, 0x3A, 0x11,
-                                   0x35, 0x18, 0x2A, 0x1C, 0x06, 0x39, 0x13, 0x32, 0x1A, 0x25, 0x3C, 0x0B, 0x38, 0x16, 0x30, 0x1B},
+    check_block<mxfp6_e2m3>(0x7E, {0x3D, 0x08, 0x39, 0x14, 0x32, 0x1A, 0x23, 0x3C, 0x0D, 0x37, 0x16,
+                                   0x2E, 0x1B, 0x02, 0x3A, 0x11, 0x35, 0x18, 0x2A, 0x1C, 0x06, 0x39,
+                                   0x13, 0x32, 0x1A, 0x25, 0x3C, 0x0B, 0x38, 0x16, 0x30, 0x1B},
                             6.829e-4);
-    check_block<mxfp6_e3m2>(0x7C, {0x3E, 0x14, 0x3C, 0x1A, 0x39, 0x1D, 0x2E, 0x3E, 0x16, 0x3C, 0x1B, 0x37, 0x1E, 0x0A, 0x3D, 0x18,
-                                   0x3A, 0x1C, 0x35, 0x1E, 0x12, 0x3D, 0x1A, 0x39, 0x1D, 0x31, 0x3E, 0x16, 0x3C, 0x1B, 0x38, 0x1D},
+    check_block<mxfp6_e3m2>(0x7C, {0x3E, 0x14, 0x3C, 0x1A, 0x39, 0x1D, 0x2E, 0x3E, 0x16, 0x3C, 0x1B,
+                                   0x37, 0x1E, 0x0A, 0x3D, 0x18, 0x3A, 0x1C, 0x35, 0x1E, 0x12, 0x3D,
+                                   0x1A, 0x39, 0x1D, 0x31, 0x3E, 0x16, 0x3C, 0x1B, 0x38, 0x1D},
                             2.686e-3);
-    check_block<mxfp8_e4m3>(0x78, {0xFD, 0x68, 0xF9, 0x74, 0xF2, 0x7A, 0xDD, 0xFC, 0x6D, 0xF7, 0x76, 0xEE, 0x7B, 0x55, 0xFA, 0x71,
-                                   0xF5, 0x78, 0xEA, 0x7C, 0x65, 0xF9, 0x73, 0xF2, 0x7A, 0xE2, 0xFC, 0x6B, 0xF8, 0x76, 0xF0, 0x7B},
+    check_block<mxfp8_e4m3>(0x78, {0xFD, 0x68, 0xF9, 0x74, 0xF2, 0x7A, 0xDD, 0xFC, 0x6D, 0xF7, 0x76,
+                                   0xEE, 0x7B, 0x55, 0xFA, 0x71, 0xF5, 0x78, 0xEA, 0x7C, 0x65, 0xF9,
+                                   0x73, 0xF2, 0x7A, 0xE2, 0xFC, 0x6B, 0xF8, 0x76, 0xF0, 0x7B},
                             6.711e-4);
-    check_block<mxfp8_e5m2>(0x71, {0xFA, 0x70, 0xF8, 0x76, 0xF5, 0x79, 0xEA, 0xFA, 0x72, 0xF8, 0x77, 0xF3, 0x7A, 0x66, 0xF9, 0x74,
-                                   0xF6, 0x78, 0xF1, 0x7A, 0x6E, 0xF9, 0x76, 0xF5, 0x79, 0xED, 0xFA, 0x72, 0xF8, 0x77, 0xF4, 0x79},
+    check_block<mxfp8_e5m2>(0x71, {0xFA, 0x70, 0xF8, 0x76, 0xF5, 0x79, 0xEA, 0xFA, 0x72, 0xF8, 0x77,
+                                   0xF3, 0x7A, 0x66, 0xF9, 0x74, 0xF6, 0x78, 0xF1, 0x7A, 0x6E, 0xF9,
+                                   0x76, 0xF5, 0x79, 0xED, 0xFA, 0x72, 0xF8, 0x77, 0xF4, 0x79},
                             2.686e-3);
-    check_block<mxint8>(0x80, bytes_of({-102, 16, -70, 48, -38, 80, -6, -93, 26, -61, 58, -29, 90, 3, -83, 35,
-                                        -51, 67, -19, 99, 13, -74, 45, -42, 77, -10, -96, 22, -64, 54, -32, 86}),
+    check_block<mxint8>(0x80, bytes_of({-102, 16, -70, 48, -38, 80,  -6, -93, 26, -61, 58,  -29, 90,  3,  -83, 35,
+                                        -51,  67, -19, 99, 13,  -74, 45, -42, 77, -10, -96, 22,  -64, 54, -32, 86}),
                         2.219e-5);
 }
 
@@ -88,9 +91,10 @@ TEST_CASE("NVFP4: golden tensor scale, block scales and bytes", "[quantize][gold
     CHECK(q.scale_count() == 2);
     CHECK(unsigned{q.scales()[0]} == 0x7E);
     CHECK(unsigned{q.scales()[1]} == 0x7E);
-    // Byte 10 is E1 in formats.md, which divides in double: 0.4 / 0.53333335 is 0.74999998 there, and 0.75, a tie, in fp32,
-    // in which a scale is one number and x / scale is rounded.
-    const unsigned bytes[16] = {0x2F, 0x5E, 0x6C, 0xF9, 0xE3, 0xB5, 0x07, 0x4E, 0x6D, 0x7A, 0xE2, 0xC5, 0x96, 0x3F, 0x5E, 0x7C};
+    // Byte 10 is E1 in formats.md, which divides in double: 0.4 / 0.53333335 is 0.74999998 there, and 0.75, a tie, in
+    // fp32, in which a scale is one number and x / scale is rounded.
+    const unsigned bytes[16] = {0x2F, 0x5E, 0x6C, 0xF9, 0xE3, 0xB5, 0x07, 0x4E,
+                                0x6D, 0x7A, 0xE2, 0xC5, 0x96, 0x3F, 0x5E, 0x7C};
     for (std::size_t b = 0; b < 16; ++b) {
         CAPTURE(b);
         CHECK(unsigned{q.row_codes(0)[b]} == bytes[b]);
@@ -170,7 +174,8 @@ TEST_CASE("quantize: the width of a range may exceed fp32", "[quantize]") {
     CHECK(static_cast<double>(q.value_at(0, 1)) == Approx(3.0e38).epsilon(0.005));
 }
 
-TEST_CASE("quantize: a constant group is reproduced under a minimum, and zero is exact under a zero point", "[quantize]") {
+TEST_CASE("quantize: a constant group is reproduced under a minimum, and zero is exact under a zero point",
+          "[quantize]") {
     const std::vector<float> five(40, 5.0f);
     const auto minimum_of = quantize_row<int4_g32_min>(five);
     for (std::size_t j = 0; j < five.size(); ++j) CHECK(minimum_of.value_at(0, j) == 5.0f);
@@ -187,8 +192,7 @@ namespace {
 
 // A rule of one's own: twice the mean.
 struct by_twice_the_mean {
-    template <element E>
-    [[nodiscard]] static constexpr float apply(const group_statistics& g) noexcept {
+    template <element E> [[nodiscard]] static constexpr float apply(const group_statistics& g) noexcept {
         return static_cast<float>(2.0 * g.sum_magnitude / static_cast<double>(g.count));
     }
 };
@@ -204,18 +208,21 @@ TEST_CASE("quantize: least squares counts errors beyond fp32's range", "[quantiz
     // Under 0.4 of the range every large value would be off by more than half of it.
     const auto q = quantize_row<scheme<int4, per_channel, scale<f32>>>({-3.0e38f, 3.0e38f, 3.0e38f, -3.0e38f},
                                                                        {.range = range::least_squares});
-    for (std::size_t j = 0; j < 4; ++j) CHECK(std::abs(static_cast<double>(q.value_at(0, j))) == Approx(3.0e38).epsilon(0.01));
+    for (std::size_t j = 0; j < 4; ++j)
+        CHECK(std::abs(static_cast<double>(q.value_at(0, j))) == Approx(3.0e38).epsilon(0.01));
 }
 
 TEST_CASE("quantize: groups of any multiple of 4, ragged, with a scale shared by rows", "[quantize]") {
     // Slots of 36 columns end inside a byte of 3-bit codes and between blocks of 512.
     std::vector<float> x(3 * 1033);
-    for (std::size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(static_cast<int>(i % 7) - 3) * (i / 36 % 2 == 0 ? 1.0f : 4.0f);
+    for (std::size_t i = 0; i < x.size(); ++i)
+        x[i] = static_cast<float>(static_cast<int>(i % 7) - 3) * (i / 36 % 2 == 0 ? 1.0f : 4.0f);
     const auto q = quantize<scheme<int3, per_group<36>, scale<f32>>>(matrix_view<const float>(x.data(), 3, 1033));
     bool small_error = true;
     for (std::size_t i = 0; i < 3; ++i)
         for (std::size_t j = 0; j < 1033; ++j)
-            small_error = small_error && std::abs(x[i * 1033 + j] - q.value_at(i, j)) <= 0.5f * q.scale_at(i, j) * 1.0001f;
+            small_error =
+                small_error && std::abs(x[i * 1033 + j] - q.value_at(i, j)) <= 0.5f * q.scale_at(i, j) * 1.0001f;
     CHECK(small_error);
     const auto tensor = quantize<scheme<int8, per_tensor, scale<f32>>>(matrix_view<const float>(x.data(), 3, 1033));
     CHECK(tensor.scale_count() == 1);

@@ -15,8 +15,7 @@ namespace {
 using namespace nibble;
 
 // The bits of every code, scale and zero point by counting slots, weight by weight.
-template <class Scheme>
-double bits_by_counting(std::size_t rows, std::size_t cols) {
+template <class Scheme> double bits_by_counting(std::size_t rows, std::size_t cols) {
     using traits = nibble::detail::scheme_traits<Scheme>;
     std::set<std::size_t> slots;
     std::set<std::size_t> outer;
@@ -54,13 +53,31 @@ TEST_CASE("formats: at least 40, each with its own name and type", "[scheme]") {
 TEST_CASE("formats: the names that the documentation promises", "[scheme]") {
     std::set<std::string_view> names;
     for_each_format([&]<class Format>() { names.insert(Format::name); });
-    std::vector<std::string> promised = {"mxfp8_e4m3",       "mxfp8_e5m2",       "mxfp6_e2m3",   "mxfp6_e3m2",      "mxfp4",
-                                         "mxint8",           "nvfp4",            "nvint4",       "fp8_e4m3_channel", "fp8_e5m2_channel",
-                                         "fp6_e3m2_channel", "nf4_g64",          "bfp12_g16",    "ternary_channel", "ternary_g128",
-                                         "binary_channel",   "binary_g128",      "f16",          "bf16",            "f32",
-                                         "int4_g32_asym",    "int4_g128_asym"};
+    std::vector<std::string> promised = {"mxfp8_e4m3",
+                                         "mxfp8_e5m2",
+                                         "mxfp6_e2m3",
+                                         "mxfp6_e3m2",
+                                         "mxfp4",
+                                         "mxint8",
+                                         "nvfp4",
+                                         "nvint4",
+                                         "fp8_e4m3_channel",
+                                         "fp8_e5m2_channel",
+                                         "fp6_e3m2_channel",
+                                         "nf4_g64",
+                                         "bfp12_g16",
+                                         "ternary_channel",
+                                         "ternary_g128",
+                                         "binary_channel",
+                                         "binary_g128",
+                                         "f16",
+                                         "bf16",
+                                         "f32",
+                                         "int4_g32_asym",
+                                         "int4_g128_asym"};
     for (const char* element : {"int8", "int6", "int5", "int4", "int3", "int2"})
-        for (const char* where : {"_channel", "_g32", "_g64", "_g128"}) promised.push_back(std::string(element) + where);
+        for (const char* where : {"_channel", "_g32", "_g64", "_g128"})
+            promised.push_back(std::string(element) + where);
     for (const std::string& name : promised) {
         CAPTURE(name);
         CHECK(names.count(name) == 1);
@@ -122,9 +139,9 @@ TEST_CASE("scale rules: largest, exponent and mean", "[scheme]") {
     g.count = 4;
     CHECK(by_largest::apply<int4>(g) == 3.2f / 7.0f);
     CHECK(by_largest::apply<e2m1>(g) == 3.2f / 6.0f);
-    CHECK(by_exponent::apply<e2m1>(g) == 0.5f);         // 2^(1 - 2)
-    CHECK(by_exponent::apply<e4m3>(g) == 0x1p-7f);      // 2^(1 - 8)
-    CHECK(by_exponent::apply<mx_int8>(g) == 2.0f);      // 2^(1 - 0)
+    CHECK(by_exponent::apply<e2m1>(g) == 0.5f);    // 2^(1 - 2)
+    CHECK(by_exponent::apply<e4m3>(g) == 0x1p-7f); // 2^(1 - 8)
+    CHECK(by_exponent::apply<mx_int8>(g) == 2.0f); // 2^(1 - 0)
     CHECK(by_mean::apply<ternary>(g) == 2.5f);
     g.largest = 0x1p-149f;
     CHECK(by_exponent::apply<e2m1>(g) == 0x1p-127f); // clamped

@@ -20,8 +20,7 @@ namespace {
 class disagreements {
 public:
     explicit disagreements(std::string what) : what_(std::move(what)) {}
-    template <class Describe>
-    void expect(bool ok, Describe&& describe) {
+    template <class Describe> void expect(bool ok, Describe&& describe) {
         if (ok) return;
         ++count_;
         if (count_ <= 5) {
@@ -69,9 +68,9 @@ private:
     around(reference.next_below);
     around((p.back() + reference.next_above) / 2);
     around((p.front() + reference.next_below) / 2);
-    for (const std::uint32_t magnitude : {0x00000000u, 0x00000001u, 0x007fffffu, 0x00800000u, 0x3f7fffffu, 0x4effffffu,
-                                          0x4f000000u, 0x5f000000u, 0x7f000000u, 0x7f7fffffu, 0x7f800000u, 0x7f800001u,
-                                          0x7fbfffffu, 0x7fc00000u, 0x7fffffffu}) {
+    for (const std::uint32_t magnitude :
+         {0x00000000u, 0x00000001u, 0x007fffffu, 0x00800000u, 0x3f7fffffu, 0x4effffffu, 0x4f000000u, 0x5f000000u,
+          0x7f000000u, 0x7f7fffffu, 0x7f800000u, 0x7f800001u, 0x7fbfffffu, 0x7fc00000u, 0x7fffffffu}) {
         x.push_back(std::bit_cast<float>(magnitude));
         x.push_back(std::bit_cast<float>(magnitude | 0x80000000u));
     }
@@ -91,7 +90,8 @@ private:
     const int low = std::clamp(exponent_of(least) - 3, 0, 254);
     const int high = std::clamp(exponent_of(std::max(reference.producible.back(), least)) + 2, low, 254);
     const int field = low + static_cast<int>((r >> 40) % static_cast<std::uint64_t>(high - low + 1));
-    return std::bit_cast<float>((static_cast<std::uint32_t>(r) & 0x807fffffu) | static_cast<std::uint32_t>(field) << 23);
+    return std::bit_cast<float>((static_cast<std::uint32_t>(r) & 0x807fffffu) | static_cast<std::uint32_t>(field)
+                                                                                    << 23);
 }
 
 void check_values(const codec& tested, const reference_codec& reference) {
@@ -103,7 +103,8 @@ void check_values(const codec& tested, const reference_codec& reference) {
         const code_number code = static_cast<code_number>(at);
         const float value = tested.decode(code);
         const float wanted = static_cast<float>(reference.decode(code));
-        decodes.expect(same(value, wanted), [&](std::ostream& out) { out << code << ": " << value << ", not " << wanted; });
+        decodes.expect(same(value, wanted),
+                       [&](std::ostream& out) { out << code << ": " << value << ", not " << wanted; });
         // Values that no encoder produces (-8 of int4, 2 of ternary) are left out.
         if (!std::isfinite(wanted) || static_cast<double>(wanted) < reference.producible.front() ||
             static_cast<double>(wanted) > reference.producible.back())
@@ -171,8 +172,9 @@ void check_monotonic(const codec& tested, const reference_codec& reference) {
     falling.report();
 }
 
-// Between two neighbours at distance d, the result is the upper one with probability f = (x - below) / d; of n draws the
-// count is binomial, so it stays within 5.5 standard deviations of n f (and 8 of a count so small that it is Poisson's).
+// Between two neighbours at distance d, the result is the upper one with probability f = (x - below) / d; of n draws
+// the count is binomial, so it stays within 5.5 standard deviations of n f (and 8 of a count so small that it is
+// Poisson's).
 void check_stochastic(const codec& tested, const reference_codec& reference) {
     disagreements outside(tested.name + " stochastic: not a neighbour");
     disagreements biased(tested.name + " stochastic: biased");
@@ -180,8 +182,7 @@ void check_stochastic(const codec& tested, const reference_codec& reference) {
     if (p.size() < 2 || tested.bits > 16) return;
     constexpr std::size_t draws = 4000;
     std::vector<std::size_t> intervals{0, p.size() - 2, (p.size() - 1) / 2, (p.size() - 1) / 3};
-    const std::size_t above_zero =
-        static_cast<std::size_t>(std::upper_bound(p.begin(), p.end(), 0.0) - p.begin());
+    const std::size_t above_zero = static_cast<std::size_t>(std::upper_bound(p.begin(), p.end(), 0.0) - p.begin());
     if (above_zero > 0 && above_zero < p.size()) intervals.push_back(above_zero - 1);
     if (above_zero > 1) intervals.push_back(above_zero - 2);
     std::uint64_t stream = 0;
@@ -197,7 +198,8 @@ void check_stochastic(const codec& tested, const reference_codec& reference) {
                 const code_number code = tested.encode[3][i % 2](x, nibble::detail::random_bits(stream, i));
                 const double value = static_cast<double>(tested.decode(code));
                 ups += value == p[at + 1] ? 1u : 0u;
-                outside.expect(value == p[at + 1] || value == p[at], [&](std::ostream& out) { out << x << ": " << value; });
+                outside.expect(value == p[at + 1] || value == p[at],
+                               [&](std::ostream& out) { out << x << ": " << value; });
             }
             const double expected = static_cast<double>(draws) * f;
             const double bound = 5.5 * std::sqrt(expected * (1.0 - f)) + 8.0;
@@ -208,9 +210,9 @@ void check_stochastic(const codec& tested, const reference_codec& reference) {
         }
     }
     // Beyond the range nothing is left to chance, and NaN neither.
-    for (const float x : {std::numeric_limits<float>::max(), std::numeric_limits<float>::infinity(),
-                          -std::numeric_limits<float>::max(), -std::numeric_limits<float>::infinity(),
-                          std::numeric_limits<float>::quiet_NaN()})
+    for (const float x :
+         {std::numeric_limits<float>::max(), std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::max(),
+          -std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()})
         for (std::size_t policy = 0; policy < 2; ++policy)
             for (const std::uint32_t random : {0u, 1u, 0x7fffffffu, 0xffffffffu}) {
                 // Without a zero, NaN is a tie.
@@ -258,8 +260,8 @@ void check_facts(const derived_facts& f) {
     }
     tables.report();
 
-    // The integer grid exists exactly if some power of two makes every value an integer that fits in one byte, signed, or
-    // unsigned where codes are plain binary; the largest such power is the exponent.
+    // The integer grid exists exactly if some power of two makes every value an integer that fits in one byte, signed,
+    // or unsigned where codes are plain binary; the largest such power is the exponent.
     disagreements grid(f.name + " integer grid");
     bool finite = true;
     for (const float v : f.values) finite = finite && std::isfinite(v);
@@ -290,7 +292,8 @@ void check_facts(const derived_facts& f) {
         out << std::defaultfloat << "exists " << f.grid.exists << ", integers " << low << " to " << high;
     });
     if (fits && f.grid.exists) {
-        grid.expect(f.grid.exponent == exponent && f.grid.low == static_cast<int>(low) && f.grid.high == static_cast<int>(high),
+        grid.expect(f.grid.exponent == exponent && f.grid.low == static_cast<int>(low) &&
+                        f.grid.high == static_cast<int>(high),
                     [&](std::ostream& out) { out << "exponent " << f.grid.exponent; });
         for (std::size_t c = 0; c < codes; ++c) {
             const int integer = static_cast<int>(std::ldexp(static_cast<double>(f.values[c]), -exponent));
@@ -327,17 +330,23 @@ void check_facts(const derived_facts& f) {
     for (std::size_t c = 0; c < codes; ++c) {
         float lane = f.values[c];
         switch (f.real.kind) {
-        case real_decode::table16: real.expect(f.bits <= 4, [](std::ostream& out) { out << "more than 16 values"; }); break;
-        case real_decode::power_of_two: lane = c == 255 ? std::nanf("") : std::ldexp(1.0f, static_cast<int>(c) - 127); break;
+        case real_decode::table16:
+            real.expect(f.bits <= 4, [](std::ostream& out) { out << "more than 16 values"; });
+            break;
+        case real_decode::power_of_two:
+            lane = c == 255 ? std::nanf("") : std::ldexp(1.0f, static_cast<int>(c) - 127);
+            break;
         case real_decode::shift: {
             const std::uint32_t magnitude = static_cast<std::uint32_t>(c) & ((1u << f.real.magnitude_bits) - 1u);
             std::uint32_t word = magnitude << f.real.shift;
-            if (f.real.infinite_from != 0 && magnitude >= static_cast<std::uint32_t>(f.real.infinite_from)) word |= 0x7f800000u;
+            if (f.real.infinite_from != 0 && magnitude >= static_cast<std::uint32_t>(f.real.infinite_from))
+                word |= 0x7f800000u;
             if (f.real.has_sign && c >> (f.bits - 1) != 0) word |= 0x80000000u;
             lane = std::bit_cast<float>(word) * f.real.factor;
             break;
         }
-        default: break;
+        default:
+            break;
         }
         const bool left_to_pack = std::isnan(f.values[c]) && f.marks_nan;
         real.expect(left_to_pack || same(lane, f.values[c]),

@@ -31,13 +31,11 @@ template <class Element, nibble::rounding Rounding, nibble::overflow Overflow>
 [[nodiscard]] code_number encode_with(float x, std::uint32_t random) {
     return nibble::encode<Element, Rounding, Overflow>(x, random);
 }
-template <class Element>
-[[nodiscard]] float decode_with(code_number code) {
+template <class Element> [[nodiscard]] float decode_with(code_number code) {
     return Element::decode(static_cast<typename Element::code>(code));
 }
 
-template <class Element>
-[[nodiscard]] codec codec_of() {
+template <class Element> [[nodiscard]] codec codec_of() {
     using nibble::overflow;
     using nibble::rounding;
     codec c;
@@ -76,14 +74,13 @@ struct derived_facts {
     std::vector<std::uint8_t> lanes;
     nibble::detail::real_lanes real;
     bool marks_nan = false;
-    std::vector<float> values;        // by the reference
+    std::vector<float> values; // by the reference
     std::vector<float> decode_table;
     std::vector<float> sorted_values; // sorted_grid
     std::vector<std::uint8_t> sorted_codes;
 };
 
-template <class Element>
-[[nodiscard]] derived_facts facts_of(const reference_codec& reference) {
+template <class Element> [[nodiscard]] derived_facts facts_of(const reference_codec& reference) {
     using namespace nibble::detail;
     derived_facts f;
     f.name = type_name<Element>();
@@ -110,8 +107,7 @@ template <class Element>
 // Tables, the integer grid, the lanes of the kernel family and the arithmetic of the fp32 lanes give decode's values.
 void check_facts(const derived_facts& facts);
 
-template <class Element>
-void check_element(std::size_t samples) {
+template <class Element> void check_element(std::size_t samples) {
     const reference_codec& reference = reference_for<Element>();
     check_codec(codec_of<Element>(), reference, samples);
     if constexpr (Element::bits <= 8) check_facts(facts_of<Element>(reference));

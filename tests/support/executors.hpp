@@ -15,8 +15,7 @@ struct test_executor {
     std::size_t workers = 1;
 
     [[nodiscard]] std::size_t concurrency() const noexcept { return workers; }
-    template <class Task>
-    void parallel_for(std::size_t count, Task&& task) const {
+    template <class Task> void parallel_for(std::size_t count, Task&& task) const {
         if (workers == 1 || count == 0) {
             for (std::size_t i = 0; i < count; ++i) task(i, std::size_t{0});
             return;

@@ -13,38 +13,33 @@
 
 namespace nibble_test {
 
-template <class... Types>
-struct type_list {
-    static constexpr std::size_t size = sizeof...(Types);
-};
+template <class... Types> struct type_list { static constexpr std::size_t size = sizeof...(Types); };
 
 // Calls visit.template operator()<Type>() for every type, in order.
-template <class Visit, class... Types>
-void for_each_type(type_list<Types...>, Visit&& visit) {
+template <class Visit, class... Types> void for_each_type(type_list<Types...>, Visit&& visit) {
     (visit.template operator()<Types>(), ...);
 }
 
-// ---- elements of the named formats, each once ------------------------------------------------------------------------
+// ---- elements of the named formats, each once
+// ------------------------------------------------------------------------
 
-template <class List, class Type>
-struct with;
-template <class... Types, class Type>
-struct with<type_list<Types...>, Type> {
-    using type = std::conditional_t<(std::is_same_v<Types, Type> || ...), type_list<Types...>, type_list<Types..., Type>>;
+template <class List, class Type> struct with;
+template <class... Types, class Type> struct with<type_list<Types...>, Type> {
+    using type =
+        std::conditional_t<(std::is_same_v<Types, Type> || ...), type_list<Types...>, type_list<Types..., Type>>;
 };
 
-template <class List, class... Formats>
-struct elements_in {
-    using type = List;
-};
-template <class List, class Format, class... Rest>
-struct elements_in<List, Format, Rest...> {
+template <class List, class... Formats> struct elements_in { using type = List; };
+template <class List, class Format, class... Rest> struct elements_in<List, Format, Rest...> {
     using scheme = typename Format::scheme;
     using traits = nibble::detail::scheme_traits<scheme>;
     using one = typename with<List, typename traits::element>::type;
-    using two = typename with<one, std::conditional_t<scheme::scaled, typename traits::scale_element, nibble::f32>>::type;
-    using three = typename with<two, std::conditional_t<scheme::two_level, typename traits::outer_element, nibble::f32>>::type;
-    using four = typename with<three, std::conditional_t<scheme::has_minimum, typename traits::zero_element, nibble::f32>>::type;
+    using two =
+        typename with<one, std::conditional_t<scheme::scaled, typename traits::scale_element, nibble::f32>>::type;
+    using three =
+        typename with<two, std::conditional_t<scheme::two_level, typename traits::outer_element, nibble::f32>>::type;
+    using four =
+        typename with<three, std::conditional_t<scheme::has_minimum, typename traits::zero_element, nibble::f32>>::type;
     using type = typename elements_in<four, Rest...>::type;
 };
 template <class... Formats>
@@ -52,7 +47,8 @@ auto elements_of(nibble::format_list<Formats...>) -> typename elements_in<type_l
 
 using named_elements = decltype(elements_of(nibble::all_formats{}));
 
-// ---- minifloats: every split of `Bits` bits, signed and unsigned, under every convention of special codes -----------------
+// ---- minifloats: every split of `Bits` bits, signed and unsigned, under every convention of special codes
+// -----------------
 
 [[nodiscard]] constexpr bool is_valid_minifloat(nibble::float_format f) noexcept {
     if (f.exponent < 0 || f.mantissa < 0) return false;
@@ -62,12 +58,11 @@ using named_elements = decltype(elements_of(nibble::all_formats{}));
     return f.exponent < 8 || f.specials == nibble::specials::ieee || f.specials == nibble::specials::fn;
 }
 
-template <class Visit>
-constexpr void for_each_split(int bits, Visit&& visit) {
+template <class Visit> constexpr void for_each_split(int bits, Visit&& visit) {
     for (const bool has_sign : {true, false})
         for (int exponent = 0; exponent <= 8; ++exponent)
-            for (const nibble::specials specials : {nibble::specials::none, nibble::specials::ieee, nibble::specials::fn,
-                                                    nibble::specials::fnuz}) {
+            for (const nibble::specials specials :
+                 {nibble::specials::none, nibble::specials::ieee, nibble::specials::fn, nibble::specials::fnuz}) {
                 const nibble::float_format f{.exponent = exponent,
                                              .mantissa = bits - exponent - (has_sign ? 1 : 0),
                                              .specials = specials,
@@ -94,10 +89,10 @@ auto minifloats_at(std::index_sequence<Index...>) -> type_list<nibble::minifloat
 template <int Bits>
 using minifloats_of = decltype(minifloats_at<Bits>(std::make_index_sequence<splits_of<Bits>.size()>{}));
 
-// ---- a part of the formats, so that several units share the compilation of all -----------------------------------------------
+// ---- a part of the formats, so that several units share the compilation of all
+// -----------------------------------------------
 
-template <std::size_t Part, std::size_t Parts, class Visit>
-void for_each_format_of_part(Visit&& visit) {
+template <std::size_t Part, std::size_t Parts, class Visit> void for_each_format_of_part(Visit&& visit) {
     [&]<class... Formats, std::size_t... Index>(nibble::format_list<Formats...>, std::index_sequence<Index...>) {
         const auto one = [&]<class Format, std::size_t At>() {
             if constexpr (At % Parts == Part) visit.template operator()<Format>();
@@ -107,8 +102,7 @@ void for_each_format_of_part(Visit&& visit) {
 }
 
 // The type's name as the compiler spells it, for messages.
-template <class Type>
-[[nodiscard]] constexpr std::string_view type_name() noexcept {
+template <class Type> [[nodiscard]] constexpr std::string_view type_name() noexcept {
     std::string_view name = __PRETTY_FUNCTION__;
     const std::size_t begin = name.find("Type = ");
     if (begin != std::string_view::npos) name.remove_prefix(begin + 7);

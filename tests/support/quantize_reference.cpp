@@ -26,7 +26,9 @@ struct statistics {
     bool nonfinite = false;
 };
 
-[[nodiscard]] float decoded(const reference_codec& codec, code_number code) { return static_cast<float>(codec.decode(code)); }
+[[nodiscard]] float decoded(const reference_codec& codec, code_number code) {
+    return static_cast<float>(codec.decode(code));
+}
 
 [[nodiscard]] float wanted_scale(const scheme_facts& scheme, const statistics& s) {
     const float top = scheme.element->largest();
@@ -36,11 +38,13 @@ struct statistics {
         return static_cast<float>((high - low) / static_cast<double>(top));
     }
     switch (scheme.rule) {
-    case scale_rule::by_largest: return s.largest / top;
+    case scale_rule::by_largest:
+        return s.largest / top;
     case scale_rule::by_exponent:
         if (s.largest == 0.0f) return 0.0f;
         return std::ldexp(1.0f, std::clamp(std::ilogb(s.largest) - std::ilogb(top), -127, 127));
-    case scale_rule::by_mean: return static_cast<float>(s.sum / s.count);
+    case scale_rule::by_mean:
+        return static_cast<float>(s.sum / s.count);
     }
     return 0.0f;
 }
@@ -151,8 +155,12 @@ std::vector<float> weights_of(weights_kind kind, std::size_t rows, std::size_t c
         case weights_kind::zeros: // rows, and groups of 16, of zeros of either sign; one lone value
             if (i % 2 == 1 || (j / 16) % 2 == 1) v = r % 2 == 0 ? 0.0f : -0.0f;
             break;
-        case weights_kind::tiny: v *= i % 3 == 0 ? 1e-40f : i % 3 == 1 ? 1e-30f : 1e-8f; break;
-        case weights_kind::huge: v = (v < 0 ? -1.0f : 1.0f) * (r % 3 == 0 ? 3e38f : 1e37f * std::min(std::abs(v), 3.0f)); break;
+        case weights_kind::tiny:
+            v *= i % 3 == 0 ? 1e-40f : i % 3 == 1 ? 1e-30f : 1e-8f;
+            break;
+        case weights_kind::huge:
+            v = (v < 0 ? -1.0f : 1.0f) * (r % 3 == 0 ? 3e38f : 1e37f * std::min(std::abs(v), 3.0f));
+            break;
         case weights_kind::nonfinite:
             if (r % 29 == 0) v = nan_value;
             if (r % 31 == 0) v = infinity;
@@ -161,9 +169,14 @@ std::vector<float> weights_of(weights_kind kind, std::size_t rows, std::size_t c
             if (i % 4 == 3) v = r % 2 == 0 ? nan_value : -infinity;
             if (i % 4 == 0 && j < 32) v = 3.0f; // a block of finite ones
             break;
-        case weights_kind::constant: v = i % 3 == 0 ? 0.7f : i % 3 == 1 ? -0.3f : 5.0f + 0.01f * v; break;
-        case weights_kind::ties: v = static_cast<float>(static_cast<int>(r % 61) - 30) * 0.25f; break;
-        case weights_kind::last: break;
+        case weights_kind::constant:
+            v = i % 3 == 0 ? 0.7f : i % 3 == 1 ? -0.3f : 5.0f + 0.01f * v;
+            break;
+        case weights_kind::ties:
+            v = static_cast<float>(static_cast<int>(r % 61) - 30) * 0.25f;
+            break;
+        case weights_kind::last:
+            break;
         }
         x[n] = v;
     }
@@ -221,7 +234,7 @@ std::vector<double> errors_of_slots(const scheme_facts& scheme, const plain_quan
 
 namespace {
 
-constexpr std::size_t shapes[][2] = {{0, 0}, {0, 7},  {5, 0},  {1, 1},   {1, 7},   {7, 1},   {3, 31},
+constexpr std::size_t shapes[][2] = {{0, 0},  {0, 7},  {5, 0},  {1, 1},   {1, 7},   {7, 1},   {3, 31},
                                      {5, 33}, {4, 64}, {3, 67}, {7, 129}, {2, 257}, {5, 511}, {2, 1031}};
 
 void check_rules(const format_verbs& format) {
@@ -280,7 +293,9 @@ void check_strides_and_executors(const format_verbs& format) {
     constexpr std::size_t stride = cols + 7;
     const std::vector<float> x = weights_of(weights_kind::normal, rows, cols, 11);
     std::vector<float> apart(rows * stride, nan_value);
-    for (std::size_t i = 0; i < rows; ++i) std::copy_n(x.begin() + static_cast<std::ptrdiff_t>(i * cols), cols, apart.begin() + static_cast<std::ptrdiff_t>(i * stride));
+    for (std::size_t i = 0; i < rows; ++i)
+        std::copy_n(x.begin() + static_cast<std::ptrdiff_t>(i * cols), cols,
+                    apart.begin() + static_cast<std::ptrdiff_t>(i * stride));
     const int bits = format.facts.element->bits;
     CAPTURE(format.facts.name);
     for (const nibble::rounding rounding : {nibble::rounding::nearest_even, nibble::rounding::stochastic}) {
@@ -289,7 +304,8 @@ void check_strides_and_executors(const format_verbs& format) {
         CHECK(difference(format.quantize(apart.data(), rows, cols, stride, options, 1), serial, bits) == "");
         CHECK(difference(format.quantize(x.data(), rows, cols, cols, options, 3), serial, bits) == "");
         if (rounding == nibble::rounding::stochastic && bits <= 16) {
-            const plain_quantized other = format.quantize(x.data(), rows, cols, cols, {.rounding = rounding, .seed = 43}, 1);
+            const plain_quantized other =
+                format.quantize(x.data(), rows, cols, cols, {.rounding = rounding, .seed = 43}, 1);
             CHECK(other.codes != serial.codes);
             CHECK(other.scales == serial.scales);
         }
@@ -300,7 +316,8 @@ void check_least_squares(const format_verbs& format) {
     if (!format.facts.scaled) return;
     const nibble::quantize_options options{.range = nibble::range::least_squares};
     for (const auto& [rows, cols] : {std::pair<std::size_t, std::size_t>{5, 131}, {20, 2049}})
-        for (const weights_kind kind : {weights_kind::normal, weights_kind::zeros, weights_kind::ties, weights_kind::huge}) {
+        for (const weights_kind kind :
+             {weights_kind::normal, weights_kind::zeros, weights_kind::ties, weights_kind::huge}) {
             if (rows == 20 && kind != weights_kind::normal) continue;
             CAPTURE(format.facts.name, rows, cols, static_cast<int>(kind));
             const std::vector<float> x = weights_of(kind, rows, cols, 3);

@@ -35,8 +35,7 @@ struct scheme_facts {
     std::size_t (*outer_slot)(std::size_t, std::size_t, std::size_t) = nullptr;
 };
 
-template <class Scheme>
-[[nodiscard]] scheme_facts facts_of_scheme(std::string name) {
+template <class Scheme> [[nodiscard]] scheme_facts facts_of_scheme(std::string name) {
     using traits = nibble::detail::scheme_traits<Scheme>;
     scheme_facts f;
     f.name = std::move(name);
@@ -79,8 +78,7 @@ struct plain_quantized {
 [[nodiscard]] plain_quantized reference_quantize(const scheme_facts& scheme, const float* x, std::size_t rows,
                                                  std::size_t cols, std::size_t stride, nibble::rounding rounding);
 
-template <class Scheme>
-[[nodiscard]] plain_quantized plain(const nibble::quantized<Scheme>& q) {
+template <class Scheme> [[nodiscard]] plain_quantized plain(const nibble::quantized<Scheme>& q) {
     plain_quantized p;
     p.rows = q.rows();
     p.cols = q.cols();

@@ -53,7 +53,8 @@ struct reference_codec {
 inline constexpr double not_a_number = std::numeric_limits<double>::quiet_NaN();
 inline constexpr double infinite = std::numeric_limits<double>::infinity();
 
-// ---- [sign][exponent][mantissa] -------------------------------------------------------------------------------------------
+// ---- [sign][exponent][mantissa]
+// -------------------------------------------------------------------------------------------
 
 class reference_minifloat final : public reference_codec {
 public:
@@ -81,9 +82,11 @@ public:
         const code_number e = magnitude >> f_.mantissa;
         const code_number m = magnitude & ((code_number{1} << f_.mantissa) - 1);
         switch (f_.specials) {
-        case nibble::specials::none: break;
+        case nibble::specials::none:
+            break;
         case nibble::specials::ieee:
-            if (e == (code_number{1} << f_.exponent) - 1) return m != 0 ? not_a_number : negative ? -infinite : infinite;
+            if (e == (code_number{1} << f_.exponent) - 1)
+                return m != 0 ? not_a_number : negative ? -infinite : infinite;
             break;
         case nibble::specials::fn:
             if (magnitude == top) return not_a_number;
@@ -163,7 +166,8 @@ private:
     std::vector<double> magnitude_; // of codes 0 ... the largest finite one, and one more
 };
 
-// ---- integers with a factor -----------------------------------------------------------------------------------------------
+// ---- integers with a factor
+// -----------------------------------------------------------------------------------------------
 
 class reference_integer final : public reference_codec {
 public:
@@ -214,7 +218,8 @@ public:
     }
 };
 
-// ---- lists of values ------------------------------------------------------------------------------------------------------
+// ---- lists of values
+// ------------------------------------------------------------------------------------------------------
 
 enum class tie { down, even_code };
 
@@ -225,7 +230,8 @@ public:
         bits = width;
         for (code_number c = 0; c < values_.size(); ++c)
             if (std::isfinite(values_[c])) order_.push_back(c);
-        std::stable_sort(order_.begin(), order_.end(), [&](code_number a, code_number b) { return values_[a] < values_[b]; });
+        std::stable_sort(order_.begin(), order_.end(),
+                         [&](code_number a, code_number b) { return values_[a] < values_[b]; });
         order_.erase(std::unique(order_.begin(), order_.end(),
                                  [&](code_number a, code_number b) { return values_[a] == values_[b]; }),
                      order_.end());
@@ -242,14 +248,16 @@ public:
         if (x >= producible.back()) {
             rank.fill(producible.size() - 1);
         } else if (x > producible.front()) {
-            const std::size_t low =
-                static_cast<std::size_t>(std::upper_bound(producible.begin(), producible.end(), x) - producible.begin()) - 1;
+            const std::size_t low = static_cast<std::size_t>(std::upper_bound(producible.begin(), producible.end(), x) -
+                                                             producible.begin()) -
+                                    1;
             const double below = producible[low];
             const double above = producible[low + 1];
             rank.fill(low);
             if (x != below) {
                 double middle = (below + above) / 2;
-                if (ties_ == tie::down) middle = static_cast<double>(static_cast<float>(middle)); // as bitsandbytes has it
+                if (ties_ == tie::down)
+                    middle = static_cast<double>(static_cast<float>(middle)); // as bitsandbytes has it
                 const bool to_even = ties_ == tie::even_code && order_[low] % 2 == 1 && order_[low + 1] % 2 == 0;
                 if (x > middle || (x == middle && to_even)) rank[0] = low + 1;
                 if (std::abs(above) < std::abs(below)) rank[1] = low + 1;
@@ -267,7 +275,8 @@ private:
     tie ties_;
 };
 
-// ---- powers of two, and fp32 itself -----------------------------------------------------------------------------------------
+// ---- powers of two, and fp32 itself
+// -----------------------------------------------------------------------------------------
 
 class reference_power final : public reference_codec {
 public:
@@ -308,7 +317,9 @@ public:
         producible = {-static_cast<double>(std::numeric_limits<float>::max()), 0.0,
                       static_cast<double>(std::numeric_limits<float>::max())};
     }
-    [[nodiscard]] double decode(code_number code) const override { return static_cast<double>(std::bit_cast<float>(code)); }
+    [[nodiscard]] double decode(code_number code) const override {
+        return static_cast<double>(std::bit_cast<float>(code));
+    }
     [[nodiscard]] rounded_codes encode_all(float x) const override {
         rounded_codes out{};
         for (auto& row : out) row.fill(std::bit_cast<code_number>(x));
@@ -316,18 +327,16 @@ public:
     }
 };
 
-// ---- which reference an element has -----------------------------------------------------------------------------------------
+// ---- which reference an element has
+// -----------------------------------------------------------------------------------------
 
 // An element of a new kind among the named formats needs a line here.
-template <class Element>
-struct reference_of;
+template <class Element> struct reference_of;
 
-template <nibble::float_format Format>
-struct reference_of<nibble::minifloat<Format>> {
+template <nibble::float_format Format> struct reference_of<nibble::minifloat<Format>> {
     static auto make() { return std::make_unique<reference_minifloat>(Format); }
 };
-template <int Bits, nibble::integer_range Range>
-struct reference_of<nibble::integer<Bits, Range>> {
+template <int Bits, nibble::integer_range Range> struct reference_of<nibble::integer<Bits, Range>> {
     static auto make() {
         constexpr int half = 1 << (Bits - 1);
         if (Range == nibble::integer_range::unsigned_)
@@ -336,20 +345,16 @@ struct reference_of<nibble::integer<Bits, Range>> {
         return std::make_unique<reference_integer>(Bits, low, half - 1, 0, true, 1.0);
     }
 };
-template <>
-struct reference_of<nibble::mx_int8> {
+template <> struct reference_of<nibble::mx_int8> {
     static auto make() { return std::make_unique<reference_integer>(8, -127, 127, 0, true, 1.0 / 64); }
 };
-template <>
-struct reference_of<nibble::ternary> {
+template <> struct reference_of<nibble::ternary> {
     static auto make() { return std::make_unique<reference_integer>(2, -1, 1, -1, false, 1.0); }
 };
-template <>
-struct reference_of<nibble::binary> {
+template <> struct reference_of<nibble::binary> {
     static auto make() { return std::make_unique<reference_binary>(); }
 };
-template <class Levels>
-struct reference_of<nibble::codebook<Levels>> {
+template <class Levels> struct reference_of<nibble::codebook<Levels>> {
     static auto make() {
         std::vector<double> values;
         for (const float level : Levels::levels) values.push_back(static_cast<double>(level));
@@ -358,18 +363,15 @@ struct reference_of<nibble::codebook<Levels>> {
         return std::make_unique<reference_list>(bits, values, tie::down);
     }
 };
-template <>
-struct reference_of<nibble::e8m0> {
+template <> struct reference_of<nibble::e8m0> {
     static auto make() { return std::make_unique<reference_power>(); }
 };
-template <>
-struct reference_of<nibble::f32> {
+template <> struct reference_of<nibble::f32> {
     static auto make() { return std::make_unique<reference_f32>(); }
 };
 
 // One per element and program.
-template <class Element>
-[[nodiscard]] const reference_codec& reference_for() {
+template <class Element> [[nodiscard]] const reference_codec& reference_for() {
     static const std::unique_ptr<reference_codec> one = reference_of<Element>::make();
     return *one;
 }
