@@ -1,5 +1,7 @@
 // main.cpp: checksums of gemm in every format, with a chain of epilogues; run.sh compares those of programs compiled
 // with floating-point contraction on and off.
+#include "../support/kinds.hpp"
+
 #include <nibble/epilogue/activation.hpp>
 #include <nibble/epilogue/bias.hpp>
 #include <nibble/epilogue/residual.hpp>
@@ -78,7 +80,8 @@ template <class Format, class I> void print_checksums(const inputs& in) {
 
 int main() {
     const inputs in;
-    nb::for_each_format([&]<class Format>() { print_checksums<Format, nb::best_isa>(in); });
+    // Formats of one kind share their kernels, and this program is compiled two or three times.
+    nibble_test::for_each_kind([&]<class Format>() { print_checksums<Format, nb::best_isa>(in); });
     // The generic ISA is plain C++, which compilers fuse most eagerly: formats of every kernel family and scale.
     using some =
         nb::format_list<nb::named_format<"f32", nb::f32_plain>,

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "gemm_format.hpp"
+#include "kinds.hpp"
 
 #include <nibble/gemm.hpp>
 #include <nibble/pack.hpp>
@@ -105,7 +106,8 @@ std::vector<std::unique_ptr<gemm_format>> make_gemm_slice_of(nibble::format_list
     std::vector<std::unique_ptr<gemm_format>> made;
     [&]<std::size_t... Index>(std::index_sequence<Index...>) {
         const auto add = [&]<std::size_t I, class Format>() {
-            if constexpr (I % gemm_slices == Slice) made.push_back(std::make_unique<gemm_format_of<Format>>());
+            if constexpr (I % gemm_slices == Slice && nibble_test::tested<I, Format>)
+                made.push_back(std::make_unique<gemm_format_of<Format>>());
         };
         (add.template operator()<Index, Formats>(), ...);
     }

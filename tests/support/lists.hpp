@@ -1,6 +1,8 @@
 // lists.hpp: what tests run over: the elements that the named formats use, and every small minifloat there can be.
 #pragma once
 
+#include "kinds.hpp"
+
 #include <nibble/element/element.hpp>
 #include <nibble/element/minifloat.hpp>
 #include <nibble/scheme/formats.hpp>
@@ -95,7 +97,7 @@ using minifloats_of = decltype(minifloats_at<Bits>(std::make_index_sequence<spli
 template <std::size_t Part, std::size_t Parts, class Visit> void for_each_format_of_part(Visit&& visit) {
     [&]<class... Formats, std::size_t... Index>(nibble::format_list<Formats...>, std::index_sequence<Index...>) {
         const auto one = [&]<class Format, std::size_t At>() {
-            if constexpr (At % Parts == Part) visit.template operator()<Format>();
+            if constexpr (At % Parts == Part && tested<At, Format>) visit.template operator()<Format>();
         };
         (one.template operator()<Formats, Index>(), ...);
     }(nibble::all_formats{}, std::make_index_sequence<nibble::all_formats::size>{});

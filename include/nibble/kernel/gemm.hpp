@@ -49,6 +49,9 @@ struct gemm_plan {
         !real && element::bits == 8 && detail::integer_grid_of<element>.linear && wide;
     static constexpr bool direct = direct_nibbles || direct_bytes;
     static constexpr bool has_zeros = !real && (S::has_integer_zero || detail::lane_offset<element> != 0);
+    // Sums of a wide element fit in 32 bits over a whole part: without a zero point, which wants sums of activations in 16
+    // bits, a phase is as long as a block of columns.
+    static constexpr std::size_t longest_phase = wide && !has_zeros ? 256 : detail::phase_quads<element>;
     static constexpr std::size_t tile_tokens = real ? 6 : 4;
     static constexpr std::size_t most_panels = 4;
 
@@ -70,7 +73,7 @@ struct gemm_plan {
     std::size_t token_tasks = 1;
 
     gemm_plan(const packed<S>& w, std::size_t m, bool scale_per_part) noexcept
-        : depth(w.depth()), phases(phase_plan::make(depth, detail::phase_quads<element>)), tokens(m), outputs(w.rows()),
+        : depth(w.depth()), phases(phase_plan::make(depth, longest_phase)), tokens(m), outputs(w.rows()),
           panels(w.panels()), per_part(scale_per_part && !real) {
         unit_columns = real ? 1 : panel_layout::quad;
         panel_group = m == 1 ? most_panels : 1;
