@@ -1,4 +1,4 @@
-// gemm_formats.cpp: the slices put together again, in the order of the list.
+// gemm_formats.cpp: the slices put together again, about in the order of the list.
 #include "support/gemm_format.hpp"
 
 #include <nibble/scheme/formats.hpp>
@@ -14,8 +14,10 @@ const std::vector<std::unique_ptr<gemm_format>>& gemm_formats() {
             (slices.push_back(make_gemm_slice<Slice>()), ...);
         }(std::make_index_sequence<gemm_slices>{});
         std::vector<std::unique_ptr<gemm_format>> joined;
+        // Slices differ in length when only one format of each kind is tested.
         for (std::size_t i = 0; i < nibble::all_formats::size; ++i)
-            joined.push_back(std::move(slices[i % gemm_slices][i / gemm_slices]));
+            for (auto& slice : slices)
+                if (i < slice.size()) joined.push_back(std::move(slice[i]));
         return joined;
     }();
     return all;
