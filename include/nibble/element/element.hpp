@@ -17,6 +17,8 @@ namespace nibble::inline NIBBLE_ABI {
 //   static constexpr float decode(code) noexcept;       the exact value of a code
 // and, if nearest-with-ties-to-the-even-code over the decoded grid is not what it wants, or for speed,
 //   template <rounding, overflow> static constexpr code encode(float x, std::uint32_t random = 0) noexcept;
+// decode must give the same bits at compile time and at run time: write a x b + c in it as two statements on values that
+// are exact, because compilers may fuse the two.
 // Nothing else: tables, thresholds, the largest value, the kernel family and the unpack are derived below.
 template <class E>
 concept element = requires(typename E::code c) {

@@ -107,7 +107,8 @@ struct generic {
     // 2^n of an integral n in [-126, 127].
     [[nodiscard]] static NIBBLE_INLINE f32 exp2i(const f32& n) noexcept {
         return each(n, n, [](float x, float) {
-            return std::bit_cast<float>(static_cast<std::uint32_t>(static_cast<std::int32_t>(x) + 127) << 23);
+            const float n_or_zero = x == x ? x : 0.0f; // NaN has no integer; what it is multiplied by is NaN already
+            return std::bit_cast<float>(static_cast<std::uint32_t>(static_cast<std::int32_t>(n_or_zero) + 127) << 23);
         });
     }
 
@@ -257,7 +258,12 @@ struct generic {
     template <element E>
     [[nodiscard]] static NIBBLE_INLINE f32 decode_stored(const typename E::code* from) noexcept {
         f32 r;
-        for (int i = 0; i < 8; ++i) r.v[i] = E::decode(from[i]);
+        for (int i = 0; i < 8; ++i) {
+            if constexpr (E::bits <= 8)
+                r.v[i] = decode_table<E>.at[from[i] & code_mask<E>];
+            else
+                r.v[i] = E::decode(from[i]);
+        }
         return r;
     }
 
