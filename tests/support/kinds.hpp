@@ -34,6 +34,12 @@ inline constexpr bool kinds_only = false;
 template <std::size_t Index, class Format>
 inline constexpr bool tested = !kinds_only || first_of_its_kind<Index, Format>(nibble::all_formats{});
 
+// How many formats that leaves.
+inline constexpr std::size_t tested_formats = []<class... Formats, std::size_t... Index>(
+                                                  nibble::format_list<Formats...>, std::index_sequence<Index...>) {
+    return (std::size_t{0} + ... + (tested<Index, Formats> ? 1u : 0u));
+}(nibble::all_formats{}, std::make_index_sequence<nibble::all_formats::size>{});
+
 template <class Visit>
 void for_each_kind(Visit&& visit) {
     [&]<class... Formats, std::size_t... Index>(nibble::format_list<Formats...> list, std::index_sequence<Index...>) {
