@@ -31,7 +31,7 @@ struct panel_sections {
 // 64-byte boundary: 16 fp32 row factors, the outer scales of two_level schemes, the scales, the zero points, then all
 // codes in one stream. Scales stand before the codes rather than between them: the code stream is then one sequential
 // read for the hardware prefetcher, and a kernel that is independent of the scale's type first widens them to fp32.
-// Rows beyond the matrix in the last panel have scale 0; columns beyond it hold the code of zero.
+// Rows beyond the matrix in the last panel have zero bytes for scales; columns beyond it hold the code of zero.
 // The row factor is the outer scale if rows have one each (1 otherwise), and NaN if the row holds a NaN code, of a weight,
 // a scale or a minimum, that the kernels' arithmetic would read as a number: a NaN makes every output of its row NaN for
 // any input.
