@@ -23,6 +23,7 @@ template <any_scheme S, executor Executor = serial>
     using code = typename element::code;
     packed<S> out(q.rows(), q.cols());
     if (q.rows() == 0 || q.cols() == 0) return out;
+    if constexpr (S::has_offset) out.set_offset(q.offset());
     const detail::depth_plan& depth = out.depth();
     const detail::panel_sections& at = out.sections();
     threads.parallel_for(out.panels(), [&](std::size_t p, std::size_t) {
@@ -44,7 +45,13 @@ template <any_scheme S, executor Executor = serial>
                 for (std::size_t s = 0; s < slots; ++s)
                     outer[s * panel_layout::rows + r] = q.outer_scales()[traits::outer_granularity::index(
                         first + r, s * packed<S>::outer_run(q.cols()), q.cols())];
-                if (slots == 1) factors[r] = traits::outer_element::decode(outer[r]);
+                if (packed<S>::outer_is_factor(q.cols())) factors[r] = traits::outer_element::decode(outer[r]);
+            }
+            if constexpr (S::has_two_level_minimum) {
+                auto* outer = reinterpret_cast<typename traits::outer_zero_code*>(panel + at.outer_zeros);
+                for (std::size_t s = 0; s < packed<S>::outer_slots(q.cols()); ++s)
+                    outer[s * panel_layout::rows + r] = q.outer_zeros()[traits::outer_granularity::index(
+                        first + r, s * packed<S>::outer_run(q.cols()), q.cols())];
             }
             if constexpr (S::scaled) {
                 auto* scales = reinterpret_cast<typename traits::scale_code*>(panel + at.scales);
@@ -77,6 +84,10 @@ template <any_scheme S, executor Executor = serial>
             if constexpr (S::has_minimum)
                 mark.template operator()<typename traits::zero_element>(
                     reinterpret_cast<const typename traits::zero_code*>(panel + at.zeros), depth.scales);
+            if constexpr (S::has_two_level_minimum)
+                mark.template operator()<typename traits::outer_zero_element>(
+                    reinterpret_cast<const typename traits::outer_zero_code*>(panel + at.outer_zeros),
+                    packed<S>::outer_slots(q.cols()));
         }
         kernel::squeeze_panel<element>(padded.data(), depth.padded, depth.padded,
                                        reinterpret_cast<std::uint8_t*>(panel + at.codes));
@@ -92,6 +103,7 @@ template <any_scheme S, executor Executor = serial>
     using code = typename element::code;
     quantized<S> out(w.rows(), w.cols());
     if (w.rows() == 0 || w.cols() == 0) return out;
+    if constexpr (S::has_offset) out.set_offset(w.offset());
     const detail::depth_plan& depth = w.depth();
     const detail::panel_sections& at = w.sections();
     // Slots that several rows share are written by the task of panel 0 alone or with equal values: rows go in order.
@@ -119,6 +131,12 @@ template <any_scheme S, executor Executor = serial>
                 for (std::size_t s = 0; s < packed<S>::outer_slots(w.cols()); ++s)
                     out.outer_scales()[traits::outer_granularity::index(first + r, s * packed<S>::outer_run(w.cols()),
                                                                         w.cols())] = outer[s * panel_layout::rows + r];
+            }
+            if constexpr (S::has_two_level_minimum) {
+                const auto* outer = reinterpret_cast<const typename traits::outer_zero_code*>(panel + at.outer_zeros);
+                for (std::size_t s = 0; s < packed<S>::outer_slots(w.cols()); ++s)
+                    out.outer_zeros()[traits::outer_granularity::index(first + r, s * packed<S>::outer_run(w.cols()),
+                                                                       w.cols())] = outer[s * panel_layout::rows + r];
             }
             if constexpr (S::scaled) {
                 const auto* scales = reinterpret_cast<const typename traits::scale_code*>(panel + at.scales);

@@ -54,21 +54,28 @@ struct quantizer {
     quantize_options options;
     quantized<S>& out;
     std::size_t run = traits::run(w.cols());
-    // Any rule but these two may ask for the mean.
+    // Any rule but these may ask for the mean.
     static constexpr bool by_sum = requires {
         typename S::scale_type::rule;
         requires !std::same_as<typename S::scale_type::rule, by_largest>;
         requires !std::same_as<typename S::scale_type::rule, by_exponent>;
+        requires !std::same_as<typename S::scale_type::rule, by_exponent_no_clip>;
+        requires !std::same_as<typename S::scale_type::rule, by_exponent_rounded>;
     };
 
     [[nodiscard]] std::size_t slot(std::size_t row, std::size_t col) const {
         return granularity::index(row, col, w.cols());
     }
-    [[nodiscard]] float outer_scale(std::size_t row, std::size_t col) const {
-        if constexpr (S::two_level)
-            return traits::outer_element::decode(out.outer_scales()[outer_granularity::index(row, col, w.cols())]);
-        else
-            return 1.0f;
+    [[nodiscard]] kernel::outer_parameters outer_of(std::size_t row, std::size_t col) const {
+        kernel::outer_parameters outer{};
+        if constexpr (S::two_level) {
+            const std::size_t at = outer_granularity::index(row, col, w.cols());
+            outer.scale = traits::outer_element::decode(out.outer_scales()[at]);
+            if constexpr (S::has_two_level_minimum)
+                outer.minimum = traits::outer_zero_element::decode(out.outer_zeros()[at]);
+            outer.offset = out.offset();
+        }
+        return outer;
     }
     void store(std::size_t at, const parameters& p) const {
         if constexpr (S::scaled) out.scales()[at] = p.scale_code;
@@ -83,7 +90,7 @@ struct quantizer {
 
     // The parameters of a slot that is one run of one row.
     [[nodiscard]] parameters choose(const group_statistics& g, std::size_t row, std::size_t col, std::size_t n) const {
-        const float outer = outer_scale(row, col);
+        const kernel::outer_parameters outer = outer_of(row, col);
         parameters best = kernel::parameters_of<S>(g, outer, 1.0f);
         if (options.range == range::least_squares && g.largest > 0.0f && !best.poisoned) {
             double least = kernel::squared_error<S>(w.row(row) + col, n, best);
@@ -133,6 +140,42 @@ struct quantizer {
         }
     }
 };
+
+// The outer numbers of a two_level scheme from the statistics of each run's slot, [row][run].
+template <any_scheme S>
+void choose_outer(const quantizer<S>& job, const std::vector<group_statistics>& slots) {
+    using traits = scheme_traits<S>;
+    using outer_granularity = typename traits::outer_granularity;
+    using element = typename traits::element;
+    const std::size_t runs = ceil_div(job.w.cols(), job.run);
+    const auto each = [&](auto&& visit) {
+        for (std::size_t row = 0; row < job.w.rows(); ++row)
+            for (std::size_t index = 0; index < runs; ++index)
+                visit(outer_granularity::index(row, index * job.run, job.w.cols()), slots[row * runs + index]);
+    };
+    if constexpr (S::has_offset) {
+        double sum = 0.0;
+        each([&](std::size_t, const group_statistics& g) { sum += static_cast<double>(kernel::wanted_scale<S>(g, 1.0f)); });
+        job.out.set_offset(static_cast<float>(sum / static_cast<double>(slots.size())));
+    }
+    std::vector<float> scales(job.out.outer_count(), 0.0f);
+    std::vector<float> minimums(job.out.outer_zero_count(), 0.0f);
+    // One rounding where the rule is the largest magnitude, as NVFP4 has it: max|x| / (448 x 6).
+    constexpr bool at_once = std::same_as<typename S::scale_type::rule, by_largest> && !S::has_offset && !S::has_minimum;
+    each([&](std::size_t at, const group_statistics& g) {
+        const float top = at_once ? g.largest : kernel::wanted_scale<S>(g, 1.0f) - job.out.offset();
+        scales[at] = max_of(scales[at], abs_of(top));
+        if constexpr (S::has_two_level_minimum)
+            minimums[at] = max_of(minimums[at], -kernel::offset_range<S>(g, 1.0f).low);
+    });
+    constexpr float full = largest<typename traits::scale_element> * (at_once ? largest<element> : 1.0f);
+    for (std::size_t i = 0; i < scales.size(); ++i)
+        job.out.outer_scales()[i] = encode<typename traits::outer_element>(scales[i] / full);
+    if constexpr (S::has_two_level_minimum)
+        for (std::size_t i = 0; i < minimums.size(); ++i)
+            job.out.outer_zeros()[i] = encode<typename traits::outer_zero_element>(
+                minimums[i] / largest<typename traits::zero_element>);
+}
 
 } // namespace detail
 
@@ -190,17 +233,20 @@ template <any_scheme S, executor Executor = serial>
             });
         });
         if constexpr (S::two_level) {
-            using outer_granularity = typename traits::outer_granularity;
-            std::vector<float> wanted(out.outer_count(), 0.0f);
-            for (std::size_t row = 0; row < w.rows(); ++row)
-                for (std::size_t index = 0; index < runs; ++index) {
-                    float& top = wanted[outer_granularity::index(row, index * run, w.cols())];
-                    top = detail::max_of(top, parts[row * runs + index].largest);
-                }
-            // One rounding, as NVFP4 has it: max|x| / (448 x 6).
-            constexpr float full = largest<typename traits::scale_element> * largest<typename traits::element>;
-            for (std::size_t i = 0; i < wanted.size(); ++i)
-                out.outer_scales()[i] = encode<typename traits::outer_element>(wanted[i] / full);
+            if constexpr (granularity::row_local) {
+                detail::choose_outer<S>(job, parts);
+            } else {
+                // A slot of several runs counts once, with the statistics of all of it.
+                std::vector<group_statistics> whole(parts);
+                std::vector<group_statistics> slots(out.scale_count());
+                for (std::size_t row = 0; row < w.rows(); ++row)
+                    for (std::size_t index = 0; index < runs; ++index)
+                        kernel::join(slots[job.slot(row, index * run)], parts[row * runs + index]);
+                for (std::size_t row = 0; row < w.rows(); ++row)
+                    for (std::size_t index = 0; index < runs; ++index)
+                        whole[row * runs + index] = slots[job.slot(row, index * run)];
+                detail::choose_outer<S>(job, whole);
+            }
         }
         if constexpr (granularity::row_local) {
             over_rows([&](std::size_t row, std::size_t) {
@@ -215,10 +261,10 @@ template <any_scheme S, executor Executor = serial>
                 for (std::size_t index = 0; index < runs; ++index)
                     kernel::join(slots[job.slot(row, index * run)], parts[row * runs + index]);
             std::vector<float> shrink(slots.size(), 1.0f);
-            std::vector<float> outer(slots.size(), 1.0f);
+            std::vector<kernel::outer_parameters> outer(slots.size());
             for (std::size_t row = 0; row < w.rows(); ++row)
                 for (std::size_t index = 0; index < runs; ++index)
-                    outer[job.slot(row, index * run)] = job.outer_scale(row, index * run);
+                    outer[job.slot(row, index * run)] = job.outer_of(row, index * run);
             if (options.range == range::least_squares) {
                 std::vector<double> least(slots.size(), 0.0);
                 std::vector<double> errors(w.rows() * runs);

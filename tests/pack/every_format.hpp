@@ -45,6 +45,9 @@ template <class Scheme>
         q.outer_scales()[s] = static_cast<typename traits::outer_code>(random64(seed + 2, n++));
     for (std::size_t s = 0; s < q.zero_count(); ++s)
         q.zeros()[s] = static_cast<typename traits::zero_code>(random64(seed + 3, n++));
+    for (std::size_t s = 0; s < q.outer_zero_count(); ++s)
+        q.outer_zeros()[s] = static_cast<typename traits::outer_zero_code>(random64(seed + 4, n++));
+    if constexpr (Scheme::has_offset) q.set_offset(0.375f);
     return q;
 }
 

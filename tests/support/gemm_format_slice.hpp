@@ -94,6 +94,9 @@ public:
                                                   ? static_cast<typename traits::outer_code>(pattern.outer(i, g))
                                                   : nibble::encode<typename traits::outer_element>(1.0f);
                 }
+                if constexpr (S::has_two_level_minimum)
+                    q.outer_zeros()[traits::outer_granularity::index(i, g * run, cols)] =
+                        nibble::encode<typename traits::outer_zero_element>(1.0f);
                 if constexpr (traits::has_zero)
                     q.zeros()[slot] = static_cast<typename traits::zero_code>(pattern.zero ? pattern.zero(i, g) : 0u);
             }

@@ -175,6 +175,8 @@ template <nibble::any_scheme S> plain_weights plain_of(const nibble::quantized<S
     if constexpr (S::two_level) {
         const std::size_t run = traits::outer_granularity::run(p.cols);
         outer_slots = run >= p.cols ? 1 : (p.cols + run - 1) / run;
+        // Where something is added to the scaled codes, the outer scale is no factor of the row.
+        if (S::has_minimum || S::has_offset) outer_slots = 0;
     }
     p.elements.reserve(p.rows * p.cols);
     for (std::size_t i = 0; i < p.rows; ++i) {

@@ -14,7 +14,8 @@ namespace nibble_test {
 template <class A, class B>
 inline constexpr bool same_kind = std::is_same_v<typename A::scheme::element_type, typename B::scheme::element_type> &&
                                   std::is_same_v<typename A::scheme::zero_type, typename B::scheme::zero_type> &&
-                                  A::scheme::two_level == B::scheme::two_level;
+                                  A::scheme::two_level == B::scheme::two_level &&
+                                  A::scheme::has_offset == B::scheme::has_offset;
 
 // Is the list's format number Index the first of its kind?
 template <std::size_t Index, class Format, class... Formats>

@@ -33,7 +33,8 @@ struct statistics {
 [[nodiscard]] float wanted_scale(const scheme_facts& scheme, const statistics& s) {
     const float top = scheme.element->largest();
     if (scheme.integer_zero || scheme.minimum) {
-        const double low = static_cast<double>(scheme.integer_zero ? std::min(s.low, 0.0f) : s.low);
+        const bool below = scheme.integer_zero || scheme.outer_zero != nullptr;
+        const double low = static_cast<double>(below ? std::min(s.low, 0.0f) : s.low);
         const double high = static_cast<double>(scheme.integer_zero ? std::max(s.high, 0.0f) : s.high);
         return static_cast<float>((high - low) / static_cast<double>(top));
     }
@@ -43,6 +44,26 @@ struct statistics {
     case scale_rule::by_exponent:
         if (s.largest == 0.0f) return 0.0f;
         return std::ldexp(1.0f, std::clamp(std::ilogb(s.largest) - std::ilogb(top), -127, 127));
+    case scale_rule::by_exponent_no_clip: {
+        if (s.largest == 0.0f) return 0.0f;
+        int e = -127;
+        while (e < 127 && std::ldexp(static_cast<double>(top), e) < static_cast<double>(s.largest)) ++e;
+        return std::ldexp(1.0f, e);
+    }
+    case scale_rule::by_exponent_rounded: {
+        if (s.largest == 0.0f) return 0.0f;
+        // The grid goes on above the largest value in the same steps, as far as the next power of two.
+        const int exponent = std::ilogb(s.largest) - std::ilogb(top);
+        const double scaled = std::ldexp(static_cast<double>(s.largest), -exponent);
+        double below = 0.0;
+        for (code_number c = 0; c < (code_number{1} << scheme.element->bits); ++c) {
+            const double v = scheme.element->decode(c);
+            if (std::isfinite(v) && v < static_cast<double>(top)) below = std::max(below, v);
+        }
+        const double next = std::ldexp(1.0, std::ilogb(top) + 1);
+        const bool up = scaled >= next - (static_cast<double>(top) - below) / 2.0;
+        return std::ldexp(1.0f, std::clamp(exponent + (up ? 1 : 0), -127, 127));
+    }
     case scale_rule::by_mean:
         return static_cast<float>(s.sum / s.count);
     }
@@ -60,6 +81,7 @@ plain_quantized reference_quantize(const scheme_facts& scheme, const float* x, s
     const std::size_t slots = scheme.scaled ? scheme.slots(rows, cols) : 0;
     std::vector<statistics> slot(slots);
     std::vector<float> outer_of(slots, 1.0f);
+    std::vector<float> outer_minimum_of(slots, 1.0f);
     std::vector<float> outer_largest(scheme.two_level ? scheme.outer_slots(rows, cols) : 0, 0.0f);
     for (std::size_t i = 0; i < rows; ++i)
         for (std::size_t j = 0; j < cols; ++j) {
@@ -80,23 +102,55 @@ plain_quantized reference_quantize(const scheme_facts& scheme, const float* x, s
                 top = std::max(top, std::abs(v));
             }
         }
-    for (const float top : outer_largest)
-        q.outer.push_back(scheme.outer->encode(top / (scheme.scale->largest() * scheme.element->largest())));
+    if (scheme.offset && rows * cols != 0) {
+        double sum = 0.0;
+        for (const statistics& s : slot) sum += static_cast<double>(wanted_scale(scheme, s));
+        q.offset = static_cast<float>(sum / static_cast<double>(slots));
+    }
+    if (scheme.minimum || scheme.offset || scheme.rule != scale_rule::by_largest) {
+        // Not the largest magnitude but the largest scale that a slot asks for, over the inner format's largest.
+        std::vector<float> outer_lowest(outer_largest.size(), 0.0f);
+        std::fill(outer_largest.begin(), outer_largest.end(), 0.0f);
+        for (std::size_t i = 0; i < rows && scheme.two_level; ++i)
+            for (std::size_t j = 0; j < cols; ++j) {
+                const statistics& s = slot[scheme.slot(i, j, cols)];
+                const std::size_t o = scheme.outer_slot(i, j, cols);
+                outer_largest[o] = std::max(outer_largest[o], std::abs(wanted_scale(scheme, s) - q.offset));
+                outer_lowest[o] = std::min(outer_lowest[o], s.low);
+            }
+        for (const float top : outer_largest) q.outer.push_back(scheme.outer->encode(top / scheme.scale->largest()));
+        for (const float low : outer_lowest)
+            if (scheme.outer_zero != nullptr)
+                q.outer_zeros.push_back(scheme.outer_zero->encode((0.0f - low) / scheme.zero->largest()));
+    } else {
+        for (const float top : outer_largest)
+            q.outer.push_back(scheme.outer->encode(top / (scheme.scale->largest() * scheme.element->largest())));
+    }
     for (std::size_t i = 0; i < rows && scheme.two_level; ++i)
-        for (std::size_t j = 0; j < cols; ++j)
-            outer_of[scheme.slot(i, j, cols)] = decoded(*scheme.outer, q.outer[scheme.outer_slot(i, j, cols)]);
+        for (std::size_t j = 0; j < cols; ++j) {
+            const std::size_t o = scheme.outer_slot(i, j, cols);
+            outer_of[scheme.slot(i, j, cols)] = decoded(*scheme.outer, q.outer[o]);
+            if (scheme.outer_zero != nullptr)
+                outer_minimum_of[scheme.slot(i, j, cols)] = decoded(*scheme.outer_zero, q.outer_zeros[o]);
+        }
 
     std::vector<float> scale(slots, 1.0f);
     std::vector<float> zero(slots, 0.0f);
     for (std::size_t s = 0; s < slots && rows * cols != 0; ++s) {
         float wanted = wanted_scale(scheme, slot[s]);
+        wanted -= q.offset;
         if (scheme.two_level) wanted = outer_of[s] > 0.0f ? wanted / outer_of[s] : 0.0f;
         const bool can_say_nan = scheme.scale->bits == 8 && std::isnan(scheme.scale->decode(255));
         if (can_say_nan && !scheme.two_level && slot[s].nonfinite) wanted = nan_value;
         q.scales.push_back(scheme.scale->encode(wanted));
         scale[s] = decoded(*scheme.scale, q.scales.back());
         if (scheme.two_level) scale[s] *= outer_of[s];
-        if (scheme.minimum) {
+        if (scheme.offset) scale[s] += q.offset;
+        if (scheme.outer_zero != nullptr) {
+            const float low = std::min(slot[s].low, 0.0f);
+            q.zeros.push_back(scheme.zero->encode(outer_minimum_of[s] > 0.0f ? -low / outer_minimum_of[s] : 0.0f));
+            zero[s] = -(decoded(*scheme.zero, q.zeros.back()) * outer_minimum_of[s]);
+        } else if (scheme.minimum) {
             q.zeros.push_back(scheme.zero->encode(slot[s].low));
             zero[s] = decoded(*scheme.zero, q.zeros.back());
         }
@@ -110,6 +164,7 @@ plain_quantized reference_quantize(const scheme_facts& scheme, const float* x, s
         q.scales.assign(slots, 0);
         if (scheme.integer_zero || scheme.minimum) q.zeros.assign(slots, 0);
         q.outer.assign(outer_largest.size(), 0);
+        q.outer_zeros.assign(scheme.outer_zero != nullptr ? outer_largest.size() : 0, 0);
     }
 
     for (std::size_t i = 0; i < rows; ++i)
@@ -124,7 +179,7 @@ plain_quantized reference_quantize(const scheme_facts& scheme, const float* x, s
             float from = 0.0f;
             if (std::isnan(scale[s]))
                 from = 0.0f; // the scale says it all
-            else if (scale[s] == 0.0f)
+            else if (scale[s] <= 0.0f) // a scale that an offset takes below 0 is as good as none
                 from = scheme.integer_zero ? zero[s] : scheme.minimum ? 0.0f : std::isnan(v) ? v : 0.0f;
             else if (scheme.integer_zero)
                 from = std::isnan(v) ? zero[s] : v / scale[s] + zero[s];
@@ -206,6 +261,8 @@ std::string difference(const plain_quantized& got, const plain_quantized& wanted
     compare("outer scale", got.outer, wanted.outer);
     compare("scale", got.scales, wanted.scales);
     compare("zero", got.zeros, wanted.zeros);
+    compare("outer zero", got.outer_zeros, wanted.outer_zeros);
+    compare("offset", std::vector<float>{got.offset}, std::vector<float>{wanted.offset});
     compare("code", got.codes, wanted.codes);
     compare("value", got.values, wanted.values);
     if (out.str().empty() && got.nonfinite != wanted.nonfinite) out << "nonfinite";

@@ -15,7 +15,7 @@
 
 namespace nibble_test {
 
-enum class scale_rule { by_largest, by_exponent, by_mean };
+enum class scale_rule { by_largest, by_exponent, by_exponent_no_clip, by_exponent_rounded, by_mean };
 
 // A scheme as data.
 struct scheme_facts {
@@ -24,11 +24,13 @@ struct scheme_facts {
     const reference_codec* scale = nullptr;
     const reference_codec* outer = nullptr;
     const reference_codec* zero = nullptr; // the minimum's format
+    const reference_codec* outer_zero = nullptr; // of a two_level_minimum
     scale_rule rule = scale_rule::by_largest;
     bool scaled = false;
     bool two_level = false;
     bool integer_zero = false;
     bool minimum = false;
+    bool offset = false;
     std::size_t (*slots)(std::size_t, std::size_t) = nullptr;
     std::size_t (*slot)(std::size_t, std::size_t, std::size_t) = nullptr;
     std::size_t (*outer_slots)(std::size_t, std::size_t) = nullptr;
@@ -44,6 +46,7 @@ template <class Scheme> [[nodiscard]] scheme_facts facts_of_scheme(std::string n
     f.two_level = Scheme::two_level;
     f.integer_zero = Scheme::has_integer_zero;
     f.minimum = Scheme::has_minimum;
+    f.offset = Scheme::has_offset;
     f.slots = &traits::granularity::count;
     f.slot = &traits::granularity::index;
     f.outer_slots = &traits::outer_granularity::count;
@@ -51,13 +54,19 @@ template <class Scheme> [[nodiscard]] scheme_facts facts_of_scheme(std::string n
     if constexpr (Scheme::scaled) {
         using rule = typename Scheme::scale_type::rule;
         static_assert(std::is_same_v<rule, nibble::by_largest> || std::is_same_v<rule, nibble::by_exponent> ||
+                          std::is_same_v<rule, nibble::by_exponent_no_clip> ||
+                          std::is_same_v<rule, nibble::by_exponent_rounded> ||
                           std::is_same_v<rule, nibble::by_mean>,
                       "a new scale rule needs a line in quantize_reference.cpp");
         f.scale = &reference_for<typename traits::scale_element>();
         if (std::is_same_v<rule, nibble::by_exponent>) f.rule = scale_rule::by_exponent;
+        if (std::is_same_v<rule, nibble::by_exponent_no_clip>) f.rule = scale_rule::by_exponent_no_clip;
+        if (std::is_same_v<rule, nibble::by_exponent_rounded>) f.rule = scale_rule::by_exponent_rounded;
         if (std::is_same_v<rule, nibble::by_mean>) f.rule = scale_rule::by_mean;
         if constexpr (Scheme::two_level) f.outer = &reference_for<typename traits::outer_element>();
         if constexpr (Scheme::has_minimum) f.zero = &reference_for<typename traits::zero_element>();
+        if constexpr (Scheme::has_two_level_minimum)
+            f.outer_zero = &reference_for<typename traits::outer_zero_element>();
     }
     return f;
 }
@@ -70,6 +79,8 @@ struct plain_quantized {
     std::vector<code_number> scales;
     std::vector<code_number> outer;
     std::vector<code_number> zeros;
+    std::vector<code_number> outer_zeros;
+    float offset = 0.0f;
     std::vector<float> values; // rows x cols
     bool nonfinite = false;
     std::vector<std::vector<unsigned char>> streams; // the bytes of each row's codes
@@ -93,6 +104,8 @@ template <class Scheme> [[nodiscard]] plain_quantized plain(const nibble::quanti
     for (std::size_t s = 0; s < q.scale_count(); ++s) p.scales.push_back(q.scales()[s]);
     for (std::size_t s = 0; s < q.outer_count(); ++s) p.outer.push_back(q.outer_scales()[s]);
     for (std::size_t s = 0; s < q.zero_count(); ++s) p.zeros.push_back(q.zeros()[s]);
+    for (std::size_t s = 0; s < q.outer_zero_count(); ++s) p.outer_zeros.push_back(q.outer_zeros()[s]);
+    p.offset = q.offset();
     return p;
 }
 

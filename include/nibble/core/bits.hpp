@@ -68,6 +68,16 @@ inline constexpr float infinity = std::bit_cast<float>(f32_infinity);
     return static_cast<int>(std::bit_width(bits)) - 150;
 }
 
+// x / 2^floor_log2(x) of a positive finite x: in [1, 2), exact.
+[[nodiscard]] constexpr double mantissa_of(float x) noexcept {
+    double v = static_cast<double>(x);
+    const int e = floor_log2(x);
+    // Two factors, each an fp32 power of two, because 2^149 is none.
+    const int half = e / 2;
+    v *= static_cast<double>(exp2i(-half));
+    return v * static_cast<double>(exp2i(half - e));
+}
+
 // x rounded to an integer, ties to even; NaN and |x| >= 2^23 come back as they are. At run time the instruction of the
 // default rounding mode, never (x + magic) - magic: that addition fuses with a multiplication in front of it under GCC's
 // default contraction.

@@ -76,27 +76,51 @@ struct slot_parameters {
     bool poisoned = false; // the stored scale is NaN: every value of the slot is
 };
 
-// The parameters that follow from a slot's statistics and, for two levels, its outer scale; `shrink` scales the range
-// (1 for absmax; a search tries others).
+// What a slot of a two_level scheme stands under.
+struct outer_parameters {
+    float scale = 1.0f;
+    float minimum = 1.0f; // of a two_level_minimum
+    float offset = 0.0f;  // of a mean_offset
+};
+
+// The range of a slot that its codes have to span when they are offset by a zero point or a minimum: with 0 in it where
+// 0 must have a code, or no minimum can be above it.
 template <any_scheme S>
-[[nodiscard]] inline slot_parameters<S> parameters_of(const group_statistics& g, float outer, float shrink) noexcept {
+struct offset_range {
+    float low, high;
+    NIBBLE_INLINE offset_range(const group_statistics& g, float shrink) noexcept
+        : low(((S::has_integer_zero || S::has_two_level_minimum) && g.low > 0.0f ? 0.0f : g.low) * shrink),
+          high((S::has_integer_zero && g.high < 0.0f ? 0.0f : g.high) * shrink) {}
+    // In double: the width of a range may exceed fp32, and no product fuses with the difference.
+    [[nodiscard]] NIBBLE_INLINE double width() const noexcept {
+        return static_cast<double>(high) - static_cast<double>(low);
+    }
+};
+
+// The scale that a slot's statistics ask for, before any rounding.
+template <any_scheme S>
+[[nodiscard]] NIBBLE_INLINE float wanted_scale(const group_statistics& g, float shrink) noexcept {
+    using element = typename S::element_type;
+    if constexpr (S::has_integer_zero || S::has_minimum)
+        return static_cast<float>(offset_range<S>(g, shrink).width() / static_cast<double>(largest<element>));
+    else
+        return S::scale_type::rule::template apply<element>(g) * shrink;
+}
+
+// The parameters that follow from a slot's statistics and, for two levels, what it stands under; `shrink` scales the
+// range (1 for absmax; a search tries others).
+template <any_scheme S>
+[[nodiscard]] inline slot_parameters<S> parameters_of(const group_statistics& g, const outer_parameters& outer,
+                                                      float shrink) noexcept {
     using traits = detail::scheme_traits<S>;
     using element = typename traits::element;
     using scale_element = typename traits::scale_element;
     slot_parameters<S> p{};
     if constexpr (S::scaled) {
-        float wanted = 0.0f;
-        float low = 0.0f;
-        if constexpr (S::has_integer_zero || S::has_minimum) {
-            low = (S::has_integer_zero && g.low > 0.0f ? 0.0f : g.low) * shrink;
-            const float high = (S::has_integer_zero && g.high < 0.0f ? 0.0f : g.high) * shrink;
-            // In double: the width of a range may exceed fp32, and no product fuses with the difference.
-            wanted = static_cast<float>((static_cast<double>(high) - static_cast<double>(low)) /
-                                        static_cast<double>(largest<element>));
-        } else {
-            wanted = S::scale_type::rule::template apply<element>(g) * shrink;
-        }
-        if constexpr (S::two_level) wanted = outer > 0.0f ? wanted / outer : 0.0f;
+        float wanted = wanted_scale<S>(g, shrink);
+        const float low = offset_range<S>(g, shrink).low;
+        if constexpr (S::has_offset) wanted -= outer.offset;
+        if constexpr (S::two_level) wanted = outer.scale > 0.0f ? wanted / outer.scale : 0.0f;
         if constexpr (has_nan_code<scale_element> && scale_element::bits == 8) {
             // A block scale that can say NaN says it (OCP MX): no value of the block can be trusted.
             if (g.nonfinite && !S::two_level) {
@@ -106,8 +130,11 @@ template <any_scheme S>
         }
         if (!p.poisoned) p.scale_code = encode<scale_element>(wanted);
         p.scale = scale_element::decode(p.scale_code);
-        if constexpr (S::two_level) p.scale *= outer;
-        if constexpr (S::has_minimum) {
+        if constexpr (S::two_level) p.scale = detail::two_level_product<S>(p.scale, outer.scale, outer.offset);
+        if constexpr (S::has_two_level_minimum) {
+            p.zero_code = encode<typename traits::zero_element>(outer.minimum > 0.0f ? -low / outer.minimum : 0.0f);
+            p.zero = -(traits::zero_element::decode(p.zero_code) * outer.minimum);
+        } else if constexpr (S::has_minimum) {
             p.zero_code = encode<typename traits::zero_element>(low);
             p.zero = traits::zero_element::decode(p.zero_code);
         }

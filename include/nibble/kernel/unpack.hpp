@@ -140,7 +140,7 @@ inline void widen_scales(const packed<S>& w, const std::byte* panel, std::size_t
                                ? 1.0f
                                : detail::exp2i(detail::integer_grid_of<element>.exponent);
     const detail::depth_plan depth = w.depth();
-    const bool outer_in_row = S::two_level && packed<S>::outer_slots(w.cols()) > 1;
+    const bool outer_in_row = S::two_level && !packed<S>::outer_is_factor(w.cols());
     for (std::size_t part = first; part < first + parts; ++part, out += panel_layout::rows) {
         if constexpr (!S::scaled) {
             Isa::store(out, Isa::broadcast(unit));
@@ -158,6 +158,10 @@ inline void widen_scales(const packed<S>& w, const std::byte* panel, std::size_t
                             reinterpret_cast<const typename traits::outer_code*>(panel + w.sections().outer) +
                             (depth.column(part) / run) * panel_layout::rows;
                         s = Isa::multiply(s, Isa::template decode_stored<typename traits::outer_element>(outer + 8 * half));
+                        if constexpr (S::has_offset) {
+                            Isa::keep(s); // the product is rounded by itself
+                            s = Isa::add(s, Isa::broadcast(w.offset()));
+                        }
                     }
                 }
                 if constexpr (unit != 1.0f) s = Isa::multiply(s, Isa::broadcast(unit));
@@ -174,8 +178,18 @@ inline void widen_minimums(const packed<S>& w, const std::byte* panel, std::size
     for (std::size_t part = first; part < first + parts; ++part, out += panel_layout::rows) {
         const auto* codes = reinterpret_cast<const typename traits::zero_code*>(panel + w.sections().zeros) +
                             w.depth().scale_of(part) * panel_layout::rows;
-        Isa::store(out, Isa::template decode_stored<typename traits::zero_element>(codes));
-        Isa::store(out + 8, Isa::template decode_stored<typename traits::zero_element>(codes + 8));
+        for (std::size_t half = 0; half < 2; ++half) {
+            typename Isa::f32 m = Isa::template decode_stored<typename traits::zero_element>(codes + 8 * half);
+            if constexpr (S::has_two_level_minimum) {
+                const auto* outer =
+                    reinterpret_cast<const typename traits::outer_zero_code*>(panel + w.sections().outer_zeros) +
+                    (w.depth().column(part) / packed<S>::outer_run(w.cols())) * panel_layout::rows;
+                const typename Isa::f32 o =
+                    Isa::template decode_stored<typename traits::outer_zero_element>(outer + 8 * half);
+                m = Isa::multiply(m, Isa::multiply(o, Isa::broadcast(-1.0f))); // -(inner x outer), in one rounding
+            }
+            Isa::store(out + 8 * half, m);
+        }
     }
 }
 

@@ -8,7 +8,9 @@
 #include <nibble/element/power_of_two.hpp>
 #include <nibble/granularity/per_channel.hpp>
 #include <nibble/granularity/per_group.hpp>
+#include <nibble/granularity/per_span.hpp>
 #include <nibble/granularity/per_tensor.hpp>
+#include <nibble/granularity/per_tile.hpp>
 #include <nibble/granularity/two_level.hpp>
 #include <nibble/scheme/scheme.hpp>
 
@@ -91,6 +93,20 @@ using nvint4 = scheme<int4, two_level<per_group<16>, per_tensor>, two_level_scal
 // Integer group scales under one fp32 scale per row (VS-Quant).
 using int4_g32_s8 = scheme<int4, two_level<per_group<32>, per_channel>, two_level_scale<uint8, f32>>;
 
+// The K types of GGUF: super-blocks of 256 with small integers for scales and minimums.
+using q2_k = scheme<uint2, two_level<per_group<16>, per_group<256>>, two_level_scale<uint4, f16>,
+                    two_level_minimum<uint4, f16>>;
+using q3_k = scheme<integer<3, integer_range::full>, two_level<per_group<16>, per_group<256>>,
+                    two_level_scale<integer<6, integer_range::full>, f16>>;
+using q4_k = scheme<uint4, two_level<per_group<32>, per_group<256>>, two_level_scale<uint6, f16>,
+                    two_level_minimum<uint6, f16>>;
+using q5_k = scheme<uint5, two_level<per_group<32>, per_group<256>>, two_level_scale<uint6, f16>,
+                    two_level_minimum<uint6, f16>>;
+using q6_k = scheme<integer<6, integer_range::full>, two_level<per_group<16>, per_group<256>>,
+                    two_level_scale<integer<8, integer_range::full>, f16>>;
+
+// DeepSeek-V3's weights: one fp32 scale per 128 x 128.
+using fp8_e4m3_tile128 = scheme<e4m3, per_tile<128, 128>, scale<f32>>;
 using fp8_e4m3_channel = channel_scheme<e4m3>;
 using fp8_e5m2_channel = channel_scheme<e5m2>;
 using fp6_e3m2_channel = channel_scheme<e3m2>;
@@ -152,9 +168,11 @@ using all_formats = format_list<
     named_format<"int2_g32_asym", int2_g32_asym>, named_format<"int2_g16_min", int2_g16_min>,
     named_format<"mxfp8_e4m3", mxfp8_e4m3>, named_format<"mxfp8_e5m2", mxfp8_e5m2>,
     named_format<"mxfp6_e2m3", mxfp6_e2m3>, named_format<"mxfp6_e3m2", mxfp6_e3m2>, named_format<"mxfp4", mxfp4>,
-    named_format<"mxint8", mxint8>, named_format<"nvfp4", nvfp4>, named_format<"nvint4", nvint4>,
+    named_format<"mxint8", mxint8>, named_format<"q6_k", q6_k>,
+    named_format<"q5_k", q5_k>, named_format<"q4_k", q4_k>, named_format<"q3_k", q3_k>, named_format<"q2_k", q2_k>,
+    named_format<"nvfp4", nvfp4>, named_format<"nvint4", nvint4>,
     named_format<"bfp16_g16", bfp16_g16>, named_format<"bfp14_g16", bfp14_g16>, named_format<"bfp12_g16", bfp12_g16>,
-    named_format<"fp8_e4m3_channel", fp8_e4m3_channel>, named_format<"fp8_e5m2_channel", fp8_e5m2_channel>,
+    named_format<"fp8_e4m3_tile128", fp8_e4m3_tile128>, named_format<"fp8_e4m3_channel", fp8_e4m3_channel>, named_format<"fp8_e5m2_channel", fp8_e5m2_channel>,
     named_format<"fp6_e3m2_channel", fp6_e3m2_channel>, named_format<"fp6_e2m3_channel", fp6_e2m3_channel>,
     named_format<"fp4_e2m1_g32", fp4_e2m1_g32>, named_format<"nf4_g64", nf4_g64>,
     named_format<"ternary_channel", ternary_channel>, named_format<"ternary_g128", ternary_g128>,

@@ -49,6 +49,43 @@ struct by_exponent {
     }
 };
 
+// The smallest power of two under which nothing saturates: 2^ceil(log2(max|x| / largest)).
+struct by_exponent_no_clip {
+    template <element E>
+    [[nodiscard]] static constexpr float apply(const group_statistics& g) noexcept {
+        if (g.largest == 0.0f) return 0.0f;
+        int e = detail::floor_log2(g.largest) - detail::floor_log2(largest<E>);
+        if (detail::mantissa_of(g.largest) > detail::mantissa_of(largest<E>)) ++e;
+        return detail::exp2i(e < -127 ? -127 : e > 127 ? 127 : e);
+    }
+};
+
+// by_exponent of max|x| rounded to the element's own precision at its largest binade (a tie goes up, to the power of
+// two): what would round up to the next power gets a scale that holds it.
+struct by_exponent_rounded {
+    template <element E>
+    [[nodiscard]] static constexpr float apply(const group_statistics& g) noexcept {
+        if (g.largest == 0.0f) return 0.0f;
+        int e = detail::floor_log2(g.largest) - detail::floor_log2(largest<E>);
+        if (detail::mantissa_of(g.largest) >= threshold<E>) ++e;
+        return detail::exp2i(e < -127 ? -127 : e > 127 ? 127 : e);
+    }
+
+private:
+    // The largest value and the step below it, of which the power above is half a step away at the threshold.
+    template <element E>
+    static constexpr double threshold = [] {
+        static_assert(E::bits <= 8, "by_exponent_rounded: for elements of at most 8 bits");
+        constexpr auto& g = detail::sorted_grid<E>;
+        const double top = static_cast<double>(g.values.at[g.count - 1]);
+        const double below = g.count > 1 ? static_cast<double>(g.values.at[g.count - 2]) : 0.0;
+        double unit = 1.0; // the power of two at or below top
+        while (unit * 2.0 <= top) unit *= 2.0;
+        while (unit > top) unit *= 0.5;
+        return 2.0 - (top - below) / unit * 0.5;
+    }();
+};
+
 // mean |x|: for binary the scale of least squared error (XNOR-Net), for ternary the rule of BitNet b1.58.
 struct by_mean {
     template <element E>
@@ -66,12 +103,18 @@ struct scale {
     using rule = Rule;
 };
 
-// For two_level granularities: Inner numbers under Outer ones. The outer scale is max(group scale) / largest<Inner>.
-template <element Inner, element Outer = f32, class Rule = by_largest>
+// What is added to every scale of a matrix.
+struct no_offset {};
+struct mean_offset {}; // the mean of the group scales, fp32 (QLoRA's double quantization)
+
+// For two_level granularities: Inner numbers under Outer ones, scale = inner x outer, each slot rounded to fp32; with
+// mean_offset (inner x outer) + offset, rounded twice. The outer scale is max|group scale - offset| / largest<Inner>.
+template <element Inner, element Outer = f32, class Rule = by_largest, class Offset = no_offset>
 struct two_level_scale {
     using format = Inner;
     using outer_format = Outer;
     using rule = Rule;
+    using offset = Offset;
 };
 
 // Values are stored as they are: f16, bf16, f32.
@@ -91,6 +134,14 @@ struct minimum {
     using format = Format;
 };
 
+// The same in two levels, as the K types of GGUF have it: minimum = -(inner x outer), rounded to fp32, with codes of Inner
+// per slot and of Outer per outer slot. Inner has no negative values: minimums are at most 0. For two_level granularities.
+template <element Inner, element Outer = f16>
+struct two_level_minimum {
+    using format = Inner;
+    using outer_format = Outer;
+};
+
 // ---- the scheme -------------------------------------------------------------------------------------------------------------
 
 namespace detail {
@@ -98,10 +149,18 @@ template <class Z>
 inline constexpr bool is_minimum = false;
 template <class F>
 inline constexpr bool is_minimum<minimum<F>> = true;
+template <class Z>
+inline constexpr bool is_two_level_minimum = false;
+template <class Inner, class Outer>
+inline constexpr bool is_two_level_minimum<two_level_minimum<Inner, Outer>> = true;
 template <class S>
 inline constexpr bool is_two_level_scale = false;
+template <class Inner, class Outer, class Rule, class Offset>
+inline constexpr bool is_two_level_scale<two_level_scale<Inner, Outer, Rule, Offset>> = true;
+template <class S>
+inline constexpr bool is_offset_scale = false;
 template <class Inner, class Outer, class Rule>
-inline constexpr bool is_two_level_scale<two_level_scale<Inner, Outer, Rule>> = true;
+inline constexpr bool is_offset_scale<two_level_scale<Inner, Outer, Rule, mean_offset>> = true;
 template <class S>
 inline constexpr bool is_scale = false;
 template <class F, class R>
@@ -119,14 +178,18 @@ struct scheme {
     static constexpr bool two_level = detail::is_two_level_scale<Scale>;
     static constexpr bool scaled = !std::same_as<Scale, no_scale>;
     static constexpr bool has_integer_zero = std::same_as<Zero, integer_zero>;
-    static constexpr bool has_minimum = detail::is_minimum<Zero>;
+    static constexpr bool has_two_level_minimum = detail::is_two_level_minimum<Zero>;
+    static constexpr bool has_minimum = detail::is_minimum<Zero> || has_two_level_minimum;
+    static constexpr bool has_offset = detail::is_offset_scale<Scale>;
 
     static_assert(two_level || detail::is_scale<Scale> || !scaled,
                   "scheme: Scale must be scale<Format>, two_level_scale<Inner, Outer> or no_scale");
     static_assert(two_level == nested_granularity<Granularity>,
                   "scheme: two_level_scale and a two_level granularity belong together");
     static_assert(has_integer_zero || has_minimum || std::same_as<Zero, no_zero>,
-                  "scheme: Zero must be no_zero, integer_zero or minimum<Format>");
+                  "scheme: Zero must be no_zero, integer_zero, minimum<Format> or two_level_minimum<Inner, Outer>");
+    static_assert(!has_two_level_minimum || two_level, "scheme: two_level_minimum needs a two_level_scale");
+    static_assert(!has_offset || std::same_as<Zero, no_zero>, "scheme: mean_offset and a zero point do not go together");
     static_assert(scaled || std::same_as<Zero, no_zero>, "scheme: a zero point needs a scale");
     static_assert(!has_integer_zero || (detail::integer_grid_of<Element>.linear && lowest<Element> == 0.0f &&
                                         detail::integer_grid_of<Element>.exponent == 0),
@@ -194,6 +257,8 @@ struct scheme_traits {
     using scale_code = typename scale_element::code;
     using outer_code = typename outer_element::code;
     using zero_code = std::conditional_t<S::has_integer_zero, std::uint8_t, typename zero_element::code>;
+    using outer_zero_element = typename outer_format<typename S::zero_type>::type;
+    using outer_zero_code = typename outer_zero_element::code;
     static constexpr bool has_zero = S::has_integer_zero || S::has_minimum;
 
     [[nodiscard]] static constexpr std::size_t row_bytes(std::size_t cols) noexcept {
@@ -208,11 +273,25 @@ struct scheme_traits {
     [[nodiscard]] static constexpr std::size_t zero_count(std::size_t rows, std::size_t cols) noexcept {
         return has_zero ? granularity::count(rows, cols) : 0;
     }
+    [[nodiscard]] static constexpr std::size_t outer_zero_count(std::size_t rows, std::size_t cols) noexcept {
+        return S::has_two_level_minimum ? outer_granularity::count(rows, cols) : 0;
+    }
     // Columns that share a scale; at least 1 so that an empty matrix divides by nothing.
     [[nodiscard]] static constexpr std::size_t run(std::size_t cols) noexcept {
         return max_of<std::size_t>(1, S::scaled ? granularity::run(cols) : cols);
     }
 };
+
+// The scale of a slot from its inner and outer numbers. The product is rounded before the sum: it never fuses with it.
+template <any_scheme S>
+[[nodiscard]] NIBBLE_INLINE constexpr float two_level_product(float inner, float outer, float offset) noexcept {
+    if constexpr (S::has_offset) {
+        const double product = static_cast<double>(inner) * static_cast<double>(outer); // exact
+        return static_cast<float>(product) + offset;
+    } else {
+        return inner * outer;
+    }
+}
 
 } // namespace detail
 
@@ -225,7 +304,10 @@ template <any_scheme S>
     double bits = weights * traits::element::bits;
     bits += static_cast<double>(traits::scale_count(rows, cols)) * traits::scale_element::bits;
     bits += static_cast<double>(traits::outer_count(rows, cols)) * traits::outer_element::bits;
-    bits += static_cast<double>(traits::zero_count(rows, cols)) * static_cast<double>(8 * sizeof(typename traits::zero_code));
+    bits += static_cast<double>(traits::zero_count(rows, cols)) *
+            (S::has_minimum ? static_cast<double>(traits::zero_element::bits) : 8.0);
+    bits += static_cast<double>(traits::outer_zero_count(rows, cols)) * traits::outer_zero_element::bits;
+    if (S::has_offset) bits += 32.0;
     return bits / weights;
 }
 

@@ -19,6 +19,7 @@ namespace detail {
 struct panel_sections {
     std::size_t factors = 0; // 16 x fp32: what the result of each row is multiplied by at the end
     std::size_t outer = 0;   // [outer slot][16] codes of the outer scale format (two_level)
+    std::size_t outer_zeros = 0; // [outer slot][16] codes of the minimum's outer format (two_level_minimum)
     std::size_t scales = 0;  // [scale][16] codes of the scale format
     std::size_t zeros = 0;   // [scale][16] bytes, or codes of the minimum's format
     std::size_t codes = 0;   // [step] as layout.hpp has them
@@ -28,11 +29,11 @@ struct panel_sections {
 } // namespace detail
 
 // A rows x cols matrix in a scheme, in panels of 16 rows (layout.hpp), owning its memory. A panel holds, each on a
-// 64-byte boundary: 16 fp32 row factors, the outer scales of two_level schemes, the scales, the zero points, then all
+// 64-byte boundary: 16 fp32 row factors, the outer scales and minimums of two_level schemes, the scales, the zero points, then all
 // codes in one stream. Scales stand before the codes rather than between them: the code stream is then one sequential
 // read for the hardware prefetcher, and a kernel that is independent of the scale's type first widens them to fp32.
 // Rows beyond the matrix in the last panel have zero bytes for scales; columns beyond it hold the code of zero.
-// The row factor is the outer scale if rows have one each (1 otherwise), and NaN if the row holds a NaN code, of a weight,
+// The row factor is the outer scale if rows have one each and nothing is added to scaled codes (1 otherwise), and NaN if the row holds a NaN code, of a weight,
 // a scale or a minimum, that the kernels' arithmetic would read as a number: a NaN makes every output of its row NaN for
 // any input.
 template <any_scheme Scheme>
@@ -44,6 +45,7 @@ public:
     using scale_code = typename traits::scale_code;
     using outer_code = typename traits::outer_code;
     using zero_code = typename traits::zero_code;
+    using outer_zero_code = typename traits::outer_zero_code;
 
     packed() noexcept = default;
     packed(std::size_t rows, std::size_t cols, allocator from = {})
@@ -65,6 +67,14 @@ public:
     [[nodiscard]] const detail::depth_plan& depth() const noexcept { return depth_; }
     [[nodiscard]] std::size_t panel_bytes() const noexcept { return sections_.bytes; }
 
+    // What a mean_offset adds to every scale; 0 for schemes without one.
+    [[nodiscard]] float offset() const noexcept { return offset_; }
+    void set_offset(float value) noexcept
+        requires(Scheme::has_offset)
+    {
+        offset_ = value;
+    }
+
     // Outer scales that differ along a row are part of the widened scales; one per row goes into the row factor.
     [[nodiscard]] static constexpr std::size_t outer_run(std::size_t cols) noexcept {
         if constexpr (Scheme::two_level)
@@ -76,6 +86,11 @@ public:
         return Scheme::two_level ? detail::ceil_div(cols, outer_run(cols)) : 0;
     }
 
+    // Is the outer scale the row's factor? Not where something besides it is added up: a minimum, an offset.
+    [[nodiscard]] static constexpr bool outer_is_factor(std::size_t cols) noexcept {
+        return Scheme::two_level && !Scheme::has_minimum && !Scheme::has_offset && outer_slots(cols) == 1;
+    }
+
     [[nodiscard]] static constexpr detail::depth_plan plan(std::size_t cols) noexcept {
         return detail::depth_plan::make(cols, traits::run(cols), detail::step_quads<element> * panel_layout::quad);
     }
@@ -84,7 +99,10 @@ public:
         detail::panel_sections s{};
         const auto section = [](std::size_t bytes) { return detail::round_up(bytes, 64); };
         s.outer = section(panel_layout::rows * sizeof(float));
-        s.scales = s.outer + section(outer_slots(cols) * panel_layout::rows * sizeof(outer_code));
+        s.outer_zeros = s.outer + section(outer_slots(cols) * panel_layout::rows * sizeof(outer_code));
+        s.scales = s.outer_zeros + (Scheme::has_two_level_minimum
+                                        ? section(outer_slots(cols) * panel_layout::rows * sizeof(outer_zero_code))
+                                        : 0);
         s.zeros = s.scales + (Scheme::scaled ? section(d.scales * panel_layout::rows * sizeof(scale_code)) : 0);
         s.codes = s.zeros + (traits::has_zero ? section(d.scales * panel_layout::rows * sizeof(zero_code)) : 0);
         s.bytes = s.codes + section(d.padded / d.step * detail::step_bytes<element>);
@@ -96,6 +114,7 @@ private:
     std::size_t cols_ = 0;
     detail::depth_plan depth_{};
     detail::panel_sections sections_{};
+    float offset_ = 0.0f;
     buffer memory_{};
 };
 

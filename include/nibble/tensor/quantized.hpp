@@ -12,16 +12,19 @@
 
 namespace nibble::inline NIBBLE_ABI {
 
-// A rows x cols matrix in a scheme, owning its memory: one block with four sections, each on a 64-byte boundary:
+// A rows x cols matrix in a scheme, owning its memory: one block of sections, each on a 64-byte boundary:
 //   codes   rows x row_bytes(): row i is the little-endian bit stream of its cols codes (code 0 in the lowest bits of
 //           byte 0, no padding between codes; the last byte is filled with zeros); 16- and 32-bit codes are little-endian
 //   scales  one code of the scale format per slot, in slot order (absent for no_scale)
 //   outer   one code of the outer scale format per outer slot (two_level schemes only)
 //   zeros   one byte (integer_zero) or one code of the minimum's format per slot
+//   outer zeros  one code of the outer format of a two_level_minimum per outer slot
+//   offset  one fp32 (mean_offset only)
 // value(i, j) = scale(slot) x decode(code)                    no_zero
 //             = scale(slot) x (decode(code) - zero(slot))     integer_zero
 //             = fma(scale(slot), decode(code), minimum(slot)) minimum
-// where scale(slot) is fp32: the stored scale, for two_level the fp32 product inner x outer.
+// where scale(slot) is fp32: the stored scale, for two_level the fp32 product inner x outer, with a mean_offset that product
+// + offset; and minimum(slot) the stored one, for two_level_minimum the fp32 product -(inner x outer).
 template <any_scheme Scheme>
 class quantized {
 public:
@@ -31,6 +34,7 @@ public:
     using scale_code = typename traits::scale_code;
     using outer_code = typename traits::outer_code;
     using zero_code = typename traits::zero_code;
+    using outer_zero_code = typename traits::outer_zero_code;
 
     quantized() noexcept = default;
     // An all-zero-code matrix, to be filled through the pointers below (a reader of foreign files does that).
@@ -40,8 +44,7 @@ public:
     // Total size in bytes; fails the contract if it does not fit in size_t.
     [[nodiscard]] static std::size_t bytes_for(std::size_t rows, std::size_t cols) {
         NIBBLE_CHECK(cols == 0 || rows <= (SIZE_MAX / 64) / cols, "quantized: rows x cols does not fit in the address space");
-        const std::size_t zeros = traits::zero_count(rows, cols) * sizeof(zero_code);
-        return zeros_offset(rows, cols) + detail::round_up(zeros, 64);
+        return offset_offset(rows, cols) + (Scheme::has_offset ? 64 : 0);
     }
 
     [[nodiscard]] std::size_t rows() const noexcept { return rows_; }
@@ -72,9 +75,28 @@ public:
     [[nodiscard]] const zero_code* zeros() const noexcept {
         return memory_.template as<zero_code>(zeros_offset(rows_, cols_));
     }
+    [[nodiscard]] outer_zero_code* outer_zeros() noexcept {
+        return memory_.template as<outer_zero_code>(outer_zeros_offset(rows_, cols_));
+    }
+    [[nodiscard]] const outer_zero_code* outer_zeros() const noexcept {
+        return memory_.template as<outer_zero_code>(outer_zeros_offset(rows_, cols_));
+    }
+    // What a mean_offset adds to every scale; 0 for schemes without one and for an empty matrix.
+    [[nodiscard]] float offset() const noexcept {
+        if constexpr (Scheme::has_offset) {
+            if (memory_.size() != 0) return *memory_.template as<float>(offset_offset(rows_, cols_));
+        }
+        return 0.0f;
+    }
+    void set_offset(float value) noexcept
+        requires(Scheme::has_offset)
+    {
+        if (memory_.size() != 0) *memory_.template as<float>(offset_offset(rows_, cols_)) = value;
+    }
     [[nodiscard]] std::size_t scale_count() const noexcept { return traits::scale_count(rows_, cols_); }
     [[nodiscard]] std::size_t outer_count() const noexcept { return traits::outer_count(rows_, cols_); }
     [[nodiscard]] std::size_t zero_count() const noexcept { return traits::zero_count(rows_, cols_); }
+    [[nodiscard]] std::size_t outer_zero_count() const noexcept { return traits::outer_zero_count(rows_, cols_); }
 
     // One code, for tests and tools; kernels read whole rows.
     [[nodiscard]] code code_at(std::size_t row, std::size_t col) const noexcept {
@@ -98,8 +120,9 @@ public:
         } else {
             const float inner = traits::scale_element::decode(scales()[traits::granularity::index(row, col, cols_)]);
             if constexpr (Scheme::two_level)
-                return inner *
-                       traits::outer_element::decode(outer_scales()[traits::outer_granularity::index(row, col, cols_)]);
+                return detail::two_level_product<Scheme>(
+                    inner, traits::outer_element::decode(outer_scales()[traits::outer_granularity::index(row, col, cols_)]),
+                    offset());
             else
                 return inner;
         }
@@ -108,6 +131,10 @@ public:
     [[nodiscard]] float zero_at(std::size_t row, std::size_t col) const noexcept {
         if constexpr (Scheme::has_integer_zero)
             return static_cast<float>(zeros()[traits::granularity::index(row, col, cols_)]);
+        else if constexpr (Scheme::has_two_level_minimum)
+            return -(traits::zero_element::decode(zeros()[traits::granularity::index(row, col, cols_)]) *
+                     traits::outer_zero_element::decode(
+                         outer_zeros()[traits::outer_granularity::index(row, col, cols_)]));
         else if constexpr (Scheme::has_minimum)
             return traits::zero_element::decode(zeros()[traits::granularity::index(row, col, cols_)]);
         else
@@ -135,6 +162,14 @@ private:
     }
     [[nodiscard]] static constexpr std::size_t zeros_offset(std::size_t rows, std::size_t cols) noexcept {
         return outer_offset(rows, cols) + detail::round_up(traits::outer_count(rows, cols) * sizeof(outer_code), 64);
+    }
+
+    [[nodiscard]] static constexpr std::size_t outer_zeros_offset(std::size_t rows, std::size_t cols) noexcept {
+        return zeros_offset(rows, cols) + detail::round_up(traits::zero_count(rows, cols) * sizeof(zero_code), 64);
+    }
+    [[nodiscard]] static constexpr std::size_t offset_offset(std::size_t rows, std::size_t cols) noexcept {
+        return outer_zeros_offset(rows, cols) +
+               detail::round_up(traits::outer_zero_count(rows, cols) * sizeof(outer_zero_code), 64);
     }
 
     std::size_t rows_ = 0;

@@ -1,0 +1,34 @@
+// per_span.hpp: one scale per stretch of consecutive weights of the flattened matrix, wherever its rows end.
+#pragma once
+
+#include <nibble/granularity/granularity.hpp>
+
+namespace nibble::inline NIBBLE_ABI {
+
+// Spans of Size weights of the row-major matrix, the last may be shorter (bitsandbytes' blocks). If Size and the number
+// of columns do not divide one another, spans end inside of rows and runs are their greatest common divisor, which
+// must be a multiple of 4 (or the whole row) for the kernels.
+template <std::size_t Size>
+struct per_span {
+    static_assert(Size >= 4 && Size % 4 == 0, "per_span: the size must be a positive multiple of 4");
+    static constexpr std::size_t size = Size;
+    static constexpr bool row_local = false;
+    [[nodiscard]] static constexpr std::size_t count(std::size_t rows, std::size_t cols) noexcept {
+        return detail::ceil_div(rows * cols, Size);
+    }
+    [[nodiscard]] static constexpr std::size_t run(std::size_t cols) noexcept {
+        std::size_t a = Size;
+        std::size_t b = cols;
+        while (b != 0) {
+            const std::size_t rest = a % b;
+            a = b;
+            b = rest;
+        }
+        return a;
+    }
+    [[nodiscard]] static constexpr std::size_t index(std::size_t row, std::size_t col, std::size_t cols) noexcept {
+        return (row * cols + col) / Size;
+    }
+};
+
+} // namespace nibble::inline NIBBLE_ABI
