@@ -1,0 +1,62 @@
+// any.hpp: the verbs for weights whose format is known only at run time, from a model file to a product.
+#pragma once
+
+#include <nibble/core/check.hpp>
+#include <nibble/core/executor.hpp>
+#include <nibble/core/view.hpp>
+#include <nibble/gemm.hpp>
+#include <nibble/pack.hpp>
+#include <nibble/quantize.hpp>
+#include <nibble/tensor/any_format.hpp>
+
+#include <cstddef>
+
+namespace nibble::inline NIBBLE_ABI {
+
+// Each does what the verb of that name does for the format that is held, whose code it instantiates for every format of
+// the list: name in the list what you run, no more. Nothing held is an error of the caller.
+
+template <class List, executor Executor = serial>
+[[nodiscard]] any_packed<List> pack(const any_quantized<List>& q, const Executor& threads = {}) {
+    NIBBLE_CHECK(!q.empty(), "pack: these weights are empty; read or quantize some first");
+    any_packed<List> out;
+    q.visit([&](const auto& weights) { out = pack(weights, threads); });
+    return out;
+}
+
+template <class List, executor Executor = serial>
+[[nodiscard]] any_quantized<List> unpack(const any_packed<List>& w, const Executor& threads = {}) {
+    NIBBLE_CHECK(!w.empty(), "unpack: these weights are empty; pack some first");
+    any_quantized<List> out;
+    w.visit([&](const auto& weights) { out = unpack(weights, threads); });
+    return out;
+}
+
+template <class List, executor Executor = serial>
+void dequantize(const any_quantized<List>& q, matrix_view<float> out, const Executor& threads = {}) {
+    NIBBLE_CHECK(!q.empty(), "dequantize: these weights are empty; read or quantize some first");
+    q.visit([&](const auto& weights) { dequantize(weights, out, threads); });
+}
+
+template <isa Isa = best_isa, class List, epilogue Epilogue = identity, executor Executor = serial>
+void gemm(matrix_view<const float> x, const any_packed<List>& w, matrix_view<float> y, const Epilogue& finish = {},
+          const gemm_options& options = {}, const Executor& threads = {}) {
+    NIBBLE_CHECK(!w.empty(), "gemm: these weights are empty; pack some first");
+    w.visit([&](const auto& weights) { gemm<Isa>(x, weights, y, finish, options, threads); });
+}
+
+template <isa Isa = best_isa, class List, executor Executor = serial>
+void gemm(matrix_view<const float> x, const any_packed<List>& w, matrix_view<float> y, const gemm_options& options,
+          const Executor& threads = {}) {
+    gemm<Isa>(x, w, y, identity{}, options, threads);
+}
+
+template <class List>
+[[nodiscard]] std::size_t gemm_workspace_bytes(const any_packed<List>& w, std::size_t tokens, std::size_t concurrency,
+                                               const gemm_options& options = {}) noexcept {
+    std::size_t bytes = 0;
+    w.visit([&](const auto& weights) { bytes = gemm_workspace_bytes(weights, tokens, concurrency, options); });
+    return bytes;
+}
+
+} // namespace nibble::inline NIBBLE_ABI

@@ -1,0 +1,103 @@
+// any_format.cpp: weights of a format known at run time do what they do in it.
+#include "support/catch.hpp"
+#include "support/executors.hpp"
+#include "support/random.hpp"
+
+#include <nibble/any.hpp>
+#include <nibble/epilogue/bias.hpp>
+
+#include <cstddef>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+using namespace nibble;
+
+namespace {
+
+// A scheme under two names counts under the first.
+using three = format_list<named_format<"four", int4_g32>, named_format<"eight", int8_channel>,
+                          named_format<"nf", nf4_g64>, named_format<"four again", int4_g32>>;
+
+[[nodiscard]] std::vector<float> random_matrix(std::size_t rows, std::size_t cols, std::uint64_t seed) {
+    std::vector<float> x(rows * cols);
+    for (std::size_t i = 0; i < x.size(); ++i) x[i] = nibble_test::random_normal(seed, i);
+    return x;
+}
+
+} // namespace
+
+TEST_CASE("any_format: every verb gives what it gives for the format that is held", "[tensor][any]") {
+    constexpr std::size_t n = 37;
+    constexpr std::size_t k = 131;
+    constexpr std::size_t m = 3;
+    const std::vector<float> w = random_matrix(n, k, 1);
+    const std::vector<float> x = random_matrix(m, k, 2);
+    const std::vector<float> bias = random_matrix(1, n, 3);
+    const matrix_view<const float> weights(w.data(), n, k);
+    const matrix_view<const float> tokens(x.data(), m, k);
+    for_each_format(three{}, [&]<class Format>() {
+        using S = typename Format::scheme;
+        const quantized<S> q = quantize<S>(weights);
+        const any_quantized<three> any = q;
+        CAPTURE(std::string(Format::name));
+        CHECK_FALSE(any.empty());
+        CHECK(any.name() == (Format::name == "four again" ? "four" : Format::name));
+        CHECK(any.rows() == n);
+        CHECK(any.cols() == k);
+        CHECK(any.bytes() == q.bytes());
+        CHECK(any.bits_per_weight() == bits_per_weight(q));
+        REQUIRE(any.get_if<S>() != nullptr);
+        CHECK(std::memcmp(any.get_if<S>()->row_codes(0), q.row_codes(0), q.bytes()) == 0);
+        CHECK((any.get_if<int8_channel>() != nullptr) == std::is_same_v<S, int8_channel>);
+
+        std::vector<float> values(n * k);
+        std::vector<float> same(n * k);
+        dequantize(q, matrix_view<float>(values.data(), n, k));
+        dequantize(any, matrix_view<float>(same.data(), n, k), nibble_test::test_executor{3});
+        CHECK(std::memcmp(values.data(), same.data(), values.size() * sizeof(float)) == 0);
+
+        const any_packed<three> packed_any = pack(any);
+        const packed<S> packed_one = pack(q);
+        CHECK(packed_any.name() == any.name());
+        CHECK(packed_any.bytes() == packed_one.bytes());
+        CHECK(gemm_workspace_bytes(packed_any, m, 2) == gemm_workspace_bytes(packed_one, m, 2));
+        std::vector<float> y(m * n);
+        std::vector<float> z(m * n);
+        gemm(tokens, packed_one, matrix_view<float>(y.data(), m, n), add_bias(bias));
+        gemm(tokens, packed_any, matrix_view<float>(z.data(), m, n), add_bias(bias), {},
+             nibble_test::test_executor{2});
+        CHECK(std::memcmp(y.data(), z.data(), y.size() * sizeof(float)) == 0);
+        const any_quantized<three> back = unpack(packed_any);
+        REQUIRE(back.get_if<S>() != nullptr);
+        CHECK(std::memcmp(back.get_if<S>()->row_codes(0), q.row_codes(0), q.bytes()) == 0);
+    });
+}
+
+TEST_CASE("any_format: copies are deep, a moved-from one is empty, and empty ones are refused", "[tensor][any]") {
+    const std::vector<float> w = random_matrix(5, 64, 4);
+    any_quantized<three> a = quantize<int4_g32>(matrix_view<const float>(w.data(), 5, 64));
+    any_quantized<three> b = a;
+    b.get_if<int4_g32>()->row_codes(0)[0] ^= 1;
+    CHECK(a.get_if<int4_g32>()->row_codes(0)[0] != b.get_if<int4_g32>()->row_codes(0)[0]);
+    const any_quantized<three> c = std::move(a);
+    CHECK(a.empty()); // NOLINT: that is the question
+    CHECK(a.name().empty());
+    CHECK(a.rows() == 0);
+    CHECK(c.name() == "four");
+    b = quantize<int8_channel>(matrix_view<const float>(w.data(), 5, 64));
+    CHECK(b.name() == "eight");
+    CHECK(b.get_if<int4_g32>() == nullptr);
+
+    const failure_handler before =
+        set_failure_handler([](const char* message, const char*, int) { throw std::runtime_error(message); });
+    CHECK_THROWS_AS(pack(a), std::runtime_error);
+    float out = 0.0f;
+    CHECK_THROWS_AS(dequantize(a, matrix_view<float>(&out, 1, 1)), std::runtime_error);
+    const any_packed<three> none;
+    CHECK_THROWS_AS(gemm(matrix_view<const float>(), none, matrix_view<float>()), std::runtime_error);
+    CHECK_THROWS_AS(unpack(none), std::runtime_error);
+    set_failure_handler(before);
+}
