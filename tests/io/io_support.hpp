@@ -243,6 +243,32 @@ std::string touch(const File& file, std::span<const std::byte> all) {
     return "";
 }
 
+// What is missing in the message of a failed parse of `all` ("" if nothing is): it names the format, a field, an offset
+// within the input or just behind it, and a reason. That is "<format>: <field> at byte <offset>: <why>".
+inline std::string complaint_about(const nibble::status& s, std::span<const std::byte> all) {
+    const std::string& message = s.message();
+    const auto wrong = [&](const char* what) { return std::string(what) + ": " + message; };
+    if (s.code() != nibble::status_code::truncated && s.code() != nibble::status_code::malformed &&
+        s.code() != nibble::status_code::unsupported)
+        return wrong("a code that is not about the content of a file");
+    std::size_t field = 0;
+    for (const std::string_view format : {"gguf: ", "safetensors: "})
+        if (message.starts_with(format)) field = format.size();
+    if (field == 0) return wrong("a message that does not name the format");
+    // The last one: a tensor's name may contain anything.
+    constexpr std::string_view before = " at byte ";
+    const std::size_t found = message.rfind(before);
+    if (found == std::string::npos || found <= field) return wrong("a message without a field and an offset");
+    std::size_t at = found + before.size();
+    std::uint64_t offset = 0;
+    const std::size_t digits = at;
+    for (; at < message.size() && message[at] >= '0' && message[at] <= '9' && at - digits < 19; ++at)
+        offset = 10 * offset + static_cast<std::uint64_t>(message[at] - '0');
+    if (at == digits || offset > all.size()) return wrong("a message with an offset outside of the file");
+    if (message.compare(at, 2, ": ") != 0 || at + 2 >= message.size()) return wrong("a message without a reason");
+    return "";
+}
+
 // Opens a copy of `all` and reads everything in it; a failure must say why. "" if all is as it should be.
 template <class File>
 std::string open_and_touch(std::span<const std::byte> all, bool& opened) {
@@ -252,7 +278,9 @@ std::string open_and_touch(std::span<const std::byte> all, bool& opened) {
     opened = s.ok();
     if (s.ok()) return touch(file, copy.view());
     if (!file.tensors().empty()) return "a failed parse that leaves tensors behind";
-    return s.message().find("byte ") == std::string::npos ? "a message without an offset: " + s.message() : "";
+    // What model_file says about a file of neither format speaks of the bytes that tell them apart.
+    if (std::is_same_v<File, nibble::model_file> && s.message().starts_with("model file: neither")) return "";
+    return complaint_about(s, copy.view());
 }
 
 } // namespace nibble_test

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <nibble/io/file_error.hpp>
+#include <nibble/io/ggml_types.hpp>
 #include <nibble/io/gguf_types.hpp>
 #include <nibble/io/name_index.hpp>
 #include <nibble/io/tensor_file.hpp>
@@ -239,11 +240,12 @@ private:
             if (tensor.name.empty())
                 return fail(status_code::malformed, "name of tensor " + std::to_string(i), d.start, "is empty");
             const auto field = [&](const char* what) { return "tensor " + quoted(tensor.name) + " " + what; };
+            const std::size_t shape_at = at_;
             if (!shape(tensor, field)) return false;
             const std::size_t type_at = at_;
             if (!number(d.type, [&] { return field("type"); })) return false;
             if (const gguf_block* block = find_gguf_block(d.type)) {
-                if (!sized(tensor, *block, type_at, field)) return false;
+                if (!sized(tensor, *block, shape_at, type_at, field)) return false;
             } else {
                 unknown_bytes += unknown_type_name(d.type).size();
             }
@@ -285,8 +287,10 @@ private:
         return true;
     }
     template <class Field>
-    [[nodiscard]] bool sized(tensor_info& tensor, const gguf_block& block, std::size_t type_at, const Field& field) {
-        tensor.type = block.type;
+    [[nodiscard]] bool sized(tensor_info& tensor, const gguf_block& block, std::size_t shape_at, std::size_t type_at,
+                             const Field& field) {
+        tensor.decoder = find_ggml_decoder(block.id);
+        tensor.type = tensor.decoder != nullptr ? tensor_type::blocks : block.type;
         tensor.type_name = block.name;
         if (tensor.cols() % block.elements != 0)
             return fail(status_code::malformed, field("type"), type_at,
@@ -296,7 +300,7 @@ private:
         if (!multiply(tensor.cols() / block.elements, block.bytes, row_bytes) ||
             __builtin_add_overflow(row_bytes, block.row_bytes, &row_bytes) ||
             !multiply(row_bytes, tensor.rows(), tensor.bytes))
-            return fail(status_code::malformed, field("dimensions"), type_at, "the size in bytes overflows");
+            return fail(status_code::malformed, field("dimensions"), shape_at, "the size in bytes overflows");
         return true;
     }
 

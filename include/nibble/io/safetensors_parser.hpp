@@ -150,6 +150,7 @@ private:
     // What a tensor's description says and its tensor_info does not.
     struct description {
         std::size_t start;      // where it begins in the file
+        std::size_t shape_at;   // where its shape stands
         std::size_t offsets_at; // where its data_offsets stand
         std::size_t begin;      // from the start of the data
         std::size_t end;
@@ -176,9 +177,9 @@ private:
                     return false;
                 bool good = false;
                 if (key == "dtype")
-                    good = once(has_type, key, at) && json_.string(tensor.type_name, file.escaped, key);
+                    good = once(has_type, key, at) && type_name(tensor, file);
                 else if (key == "shape")
-                    good = once(has_shape, key, at) && shape(tensor);
+                    good = once(has_shape, key, at) && shape(tensor, d);
                 else if (key == "data_offsets")
                     good = once(has_offsets, key, at) && offsets(d);
                 else
@@ -195,8 +196,14 @@ private:
         file.tensors.push_back(std::move(tensor));
         return true;
     }
-    [[nodiscard]] bool shape(tensor_info& tensor) {
+    // A type need not be known, but it must have a name: messages about the tensor say it.
+    [[nodiscard]] bool type_name(tensor_info& tensor, safetensors_content& file) {
         const std::size_t start = json_.offset();
+        if (!json_.string(tensor.type_name, file.escaped, "dtype")) return false;
+        return !tensor.type_name.empty() || json_.fail(status_code::malformed, "dtype", start, "is empty");
+    }
+    [[nodiscard]] bool shape(tensor_info& tensor, description& d) {
+        d.shape_at = json_.offset();
         if (!json_.expect('[', "shape")) return false;
         if (json_.accept(']')) return true;
         do {
@@ -210,7 +217,7 @@ private:
         if (!json_.expect(']', "shape")) return false;
         std::size_t elements = 0;
         return count_elements(tensor.shape, elements) ||
-               json_.fail(status_code::malformed, "shape", start, "the product of its extents overflows");
+               json_.fail(status_code::malformed, "shape", d.shape_at, "the product of its extents overflows");
     }
     [[nodiscard]] bool offsets(description& d) {
         d.offsets_at = json_.offset();
@@ -240,7 +247,7 @@ private:
             tensor.type = type.type;
             std::size_t bits = 0;
             if (!count_elements(tensor.shape, bits) || !multiply(bits, type.bits, bits))
-                return json_.fail(status_code::malformed, "shape", d.start, "the size in bits overflows");
+                return json_.fail(status_code::malformed, "shape", d.shape_at, "the size in bits overflows");
             if (bits % 8 != 0 || bits / 8 != tensor.bytes)
                 return json_.fail(status_code::malformed, "data_offsets", d.offsets_at,
                                   std::to_string(tensor.bytes) + " bytes, but shape and dtype need " +
