@@ -109,7 +109,7 @@ void check_values(const codec& tested, const reference_codec& reference) {
         if (!std::isfinite(wanted) || static_cast<double>(wanted) < reference.producible.front() ||
             static_cast<double>(wanted) > reference.producible.back())
             continue;
-        for (std::size_t mode = 0; mode < 4; ++mode)
+        for (std::size_t mode = 0; mode < rounding_count; ++mode)
             for (std::size_t policy = 0; policy < 2; ++policy)
                 for (const std::uint32_t random : {0u, 0xffffffffu}) {
                     const code_number back = tested.encode[mode][policy](value, random);
@@ -138,14 +138,25 @@ void check_encode(const codec& tested, const reference_codec& reference, std::si
     disagreements wrong(tested.name + " encode");
     const auto one = [&](float x) {
         const rounded_codes wanted = reference.encode_all(x);
-        for (std::size_t mode = 0; mode < 3; ++mode)
-            for (std::size_t policy = 0; policy < 2; ++policy) {
-                const code_number code = tested.encode[mode][policy](x, 0x9e3779b9u);
-                wrong.expect(code == wanted[mode][policy], [&](std::ostream& out) {
-                    out << x << " rounding " << mode << " overflow " << policy << ": code " << std::hex << code
-                        << ", not " << wanted[mode][policy];
-                });
+        const auto expect = [&](std::size_t mode, std::uint32_t random, std::size_t policy, code_number expected) {
+            const code_number code = tested.encode[mode][policy](x, random);
+            wrong.expect(code == expected, [&](std::ostream& out) {
+                out << x << " rounding " << mode << " overflow " << policy << ": code " << std::hex << code << ", not "
+                    << expected;
+            });
+        };
+        constexpr std::size_t learned = static_cast<std::size_t>(nibble::rounding::learned);
+        constexpr std::size_t up = static_cast<std::size_t>(nibble::rounding::ceiling);
+        constexpr std::size_t down = static_cast<std::size_t>(nibble::rounding::floor);
+        for (std::size_t policy = 0; policy < 2; ++policy) {
+            for (const nibble::rounding rounding : determined_roundings) {
+                const std::size_t mode = static_cast<std::size_t>(rounding);
+                expect(mode, 0x9e3779b9u, policy, wanted[mode][policy]);
             }
+            // Only the lowest bit counts.
+            expect(learned, 0xfffffffeu, policy, wanted[down][policy]);
+            expect(learned, 0x00000001u, policy, wanted[up][policy]);
+        }
     };
     for (const float x : interesting_values(reference)) one(x);
     for (std::size_t i = 0; i < samples; ++i) one(random_pattern(reference, i));
@@ -158,12 +169,12 @@ void check_monotonic(const codec& tested, const reference_codec& reference) {
     for (std::size_t i = 0; i < 2000; ++i) x.push_back(random_pattern(reference, 1000000 + i));
     x.erase(std::remove_if(x.begin(), x.end(), [](float v) { return std::isnan(v); }), x.end());
     std::sort(x.begin(), x.end());
-    for (std::size_t mode = 0; mode < 4; ++mode) {
+    for (std::size_t mode = 0; mode < rounding_count; ++mode) {
         float before = -std::numeric_limits<float>::infinity();
         for (const float v : x) {
             // Equal random bits: a larger value cannot round to a smaller one. (Not so for stochastic minifloats, which
             // use as many bits as the binade needs.)
-            if (mode == 3) break;
+            if (mode == static_cast<std::size_t>(nibble::rounding::stochastic)) continue;
             const float now = tested.decode(tested.encode[mode][0](v, 0));
             falling.expect(now >= before, [&](std::ostream& out) { out << v << " rounding " << mode; });
             before = now;

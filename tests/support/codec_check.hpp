@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace nibble_test {
@@ -20,7 +21,7 @@ struct codec {
     std::string name;
     int bits = 0;
     float (*decode)(code_number) = nullptr;
-    code_number (*encode[4][2])(float, std::uint32_t) = {};
+    code_number (*encode[rounding_count][2])(float, std::uint32_t) = {};
     float largest = 0.0f;
     float lowest = 0.0f;
     bool has_nan = false;
@@ -42,14 +43,10 @@ template <class Element> [[nodiscard]] codec codec_of() {
     c.name = type_name<Element>();
     c.bits = Element::bits;
     c.decode = &decode_with<Element>;
-    c.encode[0][0] = &encode_with<Element, rounding::nearest_even, overflow::saturate>;
-    c.encode[0][1] = &encode_with<Element, rounding::nearest_even, overflow::special>;
-    c.encode[1][0] = &encode_with<Element, rounding::toward_zero, overflow::saturate>;
-    c.encode[1][1] = &encode_with<Element, rounding::toward_zero, overflow::special>;
-    c.encode[2][0] = &encode_with<Element, rounding::half_away, overflow::saturate>;
-    c.encode[2][1] = &encode_with<Element, rounding::half_away, overflow::special>;
-    c.encode[3][0] = &encode_with<Element, rounding::stochastic, overflow::saturate>;
-    c.encode[3][1] = &encode_with<Element, rounding::stochastic, overflow::special>;
+    [&]<std::size_t... Mode>(std::index_sequence<Mode...>) {
+        ((c.encode[Mode][0] = &encode_with<Element, static_cast<rounding>(Mode), overflow::saturate>), ...);
+        ((c.encode[Mode][1] = &encode_with<Element, static_cast<rounding>(Mode), overflow::special>), ...);
+    }(std::make_index_sequence<rounding_count>{});
     c.largest = nibble::largest<Element>;
     c.lowest = nibble::lowest<Element>;
     c.has_nan = nibble::has_nan_code<Element>;
@@ -59,7 +56,7 @@ template <class Element> [[nodiscard]] codec codec_of() {
 
 // Every code decodes as the reference says, and its value encodes to it again under every rounding; ties, midpoints and
 // thresholds of overflow with their neighbours, zeros, NaN, infinities and `samples` random bit patterns encode as the
-// reference says; stochastic rounding keeps to the two neighbours and is unbiased; results rise with x.
+// reference says, under every rounding; stochastic rounding keeps to the two neighbours and is unbiased; results rise with x.
 void check_codec(const codec& tested, const reference_codec& reference, std::size_t samples);
 
 // What the library derives from an element's values.

@@ -23,8 +23,54 @@ namespace nibble_test {
 
 using code_number = std::uint32_t;
 
-// Codes of one value under [nearest_even, toward_zero, half_away][saturate, special].
-using rounded_codes = std::array<std::array<code_number, 2>, 3>;
+// Every rounding; `learned` here is told to go down, which is floor; up is ceiling. Stochastic has no one answer.
+inline constexpr std::array<nibble::rounding, 7> determined_roundings{
+    nibble::rounding::nearest_even, nibble::rounding::toward_zero,      nibble::rounding::half_away,
+    nibble::rounding::half_up,      nibble::rounding::half_toward_zero, nibble::rounding::floor,
+    nibble::rounding::ceiling};
+inline constexpr std::size_t rounding_count = 9;
+static_assert(static_cast<std::size_t>(nibble::rounding::learned) == rounding_count - 1,
+              "a new rounding needs a line here, in goes_up and in codec_check");
+
+// The definition of every rounding in double: does x, below < x < above, go up? `tie_up` is what nearest_even says of a tie.
+[[nodiscard]] inline bool goes_up(nibble::rounding mode, double x, double below, double above, bool tie_up) {
+    using nibble::rounding;
+    const bool equal = std::abs(above) == std::abs(below);
+    const bool above_is_larger = std::abs(above) > std::abs(below);
+    // Twice the distance from the middle, in long double: sums of two fp32 values less than 40 binades apart are exact.
+    const long double from_middle =
+        2.0L * static_cast<long double>(x) - (static_cast<long double>(below) + static_cast<long double>(above));
+    switch (mode) {
+    case rounding::toward_zero:
+        return equal ? x >= 0.0 : !above_is_larger;
+    case rounding::floor:
+    case rounding::stochastic:
+    case rounding::learned:
+        return false;
+    case rounding::ceiling:
+        return true;
+    case rounding::nearest_even:
+        return from_middle > 0.0L || (from_middle == 0.0L && tie_up);
+    case rounding::half_up:
+        return from_middle >= 0.0L;
+    case rounding::half_away:
+        return from_middle > 0.0L || (from_middle == 0.0L && (above_is_larger || equal));
+    case rounding::half_toward_zero:
+        return from_middle > 0.0L || (from_middle == 0.0L && !above_is_larger);
+    }
+    return false;
+}
+
+// Codes of one value under [rounding][saturate, special].
+using rounded_codes = std::array<std::array<code_number, 2>, rounding_count>;
+
+// One code for every rounding, from code_of(rounding).
+template <class CodeOf> [[nodiscard]] rounded_codes for_every_rounding(CodeOf&& code_of) {
+    rounded_codes out{};
+    for (std::size_t mode = 0; mode < rounding_count; ++mode)
+        out[mode].fill(code_of(static_cast<nibble::rounding>(mode)));
+    return out;
+}
 
 struct reference_codec {
     int bits = 0;
@@ -118,19 +164,22 @@ public:
             for (auto& row : out) row = {nan, nan};
             return out;
         }
-        // The neighbours: magnitude_[low] <= a < magnitude_[low + 1].
+        // The neighbours: magnitude_[low] <= a < magnitude_[low + 1], and of x in the order of their values.
         const auto above = std::upper_bound(magnitude_.begin(), magnitude_.end(), a);
         const code_number low = static_cast<code_number>(above - magnitude_.begin()) - 1;
-        std::array<code_number, 3> rounded{low, low, low};
-        if (low <= max && a != magnitude_[low]) {
-            const double to_low = a - magnitude_[low];
-            const double to_high = magnitude_[low + 1] - a;
-            if (to_high < to_low || (to_high == to_low && low % 2 == 1)) rounded[0] = low + 1;
-            if (to_high <= to_low) rounded[2] = low + 1;
-        }
-        for (std::size_t mode = 0; mode < 3; ++mode)
+        const bool negative = std::signbit(x);
+        const auto larger = [&](nibble::rounding rounding) {
+            if (low > max || a == magnitude_[low]) return false;
+            const bool low_is_odd = low % 2 == 1;
+            if (!negative) return goes_up(rounding, a, magnitude_[low], magnitude_[low + 1], low_is_odd);
+            return !goes_up(rounding, -a, -magnitude_[low + 1], -magnitude_[low], !low_is_odd);
+        };
+        for (std::size_t mode = 0; mode < rounding_count; ++mode)
             for (std::size_t policy = 0; policy < 2; ++policy) {
-                code_number magnitude = rounded[mode];
+                const bool no_negative_zero =
+                    f_.specials == nibble::specials::fnuz ||
+                    static_cast<nibble::rounding>(mode) == nibble::rounding::half_toward_zero;
+                code_number magnitude = low + (larger(static_cast<nibble::rounding>(mode)) ? 1 : 0);
                 bool is_nan = false;
                 if (magnitude > max) {
                     magnitude = max;
@@ -142,7 +191,7 @@ public:
                     code = 0;
                 } else if (is_nan) {
                     code = nan | (f_.specials == nibble::specials::fn && f_.has_sign ? sign : 0);
-                } else if (f_.specials == nibble::specials::fnuz && magnitude == 0) {
+                } else if (no_negative_zero && magnitude == 0) {
                     code = 0;
                 } else {
                     code = magnitude | (f_.has_sign ? sign : 0);
@@ -186,14 +235,15 @@ public:
         return integer * factor_;
     }
     [[nodiscard]] rounded_codes encode_all(float x) const override {
-        rounded_codes out{};
-        const double scaled = std::isnan(x) ? 0.0 : static_cast<double>(x) / factor_;
-        const std::array<double, 3> rounded{std::nearbyint(scaled), std::trunc(scaled), std::round(scaled)};
-        for (std::size_t mode = 0; mode < 3; ++mode) {
-            const int integer = static_cast<int>(std::clamp(rounded[mode], double(low_), double(high_)));
-            out[mode].fill(static_cast<code_number>(integer - at_zero_) & ((code_number{1} << bits) - 1));
-        }
-        return out;
+        const double scaled =
+            std::clamp(std::isnan(x) ? 0.0 : static_cast<double>(x) / factor_, double(low_), double(high_));
+        const double below = std::floor(scaled);
+        const bool odd = static_cast<int>(below) % 2 != 0; // ties to even integers
+        return for_every_rounding([&](nibble::rounding rounding) {
+            const bool up = scaled != below && goes_up(rounding, scaled, below, below + 1.0, odd);
+            const int integer = static_cast<int>(below) + (up ? 1 : 0);
+            return static_cast<code_number>(integer - at_zero_) & ((code_number{1} << bits) - 1);
+        });
     }
 
 private:
@@ -212,9 +262,11 @@ public:
     }
     [[nodiscard]] double decode(code_number code) const override { return code != 0 ? 1.0 : -1.0; }
     [[nodiscard]] rounded_codes encode_all(float x) const override {
-        rounded_codes out{};
-        for (auto& row : out) row.fill(x < 0.0f ? 0 : 1);
-        return out;
+        const double v = std::isnan(x) ? 0.0 : static_cast<double>(x);
+        // Its tie goes to +1, also under nearest_even.
+        return for_every_rounding([&](nibble::rounding rounding) {
+            return v >= 1.0 || (v > -1.0 && goes_up(rounding, v, -1.0, 1.0, true)) ? code_number{1} : code_number{0};
+        });
     }
 };
 
@@ -244,29 +296,20 @@ public:
     }
     [[nodiscard]] rounded_codes encode_all(float from) const override {
         const double x = std::isnan(from) ? 0.0 : static_cast<double>(from);
-        std::array<std::size_t, 3> rank{};
-        if (x >= producible.back()) {
-            rank.fill(producible.size() - 1);
-        } else if (x > producible.front()) {
-            const std::size_t low = static_cast<std::size_t>(std::upper_bound(producible.begin(), producible.end(), x) -
-                                                             producible.begin()) -
-                                    1;
-            const double below = producible[low];
-            const double above = producible[low + 1];
-            rank.fill(low);
-            if (x != below) {
-                double middle = (below + above) / 2;
-                if (ties_ == tie::down)
-                    middle = static_cast<double>(static_cast<float>(middle)); // as bitsandbytes has it
-                const bool to_even = ties_ == tie::even_code && order_[low] % 2 == 1 && order_[low + 1] % 2 == 0;
-                if (x > middle || (x == middle && to_even)) rank[0] = low + 1;
-                if (std::abs(above) < std::abs(below)) rank[1] = low + 1;
-                if (x > middle || (x == middle && ties_ == tie::even_code && x > 0)) rank[2] = low + 1;
-            }
-        }
-        rounded_codes out{};
-        for (std::size_t mode = 0; mode < 3; ++mode) out[mode].fill(order_[rank[mode]]);
-        return out;
+        if (x >= producible.back()) return for_every_rounding([&](nibble::rounding) { return order_.back(); });
+        if (x <= producible.front()) return for_every_rounding([&](nibble::rounding) { return order_.front(); });
+        const std::size_t low =
+            static_cast<std::size_t>(std::upper_bound(producible.begin(), producible.end(), x) - producible.begin()) - 1;
+        const double below = producible[low];
+        const double above = producible[low + 1];
+        return for_every_rounding([&](nibble::rounding rounding) {
+            bool up = x != below;
+            if (up && rounding == nibble::rounding::nearest_even && ties_ == tie::down)
+                up = x > static_cast<double>(static_cast<float>((below + above) / 2)); // as bitsandbytes has it
+            else if (up)
+                up = goes_up(rounding, x, below, above, order_[low] % 2 == 1 && order_[low + 1] % 2 == 0);
+            return order_[up ? low + 1 : low];
+        });
     }
 
 private:
@@ -290,23 +333,17 @@ public:
         return code == 255 ? not_a_number : std::ldexp(1.0, static_cast<int>(code) - 127);
     }
     [[nodiscard]] rounded_codes encode_all(float x) const override {
-        rounded_codes out{};
-        std::array<code_number, 3> code{};
         const double v = static_cast<double>(x);
-        if (std::isnan(x)) {
-            code.fill(255);
-        } else if (v >= producible.back()) {
-            code.fill(254);
-        } else if (v > producible.front()) {
-            code_number low = 0;
-            while (producible[low + 1] <= v) ++low;
-            code.fill(low);
-            const double middle = (producible[low] + producible[low + 1]) / 2;
-            if (v > middle || (v == middle && low % 2 == 1)) code[0] = low + 1;
-            if (v >= middle) code[2] = low + 1;
-        }
-        for (std::size_t mode = 0; mode < 3; ++mode) out[mode].fill(code[mode]);
-        return out;
+        if (std::isnan(x)) return for_every_rounding([](nibble::rounding) { return code_number{255}; });
+        if (v >= producible.back()) return for_every_rounding([](nibble::rounding) { return code_number{254}; });
+        if (v <= producible.front()) return for_every_rounding([](nibble::rounding) { return code_number{0}; });
+        code_number low = 0;
+        while (producible[low + 1] <= v) ++low;
+        return for_every_rounding([&](nibble::rounding rounding) {
+            const bool up =
+                v != producible[low] && goes_up(rounding, v, producible[low], producible[low + 1], low % 2 == 1);
+            return low + (up ? 1 : 0);
+        });
     }
 };
 

@@ -11,12 +11,20 @@
 
 namespace nibble::inline NIBBLE_ABI {
 
-// How a value between two codes is rounded.
+// How x is rounded. Of the values that an encoder can give, `below` and `above` are the two neighbours of x; a value that
+// is one of them stays, a value beyond the ends becomes the end (but see overflow), and NaN in an element without NaN
+// counts as 0. Every codec means the same by these names.
 enum class rounding {
-    nearest_even, // nearest; a tie goes to the even code (a codebook's tie goes down, see codebook.hpp)
-    toward_zero,  // the nearer to zero of the two neighbours
-    half_away,    // nearest; a tie goes away from zero
-    stochastic,   // up with probability (x - below) / (above - below), from the random bits handed in
+    nearest_even,     // nearest; a tie goes to the even code (ternary, binary and codebook: see there)
+    toward_zero,      // the neighbour of smaller magnitude; if they are equal, the one with the sign of x (0: above)
+    half_away,        // nearest; a tie goes to the larger magnitude, if they are equal above
+    stochastic,       // above with probability (x - below) / (above - below), from the random bits handed in
+    half_up,          // nearest; a tie goes above: floor(x + 1/2) on integers
+    half_toward_zero, // nearest; a tie goes to the smaller magnitude, if they are equal above; zero has no sign: -0 is never
+                      // produced, as in the MXFP4 reference of llama.cpp
+    floor,            // below
+    ceiling,          // above
+    learned,          // above if the lowest bit of what is handed in as random bits is set, else below (AdaRound)
 };
 
 // What an encoder makes of a finite value beyond the largest, and of an infinity.
@@ -24,6 +32,13 @@ enum class overflow {
     saturate, // the largest finite code of that sign: the default of every quantizer
     special,  // the format's infinity, else its NaN, else saturate
 };
+
+// x, or a zero of its sign if x is an fp32 subnormal: what hardware that flushes its inputs would have encoded, and the
+// switch that microxcaling has for it. No encoder of this library does so by itself.
+[[nodiscard]] constexpr float flush_subnormal_input(float x) noexcept {
+    const std::uint32_t word = std::bit_cast<std::uint32_t>(x);
+    return std::bit_cast<float>((word & 0x7f800000u) == 0 ? word & 0x80000000u : word);
+}
 
 namespace detail {
 
@@ -49,6 +64,12 @@ inline constexpr std::uint32_t f32_infinity = 0x7f800000u;
 }
 [[nodiscard]] constexpr float abs_of(float x) noexcept {
     return std::bit_cast<float>(std::bit_cast<std::uint32_t>(x) & f32_magnitude);
+}
+// The fp32 value just under a finite x; of either zero the smallest negative one.
+[[nodiscard]] constexpr float just_under(float x) noexcept {
+    const std::uint32_t word = std::bit_cast<std::uint32_t>(x);
+    if ((word & f32_magnitude) == 0) return std::bit_cast<float>(0x80000001u);
+    return std::bit_cast<float>(word >> 31 != 0 ? word + 1 : word - 1);
 }
 inline constexpr float quiet_nan = std::bit_cast<float>(0x7fc00000u);
 inline constexpr float infinity = std::bit_cast<float>(f32_infinity);
@@ -206,6 +227,7 @@ inline void spread_codes(const std::uint8_t* stream, std::size_t count, std::uin
 
 static_assert(exp2i(-149) > 0.0f && exp2i(-150) == 0.0f && exp2i(0) == 1.0f && exp2i(127) > 1e38f);
 static_assert(floor_log2(1.0f) == 0 && floor_log2(0.99999994f) == -1 && floor_log2(exp2i(-149)) == -149);
+static_assert(just_under(1.0f) == 0x1.fffffep-1f && just_under(-1.0f) == -0x1.000002p0f && just_under(0.0f) == -0x1p-149f);
 static_assert(round_even(0.5f) == 0.0f && round_even(1.5f) == 2.0f && round_even(-2.5f) == -2.0f);
 static_assert(squeeze8<3>(0x0706050403020100u) == 0xfac688u && spread8<3>(0xfac688u) == 0x0706050403020100u);
 static_assert(spread8<6>(squeeze8<6>(0x3f01203f00153f2au) | (std::uint64_t{0xffff} << 48)) == 0x3f01203f00153f2au);

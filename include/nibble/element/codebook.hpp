@@ -3,6 +3,7 @@
 
 #include <nibble/core/bits.hpp>
 #include <nibble/core/config.hpp>
+#include <nibble/element/levels.hpp>
 
 #include <bit>
 #include <cstddef>
@@ -12,8 +13,8 @@ namespace nibble::inline NIBBLE_ABI {
 
 // Levels::levels is a static constexpr array of 2 to 256 distinct finite floats; code c means levels[c]. If they are not
 // a power of two in number, the codes above are never produced and decode to the last level.
-// Rounding: nearest, and a value exactly halfway (in fp32) between two levels goes to the lower one, as bitsandbytes
-// has it for NF4. NaN is encoded as 0 would be. half_away and nearest_even are the same here.
+// Rounding: under nearest_even a value halfway between two levels, the middle rounded to fp32, goes to the lower one, as
+// bitsandbytes has it for NF4; every other rounding is as `rounding` says. NaN is encoded as 0 would be.
 template <class Levels>
 struct codebook {
     static constexpr std::size_t count = sizeof(Levels::levels) / sizeof(float);
@@ -25,7 +26,6 @@ private:
     struct order {
         detail::table<float, count> values{};
         detail::table<std::uint8_t, count> codes{};
-        detail::table<float, count> thresholds{}; // thresholds[i]: above it the answer is at least i + 1
     };
     static constexpr order ascending = [] {
         order o{};
@@ -39,9 +39,6 @@ private:
             o.values.at[at] = v;
             o.codes.at[at] = static_cast<std::uint8_t>(c);
         }
-        for (std::size_t i = 0; i + 1 < count; ++i)
-            o.thresholds.at[i] = static_cast<float>(
-                (static_cast<double>(o.values.at[i]) + static_cast<double>(o.values.at[i + 1])) * 0.5);
         return o;
     }();
     static constexpr bool valid = [] {
@@ -51,12 +48,13 @@ private:
                 return false;
         return true;
     }();
-    static constexpr bool in_order = [] {
-        for (std::size_t i = 0; i < count; ++i)
-            if (ascending.codes.at[i] != i) return false;
-        return true;
-    }();
     static_assert(valid, "codebook: levels must be finite and distinct");
+    // For levels.hpp, by value: what is constant there must not depend on this class being complete.
+    struct list {
+        static constexpr std::size_t count = codebook::count;
+        static constexpr detail::list_tie ties = detail::list_tie::down;
+        static constexpr order sorted = ascending;
+    };
 
 public:
     [[nodiscard]] static constexpr float decode(code c) noexcept {
@@ -65,39 +63,7 @@ public:
     }
     template <rounding Rounding = rounding::nearest_even, overflow = overflow::saturate>
     [[nodiscard]] NIBBLE_INLINE static constexpr code encode(float x, std::uint32_t random = 0) noexcept {
-        x = x == x ? x : 0.0f;
-        if constexpr (Rounding == rounding::nearest_even || Rounding == rounding::half_away) {
-            if constexpr (count <= 16) {
-                // A sum of comparisons: branch-free, so that a loop over it vectorizes.
-                std::uint32_t rank = 0;
-                for (std::size_t i = 0; i + 1 < count; ++i) rank += x > ascending.thresholds.at[i] ? 1u : 0u;
-                if constexpr (in_order)
-                    return static_cast<code>(rank);
-                else
-                    return ascending.codes.at[rank];
-            } else {
-                std::size_t rank = 0;
-                for (std::size_t step = std::bit_floor(count - 1); step > 0; step /= 2)
-                    if (rank + step < count && x > ascending.thresholds.at[rank + step - 1]) rank += step;
-                return ascending.codes.at[rank];
-            }
-        } else {
-            if (x <= ascending.values.at[0]) return ascending.codes.at[0];
-            if (x >= ascending.values.at[count - 1]) return ascending.codes.at[count - 1];
-            std::size_t low = 0;
-            while (low + 2 < count && ascending.values.at[low + 1] <= x) ++low;
-            const float below = ascending.values.at[low];
-            const float above = ascending.values.at[low + 1];
-            bool up = false;
-            if constexpr (Rounding == rounding::toward_zero) {
-                up = x != below && detail::abs_of(above) < detail::abs_of(below);
-            } else {
-                const double chance = static_cast<double>(random) * 0x1p-32;
-                up = chance * (static_cast<double>(above) - static_cast<double>(below)) <
-                     static_cast<double>(x) - static_cast<double>(below);
-            }
-            return ascending.codes.at[up ? low + 1 : low];
-        }
+        return detail::encode_level<list, Rounding>(x, random);
     }
 };
 

@@ -3,6 +3,7 @@
 
 #include <nibble/core/bits.hpp>
 #include <nibble/core/config.hpp>
+#include <nibble/element/levels.hpp>
 
 #include <bit>
 #include <concepts>
@@ -76,49 +77,27 @@ inline constexpr auto sorted_grid = [] {
     return g;
 }();
 
-// The nearest grid point for an element that brings no encode of its own.
-template <small_element E, rounding Rounding>
-[[nodiscard]] constexpr typename E::code encode_by_grid(float x, std::uint32_t random) noexcept {
-    constexpr const grid<E>& g = sorted_grid<E>;
-    static_assert(g.count >= 1, "element: no code decodes to a finite value");
-    x = x == x ? x : 0.0f;
-    if (x <= g.values.at[0]) return g.codes.at[0];
-    if (x >= g.values.at[g.count - 1]) return g.codes.at[g.count - 1];
-    std::size_t low = 0; // the last value <= x
-    for (std::size_t step = std::bit_floor(g.count); step > 0; step /= 2)
-        if (low + step < g.count && g.values.at[low + step] <= x) low += step;
-    const float below = g.values.at[low];
-    const float above = g.values.at[low + 1];
-    bool up = false;
-    if constexpr (Rounding == rounding::toward_zero) {
-        up = x != below && abs_of(above) < abs_of(below);
-    } else if constexpr (Rounding == rounding::stochastic) {
-        const double chance = static_cast<double>(random) * 0x1p-32;
-        up = chance * (static_cast<double>(above) - static_cast<double>(below)) <
-             static_cast<double>(x) - static_cast<double>(below);
-    } else {
-        const double twice = 2.0 * static_cast<double>(x);
-        const double sum = static_cast<double>(below) + static_cast<double>(above); // exact enough: 24-bit operands
-        if (twice != sum)
-            up = twice > sum;
-        else if constexpr (Rounding == rounding::half_away)
-            up = x > 0.0f;
-        else
-            up = (g.codes.at[low] & 1) != 0 && (g.codes.at[low + 1] & 1) == 0;
-    }
-    return g.codes.at[up ? low + 1 : low];
-}
+// The grid as a list of levels.hpp.
+template <small_element E>
+struct grid_list {
+    static constexpr std::size_t count = sorted_grid<E>.count;
+    static_assert(count >= 1, "element: no code decodes to a finite value");
+    static constexpr list_tie ties = list_tie::even_code;
+    static constexpr const grid<E>& sorted = sorted_grid<E>;
+};
 
 } // namespace detail
 
-// The code of x in element E: rounded once, saturating, NaN as the element documents. `random` feeds stochastic rounding.
+// The code of x in element E: rounded once, straight from fp32. NaN gives the element's NaN; an element that has none takes
+// it as 0 (what a block or a tensor makes of NaN is quantize's to decide). `random` feeds stochastic rounding with 32 bits and
+// learned rounding with its lowest bit.
 template <element E, rounding Rounding = rounding::nearest_even, overflow Overflow = overflow::saturate>
 [[nodiscard]] NIBBLE_INLINE constexpr typename E::code encode(float x, std::uint32_t random = 0) noexcept {
     if constexpr (detail::has_encode<E>) {
         return E::template encode<Rounding, Overflow>(x, random);
     } else {
         static_assert(E::bits <= 8, "element: a 16- or 32-bit element must bring its own encode");
-        return detail::encode_by_grid<E, Rounding>(x, random);
+        return detail::encode_level<detail::grid_list<E>, Rounding>(x, random);
     }
 }
 

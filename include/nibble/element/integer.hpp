@@ -28,9 +28,15 @@ template <rounding Rounding>
     if constexpr (Rounding == rounding::nearest_even) return static_cast<std::int32_t>(round_even(x));
     const std::int32_t truncated = static_cast<std::int32_t>(x);
     if constexpr (Rounding == rounding::toward_zero) return truncated;
-    const float rest = x - static_cast<float>(truncated); // exact
+    const float rest = x - static_cast<float>(truncated); // exact, with the sign of x
     if constexpr (Rounding == rounding::half_away) return truncated + (rest >= 0.5f ? 1 : 0) - (rest <= -0.5f ? 1 : 0);
+    if constexpr (Rounding == rounding::half_up) return truncated + (rest >= 0.5f ? 1 : 0) - (rest < -0.5f ? 1 : 0);
+    if constexpr (Rounding == rounding::half_toward_zero)
+        return truncated + (rest > 0.5f ? 1 : 0) - (rest < -0.5f ? 1 : 0);
+    if constexpr (Rounding == rounding::ceiling) return truncated + (rest > 0.0f ? 1 : 0);
     const std::int32_t below = rest < 0.0f ? truncated - 1 : truncated;
+    if constexpr (Rounding == rounding::floor) return below;
+    if constexpr (Rounding == rounding::learned) return below + static_cast<std::int32_t>(random & (rest != 0.0f ? 1u : 0u));
     const float fraction = rest < 0.0f ? rest + 1.0f : rest;
     const float chance = static_cast<float>(random >> 8) * 0x1p-24f;
     return below + (chance < fraction ? 1 : 0);
@@ -38,6 +44,7 @@ template <rounding Rounding>
 
 } // namespace detail
 
+// NaN gives 0 in every element of this header, infinities the ends of the range; zero has no sign.
 // Codes are two's complement in `Bits` bits (unsigned_: plain binary); a code's value is the integer itself.
 template <int Bits, integer_range Range = integer_range::symmetric>
 struct integer {
@@ -92,7 +99,8 @@ struct mx_int8 {
     }
 };
 
-// {-1, 0, 1} as codes 0, 1, 2 in 2 bits. Code 3 means 2, as in GGUF's TQ2_0; no encoder produces it.
+// {-1, 0, 1} as codes 0, 1, 2 in 2 bits. Code 3 means 2, as in GGUF's TQ2_0; no encoder produces it. Ties of
+// nearest_even go to the even integer, which is 0.
 struct ternary {
     static constexpr int bits = 2;
     using code = std::uint8_t;
@@ -103,18 +111,23 @@ struct ternary {
     }
 };
 
-// {-1, +1} as codes 0 and 1: x >= 0 and both zeros give +1, NaN too. Under stochastic rounding values inside (-1, 1)
-// go up with probability (x + 1) / 2.
+// {-1, +1} as codes 0 and 1: x >= 0 and both zeros give +1 under every rounding to the nearest (nearest_even too: the code
+// of +1 is odd) and toward zero; NaN counts as 0. The others take values inside (-1, 1) where their name says.
 struct binary {
     static constexpr int bits = 1;
     using code = std::uint8_t;
     [[nodiscard]] static constexpr float decode(code c) noexcept { return (c & 1) != 0 ? 1.0f : -1.0f; }
     template <rounding Rounding = rounding::nearest_even, overflow = overflow::saturate>
     [[nodiscard]] NIBBLE_INLINE static constexpr code encode(float x, std::uint32_t random = 0) noexcept {
+        x = x == x ? x : 0.0f;
         if constexpr (Rounding == rounding::stochastic) {
             const float chance = static_cast<float>(random >> 8) * 0x1p-24f;
             return static_cast<code>(x <= 2.0f * chance - 1.0f ? 0 : 1); // -1 itself never goes up
         }
+        if constexpr (Rounding == rounding::floor) return static_cast<code>(x < 1.0f ? 0 : 1);
+        if constexpr (Rounding == rounding::ceiling) return static_cast<code>(x <= -1.0f ? 0 : 1);
+        if constexpr (Rounding == rounding::learned)
+            return static_cast<code>((x >= 1.0f ? 1u : 0u) | (random & (x > -1.0f ? 1u : 0u)));
         return static_cast<code>(x < 0.0f ? 0 : 1);
     }
 };
@@ -122,6 +135,8 @@ struct binary {
 static_assert(int4::encode(-100.0f) == 9 && int4::decode(9) == -7.0f && int4::decode(8) == -8.0f);
 static_assert(int8::encode(2.5f) == 2 && int8::encode<rounding::half_away>(2.5f) == 3 && uint4::encode(99.0f) == 15);
 static_assert(int8::encode<rounding::toward_zero>(-2.9f) == 0xfe && int8::encode(detail::quiet_nan) == 0);
+static_assert(int4::encode<rounding::half_up>(-2.5f) == 14 && int4::encode<rounding::half_toward_zero>(2.5f) == 2);
+static_assert(int4::encode<rounding::floor>(-0.1f) == 15 && int4::encode<rounding::learned>(2.1f, 1) == 3);
 static_assert(mx_int8::decode(0x7f) == 1.984375f && mx_int8::encode(1.0f) == 0x40 && mx_int8::encode(-1.0f) == 0xc0);
 static_assert(ternary::encode(0.5f) == 1 && ternary::encode(0.6f) == 2 && binary::encode(-0.0f) == 1);
 

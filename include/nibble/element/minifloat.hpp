@@ -33,7 +33,8 @@ struct float_format {
 
 // Scalar codec of a float_format with 2 to 16 bits; conversions round once, straight from fp32, on the target's grid,
 // subnormals included; then overflow is tested. NaN becomes the format's NaN, or 0 in a format that has none.
-// Negative zero is kept where the format has one. Unsigned formats take negative values to 0.
+// Where the format has a negative zero, a zero keeps the sign of x (not under half_toward_zero, see rounding). Unsigned
+// formats take negative values to 0.
 template <float_format Format>
 struct minifloat {
 private:
@@ -112,26 +113,33 @@ public:
         const int wanted = 23 - m_bits + (e - own);
         const std::uint32_t shift = static_cast<std::uint32_t>(wanted < 30 ? wanted : 30);
         const std::uint32_t binade = static_cast<std::uint32_t>(e - smallest) << m_bits;
-        std::uint32_t addend = 0;
+        const std::uint32_t negative = word >> 31;
+        const std::uint32_t half = (1u << shift) >> 1;
+        const std::uint32_t mask = (1u << shift) - 1u;
+        // Magnitudes are rounded: for negative values the directions are turned round.
         // The code below is even or odd as a whole: without mantissa bits the binade decides.
-        if constexpr (Rounding == rounding::nearest_even)
-            addend = ((1u << shift) >> 1) - 1u + ((binade + (significand >> shift)) & 1u);
-        if constexpr (Rounding == rounding::half_away) addend = (1u << shift) >> 1;
+        std::uint32_t addend = 0;
+        if constexpr (Rounding == rounding::nearest_even) addend = half - 1u + ((binade + (significand >> shift)) & 1u);
+        if constexpr (Rounding == rounding::half_away) addend = half;
+        if constexpr (Rounding == rounding::half_toward_zero) addend = half - 1u;
+        if constexpr (Rounding == rounding::half_up) addend = half - negative;
+        if constexpr (Rounding == rounding::floor) addend = mask & (0u - negative);
+        if constexpr (Rounding == rounding::ceiling) addend = mask & (negative - 1u);
+        if constexpr (Rounding == rounding::learned) addend = mask & (0u - ((random ^ negative) & 1u));
         if constexpr (Rounding == rounding::stochastic) {
             // Of a value far below the smallest one, only what 2^-30 of it weighs can round up.
             const int lost = wanted - 30;
             significand >>= static_cast<std::uint32_t>(lost > 0 ? (lost < 31 ? lost : 31) : 0);
-            addend = random & ((1u << shift) - 1u);
+            addend = random & mask;
         }
         std::uint32_t magnitude = binade + ((significand + addend) >> shift);
         const bool over = magnitude > max_code;
         constexpr std::uint32_t beyond =
             Overflow == overflow::saturate ? max_code : has_infinity ? infinity_code : has_nan ? nan_code : max_code;
         magnitude = over ? beyond : magnitude;
-        const std::uint32_t negative = word >> 31;
         if constexpr (!Format.has_sign) {
             magnitude = negative != 0 ? 0u : magnitude;
-        } else if constexpr (fnuz) {
+        } else if constexpr (fnuz || Rounding == rounding::half_toward_zero) {
             magnitude |= (magnitude != 0 ? negative : 0u) << (bits - 1);
         } else {
             magnitude |= negative << (bits - 1);

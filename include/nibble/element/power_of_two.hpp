@@ -17,21 +17,28 @@ struct e8m0 {
     [[nodiscard]] static constexpr float decode(code c) noexcept {
         return c == 0xff ? detail::quiet_nan : detail::exp2i(static_cast<int>(c) - 127);
     }
-    // The nearest power of two; a tie (1.5 x 2^n) goes to the even code; zero, negative values and anything below
-    // 2^-127 give code 0, anything above 2^127 code 0xfe, NaN 0xff. toward_zero is the floor.
+    // A tie between 2^n and 2^(n+1) lies at 1.5 x 2^n. Zero, negative values and anything below 2^-127 give code 0, anything
+    // above 2^127 code 0xfe, NaN 0xff. Branch-free, so that a loop over it vectorizes.
     template <rounding Rounding = rounding::nearest_even, overflow = overflow::saturate>
     [[nodiscard]] NIBBLE_INLINE static constexpr code encode(float x, std::uint32_t random = 0) noexcept {
-        if (detail::is_nan(x)) return 0xff;
-        if (!(x > 0.0f)) return 0;
-        if (x > 0x1p127f) return 0xfe;
-        const int below = detail::floor_log2(x);
-        if (below < -127) return 0;
-        bool up = false;
-        const float fraction = x / detail::exp2i(below); // in [1, 2), exact
-        if constexpr (Rounding == rounding::nearest_even) up = fraction > 1.5f || (fraction == 1.5f && (below & 1) == 0);
-        if constexpr (Rounding == rounding::half_away) up = fraction >= 1.5f;
-        if constexpr (Rounding == rounding::stochastic) up = static_cast<float>(random >> 8) * 0x1p-24f < fraction - 1.0f;
-        return static_cast<code>(below + 127 + (up ? 1 : 0));
+        const std::uint32_t word = std::bit_cast<std::uint32_t>(x);
+        // Between 2^-127 and 2^-126 lie fp32 subnormals in steps twice as wide: stretched, they continue the pattern in
+        // which the upper 9 bits are the code and the lower 23 the way to the next one.
+        const std::uint32_t stretched = word > 0x00400000u ? 2u * (word - 0x00400000u) : 0u;
+        std::uint32_t a = word < 0x00800000u ? stretched : word;
+        a = a < 0x7f000000u ? a : 0x7f000000u;
+        a = word >> 31 != 0 ? 0u : a;
+        constexpr std::uint32_t half = 0x00400000u;
+        constexpr std::uint32_t mask = 0x007fffffu;
+        std::uint32_t addend = 0;
+        if constexpr (Rounding == rounding::nearest_even) addend = half - 1u + ((a >> 23) & 1u);
+        if constexpr (Rounding == rounding::half_away || Rounding == rounding::half_up) addend = half;
+        if constexpr (Rounding == rounding::half_toward_zero) addend = half - 1u;
+        if constexpr (Rounding == rounding::ceiling) addend = mask;
+        if constexpr (Rounding == rounding::learned) addend = mask & (0u - (random & 1u));
+        if constexpr (Rounding == rounding::stochastic) addend = random >> 9;
+        const std::uint32_t rounded = (a + addend) >> 23;
+        return static_cast<code>((word & detail::f32_magnitude) > detail::f32_infinity ? 0xffu : rounded);
     }
 };
 
