@@ -111,6 +111,28 @@ TEST_CASE("round_even agrees with the current rounding mode's rint, at run and a
     }
 }
 
+TEST_CASE("just_under is the next fp32 value down", "[core][bits]") {
+    constexpr float down = -std::numeric_limits<float>::infinity();
+    for (std::uint64_t i = 0; i < 50000 / nibble_test::sample_divisor; ++i) {
+        const float x = std::bit_cast<float>(static_cast<std::uint32_t>(nibble_test::random64(4, i)));
+        if (std::isfinite(x)) REQUIRE(nibble::detail::just_under(x) == std::nextafter(x, down));
+    }
+    for (const float x : {0.0f, -0.0f, 0x1p-149f, -0x1p-149f, 0x1p-126f, 1.0f, -1.0f, 2.0f})
+        CHECK(nibble::detail::just_under(x) == std::nextafter(x, down));
+}
+
+TEST_CASE("flush_subnormal_input takes subnormals to a zero of their sign and nothing else", "[core][bits]") {
+    const auto word = [](float x) { return std::bit_cast<std::uint32_t>(x); };
+    for (const std::uint32_t magnitude : {0x00000000u, 0x00000001u, 0x00400000u, 0x007fffffu, 0x00800000u, 0x00800001u,
+                                          0x3f800000u, 0x7f7fffffu, 0x7f800000u, 0x7fc00001u})
+        for (const std::uint32_t sign : {0u, 0x80000000u}) {
+            const float x = std::bit_cast<float>(magnitude | sign);
+            const std::uint32_t wanted = std::fpclassify(x) == FP_SUBNORMAL ? sign : magnitude | sign;
+            CAPTURE(magnitude, sign);
+            CHECK(word(nibble::flush_subnormal_input(x)) == wanted);
+        }
+}
+
 TEST_CASE("random bits depend on seed and index alone, and are balanced", "[core][bits]") {
     using nibble::detail::random_bits;
     static_assert(random_bits(1, 2) == random_bits(1, 2));

@@ -1,13 +1,17 @@
 // golden_codes.cpp: the tables of formats.md, sections 1, 2.2, 5 and 6, as they stand there.
 #include "support/catch.hpp"
 
+#include <nibble/element/bipolar.hpp>
 #include <nibble/element/element.hpp>
 #include <nibble/element/integer.hpp>
 #include <nibble/element/minifloat.hpp>
 #include <nibble/element/power_of_two.hpp>
+#include <nibble/element/sign_magnitude.hpp>
 
 #include <cmath>
+#include <cstddef>
 #include <limits>
+#include <vector>
 
 namespace {
 
@@ -54,11 +58,28 @@ constexpr golden_row rows[] = {
 };
 
 template <class Element>
-void check_limits(float largest, unsigned largest_code, float normal, unsigned normal_code, float subnormal) {
+void check_limits(float largest, unsigned largest_code, float normal, unsigned normal_code, float subnormal, int emax) {
     CHECK(Element::decode(static_cast<typename Element::code>(largest_code)) == largest);
+    CHECK(unsigned{Element::encode(infinity)} == largest_code);
     CHECK(nibble::largest<Element> == largest);
     CHECK(Element::decode(static_cast<typename Element::code>(normal_code)) == normal);
     CHECK(Element::decode(1) == subnormal);
+    CHECK(std::ilogb(nibble::largest<Element>) == emax);
+}
+
+// All codes of up to 8 bits that are NaN, all that are infinite, and what NaN becomes.
+template <class Element>
+void check_special(const std::vector<unsigned>& nan, const std::vector<unsigned>& infinite, unsigned canonical) {
+    std::vector<unsigned> found_nan;
+    std::vector<unsigned> found_infinite;
+    for (unsigned c = 0; c < 1u << Element::bits; ++c) {
+        const float value = Element::decode(static_cast<typename Element::code>(c));
+        if (std::isnan(value)) found_nan.push_back(c);
+        if (std::isinf(value)) found_infinite.push_back(c);
+    }
+    CHECK(found_nan == nan);
+    CHECK(found_infinite == infinite);
+    CHECK(unsigned{Element::encode(nan_value)} == canonical);
 }
 
 template <class Element, std::size_t N> void check_grid(const float (&values)[N]) {
@@ -109,56 +130,105 @@ TEST_CASE("golden codes: toward zero, bf16 and fp16", "[element][golden]") {
     check_row<nibble::f16>(5.96e-8f, 0x0001, 0x0001);
 }
 
+TEST_CASE("golden codes: ties toward zero, as in llama.cpp's MXFP4", "[element][golden]") {
+    constexpr rounding down = rounding::half_toward_zero;
+    CHECK(nibble::e2m1::decode(nibble::e2m1::encode<down>(0.75f)) == 0.5f);
+    CHECK(nibble::e2m1::decode(nibble::e2m1::encode<down>(1.75f)) == 1.5f);
+    CHECK(nibble::e2m1::decode(nibble::e2m1::encode<down>(3.5f)) == 3.0f);
+    CHECK(nibble::e2m1::decode(nibble::e2m1::encode(0.75f)) == 1.0f);
+    CHECK(nibble::e2m1::decode(nibble::e2m1::encode(1.75f)) == 2.0f);
+    CHECK(nibble::e2m1::decode(nibble::e2m1::encode(3.5f)) == 4.0f);
+    for (const float x : {-0.0f, -0x1p-149f, -0.2f, -0.25f}) CHECK(nibble::e2m1::encode<down>(x) == 0); // never -0
+}
+
 TEST_CASE("limits of the minifloats", "[element][golden]") {
-    using nibble::float_format;
-    using nibble::minifloat;
-    using nibble::specials;
-    check_limits<nibble::e2m1>(6.0f, 0x7, 1.0f, 0x2, 0.5f);
-    check_limits<nibble::e2m3>(7.5f, 0x1F, 1.0f, 0x08, 0.125f);
-    check_limits<nibble::e3m2>(28.0f, 0x1F, 0.25f, 0x04, 0.0625f);
-    check_limits<nibble::e4m3>(448.0f, 0x7E, 0x1p-6f, 0x08, 0x1p-9f);
-    check_limits<nibble::e5m2>(57344.0f, 0x7B, 0x1p-14f, 0x04, 0x1p-16f);
-    check_limits<nibble::e4m3_fnuz>(240.0f, 0x7F, 0x1p-7f, 0x08, 0x1p-10f);
-    check_limits<nibble::e5m2_fnuz>(57344.0f, 0x7F, 0x1p-15f, 0x04, 0x1p-17f);
-    check_limits<nibble::e4m3_ieee>(240.0f, 0x77, 0x1p-6f, 0x08, 0x1p-9f);
-    check_limits<nibble::e3m4>(15.5f, 0x6F, 0.25f, 0x10, 0x1p-6f);
-    check_limits<nibble::e4m3_b11_fnuz>(30.0f, 0x7F, 0x1p-10f, 0x08, 0x1p-13f);
-    check_limits<minifloat<float_format{.exponent = 3, .mantissa = 4}>>(31.0f, 0x7F, 0.25f, 0x10, 0x1p-6f);
-    check_limits<minifloat<float_format{.exponent = 4, .mantissa = 3, .specials = specials::fn, .has_sign = false}>>(
-        448.0f, 0x7E, 0x1p-6f, 0x08, 0x1p-9f);
-    check_limits<minifloat<float_format{.exponent = 5, .mantissa = 3, .specials = specials::fn, .has_sign = false}>>(
-        114688.0f, 0xFE, 0x1p-14f, 0x08, 0x1p-17f);
-    check_limits<nibble::f16>(65504.0f, 0x7BFF, 0x1p-14f, 0x0400, 0x1p-24f);
-    check_limits<nibble::bf16>(0x1.fep127f, 0x7F7F, 0x1p-126f, 0x0080, 0x1p-133f);
-    CHECK(nibble::e8m0::decode(0xFE) == 0x1p127f);
-    CHECK(nibble::e8m0::decode(0x00) == 0x1p-127f);
-    CHECK(std::isnan(nibble::e8m0::decode(0xFF)));
-    CHECK(nibble::largest<minifloat<float_format{.exponent = 2, .mantissa = 2}>> == 7.0f);
-    CHECK(nibble::largest<minifloat<float_format{.exponent = 3, .mantissa = 1}>> == 24.0f);
-    CHECK(nibble::largest<minifloat<float_format{.exponent = 4, .mantissa = 1}>> == 384.0f);
-    CHECK(nibble::largest<minifloat<float_format{.exponent = 3, .mantissa = 3}>> == 30.0f);
+    using namespace nibble;
+    check_limits<e2m1>(6.0f, 0x7, 1.0f, 0x2, 0.5f, 2);
+    check_limits<e2m3>(7.5f, 0x1F, 1.0f, 0x08, 0.125f, 2);
+    check_limits<e3m2>(28.0f, 0x1F, 0.25f, 0x04, 0.0625f, 4);
+    check_limits<e4m3>(448.0f, 0x7E, 0x1p-6f, 0x08, 0x1p-9f, 8);
+    check_limits<e5m2>(57344.0f, 0x7B, 0x1p-14f, 0x04, 0x1p-16f, 15);
+    check_limits<e4m3_fnuz>(240.0f, 0x7F, 0x1p-7f, 0x08, 0x1p-10f, 7);
+    check_limits<e5m2_fnuz>(57344.0f, 0x7F, 0x1p-15f, 0x04, 0x1p-17f, 15);
+    check_limits<e4m3_ieee>(240.0f, 0x77, 0x1p-6f, 0x08, 0x1p-9f, 7);
+    check_limits<e3m4>(15.5f, 0x6F, 0.25f, 0x10, 0x1p-6f, 3);
+    check_limits<e3m4_all_finite>(31.0f, 0x7F, 0.25f, 0x10, 0x1p-6f, 4);
+    check_limits<e4m3_b11_fnuz>(30.0f, 0x7F, 0x1p-10f, 0x08, 0x1p-13f, 4);
+    check_limits<ue4m3>(448.0f, 0x7E, 0x1p-6f, 0x08, 0x1p-9f, 8);
+    check_limits<ue5m3>(114688.0f, 0xFE, 0x1p-14f, 0x08, 0x1p-17f, 16);
+    check_limits<f16>(65504.0f, 0x7BFF, 0x1p-14f, 0x0400, 0x1p-24f, 15);
+    check_limits<bf16>(0x1.fep127f, 0x7F7F, 0x1p-126f, 0x0080, 0x1p-133f, 127);
+    CHECK(ue4m3::bits == 7);
+    CHECK(ue5m3::bits == 8);
+    CHECK(e8m0::decode(0xFE) == 0x1p127f);
+    CHECK(e8m0::decode(0x00) == 0x1p-127f);
+    CHECK(largest<e1m1> == 3.0f);
+    CHECK(largest<e2m0> == 4.0f);
+    CHECK(largest<e2m2> == 7.0f);
+    CHECK(largest<e3m1> == 24.0f);
+    CHECK(largest<e4m1> == 384.0f);
+    CHECK(largest<e3m3> == 30.0f);
+    CHECK(largest<e4m3_all_finite> == 480.0f); // (2 - 2^-3) x 2^8, no code lost to NaN
+    CHECK(e4m3_all_finite::decode(0xFF) == -480.0f);
+}
+
+TEST_CASE("codes that are not finite, and the canonical NaN", "[element][golden]") {
+    using namespace nibble;
+    check_special<e2m1>({}, {}, 0);
+    check_special<e2m3>({}, {}, 0);
+    check_special<e3m2>({}, {}, 0);
+    check_special<e4m3>({0x7F, 0xFF}, {}, 0x7F);
+    check_special<e5m2>({0x7D, 0x7E, 0x7F, 0xFD, 0xFE, 0xFF}, {0x7C, 0xFC}, 0x7E);
+    check_special<e4m3_fnuz>({0x80}, {}, 0x80);
+    check_special<e5m2_fnuz>({0x80}, {}, 0x80);
+    check_special<e4m3_ieee>({0x79, 0x7A, 0x7B, 0x7C, 0x7D, 0x7E, 0x7F, 0xF9, 0xFA, 0xFB, 0xFC, 0xFD, 0xFE, 0xFF},
+                             {0x78, 0xF8}, 0x7C);
+    check_special<e3m4_all_finite>({}, {}, 0);
+    check_special<e4m3_all_finite>({}, {}, 0);
+    check_special<e4m3_b11_fnuz>({0x80}, {}, 0x80);
+    check_special<ue4m3>({0x7F}, {}, 0x7F);
+    check_special<ue5m3>({0xFF}, {}, 0xFF);
+    check_special<e8m0>({0xFF}, {}, 0xFF);
+    CHECK(f16::encode(nan_value) == 0x7E00);
+    CHECK(std::isnan(f16::decode(0x7E00)));
+    CHECK(f16::decode(0x7C00) == infinity);
+    CHECK(f16::decode(0xFC00) == -infinity);
+    CHECK(bf16::encode(nan_value) == 0x7FC0);
+    CHECK(std::isnan(bf16::decode(0x7FC0)));
+    CHECK(bf16::decode(0x7F80) == infinity);
+    CHECK(e3m4::decode(0x70) == infinity);
 }
 
 TEST_CASE("grids of small minifloats", "[element][golden]") {
-    using nibble::float_format;
-    using nibble::minifloat;
     check_grid<nibble::e2m1>({0, .5f, 1, 1.5f, 2, 3, 4, 6});
-    check_grid<minifloat<float_format{.exponent = 3, .mantissa = 0}>>({0, .25f, .5f, 1, 2, 4, 8, 16});
-    check_grid<minifloat<float_format{.exponent = 1, .mantissa = 2}>>({0, .5f, 1, 1.5f, 2, 2.5f, 3, 3.5f});
-    check_grid<minifloat<float_format{.exponent = 2, .mantissa = 2}>>(
-        {0, .25f, .5f, .75f, 1, 1.25f, 1.5f, 1.75f, 2, 2.5f, 3, 3.5f, 4, 5, 6, 7});
-    check_grid<minifloat<float_format{.exponent = 3, .mantissa = 1}>>(
-        {0, .125f, .25f, .375f, .5f, .75f, 1, 1.5f, 2, 3, 4, 6, 8, 12, 16, 24});
-    check_grid<minifloat<float_format{.exponent = 1, .mantissa = 1}>>({0, 1, 2, 3});
-    check_grid<minifloat<float_format{.exponent = 2, .mantissa = 0}>>({0, 1, 2, 4});
+    check_grid<nibble::e3m0>({0, .25f, .5f, 1, 2, 4, 8, 16});
+    check_grid<nibble::e1m2>({0, .5f, 1, 1.5f, 2, 2.5f, 3, 3.5f});
+    check_grid<nibble::e2m2>({0, .25f, .5f, .75f, 1, 1.25f, 1.5f, 1.75f, 2, 2.5f, 3, 3.5f, 4, 5, 6, 7});
+    check_grid<nibble::e3m1>({0, .125f, .25f, .375f, .5f, .75f, 1, 1.5f, 2, 3, 4, 6, 8, 12, 16, 24});
+    check_grid<nibble::e1m1>({0, 1, 2, 3});
+    check_grid<nibble::e2m0>({0, 1, 2, 4});
 }
 
 TEST_CASE("without mantissa bits a tie still goes to the even code", "[element]") {
-    using e3m0 = nibble::minifloat<nibble::float_format{.exponent = 3, .mantissa = 0}>;
-    CHECK(e3m0::encode(0.75f) == 2); // between .5 (2) and 1 (3)
-    CHECK(e3m0::encode(1.5f) == 4);  // between 1 (3) and 2 (4)
-    CHECK(e3m0::encode(3.0f) == 4);
-    CHECK(e3m0::encode(6.0f) == 6);
+    CHECK(nibble::e3m0::encode(0.75f) == 2); // between .5 (2) and 1 (3)
+    CHECK(nibble::e3m0::encode(1.5f) == 4);  // between 1 (3) and 2 (4)
+    CHECK(nibble::e3m0::encode(3.0f) == 4);
+    CHECK(nibble::e3m0::encode(6.0f) == 6);
+}
+
+TEST_CASE("golden values of bipolar, balanced and sign-magnitude integers", "[element][golden]") {
+    check_grid<nibble::bipolar<1>>({-1, 1});
+    check_grid<nibble::bipolar<2>>({-3, -1, 1, 3});
+    check_grid<nibble::bipolar<3>>({-7, -5, -3, -1, 1, 3, 5, 7});
+    check_grid<nibble::balanced<2>>({0, 1, 2, 3, 4});
+    CHECK(nibble::balanced<2>::encode(infinity) == 4);
+    CHECK(nibble::balanced<2>::bits == 3);
+    check_grid<nibble::sign_magnitude<4>>({0, 1, 2, 3, 4, 5, 6, 7, -0.0f, -1, -2, -3, -4, -5, -6, -7});
+    // MSFP-12 of {3.2, -1.0, 0.3, 0.05}: step 0.5.
+    CHECK(nibble::sign_magnitude<4>::decode(nibble::sign_magnitude<4>::encode(3.2f / 0.5f)) == 6.0f);
+    CHECK(nibble::sign_magnitude<4>::encode(-1.0f / 0.5f) == 0xA);
+    CHECK(nibble::sign_magnitude<4>::encode(0.3f / 0.5f) == 1);
+    CHECK(nibble::sign_magnitude<4>::encode(0.05f / 0.5f) == 0);
 }
 
 TEST_CASE("golden codes of the integers", "[element][golden]") {

@@ -2,6 +2,7 @@
 #include "support/catch.hpp"
 #include "support/codec_check.hpp"
 
+#include <nibble/element/bipolar.hpp>
 #include <nibble/element/element.hpp>
 
 #include <cmath>
@@ -92,12 +93,18 @@ TEST_CASE("bitsandbytes' FP4: golden codes and thresholds", "[element][golden]")
     }
 }
 
-TEST_CASE("bipolar integers: golden values", "[element][golden]") {
-    const float values[8] = {-7, -5, -3, -1, 1, 3, 5, 7};
-    for (unsigned c = 0; c < 8; ++c) CHECK(bipolar<3>::decode(static_cast<std::uint8_t>(c)) == values[c]);
-    // Ties between neighbours go to the even code: 0 lies between codes 3 and 4.
-    CHECK(nibble::encode<bipolar<3>>(0.0f) == 4);
-    CHECK(nibble::encode<bipolar<3>>(2.0f) == 4);
-    CHECK(nibble::encode<bipolar<3>>(-2.0f) == 2);
-    CHECK(nibble::encode<bipolar<3>>(100.0f) == 7);
+TEST_CASE("the encode that the grid gives is the arithmetic one", "[element]") {
+    // nibble::bipolar brings its own encode; here the same values come without one.
+    for (std::uint32_t i = 0; i < 40000; ++i) {
+        const float x = static_cast<float>(static_cast<int>(i) - 20000) / 64.0f;
+        const auto same = [&]<nibble::rounding Rounding>() {
+            return nibble::encode<bipolar<3>, Rounding>(x, i) == nibble::encode<nibble::bipolar<3>, Rounding>(x, i) &&
+                   nibble::encode<bipolar<8>, Rounding>(x, i) == nibble::encode<nibble::bipolar<8>, Rounding>(x, i);
+        };
+        using nibble::rounding;
+        REQUIRE((same.operator()<rounding::nearest_even>() && same.operator()<rounding::toward_zero>() &&
+                 same.operator()<rounding::half_away>() && same.operator()<rounding::half_up>() &&
+                 same.operator()<rounding::half_toward_zero>() && same.operator()<rounding::floor>() &&
+                 same.operator()<rounding::ceiling>() && same.operator()<rounding::learned>()));
+    }
 }

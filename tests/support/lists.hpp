@@ -3,8 +3,11 @@
 
 #include "kinds.hpp"
 
+#include <nibble/element/bipolar.hpp>
 #include <nibble/element/element.hpp>
+#include <nibble/element/integer.hpp>
 #include <nibble/element/minifloat.hpp>
+#include <nibble/element/sign_magnitude.hpp>
 #include <nibble/scheme/formats.hpp>
 
 #include <array>
@@ -48,6 +51,21 @@ template <class... Formats>
 auto elements_of(nibble::format_list<Formats...>) -> typename elements_in<type_list<>, Formats...>::type;
 
 using named_elements = decltype(elements_of(nibble::all_formats{}));
+
+// ---- elements that no named format need use
+// --------------------------------------------------------------------------------
+
+using bipolar_elements = type_list<nibble::bipolar<1>, nibble::bipolar<2>, nibble::bipolar<3>, nibble::bipolar<4>,
+                                   nibble::bipolar<5>, nibble::bipolar<6>, nibble::bipolar<7>, nibble::bipolar<8>>;
+using balanced_elements = type_list<nibble::balanced<1>, nibble::balanced<2>, nibble::balanced<3>, nibble::balanced<4>,
+                                    nibble::balanced<5>, nibble::balanced<6>, nibble::balanced<7>>;
+using sign_magnitude_elements =
+    type_list<nibble::sign_magnitude<2>, nibble::sign_magnitude<3>, nibble::sign_magnitude<4>, nibble::sign_magnitude<5>,
+              nibble::sign_magnitude<6>, nibble::sign_magnitude<7>, nibble::sign_magnitude<8>>;
+template <nibble::integer_range Range>
+using integers_of = type_list<nibble::integer<2, Range>, nibble::integer<3, Range>, nibble::integer<4, Range>,
+                              nibble::integer<5, Range>, nibble::integer<6, Range>, nibble::integer<7, Range>,
+                              nibble::integer<8, Range>>;
 
 // ---- minifloats: every split of `Bits` bits, signed and unsigned, under every convention of special codes
 // -----------------

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <nibble/core/bits.hpp>
+#include <nibble/element/bipolar.hpp>
 #include <nibble/element/codebook.hpp>
 #include <nibble/element/float32.hpp>
 #include <nibble/element/integer.hpp>
@@ -390,6 +391,21 @@ template <> struct reference_of<nibble::ternary> {
 };
 template <> struct reference_of<nibble::binary> {
     static auto make() { return std::make_unique<reference_binary>(); }
+};
+template <int Bits> struct reference_of<nibble::balanced<Bits>> {
+    static auto make() { return std::make_unique<reference_integer>(Bits + 1, 0, 1 << Bits, 0, false, 1.0); }
+};
+template <int Bits> struct reference_of<nibble::bipolar<Bits>> {
+    static auto make() {
+        // Each bit is -1 or +1.
+        std::vector<double> values;
+        for (int c = 0; c < 1 << Bits; ++c) {
+            double sum = 0.0;
+            for (int b = 0; b < Bits; ++b) sum += (c >> b & 1) != 0 ? std::ldexp(1.0, b) : -std::ldexp(1.0, b);
+            values.push_back(sum);
+        }
+        return std::make_unique<reference_list>(Bits, values, tie::even_code);
+    }
 };
 template <class Levels> struct reference_of<nibble::codebook<Levels>> {
     static auto make() {

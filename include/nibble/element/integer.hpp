@@ -1,4 +1,4 @@
-// integer.hpp: signed and unsigned integers of 2 to 8 bits, ternary and binary.
+// integer.hpp: signed and unsigned integers of 2 to 8 bits, balanced ones, ternary and binary.
 #pragma once
 
 #include <nibble/core/bits.hpp>
@@ -86,6 +86,20 @@ using uint6 = unsigned_integer<6>;
 using uint7 = unsigned_integer<7>;
 using uint8 = unsigned_integer<8>;
 
+// 0 ... 2^Bits in Bits + 1 bits: 2^Bits + 1 levels, an odd number, so that there is one in the middle ("B*", the bit balance of
+// ABQ-LLM). A code's value is the code; those above 2^Bits are never produced. core/digits.hpp packs such codes densely.
+template <int Bits>
+struct balanced {
+    static_assert(Bits >= 1 && Bits <= 7, "balanced: 1 to 7 bits, and one more for the additional level");
+    static constexpr int bits = Bits + 1;
+    using code = std::uint8_t;
+    [[nodiscard]] static constexpr float decode(code c) noexcept { return unsigned_integer<Bits + 1>::decode(c); }
+    template <rounding Rounding = rounding::nearest_even, overflow = overflow::saturate>
+    [[nodiscard]] NIBBLE_INLINE static constexpr code encode(float x, std::uint32_t random = 0) noexcept {
+        return static_cast<code>(detail::round_to_integer<Rounding>(x, 0, 1 << Bits, random));
+    }
+};
+
 // OCP MX v1.0's INT8: an integer<8> with an implied factor of 2^-6, so that values reach +-127/64.
 struct mx_int8 {
     static constexpr int bits = 8;
@@ -138,6 +152,7 @@ static_assert(int8::encode<rounding::toward_zero>(-2.9f) == 0xfe && int8::encode
 static_assert(int4::encode<rounding::half_up>(-2.5f) == 14 && int4::encode<rounding::half_toward_zero>(2.5f) == 2);
 static_assert(int4::encode<rounding::floor>(-0.1f) == 15 && int4::encode<rounding::learned>(2.1f, 1) == 3);
 static_assert(mx_int8::decode(0x7f) == 1.984375f && mx_int8::encode(1.0f) == 0x40 && mx_int8::encode(-1.0f) == 0xc0);
+static_assert(balanced<2>::bits == 3 && balanced<2>::encode(9.0f) == 4 && balanced<2>::decode(4) == 4.0f);
 static_assert(ternary::encode(0.5f) == 1 && ternary::encode(0.6f) == 2 && binary::encode(-0.0f) == 1);
 
 } // namespace nibble::inline NIBBLE_ABI

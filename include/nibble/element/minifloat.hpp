@@ -149,10 +149,22 @@ public:
     }
 };
 
-// 4 and 6 bits: OCP MX v1.0.
+// Formats in which every code is a number. 4 and 6 bits of OCP MX v1.0:
 using e2m1 = minifloat<float_format{.exponent = 2, .mantissa = 1}>;
 using e2m3 = minifloat<float_format{.exponent = 2, .mantissa = 3}>;
 using e3m2 = minifloat<float_format{.exponent = 3, .mantissa = 2}>;
+// and of research, 3 to 8 bits; those without a second exponent bit are integers in disguise, those without a mantissa
+// powers of two with a zero.
+using e1m1 = minifloat<float_format{.exponent = 1, .mantissa = 1}>;
+using e2m0 = minifloat<float_format{.exponent = 2, .mantissa = 0}>;
+using e1m2 = minifloat<float_format{.exponent = 1, .mantissa = 2}>;
+using e3m0 = minifloat<float_format{.exponent = 3, .mantissa = 0}>;
+using e2m2 = minifloat<float_format{.exponent = 2, .mantissa = 2}>;
+using e3m1 = minifloat<float_format{.exponent = 3, .mantissa = 1}>;
+using e4m1 = minifloat<float_format{.exponent = 4, .mantissa = 1}>;
+using e3m3 = minifloat<float_format{.exponent = 3, .mantissa = 3}>;
+using e3m4_all_finite = minifloat<float_format{.exponent = 3, .mantissa = 4}>;
+using e4m3_all_finite = minifloat<float_format{.exponent = 4, .mantissa = 3}>; // LLM-FP4: up to 480
 // 8 bits: OCP OFP8 (e4m3 is its E4M3, in other libraries "E4M3FN") and the variants of ml_dtypes.
 using e4m3 = minifloat<float_format{.exponent = 4, .mantissa = 3, .specials = specials::fn}>;
 using e5m2 = minifloat<float_format{.exponent = 5, .mantissa = 2, .specials = specials::ieee}>;
@@ -161,6 +173,9 @@ using e5m2_fnuz = minifloat<float_format{.exponent = 5, .mantissa = 2, .specials
 using e4m3_ieee = minifloat<float_format{.exponent = 4, .mantissa = 3, .specials = specials::ieee}>;
 using e4m3_b11_fnuz = minifloat<float_format{.exponent = 4, .mantissa = 3, .specials = specials::fnuz, .bias = 11}>;
 using e3m4 = minifloat<float_format{.exponent = 3, .mantissa = 4, .specials = specials::ieee}>;
+// Without a sign, for scales: ue4m3 has 7 bits and is stored in a byte whose highest bit is ignored.
+using ue4m3 = minifloat<float_format{.exponent = 4, .mantissa = 3, .specials = specials::fn, .has_sign = false}>;
+using ue5m3 = minifloat<float_format{.exponent = 5, .mantissa = 3, .specials = specials::fn, .has_sign = false}>;
 // 16 bits.
 using f16 = minifloat<float_format{.exponent = 5, .mantissa = 10, .specials = specials::ieee}>;
 using bf16 = minifloat<float_format{.exponent = 8, .mantissa = 7, .specials = specials::ieee}>;
@@ -169,6 +184,8 @@ static_assert(e2m1::decode(7) == 6.0f && e2m1::encode(2.5f) == 4 && e2m1::encode
 static_assert(e4m3::decode(0x7e) == 448.0f && e4m3::encode(464.0f) == 0x7e && e4m3::encode(0.1f) == 0x1d);
 static_assert(e4m3::encode<rounding::nearest_even, overflow::special>(465.0f) == 0x7f);
 static_assert(e5m2::encode<rounding::nearest_even, overflow::special>(61440.0f) == 0x7c && e5m2::encode(61440.0f) == 0x7b);
+static_assert(ue4m3::bits == 7 && ue4m3::decode(0xb8) == 1.0f && ue5m3::decode(0xfe) == 114688.0f);
+static_assert(e2m1::encode<rounding::half_toward_zero>(-0.25f) == 0 && e2m1::encode<rounding::half_up>(-0.25f) == 8);
 static_assert(e4m3_fnuz::encode(-0.0f) == 0 && e4m3_fnuz::decode(0x7f) == 240.0f && e4m3_fnuz::encode(1.0f) == 0x40);
 static_assert(f16::encode(65519.0f) == 0x7bff && f16::encode<rounding::nearest_even, overflow::special>(65520.0f) == 0x7c00);
 static_assert(bf16::encode(3.14159274f) == 0x4049 && bf16::encode(1e-40f) == 0x0001 && bf16::encode(1.00390625f) == 0x3f80);
