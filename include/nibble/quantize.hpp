@@ -5,6 +5,8 @@
 #include <nibble/core/check.hpp>
 #include <nibble/core/executor.hpp>
 #include <nibble/core/view.hpp>
+#include <nibble/dispatch/fixed.hpp>
+#include <nibble/kernel/dequantize.hpp>
 #include <nibble/kernel/quantize.hpp>
 #include <nibble/scheme/scheme.hpp>
 #include <nibble/tensor/quantized.hpp>
@@ -25,6 +27,9 @@ struct quantize_options {
     nibble::range range = nibble::range::absmax;
     nibble::rounding rounding = nibble::rounding::nearest_even;
     std::uint64_t seed = 0; // of stochastic rounding
+    // Of learned rounding, and needed for it: rows x cols bytes, row after row without gaps; the lowest bit of each says
+    // whether that weight goes to the code above (1) or below (0). A weight that a code holds exactly stays.
+    const std::uint8_t* round_up = nullptr;
 };
 
 namespace detail {
@@ -54,14 +59,18 @@ struct quantizer {
     quantize_options options;
     quantized<S>& out;
     std::size_t run = traits::run(w.cols());
-    // Any rule but these may ask for the mean.
-    static constexpr bool by_sum = requires {
+    // The largest magnitude is all that these rules ask for; any other may use the mean and the range too.
+    static constexpr bool by_magnitude = requires {
         typename S::scale_type::rule;
-        requires !std::same_as<typename S::scale_type::rule, by_largest>;
-        requires !std::same_as<typename S::scale_type::rule, by_exponent>;
-        requires !std::same_as<typename S::scale_type::rule, by_exponent_no_clip>;
-        requires !std::same_as<typename S::scale_type::rule, by_exponent_rounded>;
+        requires std::same_as<typename S::scale_type::rule, by_largest> ||
+                     std::same_as<typename S::scale_type::rule, by_exponent> ||
+                     std::same_as<typename S::scale_type::rule, by_exponent_no_clip> ||
+                     std::same_as<typename S::scale_type::rule, by_exponent_rounded>;
     };
+    [[nodiscard]] group_statistics measure(std::size_t row, std::size_t col, std::size_t n) const {
+        constexpr bool with_range = traits::has_zero || (S::scaled && !by_magnitude);
+        return kernel::measure<with_range>(w.row(row) + col, n, S::scaled && !by_magnitude);
+    }
 
     [[nodiscard]] std::size_t slot(std::size_t row, std::size_t col) const {
         return granularity::index(row, col, w.cols());
@@ -83,8 +92,9 @@ struct quantizer {
     }
     [[nodiscard]] parameters load(std::size_t row, std::size_t col) const {
         parameters p{};
-        p.scale = out.scale_at(row, col);
-        p.zero = out.zero_at(row, col);
+        const auto slots = out.slots();
+        p.scale = slots.scale(row, col);
+        p.zero = slots.zero(row, col);
         return p;
     }
 
@@ -106,8 +116,9 @@ struct quantizer {
         return best;
     }
 
-    template <rounding Rounding>
-    void encode_row_as(std::size_t row) const {
+    // The codes of a row; parameters_of_run(first column, columns) is asked once per run, in order.
+    template <rounding Rounding, class ParametersOfRun>
+    void encode_row_as(std::size_t row, const ParametersOfRun& parameters_of_run) const {
         typename traits::code codes[kernel::quantize_block + 8];
         std::uint8_t* stream = out.row_codes(row);
         const float* x = w.row(row);
@@ -115,38 +126,96 @@ struct quantizer {
         // Codes collect in a block and go out at byte boundaries, whatever the length of a run.
         std::size_t pending = 0;
         std::size_t written = 0;
-        for_each_run(w.cols(), run, [&](std::size_t, std::size_t col, std::size_t n) {
-            const parameters p = load(row, col);
-            for (std::size_t i = 0; i < n;) {
-                const std::size_t m = min_of(n - i, kernel::quantize_block - pending);
-                kernel::encode_run<S, Rounding>(x + col + i, m, p, options.seed, first + col + i, codes + pending);
-                pending += m;
-                i += m;
-                if (pending == kernel::quantize_block) {
-                    kernel::store_codes<element>(codes, pending, stream, written);
-                    written += pending;
-                    pending = 0;
+        // The parameters of several runs before the codes of any: short runs then wait for one another's divisions less.
+        parameters batch[kernel::quantize_block / 4];
+        const std::size_t runs = max_of<std::size_t>(1, min_of(kernel::quantize_block / 4, kernel::quantize_block / run));
+        for (std::size_t begin = 0; begin < w.cols(); begin += runs * run) {
+            const std::size_t end = min_of(w.cols(), begin + runs * run);
+            std::size_t count = 0;
+            for (std::size_t col = begin; col < end; col += run)
+                batch[count++] = parameters_of_run(col, min_of(run, end - col));
+            count = 0;
+            for (std::size_t col = begin; col < end; col += run, ++count) {
+                const std::size_t n = min_of(run, end - col);
+                for (std::size_t i = 0; i < n;) {
+                    const std::size_t m = min_of(n - i, kernel::quantize_block - pending);
+                    kernel::encode_run<S, Rounding>(x + col + i, m, batch[count], options.seed, first + col + i,
+                                                    codes + pending);
+                    pending += m;
+                    i += m;
+                    if (pending == kernel::quantize_block) {
+                        kernel::store_codes<element>(codes, pending, stream, written);
+                        written += pending;
+                        pending = 0;
+                    }
                 }
             }
-        });
+        }
         kernel::store_codes<element>(codes, pending, stream, written);
     }
-    void encode_row(std::size_t row) const {
-        switch (options.rounding) {
-        case rounding::nearest_even: return encode_row_as<rounding::nearest_even>(row);
-        case rounding::toward_zero: return encode_row_as<rounding::toward_zero>(row);
-        case rounding::half_away: return encode_row_as<rounding::half_away>(row);
-        case rounding::stochastic: return encode_row_as<rounding::stochastic>(row);
+    // Between the codes below and above, by the bits handed in.
+    template <class ParametersOfRun>
+    void encode_row_learned(std::size_t row, const ParametersOfRun& p) const {
+        encode_row_as<rounding::floor>(row, p);
+        std::uint8_t* stream = out.row_codes(row);
+        const std::vector<std::uint8_t> down(stream, stream + traits::row_bytes(w.cols()));
+        encode_row_as<rounding::ceiling>(row, p);
+        const std::uint8_t* up = options.round_up + row * w.cols();
+        typename traits::code below[kernel::quantize_block];
+        typename traits::code above[kernel::quantize_block];
+        for (std::size_t start = 0; start < w.cols(); start += kernel::quantize_block) {
+            const std::size_t n = min_of(kernel::quantize_block, w.cols() - start);
+            kernel::load_codes<element>(down.data(), start, n, below);
+            kernel::load_codes<element>(stream, start, n, above);
+            for (std::size_t i = 0; i < n; ++i) above[i] = (up[start + i] & 1) != 0 ? above[i] : below[i];
+            kernel::store_codes<element>(above, n, stream, start);
         }
+    }
+    template <class ParametersOfRun>
+    void encode_row(std::size_t row, const ParametersOfRun& p) const {
+        switch (options.rounding) {
+        case rounding::nearest_even: return encode_row_as<rounding::nearest_even>(row, p);
+        case rounding::toward_zero: return encode_row_as<rounding::toward_zero>(row, p);
+        case rounding::half_away: return encode_row_as<rounding::half_away>(row, p);
+        case rounding::stochastic: return encode_row_as<rounding::stochastic>(row, p);
+        case rounding::half_up: return encode_row_as<rounding::half_up>(row, p);
+        case rounding::half_toward_zero: return encode_row_as<rounding::half_toward_zero>(row, p);
+        case rounding::floor: return encode_row_as<rounding::floor>(row, p);
+        case rounding::ceiling: return encode_row_as<rounding::ceiling>(row, p);
+        case rounding::learned: return encode_row_learned(row, p);
+        }
+    }
+    // With the parameters that are stored already.
+    void encode_row(std::size_t row) const {
+        encode_row(row, [&](std::size_t col, std::size_t) { return load(row, col); });
     }
 };
 
-// The outer numbers of a two_level scheme from the statistics of each run's slot, [row][run].
+// Do the outer scales of a two_level scheme follow from the largest magnitude under each? Then max|x| / (448 x 6), in one
+// rounding, as NVFP4 has it.
+template <any_scheme S>
+inline constexpr bool outer_by_largest = [] {
+    if constexpr (S::two_level)
+        return std::same_as<typename S::scale_type::rule, by_largest> && !S::has_offset && !S::has_minimum;
+    else
+        return false;
+}();
+
+// The outer scales from the largest magnitude under each of them.
+template <any_scheme S>
+void store_outer(quantized<S>& out, const std::vector<float>& wanted) {
+    using traits = scheme_traits<S>;
+    constexpr float full = largest<typename traits::scale_element> *
+                           (outer_by_largest<S> ? largest<typename traits::element> : 1.0f);
+    for (std::size_t i = 0; i < wanted.size(); ++i)
+        out.outer_scales()[i] = encode<typename traits::outer_element>(wanted[i] / full);
+}
+
+// The outer numbers of any other two_level scheme from the statistics of each run's slot, [row][run].
 template <any_scheme S>
 void choose_outer(const quantizer<S>& job, const std::vector<group_statistics>& slots) {
     using traits = scheme_traits<S>;
     using outer_granularity = typename traits::outer_granularity;
-    using element = typename traits::element;
     const std::size_t runs = ceil_div(job.w.cols(), job.run);
     const auto each = [&](auto&& visit) {
         for (std::size_t row = 0; row < job.w.rows(); ++row)
@@ -160,17 +229,12 @@ void choose_outer(const quantizer<S>& job, const std::vector<group_statistics>& 
     }
     std::vector<float> scales(job.out.outer_count(), 0.0f);
     std::vector<float> minimums(job.out.outer_zero_count(), 0.0f);
-    // One rounding where the rule is the largest magnitude, as NVFP4 has it: max|x| / (448 x 6).
-    constexpr bool at_once = std::same_as<typename S::scale_type::rule, by_largest> && !S::has_offset && !S::has_minimum;
     each([&](std::size_t at, const group_statistics& g) {
-        const float top = at_once ? g.largest : kernel::wanted_scale<S>(g, 1.0f) - job.out.offset();
-        scales[at] = max_of(scales[at], abs_of(top));
+        scales[at] = max_of(scales[at], abs_of(kernel::wanted_scale<S>(g, 1.0f) - job.out.offset()));
         if constexpr (S::has_two_level_minimum)
             minimums[at] = max_of(minimums[at], -kernel::offset_range<S>(g, 1.0f).low);
     });
-    constexpr float full = largest<typename traits::scale_element> * (at_once ? largest<element> : 1.0f);
-    for (std::size_t i = 0; i < scales.size(); ++i)
-        job.out.outer_scales()[i] = encode<typename traits::outer_element>(scales[i] / full);
+    store_outer(job.out, scales);
     if constexpr (S::has_two_level_minimum)
         for (std::size_t i = 0; i < minimums.size(); ++i)
             job.out.outer_zeros()[i] = encode<typename traits::outer_zero_element>(
@@ -194,6 +258,8 @@ template <any_scheme S, executor Executor = serial>
     using traits = detail::scheme_traits<S>;
     using granularity = typename traits::granularity;
     quantized<S> out(w.rows(), w.cols());
+    NIBBLE_CHECK(options.rounding != rounding::learned || options.round_up != nullptr || w.empty(),
+                 "quantize: learned rounding needs quantize_options::round_up, one byte per weight");
     if (w.empty()) return out;
     detail::quantizer<S> job{w, options, out};
     const std::size_t run = job.run;
@@ -211,30 +277,56 @@ template <any_scheme S, executor Executor = serial>
 
     if constexpr (!S::scaled) {
         over_rows([&](std::size_t row, std::size_t task) {
-            if (kernel::measure(w.row(row), w.cols(), false).nonfinite) nonfinite[task] = 1;
+            if (job.measure(row, 0, w.cols()).nonfinite) nonfinite[task] = 1;
             job.encode_row(row);
         });
-    } else if constexpr (granularity::row_local && !S::two_level) {
+    } else if constexpr (granularity::row_local && (!S::two_level || detail::outer_by_largest<S>)) {
+        if constexpr (S::two_level) {
+            using outer_granularity = typename traits::outer_granularity;
+            const std::size_t outer_run = outer_granularity::run(w.cols());
+            const std::size_t outer_runs = detail::ceil_div(w.cols(), outer_run);
+            std::vector<float> tops(w.rows() * outer_runs);
+            over_rows([&](std::size_t row, std::size_t) {
+                detail::for_each_run(w.cols(), outer_run, [&](std::size_t index, std::size_t col, std::size_t n) {
+                    tops[row * outer_runs + index] = kernel::measure<false>(w.row(row) + col, n, false).largest;
+                });
+            });
+            std::vector<float> wanted(out.outer_count(), 0.0f);
+            for (std::size_t i = 0; i < tops.size(); ++i) {
+                float& top = wanted[outer_granularity::index(i / outer_runs, i % outer_runs * outer_run, w.cols())];
+                top = detail::max_of(top, tops[i]);
+            }
+            detail::store_outer(out, wanted);
+        }
         // Each row stands alone: range and codes while it is in cache.
         over_rows([&](std::size_t row, std::size_t task) {
-            detail::for_each_run(w.cols(), run, [&](std::size_t, std::size_t col, std::size_t n) {
-                const group_statistics g = kernel::measure(w.row(row) + col, n, job.by_sum);
+            job.encode_row(row, [&](std::size_t col, std::size_t n) {
+                const group_statistics g = job.measure(row, col, n);
                 if (g.nonfinite) nonfinite[task] = 1;
-                job.store(job.slot(row, col), job.choose(g, row, col, n));
+                const auto p = job.choose(g, row, col, n);
+                job.store(job.slot(row, col), p);
+                return p;
             });
-            job.encode_row(row);
         });
     } else {
         std::vector<group_statistics> parts(w.rows() * runs);
         over_rows([&](std::size_t row, std::size_t task) {
             detail::for_each_run(w.cols(), run, [&](std::size_t index, std::size_t col, std::size_t n) {
-                parts[row * runs + index] = kernel::measure(w.row(row) + col, n, job.by_sum);
+                parts[row * runs + index] = job.measure(row, col, n);
                 if (parts[row * runs + index].nonfinite) nonfinite[task] = 1;
             });
         });
         if constexpr (S::two_level) {
             if constexpr (granularity::row_local) {
                 detail::choose_outer<S>(job, parts);
+            } else if constexpr (detail::outer_by_largest<S>) {
+                using outer_granularity = typename traits::outer_granularity;
+                std::vector<float> wanted(out.outer_count(), 0.0f);
+                for (std::size_t i = 0; i < parts.size(); ++i) {
+                    float& top = wanted[outer_granularity::index(i / runs, i % runs * run, w.cols())];
+                    top = detail::max_of(top, parts[i].largest);
+                }
+                detail::store_outer(out, wanted);
             } else {
                 // A slot of several runs counts once, with the statistics of all of it.
                 std::vector<group_statistics> whole(parts);
@@ -250,10 +342,11 @@ template <any_scheme S, executor Executor = serial>
         }
         if constexpr (granularity::row_local) {
             over_rows([&](std::size_t row, std::size_t) {
-                detail::for_each_run(w.cols(), run, [&](std::size_t index, std::size_t col, std::size_t n) {
-                    job.store(job.slot(row, col), job.choose(parts[row * runs + index], row, col, n));
+                job.encode_row(row, [&](std::size_t col, std::size_t n) {
+                    const auto p = job.choose(parts[row * runs + col / run], row, col, n);
+                    job.store(job.slot(row, col), p);
+                    return p;
                 });
-                job.encode_row(row);
             });
         } else {
             std::vector<group_statistics> slots(out.scale_count());
@@ -308,25 +401,30 @@ void quantize(matrix_view<const float>, const quantize_options& = {}, const Exec
 
 // The fp32 values of q into out (rows x cols of q), by the formulas of quantized.hpp; exact but for the one rounding of
 // each product.
-template <any_scheme S, executor Executor = serial>
+template <isa Isa = best_isa, any_scheme S, executor Executor = serial>
 void dequantize(const quantized<S>& q, matrix_view<float> out, const Executor& threads = {}) {
     using traits = detail::scheme_traits<S>;
     NIBBLE_CHECK(out.rows() == q.rows() && out.cols() == q.cols(), "dequantize: the output must have the shape of the weights");
     if (out.empty()) return;
-    threads.parallel_for(q.rows(), [&](std::size_t row, std::size_t) {
-        typename traits::code codes[kernel::quantize_block];
-        float* to = out.row(row);
-        const std::size_t run = traits::run(q.cols());
-        for (std::size_t start = 0; start < q.cols(); start += kernel::quantize_block) {
-            const std::size_t n = detail::min_of(kernel::quantize_block, q.cols() - start);
-            kernel::load_codes<typename traits::element>(q.row_codes(row), start, n, codes);
-            for (std::size_t i = 0; i < n;) {
-                const std::size_t m = detail::min_of(n - i, run - (start + i) % run);
-                const float scale = q.scale_at(row, start + i);
-                const float zero = q.zero_at(row, start + i);
-                for (std::size_t j = i; j < i + m; ++j)
-                    to[start + j] = kernel::decode_value<S>(codes[j], scale, zero);
-                i += m;
+    const std::size_t run = traits::run(q.cols());
+    const auto slots = q.slots();
+    const std::size_t rows_per_task = detail::max_of<std::size_t>(1, 32768 / q.cols());
+    threads.parallel_for(detail::ceil_div(q.rows(), rows_per_task), [&](std::size_t task, std::size_t) {
+        typename traits::code codes[kernel::quantize_block + 8] = {};
+        const std::size_t end = detail::min_of(q.rows(), (task + 1) * rows_per_task);
+        for (std::size_t row = task * rows_per_task; row < end; ++row) {
+            float* to = out.row(row);
+            std::size_t left = run; // columns until the next slot
+            for (std::size_t start = 0; start < q.cols(); start += kernel::quantize_block) {
+                const std::size_t n = detail::min_of(kernel::quantize_block, q.cols() - start);
+                kernel::load_codes<typename traits::element>(q.row_codes(row), start, n, codes);
+                for (std::size_t i = 0; i < n;) {
+                    const std::size_t m = detail::min_of(n - i, left);
+                    kernel::decode_run<Isa, S>(codes + i, m, slots.scale(row, start + i), slots.zero(row, start + i),
+                                               to + start + i);
+                    i += m;
+                    left = left == m ? run : left - m;
+                }
             }
         }
     });

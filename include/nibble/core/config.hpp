@@ -16,6 +16,8 @@
 #if defined(__GNUC__) || defined(__clang__)
 #define NIBBLE_INLINE inline __attribute__((always_inline))
 #define NIBBLE_NOINLINE __attribute__((noinline))
+// For lambdas, between the parameters and the body: in a large unit compilers stop inlining what is called twice.
+#define NIBBLE_INLINE_LAMBDA __attribute__((always_inline))
 #define NIBBLE_RESTRICT __restrict__
 #define NIBBLE_LIKELY(x) __builtin_expect(!!(x), 1)
 #define NIBBLE_UNLIKELY(x) __builtin_expect(!!(x), 0)

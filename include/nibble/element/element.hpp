@@ -42,6 +42,15 @@ inline constexpr auto decode_table = [] {
 
 namespace detail {
 
+// A stored code's value, through the table where there is one: without the branches of a codec.
+template <element E>
+[[nodiscard]] NIBBLE_INLINE constexpr float decoded(typename E::code c) noexcept {
+    if constexpr (E::bits <= 8)
+        return decode_table<E>.at[c & ((std::size_t{1} << E::bits) - 1)];
+    else
+        return E::decode(c);
+}
+
 template <class E>
 concept has_encode = requires(float x, std::uint32_t random) {
     { E::template encode<rounding::nearest_even, overflow::saturate>(x, random) } -> std::same_as<typename E::code>;

@@ -81,6 +81,7 @@ inline constexpr auto lane_table = [] {
 
 enum class real_decode {
     table16,      // at most 16 values: a register table
+    integer,      // linear integers: sign-extended or masked, converted, times a power of two
     shift,        // sign and magnitude moved into place in an fp32 pattern, times a power of two
     power_of_two, // 2^(code - 127), NaN at 255
     gather,       // anything else of at most 8 bits: a memory table
@@ -91,7 +92,7 @@ enum class real_decode {
 
 struct real_lanes {
     real_decode kind = real_decode::gather;
-    // For shift: magnitude << shift, sign to bit 31, times factor; magnitudes from infinite_from on have their exponent
+    // For integer: has_sign and factor. For shift: magnitude << shift, sign to bit 31, times factor; magnitudes from infinite_from on have their exponent
     // filled with ones (IEEE infinities and NaN). NaN codes without an infinity are left to the row's factor, see pack.
     int magnitude_bits = 0;
     int shift = 0;
@@ -116,6 +117,14 @@ inline constexpr real_lanes real_lanes_of = [] {
         constexpr auto& t = decode_table<E>;
         if (E::bits <= 4) {
             r.kind = real_decode::table16;
+            return r;
+        }
+        constexpr integer_grid g = integer_grid_of<E>;
+        if (g.linear && g.exponent >= -126 && g.exponent <= 127 && (g.flip != 0 || g.low == 0)) {
+            r.kind = real_decode::integer;
+            r.magnitude_bits = E::bits;
+            r.factor = exp2i(g.exponent);
+            r.has_sign = g.flip != 0;
             return r;
         }
         bool power = E::bits == 8;
@@ -177,5 +186,50 @@ inline constexpr real_lanes real_lanes_of = [] {
 template <element E>
 inline constexpr bool marks_nan = E::bits <= 8 && has_nan_code<E> && real_lanes_of<E>.kind == real_decode::shift &&
                                   real_lanes_of<E>.infinite_from == 0;
+
+// Codes of at most 8 bits by way of fp16: sign to bit 15, magnitude << shift (mantissa to mantissa), converted, times a
+// power of two. Exact, subnormal codes included, and without the fp32 subnormals of real_decode::shift, which take Intel's
+// cores over a hundred cycles each. NaN codes are those with (code & nan_mask) == nan_value.
+struct half_lanes {
+    bool exists = false;
+    int shift = 0;
+    float factor = 1.0f;
+    int nan_mask = 0; // 0: fp16 has the NaN codes itself, or there are none
+    int nan_value = 0;
+};
+
+template <element E>
+inline constexpr half_lanes half_lanes_of = [] {
+    half_lanes h{};
+    if constexpr (E::bits <= 8) {
+        constexpr real_lanes r = real_lanes_of<E>;
+        if constexpr (r.kind == real_decode::shift) {
+            const int mantissa = 23 - r.shift;
+            const int exponent = r.magnitude_bits - mantissa;
+            // An exponent of 31 is special in fp16.
+            if (mantissa > 10 || exponent > 5 || (exponent == 5) != (r.infinite_from != 0)) return h;
+            h.shift = 10 - mantissa;
+            h.factor = static_cast<float>(static_cast<double>(r.factor) * 0x1p-112); // 2^15 / 2^127 of the biases
+            if (!(h.factor >= 0x1p-100f && h.factor <= 0x1p100f)) return h;
+            if (marks_nan<E>) {
+                for (const int mask : {(1 << E::bits) - 1, (1 << r.magnitude_bits) - 1}) {
+                    int value = -1;
+                    for (std::size_t c = 0; c < decode_table<E>.size && value < 0; ++c)
+                        if (is_nan(decode_table<E>.at[c])) value = static_cast<int>(c) & mask;
+                    bool same = true;
+                    for (std::size_t c = 0; c < decode_table<E>.size; ++c)
+                        same = same && is_nan(decode_table<E>.at[c]) == ((static_cast<int>(c) & mask) == value);
+                    if (same) {
+                        h.nan_mask = mask;
+                        h.nan_value = value;
+                    }
+                }
+                if (h.nan_mask == 0) return h;
+            }
+            h.exists = true;
+        }
+    }
+    return h;
+}();
 
 } // namespace nibble::inline NIBBLE_ABI::detail

@@ -190,6 +190,16 @@ struct avx2 : generic {
             const __m256 high = _mm256_permutevar8x32_ps(values<E, 8>(), index);
             const __m256 choice = _mm256_castsi256_ps(_mm256_slli_epi32(codes.v, 28 - Shift)); // bit 3 to the sign
             return f32(_mm256_blendv_ps(low, high, choice));
+        } else if constexpr (how.kind == detail::real_decode::integer) {
+            constexpr int left = 32 - E::bits - Shift;
+            static_assert(left >= 0);
+            __m256i x = left == 0 ? codes.v : _mm256_slli_epi32(codes.v, left);
+            if constexpr (how.has_sign)
+                x = _mm256_srai_epi32(x, 32 - E::bits);
+            else
+                x = _mm256_srli_epi32(x, 32 - E::bits);
+            const __m256 value = _mm256_cvtepi32_ps(x);
+            return how.factor == 1.0f ? f32(value) : f32(_mm256_mul_ps(value, _mm256_set1_ps(how.factor)));
         } else if constexpr (how.kind == detail::real_decode::shift) {
             // Arithmetic shift: the sign stays where fp32 has it, the copies it leaves behind are masked off.
             constexpr int top = how.magnitude_bits - (how.has_sign ? 0 : 1);
@@ -238,6 +248,40 @@ struct avx2 : generic {
         } else {
             static_assert(E::bits <= 8, "avx2: a 16-bit element must be fp16 or bf16");
             return decode<E>(i32{_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)))});
+        }
+    }
+
+    template <element E>
+    [[nodiscard]] static NIBBLE_INLINE f32 decode_exact(const typename E::code* from) noexcept {
+        constexpr detail::half_lanes half = detail::half_lanes_of<E>;
+        if constexpr (half.exists) {
+            constexpr detail::real_lanes how = detail::real_lanes_of<E>;
+            const __m128i code = _mm_cvtepu8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
+            constexpr int magnitude = ((1 << how.magnitude_bits) - 1) << half.shift;
+            __m128i x;
+            if constexpr (how.has_sign) {
+                // The sign to bit 15, then back by an arithmetic shift; its copies are masked off.
+                constexpr int left = 15 - how.magnitude_bits;
+                x = _mm_srai_epi16(_mm_slli_epi16(code, left), left - half.shift);
+                x = _mm_and_si128(x, _mm_set1_epi16(static_cast<short>(magnitude | 0x8000)));
+            } else {
+                x = _mm_and_si128(_mm_slli_epi16(code, half.shift), _mm_set1_epi16(static_cast<short>(magnitude)));
+            }
+            __m256 value = _mm256_mul_ps(_mm256_cvtph_ps(x), _mm256_set1_ps(half.factor));
+            if constexpr (half.nan_mask != 0) {
+                const __m128i nan = _mm_cmpeq_epi16(_mm_and_si128(code, _mm_set1_epi16(half.nan_mask)),
+                                                    _mm_set1_epi16(half.nan_value));
+                value = _mm256_blendv_ps(value, _mm256_set1_ps(detail::quiet_nan),
+                                         _mm256_castsi256_ps(_mm256_cvtepi16_epi32(nan)));
+            }
+            return f32(value);
+        } else if constexpr (detail::marks_nan<E>) {
+            const __m256i index = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
+            constexpr int used = static_cast<int>(code_mask<E>);
+            return f32(_mm256_i32gather_ps(
+                decode_table<E>.at, used == 255 ? index : _mm256_and_si256(index, _mm256_set1_epi32(used)), 4));
+        } else {
+            return decode_stored<E>(from);
         }
     }
 

@@ -267,6 +267,12 @@ struct generic {
         return r;
     }
 
+    // The same with every NaN code a NaN.
+    template <element E>
+    [[nodiscard]] static NIBBLE_INLINE f32 decode_exact(const typename E::code* from) noexcept {
+        return decode_stored<E>(from);
+    }
+
     static NIBBLE_INLINE void prefetch(const void* at) noexcept { __builtin_prefetch(at); }
 
 protected:

@@ -27,32 +27,45 @@ inline void join(group_statistics& into, const group_statistics& part) noexcept 
     into.nonfinite = into.nonfinite || part.nonfinite;
 }
 
-// Statistics of x[0, count). Integer comparisons of bit patterns, which order fp32 magnitudes, vectorize without
+// Statistics of x[0, count); without WithRange low and high stay 0. Integer comparisons of bit patterns, which order fp32 magnitudes, vectorize without
 // -ffast-math; NaN and infinity are counted as zeros and reported.
+template <bool WithRange = true>
 [[nodiscard]] inline group_statistics measure(const float* x, std::size_t count, bool with_sum) noexcept {
     group_statistics g{};
     std::int32_t top = 0;   // of the magnitudes
     std::int32_t low = 0x7fffffff;
     std::int32_t high = -0x7fffffff - 1;
     std::int32_t special = 0;
-    for (std::size_t i = 0; i < count; ++i) {
+    const auto one = [&](std::size_t i) NIBBLE_INLINE_LAMBDA {
         const std::int32_t word = std::bit_cast<std::int32_t>(x[i]);
         std::int32_t magnitude = word & 0x7fffffff;
         const bool finite = magnitude < 0x7f800000;
         special |= finite ? 0 : 1;
         magnitude = finite ? magnitude : 0;
-        const std::int32_t ordered = word < 0 ? -magnitude : magnitude; // orders as the values do
         top = magnitude > top ? magnitude : top;
-        low = ordered < low ? ordered : low;
-        high = ordered > high ? ordered : high;
+        if constexpr (WithRange) {
+            const std::int32_t ordered = word < 0 ? -magnitude : magnitude; // orders as the values do
+            low = ordered < low ? ordered : low;
+            high = ordered > high ? ordered : high;
+        }
+    };
+    // The lengths of short runs as constants: no vector loop then asks how long it is.
+    if (count == 32) {
+        for (std::size_t i = 0; i < 32; ++i) one(i);
+    } else if (count == 16) {
+        for (std::size_t i = 0; i < 16; ++i) one(i);
+    } else {
+        for (std::size_t i = 0; i < count; ++i) one(i);
     }
     if (count == 0) return g;
     const auto value = [](std::int32_t ordered) {
         return ordered < 0 ? -std::bit_cast<float>(-ordered) : std::bit_cast<float>(ordered);
     };
     g.largest = value(top);
-    g.low = value(low);
-    g.high = value(high);
+    if constexpr (WithRange) {
+        g.low = value(low);
+        g.high = value(high);
+    }
     g.count = count;
     g.nonfinite = special != 0;
     if (with_sum) {
@@ -150,8 +163,8 @@ template <any_scheme S>
 // The codes of x[0, count) under one slot's parameters, one per element of `codes`. `first` is the index of x[0] in the
 // whole matrix: stochastic rounding draws its bits from (seed, index).
 template <any_scheme S, rounding Rounding>
-inline void encode_run(const float* x, std::size_t count, const slot_parameters<S>& p, std::uint64_t seed, std::uint64_t first,
-                       typename detail::scheme_traits<S>::code* codes) noexcept {
+NIBBLE_NOINLINE void encode_run(const float* NIBBLE_RESTRICT x, std::size_t count, const slot_parameters<S>& p, std::uint64_t seed,
+                       std::uint64_t first, typename detail::scheme_traits<S>::code* NIBBLE_RESTRICT codes) noexcept {
     using element = typename detail::scheme_traits<S>::element;
     // Scale 0 (an all-zero slot, or one too small for its scale format) and NaN: everything is the code of zero, but for a
     // NaN under scale 0 in an element that can say it.
@@ -164,13 +177,13 @@ inline void encode_run(const float* x, std::size_t count, const slot_parameters<
     }
     const float divisor = p.scale;
     const float zero = p.zero;
-    const auto one = [&](std::size_t i) {
+    const auto one = [&](std::size_t i) NIBBLE_INLINE_LAMBDA {
         const std::uint32_t random = Rounding == rounding::stochastic ? detail::random_bits(seed, first + i) : 0u;
         if constexpr (!S::scaled) {
             codes[i] = encode<element, Rounding, overflow::special>(x[i], random);
         } else if constexpr (S::has_integer_zero) {
-            const float q = x[i] / divisor + zero;
-            codes[i] = encode<element, Rounding>(q == q ? q : zero, random); // a NaN is the code of zero, not the code 0
+            const float v = x[i] == x[i] ? x[i] : 0.0f; // a NaN is the code of zero, not the code 0
+            codes[i] = encode<element, Rounding>(v / divisor + zero, random);
         } else if constexpr (S::has_minimum) {
             const float d = x[i] == x[i] ? x[i] - zero : -zero;
             codes[i] = encode<element, Rounding>(d / divisor, random);

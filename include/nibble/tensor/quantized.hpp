@@ -113,33 +113,54 @@ public:
             return static_cast<code>((word >> (at % 8)) & ((1u << bits) - 1u));
         }
     }
-    // The fp32 scale of a weight: for two_level the rounded product, 1 for no_scale.
-    [[nodiscard]] float scale_at(std::size_t row, std::size_t col) const noexcept {
-        if constexpr (!Scheme::scaled) {
-            return 1.0f;
-        } else {
-            const float inner = traits::scale_element::decode(scales()[traits::granularity::index(row, col, cols_)]);
-            if constexpr (Scheme::two_level)
-                return detail::two_level_product<Scheme>(
-                    inner, traits::outer_element::decode(outer_scales()[traits::outer_granularity::index(row, col, cols_)]),
-                    offset());
-            else
-                return inner;
+    // The slots' numbers behind plain pointers, for loops over many of them.
+    struct slot_reader {
+        const scale_code* scales;
+        const outer_code* outer;
+        const zero_code* zeros;
+        const outer_zero_code* outer_zeros;
+        float offset;
+        std::size_t cols;
+
+        [[nodiscard]] NIBBLE_INLINE float scale(std::size_t row, std::size_t col) const noexcept {
+            if constexpr (!Scheme::scaled) {
+                return 1.0f;
+            } else {
+                const float inner = detail::decoded<typename traits::scale_element>(
+                    scales[traits::granularity::index(row, col, cols)]);
+                if constexpr (Scheme::two_level)
+                    return detail::two_level_product<Scheme>(
+                        inner,
+                        detail::decoded<typename traits::outer_element>(
+                            outer[traits::outer_granularity::index(row, col, cols)]),
+                        offset);
+                else
+                    return inner;
+            }
         }
+        [[nodiscard]] NIBBLE_INLINE float zero(std::size_t row, std::size_t col) const noexcept {
+            if constexpr (Scheme::has_integer_zero)
+                return static_cast<float>(zeros[traits::granularity::index(row, col, cols)]);
+            else if constexpr (Scheme::has_two_level_minimum)
+                return -(detail::decoded<typename traits::zero_element>(
+                             zeros[traits::granularity::index(row, col, cols)]) *
+                         detail::decoded<typename traits::outer_zero_element>(
+                             outer_zeros[traits::outer_granularity::index(row, col, cols)]));
+            else if constexpr (Scheme::has_minimum)
+                return detail::decoded<typename traits::zero_element>(
+                    zeros[traits::granularity::index(row, col, cols)]);
+            else
+                return 0.0f;
+        }
+    };
+    [[nodiscard]] slot_reader slots() const noexcept {
+        return {scales(), outer_scales(), zeros(), outer_zeros(), offset(), cols_};
     }
+
+    // The fp32 scale of a weight: for two_level the rounded product, 1 for no_scale.
+    [[nodiscard]] float scale_at(std::size_t row, std::size_t col) const noexcept { return slots().scale(row, col); }
     // The zero point or minimum of a weight; 0 for no_zero.
-    [[nodiscard]] float zero_at(std::size_t row, std::size_t col) const noexcept {
-        if constexpr (Scheme::has_integer_zero)
-            return static_cast<float>(zeros()[traits::granularity::index(row, col, cols_)]);
-        else if constexpr (Scheme::has_two_level_minimum)
-            return -(traits::zero_element::decode(zeros()[traits::granularity::index(row, col, cols_)]) *
-                     traits::outer_zero_element::decode(
-                         outer_zeros()[traits::outer_granularity::index(row, col, cols_)]));
-        else if constexpr (Scheme::has_minimum)
-            return traits::zero_element::decode(zeros()[traits::granularity::index(row, col, cols_)]);
-        else
-            return 0.0f;
-    }
+    [[nodiscard]] float zero_at(std::size_t row, std::size_t col) const noexcept { return slots().zero(row, col); }
     // The value of one weight by the formula above.
     [[nodiscard]] float value_at(std::size_t row, std::size_t col) const noexcept {
         const float plain = traits::element::decode(code_at(row, col));
