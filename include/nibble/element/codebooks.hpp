@@ -1,0 +1,123 @@
+// codebooks.hpp: the published lists of values: bitsandbytes' FP4 and dynamic map, AF4, IQ4_NL, FLINT4, BitMoD's grids.
+#pragma once
+
+#include <nibble/core/bits.hpp>
+#include <nibble/core/config.hpp>
+#include <nibble/element/codebook.hpp>
+#include <nibble/element/element.hpp>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace nibble::inline NIBBLE_ABI {
+
+// FP4 of bitsandbytes: the lower three bits name a magnitude, not in order of size, and bit 3 is the sign. Code 8 is
+// -0: it decodes, and no encoder here produces it (bitsandbytes gives it to values in (-0.0026, 0), which compare
+// equal). Rounding to nearest is by the published thresholds of the magnitude, seven decimal constants near the
+// midpoints; a magnitude equal to a threshold takes the smaller one. Other roundings are those of any element without
+// an encoder. NaN is encoded as 0.
+struct bnb_fp4 {
+    static constexpr int bits = 4;
+    using code = std::uint8_t;
+
+private:
+    static constexpr float magnitudes[8] = {0.0f,        0.0052083333f, 0.66666667f, 1.0f,
+                                            0.33333333f, 0.5f,          0.16666667f, 0.25f};
+    static constexpr float thresholds[7] = {0.00260417f, 0.0859375f, 0.20833333f, 0.29166667f,
+                                            0.4166667f,  0.583333f,  0.8333333f};
+    static constexpr std::uint8_t ascending[8] = {0, 1, 6, 7, 4, 5, 2, 3};
+
+public:
+    [[nodiscard]] static constexpr float decode(code c) noexcept {
+        const float magnitude = magnitudes[c & 7];
+        return (c & 8) != 0 ? -magnitude : magnitude;
+    }
+    template <rounding Rounding = rounding::nearest_even, overflow = overflow::saturate>
+    [[nodiscard]] NIBBLE_INLINE static constexpr code encode(float x, std::uint32_t random = 0) noexcept {
+        if constexpr (Rounding == rounding::nearest_even) {
+            const float magnitude = detail::abs_of(x == x ? x : 0.0f);
+            std::uint32_t rank = 0;
+            for (const float threshold : thresholds) rank += magnitude > threshold ? 1u : 0u;
+            const std::uint32_t sign = rank != 0 && x < 0.0f ? 8u : 0u;
+            return static_cast<code>(ascending[rank] | sign);
+        } else {
+            return detail::encode_level<detail::grid_list<bnb_fp4>, Rounding>(x, random);
+        }
+    }
+};
+
+// AF4 for blocks of 64 (Yoshida, "NF4 Isn't Information Theoretically Optimal", 2023): least expected absolute error.
+struct af4_levels {
+    static constexpr float levels[16] = {
+        -1.0f,       -0.69441008f, -0.51243739f, -0.3736951f, -0.25607552f, -0.14982478f, -0.04934812f, 0.0f,
+        0.04273164f, 0.12934483f,  0.21961274f,  0.31675666f, 0.42563882f,  0.55496234f,  0.72424863f,  1.0f};
+};
+using af4 = codebook<af4_levels>;
+
+// IQ4_NL of GGUF: integers, no zero. GGUF's quantizer chooses the scale by a search; by_largest puts max|x| on -127.
+struct iq4_nl_levels {
+    static constexpr float levels[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+};
+using iq4_nl = codebook<iq4_nl_levels>;
+
+// FLINT4 of ANT (Guo et al., 2022): 15 values in ascending order, so that code c stands for the (c - 7)th.
+struct flint4_levels {
+    static constexpr float levels[15] = {-16, -8, -6, -4, -3, -2, -1, 0, 1, 2, 3, 4, 6, 8, 16};
+};
+using flint4 = codebook<flint4_levels>;
+
+// BitMoD (Chen et al., 2025): small floats whose code of -0 holds one value more. FP3 is 0, 1, 2, 4 with a sign, FP4 is
+// twice E2M1. Which extra value is best is chosen per group of weights, see quantize_mixed.hpp.
+template <int Extra> struct bitmod_fp3_levels {
+    static constexpr float levels[8] = {0, 1, 2, 4, static_cast<float>(Extra), -1, -2, -4};
+};
+template <int Extra> struct bitmod_fp4_levels {
+    static constexpr float levels[16] = {0,  1,  2,  3,  4,  6,  8,  12, static_cast<float>(Extra),
+                                         -1, -2, -3, -4, -6, -8, -12};
+};
+// Extra resolution (a value between two of the basic ones) and extra asymmetry (one beyond the largest).
+using bitmod_fp3_er_plus = codebook<bitmod_fp3_levels<3>>;
+using bitmod_fp3_er_minus = codebook<bitmod_fp3_levels<-3>>;
+using bitmod_fp3_ea_plus = codebook<bitmod_fp3_levels<6>>;
+using bitmod_fp3_ea_minus = codebook<bitmod_fp3_levels<-6>>;
+using bitmod_fp4_er_plus = codebook<bitmod_fp4_levels<10>>;
+using bitmod_fp4_er_minus = codebook<bitmod_fp4_levels<-10>>;
+using bitmod_fp4_ea_plus = codebook<bitmod_fp4_levels<16>>;
+using bitmod_fp4_ea_minus = codebook<bitmod_fp4_levels<-16>>;
+
+// The signed 8-bit dynamic map of bitsandbytes (Dettmers, "8-bit Approximations", 2015), of its double quantization and
+// 8-bit optimizers: for i = 0 ... 6 the midpoints of 2^i equal intervals of [0.1, 1], times 10^(i - 6), with both
+// signs; 0; and 1. 256 values in ascending order, each rounded once from double (bitsandbytes computes in fp32 and may
+// differ by one unit in the last place; its checkpoints bring the map along).
+struct dynamic8_levels {
+private:
+    static constexpr detail::table<float, 256> all = [] {
+        detail::table<float, 256> t{};
+        std::size_t at = 0;
+        double decade = 1e6;
+        for (int i = 0; i <= 6; ++i) {
+            const int intervals = 1 << i;
+            // Midpoint j is 0.1 + 0.9 (2 j + 1) / (2 x intervals): over one denominator, so that one division rounds.
+            for (int j = 0; j < intervals; ++j, ++at)
+                t.at[128 + at] =
+                    static_cast<float>((2.0 * intervals + 9.0 * (2 * j + 1)) / (20.0 * intervals * decade));
+            decade /= 10.0;
+        }
+        t.at[255] = 1.0f;
+        t.at[127] = 0.0f;
+        for (std::size_t i = 0; i < 127; ++i) t.at[i] = -t.at[254 - i];
+        return t;
+    }();
+
+public:
+    static constexpr const float (&levels)[256] = all.at;
+};
+using dynamic8 = codebook<dynamic8_levels>;
+
+static_assert(bnb_fp4::encode(0.3f) == 4 && bnb_fp4::encode(-0.3f) == 12 && bnb_fp4::encode(0.002f) == 0);
+static_assert(bnb_fp4::encode(0.9f) == 3 && bnb_fp4::encode(-0.002f) == 0 && bnb_fp4::decode(5) == 0.5f);
+static_assert(iq4_nl::bits == 4 && flint4::bits == 4 && flint4::encode(0.0f) == 7 && dynamic8::bits == 8);
+static_assert(bitmod_fp3_er_minus::encode(-2.9f) == 4 && bitmod_fp4_ea_plus::encode(99.0f) == 8);
+static_assert(dynamic8::decode(127) == 0.0f && dynamic8::decode(128) == 5.5e-7f && dynamic8::decode(255) == 1.0f);
+
+} // namespace nibble::inline NIBBLE_ABI
