@@ -16,7 +16,7 @@ inline std::vector<broken_file> broken_safetensors_files() {
     constexpr auto malformed = nibble::status_code::malformed;
     // One tensor of four bytes; `fields` stands between the braces of its description, from byte 14 on.
     const auto one = [](std::string_view fields) { return safetensors("{\"w\":{" + std::string(fields) + "}}", 4); };
-    // The type's name begins at byte 23, the shape 13 bytes after the name, the offsets 16 bytes after the shape.
+    // With the type F32 the shape begins at byte 36; with a shape of one digit the offsets begin at byte 55.
     const auto spread = [&](std::string_view shape, std::string_view type = "F32", std::string_view offsets = "[0,4]") {
         return one("\"dtype\":\"" + std::string(type) + "\",\"shape\":" + std::string(shape) +
                    ",\"data_offsets\":" + std::string(offsets));

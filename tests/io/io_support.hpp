@@ -191,56 +191,129 @@ private:
     std::size_t size_;
 };
 
-// Reads every byte that an open file hands out, and says what is wrong with it ("" if nothing is).
-template <class File>
-std::string touch(const File& file, std::span<const std::byte> all) {
+[[nodiscard]] inline bool inside(std::span<const std::byte> all, const void* part, std::size_t size) {
+    const auto* begin = static_cast<const std::byte*>(part);
+    return begin >= all.data() && begin <= all.data() + all.size() &&
+           size <= static_cast<std::size_t>(all.data() + all.size() - begin);
+}
+
+template <class Range>
+[[nodiscard]] unsigned sum_of(const Range& range) {
     unsigned sum = 0;
-    const auto touch_text = [&](std::string_view s) {
-        for (const char c : s) sum += static_cast<unsigned char>(c);
+    for (const auto& item : range) sum += static_cast<unsigned>(item);
+    return sum;
+}
+
+// Elements of a GGUF array: walked by the format's rules, they must take all of its bytes, no more.
+inline bool walk_gguf_array(nibble::gguf_type type, std::uint64_t count, std::span<const std::byte>& rest) {
+    const auto take = [&]<class T>(T& out) {
+        if (rest.size() < sizeof(T)) return false;
+        out = nibble::detail::load_little<T>(rest.data());
+        rest = rest.subspan(sizeof(T));
+        return true;
     };
-    for (const nibble::tensor_info& tensor : file.tensors()) {
-        touch_text(tensor.name);
-        touch_text(tensor.type_name);
-        if (tensor.type_name.empty()) return "a type without a name";
-        if (file.find(tensor.name) != &tensor) return "a tensor that its name does not find";
-        if (tensor.data < all.data() || tensor.data > all.data() + all.size() ||
-            tensor.bytes > static_cast<std::size_t>(all.data() + all.size() - tensor.data))
-            return "data outside of the file";
-        for (std::size_t i = 0; i < tensor.bytes; ++i) sum += static_cast<unsigned>(tensor.data[i]);
-        std::vector<float> values(tensor.bytes / 2 + 1);
-        const std::size_t rows = tensor.rows();
-        const std::size_t cols = tensor.cols();
-        if (tensor.type == nibble::tensor_type::other) {
-            if (nibble::read_matrix(tensor, {}).code() != nibble::status_code::unsupported) return "other was read";
-            continue;
-        }
-        if (cols != 0 && rows > values.size() / cols) return "a shape larger than the data";
-        if (!nibble::read_matrix(tensor, {values.data(), rows, cols}).ok()) return "a tensor that cannot be read";
-        for (const float value : values) sum += value > 0.0f ? 1u : 2u;
+    const std::size_t fixed = nibble::detail::gguf_type_bytes(type);
+    if (fixed != 0 && count > rest.size() / fixed) return false;
+    if (fixed != 0) rest = rest.subspan(static_cast<std::size_t>(count) * fixed);
+    for (std::uint64_t i = 0; fixed == 0 && i < count; ++i) {
+        std::uint32_t inner = static_cast<std::uint32_t>(nibble::gguf_type::u8);
+        std::uint64_t length = 0;
+        if (type == nibble::gguf_type::array && !take(inner)) return false;
+        if (!take(length) || !walk_gguf_array(static_cast<nibble::gguf_type>(inner), length, rest)) return false;
     }
-    if (file.find("no such tensor, surely") != nullptr) return "a tensor that is not there";
-    if constexpr (requires { file.as_gguf(); }) {
-        for (const std::string_view key : {"u8", "text", "general.alignment", "format"})
-            if (const auto text = file.metadata_text(key)) touch_text(*text);
-        if (const nibble::gguf_file* gguf = file.as_gguf())
-            for (const nibble::gguf_value& value : gguf->metadata()) {
-                touch_text(value.key);
-                for (const std::byte b : value.bytes) sum += static_cast<unsigned>(b);
-                (void)gguf->metadata_integer(value.key);
-                (void)gguf->metadata_number(value.key);
-                (void)gguf->metadata_flag(value.key);
-                if (gguf->metadata_value(value.key) != &value) return "metadata that its key does not find";
-            }
-        if (const nibble::safetensors_file* safe = file.as_safetensors())
-            for (const nibble::safetensors_text& entry : safe->metadata()) {
-                touch_text(entry.key);
-                touch_text(entry.value);
-                if (safe->metadata_text(entry.key) != entry.value) return "metadata that its key does not find";
-            }
+    return true;
+}
+
+inline std::string touch_metadata(const nibble::gguf_file& file, std::span<const std::byte> all) {
+    unsigned sum = file.version();
+    for (const nibble::gguf_value& value : file.metadata()) {
+        if (value.key.empty() || !inside(all, value.key.data(), value.key.size())) return "a key outside of the file";
+        if (!inside(all, value.bytes.data(), value.bytes.size())) return "metadata outside of the file";
+        sum += sum_of(value.key) + sum_of(value.bytes);
+        if (file.metadata_value(value.key) != &value) return "metadata that its key does not find";
+
+        const bool array = value.type == nibble::gguf_type::array;
+        const std::size_t fixed = nibble::detail::gguf_type_bytes(value.element_type);
+        if (!array && (value.count != 1 || value.element_type != value.type)) return "a value that is not one value";
+        if (fixed != 0 && value.bytes.size() != value.count * fixed) return "metadata of another length";
+        std::span<const std::byte> rest = value.bytes;
+        if (array && (!walk_gguf_array(value.element_type, value.count, rest) || !rest.empty()))
+            return "an array of another length";
+
+        const bool text = value.type == nibble::gguf_type::string;
+        const bool flag = value.type == nibble::gguf_type::boolean;
+        const auto as_text = file.metadata_text(value.key);
+        const bool number = fixed != 0 && !array && !flag;
+        if (as_text.has_value() != text || (text && as_text->size() != value.bytes.size())) return "a wrong text";
+        if (file.metadata_flag(value.key).has_value() != flag) return "a wrong flag";
+        if (file.metadata_number(value.key).has_value() != number) return "a wrong number";
+        if (file.metadata_integer(value.key).has_value() && !number) return "a wrong integer";
     }
     volatile unsigned sink = sum;
     (void)sink;
     return "";
+}
+
+// Strings may have been written with escapes, so they need not lie in the file; they are UTF-8 in any case.
+inline std::string touch_metadata(const nibble::safetensors_file& file, std::span<const std::byte> all) {
+    const auto is_text = [](std::string_view s) { return nibble::detail::find_invalid_utf8(s) == s.size(); };
+    for (const nibble::safetensors_text& entry : file.metadata()) {
+        if (!is_text(entry.key) || !is_text(entry.value)) return "metadata that is no UTF-8";
+        if (file.metadata_text(entry.key) != entry.value) return "metadata that its key does not find";
+    }
+    std::size_t covered = 8 + static_cast<std::size_t>(nibble::detail::load_little<std::uint64_t>(all.data()));
+    for (const nibble::tensor_info& tensor : file.tensors()) {
+        if (!is_text(tensor.name) || !is_text(tensor.type_name)) return "a tensor with a name that is no UTF-8";
+        covered += tensor.bytes;
+    }
+    return covered == all.size() ? "" : "tensors that do not cover the file";
+}
+
+inline std::string touch_metadata(const nibble::model_file& file, std::span<const std::byte> all) {
+    for (const std::string_view key : {"u8", "text", "general.alignment", "format"})
+        if (const auto text = file.metadata_text(key); text.has_value() && text->size() > all.size())
+            return "a text longer than the file";
+    if (file.as_gguf() != nullptr) return touch_metadata(*file.as_gguf(), all);
+    return file.as_safetensors() != nullptr ? touch_metadata(*file.as_safetensors(), all) : "a file of no format";
+}
+
+// The whole tensor, and its first, middle and last row each alone, which must be the same.
+inline std::string touch_values(const nibble::tensor_info& tensor) {
+    const std::size_t rows = tensor.rows();
+    const std::size_t cols = tensor.cols();
+    if (cols != 0 && rows > 8 * tensor.bytes / cols) return "a shape larger than the data"; // no type is below a bit
+    std::vector<float> values(rows * cols + 1);
+    if (!nibble::read_matrix(tensor, {values.data(), rows, cols}).ok()) return "a tensor that cannot be read";
+    if (rows == 0) return ""; // cols may then be any number
+    std::vector<float> row(cols + 1);
+    if (nibble::read_rows(tensor, rows, {row.data(), 1, cols}).ok()) return "a row behind the last one";
+    for (const std::size_t i : {std::size_t{0}, rows / 2, rows - 1}) {
+        if (!nibble::read_rows(tensor, i, {row.data(), 1, cols}).ok()) return "a row that cannot be read";
+        if (std::memcmp(row.data(), values.data() + i * cols, cols * sizeof(float)) != 0) return "a row that differs";
+    }
+    return "";
+}
+
+// Reads every byte that an open file hands out, and says what is wrong with it ("" if nothing is).
+template <class File>
+std::string touch(const File& file, std::span<const std::byte> all) {
+    unsigned sum = 0;
+    for (const nibble::tensor_info& tensor : file.tensors()) {
+        sum += sum_of(tensor.name) + sum_of(tensor.type_name);
+        if (tensor.type_name.empty()) return "a type without a name";
+        if (file.find(tensor.name) != &tensor) return "a tensor that its name does not find";
+        if (!inside(all, tensor.data, tensor.bytes)) return "data outside of the file";
+        sum += sum_of(std::span(tensor.data, tensor.bytes));
+        if (tensor.type == nibble::tensor_type::other) {
+            if (nibble::read_matrix(tensor, {}).code() != nibble::status_code::unsupported) return "other was read";
+            continue;
+        }
+        if (const std::string complaint = touch_values(tensor); !complaint.empty()) return complaint;
+    }
+    if (file.find("no such tensor, surely") != nullptr) return "a tensor that is not there";
+    volatile unsigned sink = sum;
+    (void)sink;
+    return touch_metadata(file, all);
 }
 
 // What is missing in the message of a failed parse of `all` ("" if nothing is): it names the format, a field, an offset

@@ -1,0 +1,72 @@
+// seeds.cpp: writes the files that the fuzzers begin with: valid ones of every type, and every broken one of the tests.
+#include "../io/broken_gguf.hpp"
+#include "../io/broken_safetensors.hpp"
+#include "../io/io_support.hpp"
+
+#include <nibble/io/gguf_types.hpp>
+#include <nibble/io/safetensors_parser.hpp>
+
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace nb = nibble;
+using nibble_test::bytes;
+using nibble_test::gguf_description;
+
+namespace {
+
+std::vector<bytes> gguf_files() {
+    gguf_description valid = nibble_test::valid_gguf();
+    std::vector<bytes> files = {valid.write(), nibble_test::small_gguf().write()};
+    valid.version = 2;
+    files.push_back(valid.write());
+    for (const nb::detail::gguf_block& block : nb::detail::gguf_blocks) {
+        gguf_description one = nibble_test::small_gguf();
+        one.tensors = {{"w", {2 * block.elements, 2}, block.id, 0}};
+        one.data.clear();
+        for (std::size_t i = 0; i < 2 * (2 * block.bytes + block.row_bytes); ++i)
+            one.data.push_back(static_cast<std::byte>(i * 37 + 11));
+        files.push_back(one.write());
+    }
+    for (const nibble_test::broken_file& broken : nibble_test::broken_gguf_files()) files.push_back(broken.file);
+    return files;
+}
+
+std::vector<bytes> safetensors_files() {
+    std::vector<bytes> files = {nibble_test::valid_safetensors(), nibble_test::safetensors("{}", 0)};
+    for (const nb::detail::safetensors_type& type : nb::detail::safetensors_types)
+        files.push_back(nibble_test::safetensors(R"({"w":{"dtype":")" + std::string(type.name) +
+                                                     R"(","shape":[2,4],"data_offsets":[0,)" +
+                                                     std::to_string(type.bits) + "]}}",
+                                                 type.bits));
+    for (const nibble_test::broken_file& broken : nibble_test::broken_safetensors_files()) files.push_back(broken.file);
+    return files;
+}
+
+// Empties the folder first: what an earlier version of this program wrote has no place in it.
+bool write_all(const std::filesystem::path& folder, const std::vector<bytes>& files) {
+    std::filesystem::remove_all(folder);
+    std::filesystem::create_directories(folder);
+    for (std::size_t i = 0; i < files.size(); ++i) {
+        std::ofstream file(folder / std::to_string(i), std::ios::binary);
+        file.write(reinterpret_cast<const char*>(files[i].data()), static_cast<std::streamsize>(files[i].size()));
+        if (!file.flush()) return false;
+    }
+    std::printf("%s: %zu files\n", folder.filename().c_str(), files.size());
+    return true;
+}
+
+} // namespace
+
+int main(int count, char** arguments) {
+    if (count != 2) {
+        std::fprintf(stderr, "usage: %s <folder>\n", arguments[0]);
+        return 2;
+    }
+    const std::filesystem::path folder(arguments[1]);
+    return write_all(folder / "gguf", gguf_files()) && write_all(folder / "safetensors", safetensors_files()) ? 0 : 1;
+}
