@@ -59,6 +59,10 @@ struct quantizer {
     quantize_options options;
     quantized<S>& out;
     std::size_t run = traits::run(w.cols());
+    // Where the numbers of slots lie, worked out once: short runs ask for them often.
+    typename quantized<S>::slot_reader slots = out.slots(); // anew after set_offset
+    typename traits::scale_code* scales = out.scales();
+    typename traits::zero_code* zeros = out.zeros();
     // The largest magnitude is all that these rules ask for; any other may use the mean and the range too.
     static constexpr bool by_magnitude = requires {
         typename S::scale_type::rule;
@@ -79,20 +83,19 @@ struct quantizer {
         kernel::outer_parameters outer{};
         if constexpr (S::two_level) {
             const std::size_t at = outer_granularity::index(row, col, w.cols());
-            outer.scale = traits::outer_element::decode(out.outer_scales()[at]);
+            outer.scale = decoded<typename traits::outer_element>(slots.outer[at]);
             if constexpr (S::has_two_level_minimum)
-                outer.minimum = traits::outer_zero_element::decode(out.outer_zeros()[at]);
-            outer.offset = out.offset();
+                outer.minimum = decoded<typename traits::outer_zero_element>(slots.outer_zeros[at]);
+            outer.offset = slots.offset;
         }
         return outer;
     }
     void store(std::size_t at, const parameters& p) const {
-        if constexpr (S::scaled) out.scales()[at] = p.scale_code;
-        if constexpr (traits::has_zero) out.zeros()[at] = p.zero_code;
+        if constexpr (S::scaled) scales[at] = p.scale_code;
+        if constexpr (traits::has_zero) zeros[at] = p.zero_code;
     }
     [[nodiscard]] parameters load(std::size_t row, std::size_t col) const {
         parameters p{};
-        const auto slots = out.slots();
         p.scale = slots.scale(row, col);
         p.zero = slots.zero(row, col);
         return p;
@@ -213,7 +216,7 @@ void store_outer(quantized<S>& out, const std::vector<float>& wanted) {
 
 // The outer numbers of any other two_level scheme from the statistics of each run's slot, [row][run].
 template <any_scheme S>
-void choose_outer(const quantizer<S>& job, const std::vector<group_statistics>& slots) {
+void choose_outer(quantizer<S>& job, const std::vector<group_statistics>& slots) {
     using traits = scheme_traits<S>;
     using outer_granularity = typename traits::outer_granularity;
     const std::size_t runs = ceil_div(job.w.cols(), job.run);
@@ -226,6 +229,7 @@ void choose_outer(const quantizer<S>& job, const std::vector<group_statistics>& 
         double sum = 0.0;
         each([&](std::size_t, const group_statistics& g) { sum += static_cast<double>(kernel::wanted_scale<S>(g, 1.0f)); });
         job.out.set_offset(static_cast<float>(sum / static_cast<double>(slots.size())));
+        job.slots = job.out.slots();
     }
     std::vector<float> scales(job.out.outer_count(), 0.0f);
     std::vector<float> minimums(job.out.outer_zero_count(), 0.0f);

@@ -142,7 +142,7 @@ template <any_scheme S>
             }
         }
         if (!p.poisoned) p.scale_code = encode<scale_element>(wanted);
-        p.scale = scale_element::decode(p.scale_code);
+        p.scale = detail::decoded<scale_element>(p.scale_code);
         if constexpr (S::two_level) p.scale = detail::two_level_product<S>(p.scale, outer.scale, outer.offset);
         if constexpr (S::has_two_level_minimum) {
             p.zero_code = encode<typename traits::zero_element>(outer.minimum > 0.0f ? -low / outer.minimum : 0.0f);
@@ -154,7 +154,7 @@ template <any_scheme S>
         if constexpr (S::has_integer_zero) {
             const float exact = p.scale > 0.0f ? -low / p.scale : 0.0f;
             p.zero_code = encode<element>(exact);
-            p.zero = element::decode(p.zero_code);
+            p.zero = detail::decoded<element>(p.zero_code);
         }
     }
     return p;
