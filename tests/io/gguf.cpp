@@ -60,8 +60,21 @@ TEST_CASE("a valid GGUF file gives its tensors and metadata", "[io]") {
         CHECK(refused.code() == nb::status_code::unsupported);
         CHECK(refused.message().find(std::string("type ") + type) != std::string::npos);
     };
-    is_other("q4_0", "Q4_0", 2 * 2 * 18);
-    is_other("iq2_bn", "IQ2_BN", 2 * (16 + 4));
+    const auto is_blocks = [&](const char* name, const char* type, std::size_t size) {
+        const nb::tensor_info* tensor = file.find(name);
+        REQUIRE(tensor != nullptr);
+        CHECK(tensor->type == nb::tensor_type::blocks);
+        CHECK(tensor->type_name == type);
+        CHECK(tensor->bytes == size);
+    };
+    is_blocks("q4_0", "Q4_0", 2 * 2 * 18);
+    is_blocks("iq2_bn", "IQ2_BN", 2 * (16 + 4));
+    // Bytes 0, 1, 2 ... of the first block: d = 0x0100, a subnormal 2^-16; the first code is 2, in the upper nibble 0.
+    CHECK(read(file, "q4_0")[0] == -6.0f * 0x1p-16f);
+    CHECK(read(file, "q4_0")[16] == -8.0f * 0x1p-16f);
+    // A row begins with an fp32 of the bytes 0, 1, 2, 3; the first code is 4 & 3, the value of 0, then 1 in the next bits.
+    CHECK(read(file, "iq2_bn")[0] == -std::bit_cast<float>(0x03020100u));
+    CHECK(read(file, "iq2_bn")[16] == 0.0f);
     is_other("strange", "type 4711", 0);
     is_other("stranger", "type 4712", 0);
     is_other("one", "I8", 1);

@@ -55,7 +55,8 @@ public:
     }
 
     [[nodiscard]] std::uint32_t version() const noexcept { return content_.version; }
-    // In file order. Types that read_matrix does not know are listed too, as tensor_type::other.
+    // In file order. Types that read_matrix does not know are listed too, as tensor_type::other; what a scheme carries is
+    // tensor_type::blocks (gguf_quantized.hpp loads those as they are).
     [[nodiscard]] std::span<const tensor_info> tensors() const noexcept { return content_.tensors; }
     // nullptr if there is no tensor of that name.
     [[nodiscard]] const tensor_info* find(std::string_view name) const { return content_.find_tensor(name); }

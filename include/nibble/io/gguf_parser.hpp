@@ -2,6 +2,7 @@
 #pragma once
 
 #include <nibble/io/file_error.hpp>
+#include <nibble/io/ggml_types.hpp>
 #include <nibble/io/gguf_types.hpp>
 #include <nibble/io/name_index.hpp>
 #include <nibble/io/tensor_file.hpp>
@@ -288,7 +289,8 @@ private:
     template <class Field>
     [[nodiscard]] bool sized(tensor_info& tensor, const gguf_block& block, std::size_t shape_at, std::size_t type_at,
                              const Field& field) {
-        tensor.type = block.type;
+        tensor.decoder = find_ggml_decoder(block.id);
+        tensor.type = tensor.decoder != nullptr ? tensor_type::blocks : block.type;
         tensor.type_name = block.name;
         if (tensor.cols() % block.elements != 0)
             return fail(status_code::malformed, field("type"), type_at,

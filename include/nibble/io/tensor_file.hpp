@@ -16,9 +16,18 @@
 
 namespace nibble::inline NIBBLE_ABI {
 
-// The element types that read_matrix understands; everything else (quantized blocks, integers, FP8 ...) is `other`.
+// What read_matrix understands: three element types, and blocks of codes and scales that come with a row_decoder; everything
+// else (integers, FP8 ...) is `other`.
 // Why not f32, f16, bf16: GCC 12 warns that these enumerators would shadow the element types of those names.
-enum class tensor_type { float32, float16, bfloat16, other };
+enum class tensor_type { float32, float16, bfloat16, blocks, other };
+
+// How rows of blocks become floats: a row is `row_bytes` bytes, then `bytes` bytes for each `elements` weights.
+struct row_decoder {
+    std::size_t elements;
+    std::size_t bytes;
+    std::size_t row_bytes;
+    void (*decode)(const std::byte* row, std::size_t cols, float* to) noexcept;
+};
 
 // One tensor of an open file. The names and the data belong to the file (or to the bytes handed to parse).
 struct tensor_info {
@@ -28,6 +37,7 @@ struct tensor_info {
     std::vector<std::size_t> shape;        // outermost first: {rows, cols} of a weight matrix, in every format
     const std::byte* data = nullptr;       // little-endian, dense, the last dimension contiguous, not aligned
     std::size_t bytes = 0;                 // 0 also when the type is unknown, and with it the length
+    const row_decoder* decoder = nullptr;  // of tensor_type::blocks
 
     // Every tensor is also a matrix: its last dimension is a row. A scalar is 1 x 1, a vector 1 x n, a rank above 2 has
     // the product of the leading dimensions as its rows. The readers have checked that no product overflows.
@@ -42,7 +52,14 @@ struct tensor_info {
 namespace detail {
 
 [[nodiscard]] constexpr std::size_t element_bytes(tensor_type type) noexcept {
-    return type == tensor_type::float32 ? 4 : type == tensor_type::other ? 0 : 2;
+    switch (type) {
+    case tensor_type::float32: return 4;
+    case tensor_type::float16:
+    case tensor_type::bfloat16: return 2;
+    case tensor_type::blocks:
+    case tensor_type::other: break;
+    }
+    return 0;
 }
 
 // The fp32 bits of an fp16 and of a bf16 code, equal to f16::decode and bf16::decode for all 65,536 codes (a test
@@ -77,6 +94,7 @@ inline void decode_elements(tensor_type type, const std::byte* from, float* to, 
         for (std::size_t i = 0; i < count; ++i)
             to[i] = std::bit_cast<float>(float_bits_of_bf16(load_little<std::uint16_t>(from + 2 * i)));
         break;
+    case tensor_type::blocks:
     case tensor_type::other: break;
     }
 }
@@ -89,6 +107,14 @@ inline void decode_elements(tensor_type type, const std::byte* from, float* to, 
     return true;
 }
 
+// The bytes of one row; false if the row is not a whole number of blocks, or that does not fit.
+[[nodiscard]] inline bool row_bytes(const tensor_info& tensor, std::size_t& out) noexcept {
+    if (tensor.type != tensor_type::blocks) return multiply(tensor.cols(), element_bytes(tensor.type), out);
+    return tensor.decoder != nullptr && tensor.cols() % tensor.decoder->elements == 0 &&
+           multiply(tensor.cols() / tensor.decoder->elements, tensor.decoder->bytes, out) &&
+           !__builtin_add_overflow(out, tensor.decoder->row_bytes, &out);
+}
+
 [[nodiscard]] inline std::string shape_text(std::size_t rows, std::size_t cols) {
     return std::to_string(rows) + " x " + std::to_string(cols);
 }
@@ -96,13 +122,15 @@ inline void decode_elements(tensor_type type, const std::byte* from, float* to, 
 } // namespace detail
 
 // Rows first .. first + out.rows() - 1 of a tensor seen as a matrix (tensor_info::rows and cols), converted to fp32
-// exactly. One pass over those rows, no allocation unless it fails. `unsupported` for a type other than F32, F16 and
-// BF16, `mismatch` if the tensor does not have those rows and columns; nothing is written then.
+// exactly (blocks: as dequantize would after read_quantized). One pass over those rows, no allocation unless it fails.
+// `unsupported` for tensor_type::other, `mismatch` if the tensor does not have those rows and columns; nothing is written
+// then.
 [[nodiscard]] inline status read_rows(const tensor_info& tensor, std::size_t first, matrix_view<float> out) {
     if (tensor.type == tensor_type::other)
         return {status_code::unsupported, "tensor " + detail::quoted(tensor.name) + ": type " +
                                               std::string(tensor.type_name) +
-                                              " cannot be read as floats, only F32, F16 and BF16 can"};
+                                              " cannot be read as floats, only F32, F16, BF16 and the block types "
+                                              "of ggml_types can"};
     const std::size_t rows = tensor.rows();
     const std::size_t cols = tensor.cols();
     if (out.cols() != cols || first > rows || out.rows() > rows - first)
@@ -111,17 +139,21 @@ inline void decode_elements(tensor_type type, const std::byte* from, float* to, 
                                            detail::shape_text(out.rows(), out.cols()) + " from row " +
                                            std::to_string(first)};
     std::size_t count = 0;
+    std::size_t row_bytes = 0;
     std::size_t bytes = 0;
-    if (!detail::count_elements(tensor.shape, count) ||
-        !detail::multiply(count, detail::element_bytes(tensor.type), bytes) || bytes != tensor.bytes ||
-        (tensor.data == nullptr && bytes != 0))
+    if (!detail::count_elements(tensor.shape, count) || !detail::row_bytes(tensor, row_bytes) ||
+        !detail::multiply(rows, row_bytes, bytes) || bytes != tensor.bytes || (tensor.data == nullptr && bytes != 0))
         return {status_code::mismatch, "tensor " + detail::quoted(tensor.name) + " has " +
                                            std::to_string(tensor.bytes) +
                                            " bytes, which is not what its shape and type need"};
     if (out.empty()) return {};
-    const std::size_t row_bytes = cols * detail::element_bytes(tensor.type);
-    for (std::size_t i = 0; i < out.rows(); ++i)
-        detail::decode_elements(tensor.type, tensor.data + (first + i) * row_bytes, out.row(i), cols);
+    for (std::size_t i = 0; i < out.rows(); ++i) {
+        const std::byte* row = tensor.data + (first + i) * row_bytes;
+        if (tensor.type == tensor_type::blocks)
+            tensor.decoder->decode(row, cols, out.row(i));
+        else
+            detail::decode_elements(tensor.type, row, out.row(i), cols);
+    }
     return {};
 }
 
