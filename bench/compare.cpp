@@ -221,7 +221,7 @@ int main(int argc, char** argv) {
         "  size      bits per weight of codes, scales and zero points\n"
         "  SQNR      signal over noise energy, dB: of the dequantized weights; of the GEMM's output over 64 tokens\n"
         "            against fp64 on the original weights and activations\n"
-        "  quantize  fp32 bytes read per second\n"
+        "  codec     fp32 bytes read by quantize (encode) and written by dequantize (decode), per second\n"
         "  GEMV      one token through all weights, rotating over copies larger than twice the last-level cache\n"
         "            (at least 160 MiB); bytes are those of the packed weights\n"
         "  GEMM      2 M N K operations per second; vs Eigen: the time of Eigen's fp32 product of the same shape\n"

@@ -42,6 +42,7 @@ void for_each_member(const row& one, Visit&& visit) {
     visit("weight_sqnr_db", one.weight_sqnr_db);
     visit("gemm_sqnr_db", one.gemm_sqnr_db);
     visit("quantize_GBps", one.quantize_GBps);
+    visit("dequantize_GBps", one.dequantize_GBps);
     visit("gemv_us", one.gemv_us);
     visit("gemv_GBps", one.gemv_GBps);
     visit("gemv_of_read_bandwidth", one.gemv_of_read_bandwidth);
@@ -83,17 +84,18 @@ std::string to_table(const comparison& result, bool styled) {
     for (const row& one : result.rows) name = std::max(name, one.scheme.size());
     name = std::min<std::size_t>(name, 26);
     const int width = static_cast<int>(name);
-    text += format("  %-*s %8s  %15s  %8s  %23s  %26s\n", width, "", "size", "---- SQNR ----", "quantize",
+    text += format("  %-*s %8s  %15s  %13s  %23s  %26s\n", width, "", "size", "---- SQNR ----", "-- codec ---",
                    "-- GEMV, cold weights --", format("---- GEMM, M = %zu ----", result.tokens).c_str());
-    text += format("  %-*s %8s  %7s %7s  %8s  %8s %7s %7s  %8s %7s %9s\n", width, "scheme", "bits/w", "weights",
-                   "output", "fp32", "time", "packed", "of read", "rate", "of fma", "vs Eigen");
-    text += format("  %-*s %8s  %7s %7s  %8s  %8s %7s %7s  %8s %7s %9s\n", width, "", "", "dB", "dB", "GB/s", "us",
-                   "GB/s", "", "GFLOP/s", "", "");
+    text += format("  %-*s %8s  %7s %7s  %6s %6s  %8s %7s %7s  %8s %7s %9s\n", width, "scheme", "bits/w", "weights",
+                   "output", "encode", "decode", "time", "packed", "of read", "rate", "of fma", "vs Eigen");
+    text += format("  %-*s %8s  %7s %7s  %6s %6s  %8s %7s %7s  %8s %7s %9s\n", width, "", "", "dB", "dB", "GB/s", "GB/s",
+                   "us", "GB/s", "", "GFLOP/s", "", "");
     for (const row& one : result.rows) {
         text += one.pareto ? bold : "";
-        text += format("%c %-*.*s %8.3f  %7s %7s  %8s  %8s %7s %7.2f  %8s %7.2f %9.2f", one.pareto ? '*' : ' ', width,
+        text += format("%c %-*.*s %8.3f  %7s %7s  %6s %6s  %8s %7s %7.2f  %8s %7.2f %9.2f", one.pareto ? '*' : ' ', width,
                        width, one.scheme.c_str(), one.bits_per_weight, db(one.weight_sqnr_db).c_str(),
-                       db(one.gemm_sqnr_db).c_str(), compact(one.quantize_GBps).c_str(), compact(one.gemv_us).c_str(),
+                       db(one.gemm_sqnr_db).c_str(), compact(one.quantize_GBps).c_str(), compact(one.dequantize_GBps).c_str(),
+                       compact(one.gemv_us).c_str(),
                        compact(one.gemv_GBps).c_str(), one.gemv_of_read_bandwidth, compact(one.gemm_GFLOPs).c_str(),
                        one.gemm_of_fma_peak, one.speedup_over_eigen);
         text += one.pareto ? plain : "";

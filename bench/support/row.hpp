@@ -11,6 +11,7 @@ struct row {
     double weight_sqnr_db = 0;         // dequantized against original weights
     double gemm_sqnr_db = 0;           // the kernel's output against fp64 over the original weights and activations
     double quantize_GBps = 0;          // fp32 bytes read per second
+    double dequantize_GBps = 0;        // fp32 bytes written per second
     double gemv_us = 0;                // one token through all weights, colder than the last-level cache
     double gemv_GBps = 0;              // packed bytes per second
     double gemv_of_read_bandwidth = 0; // gemv_GBps over the read bandwidth of the same moments
