@@ -23,6 +23,13 @@ enum class range {
     least_squares, // the best of 65 multiples of that range, 0.4125 to 1.2, by squared error of the slot
 };
 
+// What becomes of NaN and infinities. Ranges never see them, and nonfinite() of the result tells of them.
+enum class nonfinite_policy {
+    mark,   // kept where the format can say it, see quantize: the default
+    zero,   // NaN is quantized as 0, infinity as the largest value of its slot's codes; nothing stored is NaN
+    refuse, // an error of the caller (NIBBLE_CHECK), before anything is returned
+};
+
 struct quantize_options {
     nibble::range range = nibble::range::absmax;
     nibble::rounding rounding = nibble::rounding::nearest_even;
@@ -30,6 +37,8 @@ struct quantize_options {
     // Of learned rounding, and needed for it: rows x cols bytes, row after row without gaps; the lowest bit of each says
     // whether that weight goes to the code above (1) or below (0). A weight that a code holds exactly stays.
     const std::uint8_t* round_up = nullptr;
+    nibble::nonfinite_policy nonfinite = nonfinite_policy::mark;
+    bool flush_subnormals = false; // fp32 subnormals count as zeros, as on hardware that flushes its inputs
 };
 
 namespace detail {
@@ -73,7 +82,28 @@ struct quantizer {
     };
     [[nodiscard]] group_statistics measure(std::size_t row, std::size_t col, std::size_t n) const {
         constexpr bool with_range = traits::has_zero || (S::scaled && !by_magnitude);
-        return kernel::measure<with_range>(w.row(row) + col, n, S::scaled && !by_magnitude);
+        group_statistics g = kernel::measure<with_range>(w.row(row) + col, n, S::scaled && !by_magnitude);
+        if (options.flush_subnormals) {
+            g.largest = flush_subnormal_input(g.largest);
+            g.low = flush_subnormal_input(g.low);
+            g.high = flush_subnormal_input(g.high);
+        }
+        return g;
+    }
+    // What the parameters of a slot follow from: under nonfinite_policy::zero no scale says NaN.
+    [[nodiscard]] group_statistics known(group_statistics g) const {
+        g.nonfinite = g.nonfinite && options.nonfinite != nonfinite_policy::zero;
+        return g;
+    }
+    // A row as the options have it, where that is not as it stands.
+    [[nodiscard]] std::vector<float> cleaned(std::size_t row) const {
+        std::vector<float> x(w.row(row), w.row(row) + w.cols());
+        constexpr float top = S::scaled ? 3.4028234e38f : largest<element>;
+        for (float& v : x) {
+            if (options.flush_subnormals) v = flush_subnormal_input(v);
+            if (options.nonfinite == nonfinite_policy::zero && !is_finite(v)) v = is_nan(v) ? 0.0f : v < 0.0f ? -top : top;
+        }
+        return x;
     }
 
     [[nodiscard]] std::size_t slot(std::size_t row, std::size_t col) const {
@@ -104,7 +134,7 @@ struct quantizer {
     // The parameters of a slot that is one run of one row.
     [[nodiscard]] parameters choose(const group_statistics& g, std::size_t row, std::size_t col, std::size_t n) const {
         const kernel::outer_parameters outer = outer_of(row, col);
-        parameters best = kernel::parameters_of<S>(g, outer, 1.0f);
+        parameters best = kernel::parameters_of<S>(known(g), outer, 1.0f);
         if (options.range == range::least_squares && g.largest > 0.0f && !best.poisoned) {
             double least = kernel::squared_error<S>(w.row(row) + col, n, best);
             for (std::size_t i = 1; i < range_candidates; ++i) {
@@ -124,7 +154,9 @@ struct quantizer {
     void encode_row_as(std::size_t row, const ParametersOfRun& parameters_of_run) const {
         typename traits::code codes[kernel::quantize_block + 8];
         std::uint8_t* stream = out.row_codes(row);
-        const float* x = w.row(row);
+        std::vector<float> clean;
+        if (options.flush_subnormals || options.nonfinite == nonfinite_policy::zero) clean = cleaned(row);
+        const float* x = clean.empty() ? w.row(row) : clean.data();
         const std::uint64_t first = std::uint64_t{row} * w.cols();
         // Codes collect in a block and go out at byte boundaries, whatever the length of a run.
         std::size_t pending = 0;
@@ -252,7 +284,7 @@ void choose_outer(quantizer<S>& job, const std::vector<group_statistics>& slots)
 //   zero    integer_zero: round(-min / scale) with 0 inside the range; minimum: min, rounded to its format
 //   two levels: outer = max over its slots of (group scale) / largest<Inner>, then each inner scale under it
 // A slot of zeros gets scale 0 and the codes of 0. Values that are not finite count as zeros in the range, and nonfinite()
-// of the result tells; they become: under an MX scale (E8M0) a NaN scale, so that the whole block reads as NaN; in
+// of the result tells. Under nonfinite_policy::mark they become: under an MX scale (E8M0) a NaN scale, so that the whole block reads as NaN; in
 // elements that have such codes (FP8, f16, bf16) NaN, and infinity saturates (unscaled: stays infinity); in all others
 // NaN becomes the code nearest to 0 and infinity the largest code of its sign.
 // Results do not depend on the executor. Allocates the result, and 40 bytes per run for slots that span rows.
@@ -371,7 +403,7 @@ template <any_scheme S, executor Executor = serial>
                     over_rows([&](std::size_t row, std::size_t) {
                         detail::for_each_run(w.cols(), run, [&](std::size_t index, std::size_t col, std::size_t n) {
                             const std::size_t at = job.slot(row, col);
-                            const auto p = kernel::parameters_of<S>(slots[at], outer[at], candidate);
+                            const auto p = kernel::parameters_of<S>(job.known(slots[at]), outer[at], candidate);
                             errors[row * runs + index] = kernel::squared_error<S>(w.row(row) + col, n, p);
                         });
                     });
@@ -387,12 +419,14 @@ template <any_scheme S, executor Executor = serial>
                 }
             }
             for (std::size_t at = 0; at < slots.size(); ++at)
-                job.store(at, kernel::parameters_of<S>(slots[at], outer[at], shrink[at]));
+                job.store(at, kernel::parameters_of<S>(job.known(slots[at]), outer[at], shrink[at]));
             over_rows([&](std::size_t row, std::size_t) { job.encode_row(row); });
         }
     }
     for (unsigned char seen : nonfinite)
         if (seen != 0) out.set_nonfinite(true);
+    NIBBLE_CHECK(!out.nonfinite() || options.nonfinite != nonfinite_policy::refuse,
+                 "quantize: the weights hold a NaN or an infinity, and the options refuse them");
     return out;
 }
 
