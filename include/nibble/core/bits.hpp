@@ -65,6 +65,22 @@ inline constexpr std::uint32_t f32_infinity = 0x7f800000u;
 [[nodiscard]] constexpr float abs_of(float x) noexcept {
     return std::bit_cast<float>(std::bit_cast<std::uint32_t>(x) & f32_magnitude);
 }
+// x, or +0 for NaN. A mask and no choice, because of what compilers make of choices: GCC follows the constant into the code
+// behind it, gives NaN a path of its own, and the loop around is no longer one block that it can vectorize. (The same below.)
+[[nodiscard]] NIBBLE_INLINE constexpr float nan_to_zero(float x) noexcept {
+    const std::uint32_t word = std::bit_cast<std::uint32_t>(x);
+    return std::bit_cast<float>(word & (0u - static_cast<std::uint32_t>((word & f32_magnitude) <= f32_infinity)));
+}
+// x in [low, high], NaN as 0; low <= 0 <= high. Keeps the sign of zero.
+[[nodiscard]] NIBBLE_INLINE constexpr float clamp_to(float x, float low, float high) noexcept {
+    const std::uint32_t word = std::bit_cast<std::uint32_t>(nan_to_zero(x));
+    const std::uint32_t negative = word >> 31;
+    const std::uint32_t top = std::bit_cast<std::uint32_t>(high);
+    const std::uint32_t bottom = std::bit_cast<std::uint32_t>(low) & f32_magnitude;
+    const std::uint32_t end = top + (bottom - top) * negative;
+    const std::uint32_t magnitude = word & f32_magnitude;
+    return std::bit_cast<float>((magnitude < end ? magnitude : end) | (negative << 31));
+}
 // The fp32 value just under a finite x; of either zero the smallest negative one.
 [[nodiscard]] constexpr float just_under(float x) noexcept {
     const std::uint32_t word = std::bit_cast<std::uint32_t>(x);

@@ -26,9 +26,7 @@ public:
     template <rounding Rounding = rounding::nearest_even, overflow = overflow::saturate>
     [[nodiscard]] NIBBLE_INLINE static constexpr code encode(float x, std::uint32_t random = 0) noexcept {
         constexpr float end = static_cast<float>(top);
-        x = x == x ? x : 0.0f;
-        x = x > -end ? x : -end;
-        x = x < end ? x : end;
+        x = detail::clamp_to(x, -end, end);
         const std::int32_t truncated = static_cast<std::int32_t>(x);
         const float rest = x - static_cast<float>(truncated); // exact, with the sign of x
         const std::int32_t floored = truncated - (rest < 0.0f ? 1 : 0);

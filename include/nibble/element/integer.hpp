@@ -16,15 +16,11 @@ enum class integer_range {
 
 namespace detail {
 
-// x rounded to an integer in [low, high]; NaN gives 0 (or low, if 0 is outside).
+// x rounded to an integer in [low, high], which holds 0; NaN gives 0.
 template <rounding Rounding>
 [[nodiscard]] NIBBLE_INLINE constexpr std::int32_t round_to_integer(float x, std::int32_t low, std::int32_t high,
                                                                     std::uint32_t random) noexcept {
-    const float bottom = static_cast<float>(low);
-    const float top = static_cast<float>(high);
-    x = x == x ? x : 0.0f;
-    x = x > bottom ? x : bottom;
-    x = x < top ? x : top;
+    x = clamp_to(x, static_cast<float>(low), static_cast<float>(high));
     if constexpr (Rounding == rounding::nearest_even) return static_cast<std::int32_t>(round_even(x));
     const std::int32_t truncated = static_cast<std::int32_t>(x);
     if constexpr (Rounding == rounding::toward_zero) return truncated;
@@ -59,8 +55,8 @@ private:
 
 public:
     [[nodiscard]] static constexpr float decode(code c) noexcept {
-        const std::int32_t plain = c & ((1 << Bits) - 1);
-        return static_cast<float>(is_signed && plain > high ? plain - (1 << Bits) : plain);
+        constexpr std::int32_t sign = is_signed ? 1 << (Bits - 1) : 0;
+        return static_cast<float>(((c & ((1 << Bits) - 1)) ^ sign) - sign);
     }
     template <rounding Rounding = rounding::nearest_even, overflow = overflow::saturate>
     [[nodiscard]] NIBBLE_INLINE static constexpr code encode(float x, std::uint32_t random = 0) noexcept {
@@ -107,8 +103,7 @@ struct mx_int8 {
     [[nodiscard]] static constexpr float decode(code c) noexcept { return int8::decode(c) * 0.015625f; }
     template <rounding Rounding = rounding::nearest_even, overflow Overflow = overflow::saturate>
     [[nodiscard]] NIBBLE_INLINE static constexpr code encode(float x, std::uint32_t random = 0) noexcept {
-        x = x > 2.0f ? 2.0f : x; // so that the product cannot overflow
-        x = x < -2.0f ? -2.0f : x;
+        x = detail::clamp_to(x, -2.0f, 2.0f); // so that the product cannot overflow
         return int8::encode<Rounding, Overflow>(x * 64.0f, random);
     }
 };
@@ -133,7 +128,7 @@ struct binary {
     [[nodiscard]] static constexpr float decode(code c) noexcept { return (c & 1) != 0 ? 1.0f : -1.0f; }
     template <rounding Rounding = rounding::nearest_even, overflow = overflow::saturate>
     [[nodiscard]] NIBBLE_INLINE static constexpr code encode(float x, std::uint32_t random = 0) noexcept {
-        x = x == x ? x : 0.0f;
+        x = detail::nan_to_zero(x);
         if constexpr (Rounding == rounding::stochastic) {
             const float chance = static_cast<float>(random >> 8) * 0x1p-24f;
             return static_cast<code>(x <= 2.0f * chance - 1.0f ? 0 : 1); // -1 itself never goes up

@@ -71,33 +71,32 @@ private:
         fnuz ? sign_code : fn ? all_ones : has_nan ? infinity_code | (1u << (m_bits > 0 ? m_bits - 1 : 0)) : 0u;
 
 public:
-    // The value of a code, exactly. Bits above `bits` are ignored.
+    // The value of a code, exactly. Bits above `bits` are ignored. Branch-free like encode.
     [[nodiscard]] static constexpr float decode(code c) noexcept {
         const std::uint32_t magnitude = c & all_ones;
-        const bool negative = (c & sign_code) != 0;
-        if constexpr (fnuz) {
-            if (negative && magnitude == 0) return detail::quiet_nan;
-        }
-        if constexpr (fn) {
-            if (magnitude == all_ones) return detail::quiet_nan;
-        }
-        if constexpr (ieee) {
-            if (magnitude > infinity_code) return detail::quiet_nan;
-            if (magnitude == infinity_code) return negative ? -detail::infinity : detail::infinity;
-        }
+        const std::uint32_t negative = (c & sign_code) != 0 ? 1u : 0u;
         const std::uint32_t e = magnitude >> m_bits;
         const std::uint32_t m = magnitude & ((1u << m_bits) - 1u);
-        float value = 0.0f;
-        if (e == 0) {
-            value = static_cast<float>(m) * detail::exp2i(1 - bias - m_bits);
+        std::uint32_t word = magnitude << (23 - m_bits);
+        if constexpr (e_bits == 8 && bias == 127) {
+            // fp32's own exponent: subnormals are its subnormals.
+        } else if constexpr (1 - bias >= -126) {
+            const float subnormal = static_cast<float>(static_cast<std::int32_t>(m)) * detail::exp2i(1 - bias - m_bits);
+            const std::uint32_t normal = word + (static_cast<std::uint32_t>(127 - bias) << 23);
+            word = e == 0 ? std::bit_cast<std::uint32_t>(subnormal) : normal;
         } else {
-            const int exponent = static_cast<int>(e) - bias;
-            if (exponent >= -126)
-                value = std::bit_cast<float>((static_cast<std::uint32_t>(exponent + 127) << 23) | (m << (23 - m_bits)));
-            else
-                value = static_cast<float>(m + (1u << m_bits)) * detail::exp2i(exponent - m_bits);
+            // Small enough to be among fp32's subnormals: the same as a product, which is exact.
+            const int exponent = (e == 0 ? 1 : static_cast<int>(e)) - bias;
+            const float significand = static_cast<float>(m + (e == 0 ? 0u : 1u << m_bits));
+            word = std::bit_cast<std::uint32_t>(significand * detail::exp2i(exponent - m_bits));
         }
-        return negative ? -value : value;
+        if constexpr (ieee) word = magnitude >= infinity_code ? detail::f32_infinity : word;
+        word |= negative << 31;
+        constexpr std::uint32_t nan = std::bit_cast<std::uint32_t>(detail::quiet_nan);
+        if constexpr (fnuz) word = negative != 0 && magnitude == 0 ? nan : word;
+        if constexpr (fn) word = magnitude == all_ones ? nan : word;
+        if constexpr (ieee) word = magnitude > infinity_code ? nan : word;
+        return std::bit_cast<float>(word);
     }
 
     // The code of x. Branch-free on purpose: a loop over it vectorizes, so this one definition is also the fast one.
@@ -106,14 +105,61 @@ public:
         const std::uint32_t word = std::bit_cast<std::uint32_t>(x);
         const std::uint32_t a = word & detail::f32_magnitude;
         constexpr int smallest = 128 - bias; // fp32's exponent field of the smallest normal value
+        std::uint32_t magnitude = 0;
+        const std::uint32_t negative = word >> 31;
+        if constexpr (Rounding == rounding::nearest_even && rounds_by_addition) {
+            // a + 2^(e + 23 - m) has its last place at 2^(e - m): the addition rounds, and the sum's mantissa counts steps.
+            // The bits of `a` come from integer arithmetic, so that no multiplication fuses with the addition.
+            constexpr std::uint32_t low = static_cast<std::uint32_t>(smallest) << 23;
+            constexpr std::uint32_t above = static_cast<std::uint32_t>(smallest + (1 << e_bits) - 1) << 23; // 2^(emax + 1)
+            const std::uint32_t limited = a < above ? a : above;
+            const std::uint32_t own = limited & 0x7f800000u;
+            const std::uint32_t e = own > low ? own : low;
+            const std::uint32_t magic = e + (static_cast<std::uint32_t>(23 - m_bits) << 23);
+            const float sum = std::bit_cast<float>(limited) + std::bit_cast<float>(magic);
+            magnitude = ((e - low) >> (23 - m_bits)) + (std::bit_cast<std::uint32_t>(sum) - magic);
+        } else {
+            magnitude = rounded_magnitude<Rounding>(a, negative, random);
+        }
+        const bool over = magnitude > max_code;
+        constexpr std::uint32_t beyond =
+            Overflow == overflow::saturate ? max_code : has_infinity ? infinity_code : has_nan ? nan_code : max_code;
+        magnitude = over ? beyond : magnitude;
+        if constexpr (!Format.has_sign) {
+            magnitude = negative != 0 ? 0u : magnitude;
+        } else if constexpr (fnuz || Rounding == rounding::half_toward_zero) {
+            magnitude |= (magnitude != 0 ? negative : 0u) << (bits - 1);
+        } else {
+            magnitude |= negative << (bits - 1);
+        }
+        magnitude = a > detail::f32_infinity ? nan_code : magnitude;
+        return static_cast<code>(magnitude);
+    }
+
+private:
+    // Does the sum of a magnitude and a power of two, both in fp32's range, round as nearest_even does? With no mantissa bit
+    // the binade decides which code is even, and the sum does not know it.
+    static constexpr bool rounds_by_addition =
+        m_bits >= 1 && bias <= 127 && (1 << e_bits) - bias + 23 - m_bits <= 127;
+
+    // The magnitude's code under any rounding, beyond the largest too; `a` is the fp32 pattern of the magnitude.
+    template <rounding Rounding>
+    [[nodiscard]] NIBBLE_INLINE static constexpr std::uint32_t rounded_magnitude(std::uint32_t a, std::uint32_t negative,
+                                                                                 std::uint32_t random) noexcept {
+        constexpr int smallest = 128 - bias;
         const int field = static_cast<int>(a >> 23);
-        const int own = field > 0 ? field : 1; // fp32 subnormals have the exponent of field 1 and no hidden bit
+        int own = field > 0 ? field : 1; // fp32 subnormals have the exponent of field 1 and no hidden bit
         std::uint32_t significand = (a & 0x007fffffu) | (field > 0 ? 0x00800000u : 0u);
+        if constexpr (smallest < 1) {
+            // The format has normal values among fp32's subnormals: those get their leading bit to where a hidden one is.
+            const int lead = std::countl_zero(significand) - 8;
+            own = significand == 0 ? smallest : own - lead;
+            significand <<= significand == 0 ? 0 : lead;
+        }
         const int e = own > smallest ? own : smallest;
         const int wanted = 23 - m_bits + (e - own);
         const std::uint32_t shift = static_cast<std::uint32_t>(wanted < 30 ? wanted : 30);
         const std::uint32_t binade = static_cast<std::uint32_t>(e - smallest) << m_bits;
-        const std::uint32_t negative = word >> 31;
         const std::uint32_t half = (1u << shift) >> 1;
         const std::uint32_t mask = (1u << shift) - 1u;
         // Magnitudes are rounded: for negative values the directions are turned round.
@@ -132,20 +178,7 @@ public:
             significand >>= static_cast<std::uint32_t>(lost > 0 ? (lost < 31 ? lost : 31) : 0);
             addend = random & mask;
         }
-        std::uint32_t magnitude = binade + ((significand + addend) >> shift);
-        const bool over = magnitude > max_code;
-        constexpr std::uint32_t beyond =
-            Overflow == overflow::saturate ? max_code : has_infinity ? infinity_code : has_nan ? nan_code : max_code;
-        magnitude = over ? beyond : magnitude;
-        if constexpr (!Format.has_sign) {
-            magnitude = negative != 0 ? 0u : magnitude;
-        } else if constexpr (fnuz || Rounding == rounding::half_toward_zero) {
-            magnitude |= (magnitude != 0 ? negative : 0u) << (bits - 1);
-        } else {
-            magnitude |= negative << (bits - 1);
-        }
-        magnitude = a > detail::f32_infinity ? nan_code : magnitude;
-        return static_cast<code>(magnitude);
+        return binade + ((significand + addend) >> shift);
     }
 };
 
