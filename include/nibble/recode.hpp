@@ -1,0 +1,124 @@
+// recode.hpp: from one stored format to another without fp32 in between: codes through a table, scales by a power of two.
+#pragma once
+
+#include <nibble/core/bits.hpp>
+#include <nibble/core/check.hpp>
+#include <nibble/core/executor.hpp>
+#include <nibble/element/element.hpp>
+#include <nibble/kernel/quantize.hpp>
+#include <nibble/scheme/scheme.hpp>
+#include <nibble/tensor/quantized.hpp>
+
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+
+namespace nibble::inline NIBBLE_ABI {
+
+namespace detail {
+
+// How codes of one element become codes of another: to = encode(from / 2^exponent), under scales 2^exponent times as large.
+struct recode_plan {
+    int exponent = 0;
+    bool exact = false; // every value that From's encoder makes has a code in To
+};
+template <small_element From, small_element To>
+inline constexpr recode_plan recode_plan_of = [] {
+    const auto exact_with = [](int exponent) {
+        for (std::size_t c = 0; c < decode_table<From>.size; ++c) {
+            const float v = decode_table<From>.at[c];
+            if (!is_finite(v)) return false;
+            const float scaled = v * exp2i(-exponent);
+            if (To::decode(encode<To>(scaled)) != scaled) return false;
+        }
+        return true;
+    };
+    // Of the largest positive values: the one negative value more of two's complement does not count.
+    const auto top = []<class E>() { return abs_of(E::decode(encode<E>(3.4028234e38f))); };
+    const int between =
+        floor_log2(top.template operator()<From>()) - floor_log2(top.template operator()<To>());
+    for (int e = between - 8; e <= between + 8; ++e)
+        if (exact_with(e)) return recode_plan{e, true};
+    return recode_plan{between, false};
+}();
+
+template <small_element From, small_element To, rounding Rounding>
+inline constexpr auto recode_table = [] {
+    constexpr recode_plan plan = recode_plan_of<From, To>;
+    table<std::uint8_t, (std::size_t{1} << From::bits)> t{};
+    for (std::size_t c = 0; c < t.size; ++c)
+        t.at[c] = encode<To, Rounding>(decode_table<From>.at[c] * exp2i(-plan.exponent));
+    return t;
+}();
+
+} // namespace detail
+
+// q in scheme To: its codes c become encode<To>(decode(c) / 2^e), its scales are multiplied by 2^e, which is exact. Where a
+// code of To exists for every value of From (int4 to int8, ternary to int2, E2M1 to int5 ...) nothing is lost; otherwise e
+// is the distance between the largest positive values' powers of two and codes are rounded a second time, to the nearest even code
+// unless Rounding says otherwise, and saturate: int8 to int4 is Double Rounding's bit switch, round(c / 16) under 16 times
+// the scale (see quantize for the first rounding).
+// Both schemes must have the same granularity, scales of formats that hold the product exactly (a scale that they do not
+// is an error), and the same minimum or none. Elements have at most 8 bits. NaN codes become To's NaN, or 0.
+// One pass over the codes; allocates the result and, per row in work, one row of codes.
+template <any_scheme To, rounding Rounding = rounding::nearest_even, any_scheme From, executor Executor = serial>
+[[nodiscard]] quantized<To> recode(const quantized<From>& q, const Executor& threads = {}) {
+    using from_traits = detail::scheme_traits<From>;
+    using to_traits = detail::scheme_traits<To>;
+    using from_element = typename from_traits::element;
+    using to_element = typename to_traits::element;
+    static_assert(small_element<from_element> && small_element<to_element>,
+                  "recode: elements of at most 8 bits; for others dequantize and quantize");
+    static_assert(std::same_as<typename From::granularity_type, typename To::granularity_type> &&
+                      From::scaled == To::scaled,
+                  "recode: both schemes must share scales among the same weights; dequantize and quantize changes that");
+    static_assert(std::same_as<typename From::zero_type, typename To::zero_type> && !From::has_integer_zero &&
+                      From::has_offset == To::has_offset && !From::has_offset,
+                  "recode: both schemes must have the same minimum or none; an integer zero or an offset has no exact "
+                  "counterpart: dequantize and quantize");
+    static_assert(Rounding != rounding::stochastic && Rounding != rounding::learned,
+                  "recode: codes go through one table, so the rounding must follow from the code alone");
+    constexpr int exponent = detail::recode_plan_of<from_element, to_element>.exponent;
+    constexpr const auto& table = detail::recode_table<from_element, to_element, Rounding>;
+    static_assert(From::scaled || exponent == 0, "recode: without a scale the values would change; use a scaled scheme");
+
+    quantized<To> out(q.rows(), q.cols());
+    out.set_nonfinite(q.nonfinite());
+    if (q.rows() == 0 || q.cols() == 0) return out;
+    threads.parallel_for(q.rows(), [&](std::size_t row, std::size_t) {
+        std::uint8_t codes[kernel::quantize_block];
+        for (std::size_t start = 0; start < q.cols(); start += kernel::quantize_block) {
+            const std::size_t n = detail::min_of(kernel::quantize_block, q.cols() - start);
+            kernel::load_codes<from_element>(q.row_codes(row), start, n, codes);
+            for (std::size_t i = 0; i < n; ++i) codes[i] = table.at[codes[i]];
+            kernel::store_codes<to_element>(codes, n, out.row_codes(row), start);
+        }
+    });
+    // The outer scale carries the factor where there is one, so that inner scales stay in their narrow formats.
+    const auto convert = []<class A, class B>(const typename A::code* from, typename B::code* to, std::size_t count, int e) {
+        bool exact = true;
+        for (std::size_t i = 0; i < count; ++i) {
+            const float v = A::decode(from[i]) * detail::exp2i(e);
+            to[i] = encode<B>(v);
+            const float stored = B::decode(to[i]);
+            exact = exact && (stored == v || (stored != stored && v != v)) &&
+                    (v == v ? A::decode(from[i]) == v * detail::exp2i(-e) : true);
+        }
+        NIBBLE_CHECK(exact, "recode: a scale times the power of two between the elements does not fit the scale's format; "
+                            "give the target scheme a wider one");
+    };
+    if constexpr (From::two_level) {
+        convert.template operator()<typename from_traits::scale_element, typename to_traits::scale_element>(
+            q.scales(), out.scales(), q.scale_count(), 0);
+        convert.template operator()<typename from_traits::outer_element, typename to_traits::outer_element>(
+            q.outer_scales(), out.outer_scales(), q.outer_count(), exponent);
+    } else if constexpr (From::scaled) {
+        convert.template operator()<typename from_traits::scale_element, typename to_traits::scale_element>(
+            q.scales(), out.scales(), q.scale_count(), exponent);
+    }
+    for (std::size_t i = 0; i < q.zero_count(); ++i) out.zeros()[i] = q.zeros()[i];
+    for (std::size_t i = 0; i < q.outer_zero_count(); ++i) out.outer_zeros()[i] = q.outer_zeros()[i];
+    return out;
+}
+
+} // namespace nibble::inline NIBBLE_ABI
