@@ -5,7 +5,9 @@
 #include <nibble/core/config.hpp>
 #include <nibble/element/codebook.hpp>
 
+#include <cstddef>
 #include <cstdint>
+#include <utility>
 
 namespace nibble::inline NIBBLE_ABI {
 
@@ -41,6 +43,17 @@ struct outlier_victim {
         if (even == identifier) return {0.0f, outlier(odd)};
         if (odd == identifier) return {outlier(even), 0.0f};
         return {normal(even), normal(odd)};
+    }
+
+    // The value that x would take by itself: the nearest of all, a tie to the lower one, NaN as 0. Sums of small
+    // integers are exact in any order, and without branches a loop over this vectorizes.
+    [[nodiscard]] NIBBLE_INLINE static constexpr float nearest(float x) noexcept {
+        constexpr const auto& v = detail::outlier_victim_levels::levels;
+        x = x == x ? x : 0.0f;
+        return [&]<std::size_t... At>(std::index_sequence<At...>) {
+            return (v[0] + ... + (x > (v[At] + v[At + 1]) * 0.5f ? v[At + 1] - v[At] : 0.0f));
+        }
+        (std::make_index_sequence<28>{});
     }
 
     // Each weight goes to the nearest of all values, a tie to the lower one. If the even one is then an outlier, the
