@@ -2,7 +2,12 @@
 #include "fuzz_support.hpp"
 
 #include <nibble/io/gguf.hpp>
+#include <nibble/io/gguf_quantized.hpp>
+#include <nibble/quantize.hpp>
+#include <nibble/scheme/ggml_formats.hpp>
 
+#include <bit>
+#include <cmath>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -166,6 +171,28 @@ void lay_out(gguf_description& file) {
     file.data.resize(at < 65536 ? static_cast<std::size_t>(at) : 65536, std::byte{0x3c});
 }
 
+// The tensor as quantized weights: refused with its name, or the weights that read_matrix gives.
+std::string touch_quantized(const nb::tensor_info& tensor) {
+    nb::any_quantized<nb::ggml_formats> weights;
+    const nb::status s = nb::read_quantized(tensor, weights);
+    if (tensor.type == nb::tensor_type::other) {
+        const bool named = s.message().find("tensor " + nb::detail::quoted(tensor.name)) == 0;
+        return s.code() == nb::status_code::unsupported && named && weights.empty() ? "" : "other was read as weights";
+    }
+    const std::size_t rows = tensor.rows();
+    const std::size_t cols = tensor.cols();
+    if (!s.ok() || weights.rows() != rows || weights.cols() != cols) return "weights that cannot be read";
+    std::vector<float> expected(rows * cols);
+    std::vector<float> values(rows * cols);
+    if (!nb::read_matrix(tensor, {expected.data(), rows, cols}).ok()) return "a tensor that cannot be read";
+    weights.visit([&](const auto& held) { nb::dequantize(held, nb::matrix_view<float>(values.data(), rows, cols)); });
+    for (std::size_t i = 0; i < values.size(); ++i)
+        if (std::bit_cast<std::uint32_t>(values[i]) != std::bit_cast<std::uint32_t>(expected[i]) &&
+            !(std::isnan(values[i]) && std::isnan(expected[i])))
+            return std::string(tensor.type_name) + ": a weight that read_matrix reads as another number";
+    return "";
+}
+
 } // namespace
 
 extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t size, std::size_t max_size,
@@ -189,6 +216,12 @@ extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t s
 }
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-    nibble_test::examine<nb::gguf_file>({reinterpret_cast<const std::byte*>(data), size}, nb::model_format::gguf);
+    const std::span<const std::byte> input(reinterpret_cast<const std::byte*>(data), size);
+    nibble_test::examine<nb::gguf_file>(input, nb::model_format::gguf);
+
+    const nibble_test::exact_copy copy(input);
+    nb::gguf_file file;
+    if (!nb::gguf_file::parse(copy.view(), file).ok()) return 0;
+    for (const nb::tensor_info& tensor : file.tensors()) nibble_test::report(touch_quantized(tensor));
     return 0;
 }

@@ -17,15 +17,17 @@ extern "C" std::size_t LLVMFuzzerMutate(std::uint8_t* data, std::size_t size, st
 
 namespace nibble_test {
 
+// Ends the run unless the complaint is empty; libFuzzer keeps the input.
+inline void report(const std::string& complaint) {
+    if (complaint.empty()) return;
+    std::fprintf(stderr, "FINDING: %s\n", complaint.c_str());
+    std::abort();
+}
+
 // Opens the input with the reader of one format, then with the one for both; reads all that they hand out. They must
 // agree, unless the content says that the file is of the other format.
 template <class File>
 void examine(std::span<const std::byte> input, nibble::model_format format) {
-    const auto report = [](const std::string& complaint) {
-        if (complaint.empty()) return;
-        std::fprintf(stderr, "FINDING: %s\n", complaint.c_str());
-        std::abort();
-    };
     bool opened = false;
     report(open_and_touch<File>(input, opened));
     bool either = false;

@@ -43,6 +43,9 @@ std::vector<bytes> safetensors_files() {
                                                      R"(","shape":[2,4],"data_offsets":[0,)" +
                                                      std::to_string(type.bits) + "]}}",
                                                  type.bits));
+    // As deep as an input can be; the broken file that is deeper is too long for one.
+    const std::string deep(3500, '[');
+    files.push_back(nibble_test::safetensors(R"({"w":{"more":)" + deep + std::string(3500, ']') + "}}", 0));
     for (const nibble_test::broken_file& broken : nibble_test::broken_safetensors_files()) files.push_back(broken.file);
     return files;
 }

@@ -226,6 +226,9 @@ inline bool walk_gguf_array(nibble::gguf_type type, std::uint64_t count, std::sp
 
 inline std::string touch_metadata(const nibble::gguf_file& file, std::span<const std::byte> all) {
     unsigned sum = file.version();
+    const auto alignment = static_cast<std::size_t>(file.metadata_integer("general.alignment").value_or(32));
+    for (const nibble::tensor_info& tensor : file.tensors())
+        if (static_cast<std::size_t>(tensor.data - all.data()) % alignment != 0) return "a tensor that is not aligned";
     for (const nibble::gguf_value& value : file.metadata()) {
         if (value.key.empty() || !inside(all, value.key.data(), value.key.size())) return "a key outside of the file";
         if (!inside(all, value.bytes.data(), value.bytes.size())) return "metadata outside of the file";
