@@ -120,6 +120,15 @@ public:
         return true;
     }
 
+    // Any number, as it is spelt.
+    [[nodiscard]] bool number_text(std::string_view& out, std::string_view what) {
+        skip_space();
+        const std::size_t start = at_;
+        if (!number(what)) return false;
+        out = text_.substr(start, at_ - start);
+        return true;
+    }
+
     // Any value, checked and dropped.
     [[nodiscard]] bool skip_value(std::vector<char>& escaped, std::string_view what, int depth = 0) {
         if (depth > deepest) return fail(status_code::malformed, what, offset(), "nested too deeply");

@@ -1,0 +1,278 @@
+// gptq.hpp: layers of GPTQ checkpoints (AutoGPTQ, GPTQModel): 2, 3, 4 and 8 bits, act-order, both conventions of zeros.
+#pragma once
+
+#include <nibble/io/integer_formats.hpp>
+#include <nibble/io/layer_format.hpp>
+#include <nibble/io/layer_tensors.hpp>
+#include <nibble/io/quantized_layer.hpp>
+#include <nibble/io/safetensors.hpp>
+#include <nibble/io/safetensors_writer.hpp>
+#include <nibble/io/transpose.hpp>
+
+#include <nibble/core/bits.hpp>
+#include <nibble/core/config.hpp>
+#include <nibble/core/status.hpp>
+#include <nibble/tensor/quantized.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace nibble::inline NIBBLE_ABI {
+
+// N outputs, K inputs, b bits, groups of G inputs:
+//   qweight  I32 [K b / 32, N]        column n is the bit stream of output n's codes, lowest bits first
+//   qzeros   I32 [ceil(K / G), N b / 32]  row g is the bit stream of group g's zero points
+//   scales   F16, BF16 or F32 [ceil(K / G), N]
+//   g_idx    I32 [K], optional            the group of each input; not ascending with act-order (desc_act)
+// weight(n, k) = (code - zero) x scale, with zero = stored + 1 modulo 2^b in checkpoint_format gptq, stored in gptq_v2.
+
+// Named as in quantize_config.json. Nothing in the tensors tells the two formats apart.
+enum class gptq_checkpoint_format { gptq, gptq_v2 };
+
+struct gptq_options {
+    gptq_checkpoint_format checkpoint_format = gptq_checkpoint_format::gptq;
+    int bits = 0;       // 0: from the shapes; otherwise they must agree
+    int group_size = 0; // 0: from g_idx, or the shapes; -1: one group
+};
+
+// Every format that a layer can have: 48 of them.
+using gptq_formats = join_formats<asymmetric_integer_formats<4>, asymmetric_integer_formats<3>,
+                                  asymmetric_integer_formats<2>, asymmetric_integer_formats<8>>;
+
+namespace detail {
+
+[[nodiscard]] inline layer_scale scale_of_type(tensor_type type) noexcept {
+    return type == tensor_type::float16    ? layer_scale::float16
+           : type == tensor_type::bfloat16 ? layer_scale::bfloat16
+           : type == tensor_type::float32  ? layer_scale::float32
+                                           : layer_scale::other;
+}
+[[nodiscard]] inline std::string_view type_of_scale(layer_scale scale) noexcept {
+    return scale == layer_scale::float16 ? "F16" : scale == layer_scale::bfloat16 ? "BF16" : "F32";
+}
+
+// Groups of `group` columns, or the whole row if there is one group.
+inline void set_groups(layer_format& format, std::size_t group, std::size_t groups) noexcept {
+    format.slots = groups == 1 ? layer_slots::channel : layer_slots::group;
+    format.size = groups == 1 ? 0 : group;
+}
+
+class gptq_tensors {
+public:
+    layer_format format;
+    std::size_t rows = 0;
+    std::size_t cols = 0;
+    std::vector<std::uint32_t> columns;
+
+    [[nodiscard]] bool find(layer_tensors& layer, const gptq_options& options) {
+        qweight_ = layer.require(".qweight");
+        qzeros_ = qweight_ == nullptr ? nullptr : layer.require(".qzeros");
+        scales_ = qzeros_ == nullptr ? nullptr : layer.require(".scales");
+        if (scales_ == nullptr) return false;
+        if (!layer.expect_type(*qweight_, {"I32"}) || !layer.expect_type(*qzeros_, {"I32"}) ||
+            !layer.expect_type(*scales_, {"F16", "BF16", "F32"}) || !layer.expect_matrix(*qweight_) ||
+            !layer.expect_matrix(*qzeros_) || !layer.expect_matrix(*scales_))
+            return false;
+        rows = qweight_->shape[1];
+        groups_ = scales_->shape[0];
+        if (!layer.expect_shape(*scales_, {groups_, rows}, "as many columns as qweight")) return false;
+        const std::size_t zero_words = qzeros_->shape[1];
+        // 32 / 8 words per bit and eight outputs: no product that could overflow.
+        const bool whole = zero_words * 32 % rows == 0;
+        const std::size_t bits = whole ? zero_words * 32 / rows : 0;
+        if (bits != 2 && bits != 3 && bits != 4 && bits != 8)
+            return layer.fail(status_code::unsupported, *qzeros_,
+                              "has shape " + extents_text(qzeros_->shape) + ", which for " + std::to_string(rows) +
+                                  " outputs is no width of 2, 3, 4 or 8 bits");
+        if (options.bits != 0 && bits != static_cast<std::size_t>(options.bits))
+            return layer.fail(status_code::mismatch, *qzeros_,
+                              "has codes of " + std::to_string(bits) + " bits, expected " +
+                                  std::to_string(options.bits));
+        if (!layer.expect_shape(*qzeros_, {groups_, zero_words}, "as many rows as scales")) return false;
+        if (qweight_->shape[0] * 32 % bits != 0)
+            return layer.fail(status_code::mismatch, *qweight_,
+                              "has " + std::to_string(qweight_->shape[0]) +
+                                  " rows of words, no whole number of codes of " + std::to_string(bits) + " bits");
+        cols = qweight_->shape[0] * 32 / bits;
+        format.code = layer_code::unsigned_integer;
+        format.bits = static_cast<int>(bits);
+        format.zero = true;
+        format.scale = scale_of_type(scales_->type);
+        std::size_t group = 0;
+        const tensor_info* index = layer.find(".g_idx");
+        if (index == nullptr || options.group_size != 0) {
+            if (!layer.group_size(*scales_, cols, groups_, options.group_size, group)) return false;
+        } else if (groups_ > cols) {
+            return layer.fail(status_code::mismatch, *scales_,
+                              "has " + std::to_string(groups_) + " groups for " + std::to_string(cols) + " columns");
+        }
+        if (index != nullptr && !layer.column_order(*index, cols, groups_, group, columns)) return false;
+        set_groups(format, group, groups_);
+        plus_ = options.checkpoint_format == gptq_checkpoint_format::gptq ? 1 : 0;
+        return true;
+    }
+
+    void store(const layer_destination& to) const {
+        transpose<4>(qweight_->data, qweight_->shape[0], rows, rows * 4, to.codes, to.row_bytes);
+        if (!columns.empty()) gather_codes(format.bits, to.codes, rows, to.row_bytes, columns);
+        transpose(to.scale_bytes, scales_->data, groups_, rows, rows * to.scale_bytes, to.scales,
+                  groups_ * to.scale_bytes);
+        std::vector<std::byte> plain(groups_ * rows);
+        const std::size_t stream = qzeros_->shape[1] * 4;
+        with_bits(format.bits, [&]<int Bits>() {
+            for (std::size_t g = 0; g < groups_; ++g)
+                spread_codes<Bits>(as_codes(qzeros_->data) + g * stream, rows, as_codes(plain.data()) + g * rows);
+            constexpr unsigned mask = (1u << Bits) - 1u;
+            for (std::byte& zero : plain) zero = static_cast<std::byte>((static_cast<unsigned>(zero) + plus_) & mask);
+        });
+        transpose<1>(plain.data(), groups_, rows, rows, to.zeros, groups_);
+    }
+
+private:
+    const tensor_info* qweight_ = nullptr;
+    const tensor_info* qzeros_ = nullptr;
+    const tensor_info* scales_ = nullptr;
+    std::size_t groups_ = 0;
+    unsigned plus_ = 0;
+};
+
+// What both writers of integer layers with zero points ask of a scheme, and of the order of its columns.
+[[nodiscard]] inline status check_integer_layer(std::string_view prefix, std::string_view layout,
+                                                const layer_format& format, const layer_source& from,
+                                                std::span<const std::uint32_t> columns) {
+    const std::string what = "layer " + quoted(prefix) + ": " + std::string(layout);
+    const bool integers = (format.code == layer_code::unsigned_integer && format.zero) ||
+                          (format.code == layer_code::signed_integer && !format.zero);
+    const bool widths = format.bits == 2 || format.bits == 3 || format.bits == 4 || format.bits == 8;
+    const bool slots = format.slots == layer_slots::channel || format.slots == layer_slots::group;
+    const bool scales = format.scale == layer_scale::float16 || format.scale == layer_scale::bfloat16 ||
+                        format.scale == layer_scale::float32;
+    if (!integers || !widths || !slots || !scales)
+        return {status_code::unsupported,
+                what + " cannot hold " + format_text(format) +
+                    "; it holds integers of 2, 3, 4 and 8 bits in groups or rows, with fp16, bf16 "
+                    "or fp32 scales"};
+    if (from.rows == 0 || from.cols == 0)
+        return {status_code::unsupported, what + " cannot hold a matrix without weights"};
+    if (!columns.empty() && (columns.size() != from.cols || !is_order(columns)))
+        return {status_code::mismatch,
+                what + ": the order of columns is no permutation of " + std::to_string(from.cols)};
+    return {};
+}
+
+// The group of each input, as g_idx has it.
+[[nodiscard]] inline std::vector<std::byte> group_index(std::size_t cols, std::size_t group,
+                                                        std::span<const std::uint32_t> columns) {
+    std::vector<std::byte> index(cols * 4);
+    for (std::size_t k = 0; k < cols; ++k)
+        store_little(index.data() + 4 * (columns.empty() ? k : columns[k]), static_cast<std::int32_t>(k / group));
+    return index;
+}
+
+// Codes of a matrix with its columns back in the order of the inputs.
+[[nodiscard]] inline std::vector<std::byte> codes_in_input_order(const layer_source& from, int bits,
+                                                                 std::span<const std::uint32_t> columns) {
+    std::vector<std::byte> codes(from.codes, from.codes + from.rows * from.row_bytes);
+    if (!columns.empty()) gather_codes(bits, codes.data(), from.rows, from.row_bytes, inverse_order(columns));
+    return codes;
+}
+
+[[nodiscard]] inline status write_gptq(const layer_format& format, const layer_source& from,
+                                       std::span<const std::uint32_t> columns, std::string_view prefix,
+                                       const gptq_options& options, safetensors_writer& out) {
+    status s = check_integer_layer(prefix, "gptq", format, from, columns);
+    if (!s.ok()) return s;
+    const std::string what = "layer " + quoted(prefix) + ": gptq";
+    if (format.code != layer_code::unsigned_integer)
+        return {status_code::unsupported, what + " stores zero points: quantize to a scheme with integer_zero"};
+    const auto bits = static_cast<std::size_t>(format.bits);
+    if (from.cols * bits % 32 != 0 || from.rows * bits % 32 != 0)
+        return {status_code::unsupported, what + " packs whole words of 32 bits along inputs and outputs, which " +
+                                              shape_text(from.rows, from.cols) + " codes of " + std::to_string(bits) +
+                                              " bits do not fill"};
+    const std::size_t group = format.slots == layer_slots::channel ? from.cols : format.size;
+    const std::size_t groups = ceil_div(from.cols, group);
+    const unsigned minus = options.checkpoint_format == gptq_checkpoint_format::gptq ? 1 : 0;
+    if (minus != 0)
+        for (std::size_t i = 0; i < from.scale_count; ++i)
+            if (from.zeros[i] == std::byte{0})
+                return {status_code::unsupported,
+                        what + " cannot store the zero point 0 of output " + std::to_string(i / groups) + ", group " +
+                            std::to_string(i % groups) + ": readers of this format disagree about it; write gptq_v2"};
+
+    const std::size_t words = from.row_bytes / 4;
+    const std::vector<std::byte> codes = codes_in_input_order(from, format.bits, columns);
+    std::vector<std::byte> qweight(words * from.rows * 4);
+    transpose<4>(codes.data(), from.rows, words, from.row_bytes, qweight.data(), from.rows * 4);
+
+    std::vector<std::byte> plain(groups * from.rows);
+    transpose<1>(from.zeros, from.rows, groups, groups, plain.data(), from.rows);
+    const std::size_t stream = from.rows * bits / 8;
+    std::vector<std::byte> qzeros(groups * stream);
+    with_bits(format.bits, [&]<int Bits>() {
+        constexpr unsigned mask = (1u << Bits) - 1u;
+        for (std::byte& zero : plain) zero = static_cast<std::byte>((static_cast<unsigned>(zero) - minus) & mask);
+        for (std::size_t g = 0; g < groups; ++g)
+            squeeze_codes<Bits>(as_codes(plain.data()) + g * from.rows, from.rows,
+                                as_codes(qzeros.data()) + g * stream);
+    });
+    std::vector<std::byte> scales(groups * from.rows * from.scale_bytes);
+    transpose(from.scale_bytes, from.scales, from.rows, groups, groups * from.scale_bytes, scales.data(),
+              from.rows * from.scale_bytes);
+
+    const std::string name(prefix);
+    const std::size_t weight_shape[] = {words, from.rows};
+    const std::size_t zero_shape[] = {groups, stream / 4};
+    const std::size_t scale_shape[] = {groups, from.rows};
+    const std::size_t index_shape[] = {from.cols};
+    s = out.add(name + ".qweight", "I32", weight_shape, std::move(qweight));
+    if (s.ok()) s = out.add(name + ".qzeros", "I32", zero_shape, std::move(qzeros));
+    if (s.ok()) s = out.add(name + ".scales", type_of_scale(format.scale), scale_shape, std::move(scales));
+    if (s.ok()) s = out.add(name + ".g_idx", "I32", index_shape, group_index(from.cols, group, columns));
+    return s;
+}
+
+} // namespace detail
+
+// The GPTQ layer `prefix` of a file, codes, zero points and scales as stored; with act-order its columns sorted by
+// group, so that groups are contiguous, and the order in out.columns. `out` stays as it was unless the result is ok:
+//   not_found    a tensor is missing
+//   mismatch     types, shapes or options contradict one another; or only group_size can tell the size of groups
+//   malformed    g_idx is no regular grouping
+//   unsupported  other widths, or List has no scheme of that width, group size and type of scales
+// Reads every byte once; allocates the weights, one byte per zero point, and for act-order the order.
+template <class List>
+[[nodiscard]] status read_gptq(const safetensors_file& file, std::string_view prefix, quantized_layer<List>& out,
+                               const gptq_options& options = {}) {
+    detail::layer_tensors layer(file, prefix);
+    detail::gptq_tensors tensors;
+    if (!tensors.find(layer, options)) return layer.error();
+    quantized_layer<List> result;
+    result.layout = layer_layout::gptq;
+    if (!detail::make_layer(tensors.format, tensors.rows, tensors.cols, result.weights,
+                            [&](const detail::layer_destination& to) { tensors.store(to); })) {
+        layer.fail(status_code::unsupported, "gptq", detail::no_format_text(tensors.format));
+        return layer.error();
+    }
+    result.columns = std::move(tensors.columns);
+    out = std::move(result);
+    return {};
+}
+
+// Adds the tensors of a GPTQ layer to a file, g_idx included. unsupported: a scheme without integer zero points, sizes
+// that do not fill words of 32 bits, a zero point of 0 in checkpoint_format gptq (the -1 would underflow there).
+// `columns` as in quantized_layer. Of the options only checkpoint_format is looked at.
+template <any_scheme S>
+[[nodiscard]] status write_gptq(const quantized<S>& weights, std::span<const std::uint32_t> columns,
+                                std::string_view prefix, safetensors_writer& out, const gptq_options& options = {}) {
+    return detail::write_gptq(detail::format_of<S>, detail::sections_of<const std::byte>(weights), columns, prefix,
+                              options, out);
+}
+
+} // namespace nibble::inline NIBBLE_ABI

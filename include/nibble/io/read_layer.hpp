@@ -1,0 +1,97 @@
+// read_layer.hpp: reads a layer of any of the layouts that checkpoints have, and writes one; what loaders call.
+#pragma once
+
+#include <nibble/io/awq.hpp>
+#include <nibble/io/bitsandbytes.hpp>
+#include <nibble/io/compressed_tensors.hpp>
+#include <nibble/io/compressed_tensors_naive.hpp>
+#include <nibble/io/gptq.hpp>
+#include <nibble/io/nvfp4_layer.hpp>
+#include <nibble/io/quantized_layer.hpp>
+#include <nibble/io/safetensors.hpp>
+#include <nibble/io/safetensors_writer.hpp>
+
+#include <nibble/core/config.hpp>
+#include <nibble/core/status.hpp>
+
+#include <string>
+#include <string_view>
+
+namespace nibble::inline NIBBLE_ABI {
+
+// What the tensors of a layer do not tell, by layout.
+struct layer_options {
+    gptq_options gptq;
+    awq_options awq;
+    compressed_tensors_options compressed_tensors;
+    naive_options naive;
+    bitsandbytes_options bitsandbytes;
+};
+
+// The layer `prefix` of a file ("model.layers.0.self_attn.q_proj"), whichever layout detect_layout finds; not_found if
+// there is none. List holds the formats that the program runs, for example join_formats<asymmetric_integer_formats<4>,
+// nvfp4_formats>; see the reader of each layout for the rest.
+template <class List>
+[[nodiscard]] status read_layer(const safetensors_file& file, std::string_view prefix, quantized_layer<List>& out,
+                                const layer_options& options = {}) {
+    switch (detect_layout(file, prefix)) {
+    case layer_layout::gptq:
+        return read_gptq(file, prefix, out, options.gptq);
+    case layer_layout::awq:
+        return read_awq(file, prefix, out, options.awq);
+    case layer_layout::compressed_tensors_packed:
+        return read_compressed_tensors(file, prefix, out, options.compressed_tensors);
+    case layer_layout::compressed_tensors_nvfp4:
+        return read_compressed_tensors_nvfp4(file, prefix, out);
+    case layer_layout::compressed_tensors_naive:
+        return read_naive(file, prefix, out, options.naive);
+    case layer_layout::bitsandbytes:
+        return read_bitsandbytes(file, prefix, out, options.bitsandbytes);
+    case layer_layout::modelopt_nvfp4:
+        return read_modelopt(file, prefix, out);
+    case layer_layout::none:
+        break;
+    }
+    return {status_code::not_found,
+            "layer " + detail::quoted(prefix) +
+                ": the file has no tensors of that name in a quantized layout; list_layers tells "
+                "which layers it has"};
+}
+
+// Adds a layer's tensors to a file, in the layout that layer.layout names.
+template <class List>
+[[nodiscard]] status write_layer(const quantized_layer<List>& layer, std::string_view prefix, safetensors_writer& out,
+                                 const layer_options& options = {}) {
+    status s{status_code::unsupported,
+             "layer " + detail::quoted(prefix) + ": is empty, or has no layout to be written in"};
+    layer.weights.visit([&](const auto& weights) {
+        switch (layer.layout) {
+        case layer_layout::gptq:
+            s = write_gptq(weights, layer.columns, prefix, out, options.gptq);
+            return;
+        case layer_layout::awq:
+            s = write_awq(weights, prefix, out);
+            break;
+        case layer_layout::compressed_tensors_packed:
+            s = write_compressed_tensors(weights, layer.columns, prefix, out);
+            return;
+        case layer_layout::compressed_tensors_nvfp4:
+            s = write_compressed_tensors_nvfp4(weights, prefix, out);
+            break;
+        case layer_layout::compressed_tensors_naive:
+            s = write_naive(weights, prefix, out);
+            break;
+        case layer_layout::bitsandbytes:
+            s = write_bitsandbytes(weights, prefix, out);
+            break;
+        case layer_layout::modelopt_nvfp4:
+            s = write_modelopt(weights, prefix, out);
+            break;
+        case layer_layout::none:
+            break;
+        }
+    });
+    return s;
+}
+
+} // namespace nibble::inline NIBBLE_ABI
