@@ -258,9 +258,14 @@ void choose_outer(quantizer<S>& job, const std::vector<group_statistics>& slots)
                 visit(outer_granularity::index(row, index * job.run, job.w.cols()), slots[row * runs + index]);
     };
     if constexpr (S::has_offset) {
+        // Each slot once, however many runs it has.
+        std::vector<float> wanted(job.out.scale_count());
+        for (std::size_t row = 0; row < job.w.rows(); ++row)
+            for (std::size_t index = 0; index < runs; ++index)
+                wanted[job.slot(row, index * job.run)] = kernel::wanted_scale<S>(slots[row * runs + index], 1.0f);
         double sum = 0.0;
-        each([&](std::size_t, const group_statistics& g) { sum += static_cast<double>(kernel::wanted_scale<S>(g, 1.0f)); });
-        job.out.set_offset(static_cast<float>(sum / static_cast<double>(slots.size())));
+        for (const float scale : wanted) sum += static_cast<double>(scale);
+        job.out.set_offset(static_cast<float>(sum / static_cast<double>(wanted.size())));
         job.slots = job.out.slots();
     }
     std::vector<float> scales(job.out.outer_count(), 0.0f);

@@ -5,6 +5,7 @@
 #include <nibble/core/bits.hpp>
 #include <nibble/element/bipolar.hpp>
 #include <nibble/element/codebook.hpp>
+#include <nibble/element/codebooks.hpp>
 #include <nibble/element/float32.hpp>
 #include <nibble/element/integer.hpp>
 #include <nibble/element/minifloat.hpp>
@@ -279,7 +280,10 @@ enum class tie { down, even_code };
 class reference_list final : public reference_codec {
 public:
     // values[c] is the value of code c; codes from values.size() on mean the last value.
-    reference_list(int width, std::vector<double> values, tie ties) : values_(std::move(values)), ties_(ties) {
+    // If thresholds are given, they stand between the magnitudes of neighbours, whichever sign, and one of them takes
+    // the smaller magnitude.
+    reference_list(int width, std::vector<double> values, tie ties, std::vector<double> thresholds = {})
+        : values_(std::move(values)), ties_(ties), thresholds_(std::move(thresholds)) {
         bits = width;
         for (code_number c = 0; c < values_.size(); ++c)
             if (std::isfinite(values_[c])) order_.push_back(c);
@@ -305,7 +309,13 @@ public:
         const double above = producible[low + 1];
         return for_every_rounding([&](nibble::rounding rounding) {
             bool up = x != below;
-            if (up && rounding == nibble::rounding::nearest_even && ties_ == tie::down)
+            if (up && rounding == nibble::rounding::nearest_even && !thresholds_.empty()) {
+                const double inner = std::min(std::abs(below), std::abs(above));
+                std::size_t rank = 0;
+                for (const double v : producible) rank += v >= 0.0 && v < inner ? 1 : 0;
+                const bool outwards = std::abs(x) > thresholds_[rank];
+                up = outwards == (above > 0.0);
+            } else if (up && rounding == nibble::rounding::nearest_even && ties_ == tie::down)
                 up = x > static_cast<double>(static_cast<float>((below + above) / 2)); // as bitsandbytes has it
             else if (up)
                 up = goes_up(rounding, x, below, above, order_[low] % 2 == 1 && order_[low + 1] % 2 == 0);
@@ -317,6 +327,7 @@ private:
     std::vector<double> values_;
     std::vector<code_number> order_; // codes in ascending order of their values; of equal values the lowest code
     tie ties_;
+    std::vector<double> thresholds_;
 };
 
 // ---- powers of two, and fp32 itself
@@ -414,6 +425,19 @@ template <class Levels> struct reference_of<nibble::codebook<Levels>> {
         int bits = 1;
         while ((std::size_t{1} << bits) < values.size()) ++bits;
         return std::make_unique<reference_list>(bits, values, tie::down);
+    }
+};
+template <> struct reference_of<nibble::bnb_fp4> {
+    static auto make() {
+        // formats.md, section 6.
+        std::vector<double> values;
+        for (const double sign : {1.0, -1.0})
+            for (const float v : {0.0f, .0052083333f, .66666667f, 1.0f, .33333333f, .5f, .16666667f, .25f})
+                values.push_back(sign * static_cast<double>(v));
+        std::vector<double> thresholds;
+        for (const float t : {.00260417f, .0859375f, .20833333f, .29166667f, .4166667f, .583333f, .8333333f})
+            thresholds.push_back(static_cast<double>(t));
+        return std::make_unique<reference_list>(4, values, tie::even_code, thresholds);
     }
 };
 template <> struct reference_of<nibble::e8m0> {
