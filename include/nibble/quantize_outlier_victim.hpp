@@ -70,6 +70,9 @@ template <granularity Granularity, executor Executor = serial>
     const std::size_t run = detail::min_of(Granularity::run(w.cols()), w.cols());
     NIBBLE_CHECK(Granularity::row_local || run == w.cols(),
                  "quantize_outlier_victim: slots that span rows must span whole rows");
+    for (std::size_t slot = 0; options.alpha != nullptr && slot < q.slot_count(); ++slot)
+        NIBBLE_CHECK(detail::is_finite(options.alpha[slot]) && options.alpha[slot] >= 0.0f,
+                     "quantize_outlier_victim: every alpha must be finite and at least 0");
     const detail::slot_values slots = detail::gather_slots<Granularity>(w, {});
     q.set_nonfinite(slots.nonfinite);
     detail::in_stretches(q.slot_count(), w.rows() * w.cols(), threads, [&](std::size_t first, std::size_t end) {

@@ -47,6 +47,7 @@ template <class Element> void check_signed(const std::vector<float>& magnitudes)
 } // namespace
 
 TEST_CASE("the lists of codebooks.hpp round to the nearest level", "[element][codebook]") {
+    nibble_test::check_element<bnb_fp4>(20000);
     nibble_test::check_element<af4>(20000);
     nibble_test::check_element<flint4>(20000);
     nibble_test::check_element<bitmod_fp3_ea_minus>(20000);
