@@ -60,20 +60,6 @@ template <class Scheme> void check_error(const char* what, double wanted, double
     check_within(what, error_of<Scheme>(), wanted, digit);
 }
 
-struct iq4_nl_levels {
-    static constexpr float levels[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
-};
-struct bnb_fp4 {
-    static constexpr int bits = 4;
-    using code = std::uint8_t;
-    [[nodiscard]] static constexpr float decode(code c) noexcept {
-        constexpr float magnitude[8] = {0.0f, .0052083333f, .66666667f, 1.0f, .33333333f, .5f, .16666667f, .25f};
-        return (c & 8) != 0 ? -magnitude[c & 7] : magnitude[c & 7];
-    }
-};
-using e1m2 = minifloat<float_format{.exponent = 1, .mantissa = 2}>;
-using e3m0 = minifloat<float_format{.exponent = 3, .mantissa = 0}>;
-
 } // namespace
 
 TEST_CASE("errors on Gaussian data: one and two bits", "[quantize][error]") {
@@ -102,7 +88,7 @@ TEST_CASE("errors on Gaussian data: codebooks and 4-bit floats", "[quantize][err
     check_error("nf4_g64", .00845, .000005);
     check_error<group_scheme<e2m1, 64>>("FP4 E2M1 b64", .01112, .000005);
     check_error<group_scheme<bnb_fp4, 64>>("bnb FP4 b64", .01476, .000005);
-    check_error<group_scheme<codebook<iq4_nl_levels>, 32>>("IQ4_NL", .00745, .000005);
+    check_error<group_scheme<iq4_nl, 32>>("IQ4_NL", .00745, .000005);
     check_error<group_scheme<e2m1, 128>>("FP4 E2M1 g128", .01181, .000005);
     check_error<group_scheme<e1m2, 128>>("FP4 E1M2 g128", .01364, .000005);
     check_error<group_scheme<e3m0, 128>>("FP4 E3M0 g128", .03720, .000005);

@@ -47,7 +47,7 @@ public:
     [[nodiscard]] const tensor_info* require(std::string_view suffix) {
         const tensor_info* tensor = find(suffix);
         if (tensor == nullptr)
-            fail(status_code::not_found, "tensor " + quoted(std::string(prefix_).append(suffix)), "is missing");
+            fail(status_code::not_found, "tensor " + detail::quoted(std::string(prefix_).append(suffix)), "is missing");
         return tensor;
     }
     [[nodiscard]] bool expect_type(const tensor_info& tensor, std::initializer_list<std::string_view> types) {
@@ -129,10 +129,11 @@ public:
         bool ordered = true;
         for (std::size_t g = 0; g < groups; ++g) {
             const std::size_t wanted = g * group < cols ? min_of(group, cols - g * group) : 0;
-            if (starts[g + 1] != wanted || (g + 1 == groups && g * group + wanted != cols))
+            if (wanted == 0 || starts[g + 1] != wanted || (g + 1 == groups && g * group + wanted != cols))
                 return fail(status_code::malformed, index,
                             "group " + std::to_string(g) + " has " + std::to_string(starts[g + 1]) +
-                                " columns, expected " + std::to_string(wanted) + " (groups of " +
+                                " columns, expected " +
+                                (wanted == 0 ? std::string("at least 1") : std::to_string(wanted)) + " (groups of " +
                                 std::to_string(group) + ")");
             starts[g + 1] += starts[g];
         }
