@@ -251,6 +251,8 @@ TEST_CASE("what cannot be in a GGUF file is refused, and nothing is added", "[io
     refuses(writer.add_matrix("a", {x.data(), 2, 256}, "Q4_X"), nb::status_code::unsupported, "'Q4_X' is not known");
     refuses(writer.add_matrix("a", {x.data(), 2, 256}, "IQ2_XXS"), nb::status_code::unsupported,
             "floats cannot be written as IQ2_XXS");
+    refuses(writer.add_matrix<nb::ggml_encoding::reference>("a", {x.data(), 2, 256}, "Q4_K"),
+            nb::status_code::unsupported, "no fixed rule for Q4_K; use ggml_encoding::best");
     refuses(writer.add_matrix("a", {x.data(), 0, 256}, "Q4_0"), nb::status_code::mismatch, "a dimension is 0");
     const std::size_t square[] = {4, 4};
     const std::size_t five[] = {1, 1, 1, 1, 1};
@@ -264,11 +266,12 @@ TEST_CASE("what cannot be in a GGUF file is refused, and nothing is added", "[io
     twos.row_codes(0)[7] = 0xff; // codes 3
     refuses(writer.add_quantized<nb::ggml_tq1_0>("a", twos), nb::status_code::mismatch, "row 0 holds the value 2");
     CHECK(writer.add_quantized<nb::ggml_tq2_0>("twos", twos).ok());
+    CHECK(writer.add_matrix<nb::ggml_encoding::reference>("plain", {x.data(), 2, 256}, "Q4_0").ok());
     refuses(writer.add_quantized("a", nb::any_quantized<nb::ggml_formats>()), nb::status_code::mismatch,
             "nothing in it");
     const std::vector<std::byte> bytes = writer.bytes();
     const nb::gguf_file file = parsed(bytes);
-    CHECK(file.tensors().size() == 2);
+    CHECK(file.tensors().size() == 3);
     CHECK(file.metadata().size() == 1);
 }
 

@@ -175,7 +175,7 @@ public:
             if (i == 0) continue;
             const double factor = 1.0 + i / 20.0;
             trial other = b.attempt(top / limit * factor, top_minimum / static_cast<double>(highest<inner>));
-            b.improve(other);
+            if (other.error < 1.02 * best.error) b.improve(other); // more than that it does not catch up
             if (other.error < best.error) best = other;
         }
         b.store(best, p);

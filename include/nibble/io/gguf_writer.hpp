@@ -174,9 +174,9 @@ public:
         return s;
     }
 
-    // A float matrix as that type: quantize_ggml of the best kind, or F32, F16 and BF16 rounded to nearest even (a value
-    // beyond fp16 becomes infinite).
-    template <executor Executor = serial>
+    // A float matrix as that type: by quantize_ggml, or F32, F16 and BF16 rounded to nearest even (a value beyond fp16 becomes
+    // infinite). With ggml_encoding::reference unsupported for the types that have no fixed rule.
+    template <ggml_encoding Encoding = ggml_encoding::best, executor Executor = serial>
     [[nodiscard]] status add_matrix(std::string_view name, matrix_view<const float> w, std::string_view type_name,
                                     const Executor& threads = {}) {
         const std::size_t shape[] = {w.rows(), w.cols()};
@@ -191,7 +191,12 @@ public:
         s = {status_code::unsupported, what(name) + "floats cannot be written as " + std::string(type_name) +
                                            ", only as a type of ggml_types, F32, F16 or BF16"};
         for_each_ggml_type([&]<class Type>() {
-            if (Type::id == block->id) s = add_quantized<Type>(name, quantize_ggml<Type>(w, threads));
+            if (Type::id != block->id) return;
+            if constexpr (Encoding == ggml_encoding::best || has_ggml_reference<Type>)
+                s = add_quantized<Type>(name, quantize_ggml<Type, Encoding>(w, threads));
+            else
+                s = {status_code::unsupported, what(name) + "ggml has no fixed rule for " + std::string(type_name) +
+                                                   "; use ggml_encoding::best"};
         });
         return s;
     }
