@@ -1,8 +1,11 @@
 // fuzz_safetensors.cpp: libFuzzer's entry for the safetensors reader, and mutations that keep its length right.
 #include "fuzz_support.hpp"
 
+#include <nibble/io/read_layer.hpp>
 #include <nibble/io/safetensors.hpp>
 
+#include <bit>
+#include <cmath>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -87,6 +90,65 @@ bytes well_formed(choices& random) {
     return nibble_test::safetensors(header + "}", end);
 }
 
+// A few formats of every layout: small groups, as inputs are small.
+template <int Bits, class Granularity, nb::element Scale>
+using with_zeros = nb::detail::integer_format<nb::unsigned_integer<Bits>, true, Granularity, Scale>;
+using signed_codes = nb::integer<4, nb::integer_range::full>;
+using signed_bytes = nb::integer<8, nb::integer_range::full>;
+using formats = nb::join_formats<
+    nb::format_list<with_zeros<2, nb::per_channel, nb::f32>, with_zeros<3, nb::per_channel, nb::bf16>,
+                    with_zeros<3, nb::per_channel, nb::f32>, with_zeros<4, nb::per_channel, nb::f16>,
+                    with_zeros<8, nb::per_channel, nb::f16>, with_zeros<8, nb::per_channel, nb::f32>,
+                    with_zeros<4, nb::per_group<32>, nb::f16>,
+                    nb::detail::integer_format<signed_codes, false, nb::per_group<32>, nb::f16>,
+                    nb::detail::integer_format<signed_codes, false, nb::per_channel, nb::bf16>,
+                    nb::detail::integer_format<signed_bytes, false, nb::per_channel, nb::f16>,
+                    nb::detail::integer_format<signed_bytes, false, nb::per_tensor, nb::f32>,
+                    nb::named_format<"e4m3_tile", nb::scheme<nb::e4m3, nb::per_tile<128, 128>, nb::scale<nb::f32>>>,
+                    nb::named_format<"e5m2_channel", nb::scheme<nb::e5m2, nb::per_channel, nb::scale<nb::bf16>>>,
+                    nb::named_format<"nf4", nb::bitsandbytes_scheme<nb::nf4, 64>>,
+                    nb::named_format<"nf4_nested", nb::bitsandbytes_nested_scheme<nb::nf4, 64>>,
+                    nb::named_format<"fp4", nb::bitsandbytes_scheme<nb::bnb_fp4, 64>>>,
+    nb::nvfp4_formats>;
+using fuzzed_layer = nb::quantized_layer<formats>;
+
+std::vector<float> weights_of(const fuzzed_layer& layer) {
+    const std::size_t rows = layer.weights.rows();
+    const std::size_t cols = layer.weights.cols();
+    std::vector<float> values(rows * cols);
+    nb::dequantize_layer(layer, nb::matrix_view<float>(values.data(), rows, cols));
+    return values;
+}
+
+// A layer is refused by its name, or its weights are as many as the file can hold, and the same when written and read.
+std::string touch_layer(const nb::safetensors_file& file, const nb::stored_layer& stored, std::size_t file_size) {
+    if (nb::detect_layout(file, stored.prefix) != stored.layout) return "a layer of two layouts";
+    fuzzed_layer layer;
+    const nb::status s = nb::read_layer(file, stored.prefix, layer);
+    if (!s.ok()) {
+        const bool named = s.message().find(nb::detail::quoted(stored.prefix).substr(0, 80)) != std::string::npos ||
+                           s.message().find("tensor '") != std::string::npos;
+        return named && layer.weights.empty() ? "" : "a refused layer that is not named, or is there: " + s.message();
+    }
+    if (layer.weights.rows() > 16 * file_size / layer.weights.cols()) return "a layer larger than the file";
+    const std::vector<float> values = weights_of(layer);
+
+    nb::safetensors_writer writer;
+    if (!nb::write_layer(layer, stored.prefix, writer).ok()) return ""; // not everything that is read can be written
+    const std::vector<std::byte> written = writer.bytes();
+    nb::safetensors_file again;
+    fuzzed_layer same;
+    if (!nb::safetensors_file::parse(written, again).ok()) return "a written file that does not open";
+    if (!nb::read_layer(again, stored.prefix, same).ok()) return "a written layer that is refused";
+    const std::vector<float> second = weights_of(same);
+    if (second.size() != values.size()) return "a written layer of another size";
+    for (std::size_t i = 0; i < values.size(); ++i)
+        if (std::bit_cast<std::uint32_t>(values[i]) != std::bit_cast<std::uint32_t>(second[i]) &&
+            !(std::isnan(values[i]) && std::isnan(second[i])))
+            return "a written layer of other weights: " + std::string(layer.weights.name());
+    return "";
+}
+
 } // namespace
 
 extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t size, std::size_t max_size,
@@ -119,7 +181,12 @@ extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t s
 }
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-    nibble_test::examine<nb::safetensors_file>({reinterpret_cast<const std::byte*>(data), size},
-                                               nb::model_format::safetensors);
+    const std::span<const std::byte> input(reinterpret_cast<const std::byte*>(data), size);
+    nibble_test::examine<nb::safetensors_file>(input, nb::model_format::safetensors);
+
+    const nibble_test::exact_copy copy(input);
+    nb::safetensors_file file;
+    if (!nb::safetensors_file::parse(copy.view(), file).ok()) return 0;
+    for (const nb::stored_layer& layer : nb::list_layers(file)) nibble_test::report(touch_layer(file, layer, size));
     return 0;
 }

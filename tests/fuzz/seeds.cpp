@@ -2,6 +2,7 @@
 #include "../io/broken_gguf.hpp"
 #include "../io/broken_safetensors.hpp"
 #include "../io/io_support.hpp"
+#include "../io/layer_support.hpp"
 
 #include <nibble/io/gguf_types.hpp>
 #include <nibble/io/safetensors_parser.hpp>
@@ -43,6 +44,21 @@ std::vector<bytes> safetensors_files() {
                                                      R"(","shape":[2,4],"data_offsets":[0,)" +
                                                      std::to_string(type.bits) + "]}}",
                                                  type.bits));
+    using namespace nibble_test;
+    for (const made_layer& layer :
+         {make_gptq(1, 32, 64, 4, 32, "F16", true, false), make_gptq(2, 32, 64, 4, 32, "F16", true, true),
+          make_gptq(3, 32, 32, 3, 32, "BF16", true, false), make_gptq(4, 16, 32, 2, 32, "F32", true, false),
+          make_gptq(5, 8, 32, 8, 32, "F16", true, false), make_awq(1, 32, 64, 32, "F16"),
+          make_compressed_tensors(1, 8, 64, 4, 32, "F16", true, false),
+          make_compressed_tensors(2, 8, 64, 4, 32, "F16", false, true),
+          make_compressed_tensors(3, 11, 35, 3, 35, "F32", false, false),
+          make_naive(1, 8, 64, "I8", {8, 1}, "F16", true, false), make_naive(2, 8, 64, "I8", {1}, "F32", true, false),
+          make_naive(3, 8, 64, "I8", {8}, "F32", false, false),
+          make_naive(4, 8, 64, "F8_E4M3", {1, 1}, "F32", true, true),
+          make_naive(5, 8, 64, "F8_E5M2", {8}, "BF16", true, false), make_bitsandbytes(1, 8, 64, true, 64, 0),
+          make_bitsandbytes(2, 7, 100, false, 64, 0), make_bitsandbytes(3, 8, 64, true, 64, 256),
+          make_nvfp4(1, 8, 64, false, 0.5f), make_nvfp4(2, 8, 64, true, 0.5f)})
+        files.push_back(layer_file(layer.tensors));
     // As deep as an input can be; the broken file that is deeper is too long for one.
     const std::string deep(3500, '[');
     files.push_back(nibble_test::safetensors(R"({"w":{"more":)" + deep + std::string(3500, ']') + "}}", 0));

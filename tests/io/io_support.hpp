@@ -304,6 +304,8 @@ std::string touch(const File& file, std::span<const std::byte> all) {
     for (const nibble::tensor_info& tensor : file.tensors()) {
         sum += sum_of(tensor.name) + sum_of(tensor.type_name);
         if (tensor.type_name.empty()) return "a type without a name";
+        for (const char c : tensor.type_name)
+            if (c < ' ' || c > '~') return "a type that cannot be printed";
         if (file.find(tensor.name) != &tensor) return "a tensor that its name does not find";
         if (!inside(all, tensor.data, tensor.bytes)) return "data outside of the file";
         sum += sum_of(std::span(tensor.data, tensor.bytes));

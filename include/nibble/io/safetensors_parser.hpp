@@ -196,11 +196,15 @@ private:
         file.tensors.push_back(std::move(tensor));
         return true;
     }
-    // A type need not be known, but it must have a name: messages about the tensor say it.
+    // A type need not be known, but it must be a name as types have them: messages about the tensor print it as it is.
     [[nodiscard]] bool type_name(tensor_info& tensor, safetensors_content& file) {
         const std::size_t start = json_.offset();
         if (!json_.string(tensor.type_name, file.escaped, "dtype")) return false;
-        return !tensor.type_name.empty() || json_.fail(status_code::malformed, "dtype", start, "is empty");
+        bool good = !tensor.type_name.empty() && tensor.type_name.size() <= 32;
+        for (const char c : tensor.type_name)
+            good = good && ((c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_');
+        return good || json_.fail(status_code::malformed, "dtype", start,
+                                  "is not a type's name, which has 1 to 32 letters, digits and underscores");
     }
     [[nodiscard]] bool shape(tensor_info& tensor, description& d) {
         d.shape_at = json_.offset();
