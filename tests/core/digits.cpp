@@ -68,7 +68,8 @@ template <unsigned Base, unsigned Count> void check_streams() {
         std::vector<std::uint8_t> wanted(bytes, 0);
         for (std::size_t g = 0; g < groups; ++g) {
             std::uint64_t number = 0;
-            for (std::size_t i = Count; i-- > 0;) number = number * Base + (g * Count + i < n ? digit[g * Count + i] : 0u);
+            for (std::size_t i = Count; i-- > 0;)
+                number = number * Base + (g * Count + i < n ? digit[g * Count + i] : 0u);
             for (unsigned b = 0; b < codec::bits; ++b)
                 if ((number >> b & 1) != 0) {
                     const std::size_t at = g * codec::bits + b;

@@ -35,7 +35,8 @@ template <class From, class To> void check_values(bool keep_bytes, double factor
         CAPTURE(c, unsigned{converted[c]});
         const double before = from.decode(c);
         const double after = to.decode(converted[c]) * factor;
-        const std::uint8_t one = keep_bytes ? nibble::keep_bytes<From, To>(bytes[c]) : nibble::keep_values<From, To>(bytes[c]);
+        const std::uint8_t one =
+            keep_bytes ? nibble::keep_bytes<From, To>(bytes[c]) : nibble::keep_values<From, To>(bytes[c]);
         CHECK(one == converted[c]);
         if (std::isnan(before)) {
             CHECK(std::isnan(after));
@@ -46,7 +47,8 @@ template <class From, class To> void check_values(bool keep_bytes, double factor
         // The nearest of all bytes, the smaller magnitude first.
         double nearest = std::abs(before - after);
         for (unsigned other = 0; other < 256; ++other)
-            if (std::isfinite(to.decode(other))) nearest = std::min(nearest, std::abs(before - to.decode(other) * factor));
+            if (std::isfinite(to.decode(other)))
+                nearest = std::min(nearest, std::abs(before - to.decode(other) * factor));
         CHECK(std::abs(before - after) == nearest);
     }
     CHECK(changed == differ);

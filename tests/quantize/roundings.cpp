@@ -21,25 +21,25 @@ using nibble_test::plain_quantized;
 using nibble_test::weights_kind;
 
 constexpr std::size_t shapes[][2] = {{1, 1}, {3, 31}, {5, 129}, {2, 1031}};
-constexpr weights_kind kinds[] = {weights_kind::normal, weights_kind::zeros, weights_kind::nonfinite, weights_kind::constant,
-                                  weights_kind::ties};
+constexpr weights_kind kinds[] = {weights_kind::normal, weights_kind::zeros, weights_kind::nonfinite,
+                                  weights_kind::constant, weights_kind::ties};
 
 template <class Scheme> void check_roundings(const std::string& name) {
     const nibble_test::scheme_facts facts = nibble_test::facts_of_scheme<Scheme>(name);
     for (const auto& [rows, cols] : shapes)
         for (const weights_kind kind : kinds) {
-            // A slot of scale 0 holds the code that nearest_even has for 0, whatever the rounding. Where 0 is no code but lies
-            // between two, the rounding would say otherwise; its values are 0 either way.
+            // A slot of scale 0 holds the code that nearest_even has for 0, whatever the rounding. Where 0 is no code
+            // but lies between two, the rounding would say otherwise; its values are 0 either way.
             if (facts.element->bits == 1 && (kind == weights_kind::zeros || kind == weights_kind::nonfinite)) continue;
             CAPTURE(name, rows, cols, static_cast<int>(kind));
             const std::vector<float> x = nibble_test::weights_of(kind, rows, cols, 100 * cols + rows);
             const nibble::matrix_view<const float> w(x.data(), rows, cols);
             const int bits = facts.element->bits;
             for (const rounding mode : nibble_test::determined_roundings) {
-                const plain_quantized wanted =
-                    nibble_test::reference_quantize(facts, x.data(), rows, cols, cols, mode);
+                const plain_quantized wanted = nibble_test::reference_quantize(facts, x.data(), rows, cols, cols, mode);
                 CAPTURE(static_cast<int>(mode));
-                CHECK(difference(nibble_test::plain(nibble::quantize<Scheme>(w, {.rounding = mode})), wanted, bits) == "");
+                CHECK(difference(nibble_test::plain(nibble::quantize<Scheme>(w, {.rounding = mode})), wanted, bits) ==
+                      "");
             }
             // Learned: each weight as floor or as ceiling has it. Only the lowest bit counts.
             std::vector<std::uint8_t> up(rows * cols);
@@ -58,8 +58,8 @@ template <class Scheme> void check_roundings(const std::string& name) {
             }
             const nibble::quantize_options options{.rounding = rounding::learned, .round_up = up.data()};
             CHECK(difference(nibble_test::plain(nibble::quantize<Scheme>(w, options)), wanted, bits) == "");
-            CHECK(difference(nibble_test::plain(nibble::quantize<Scheme>(w, options, nibble_test::test_executor{3})), wanted,
-                             bits) == "");
+            CHECK(difference(nibble_test::plain(nibble::quantize<Scheme>(w, options, nibble_test::test_executor{3})),
+                             wanted, bits) == "");
             if (kind == weights_kind::normal && cols > 100 && bits < 32) CHECK(moved > cols / 8);
         }
 }
@@ -80,8 +80,8 @@ TEST_CASE("quantize under every rounding follows the rules", "[quantize][roundin
 
 TEST_CASE("learned rounding without its bits is refused", "[quantize][rounding]") {
     const float x[4] = {1, 2, 3, 4};
-    const auto before = nibble::set_failure_handler(
-        [](const char* message, const char*, int) { throw std::runtime_error(message); });
+    const auto before =
+        nibble::set_failure_handler([](const char* message, const char*, int) { throw std::runtime_error(message); });
     const nibble::matrix_view<const float> w(x, 1, 4);
     CHECK_THROWS_WITH(nibble::quantize<nibble::int4_g32>(w, {.rounding = rounding::learned}),
                       "quantize: learned rounding needs quantize_options::round_up, one byte per weight");

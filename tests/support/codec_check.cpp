@@ -61,7 +61,7 @@ private:
         around(p[i]);
         if (i > 0) {
             around((p[i - 1] + p[i]) / 2);
-            around(p[i - 1] * 0.75 + p[i] * 0.25);
+            if (p.size() < 4096) around(p[i - 1] * 0.75 + p[i] * 0.25);
         }
     }
     around(reference.next_above);

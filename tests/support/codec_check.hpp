@@ -46,7 +46,8 @@ template <class Element> [[nodiscard]] codec codec_of() {
     [&]<std::size_t... Mode>(std::index_sequence<Mode...>) {
         ((c.encode[Mode][0] = &encode_with<Element, static_cast<rounding>(Mode), overflow::saturate>), ...);
         ((c.encode[Mode][1] = &encode_with<Element, static_cast<rounding>(Mode), overflow::special>), ...);
-    }(std::make_index_sequence<rounding_count>{});
+    }
+    (std::make_index_sequence<rounding_count>{});
     c.largest = nibble::largest<Element>;
     c.lowest = nibble::lowest<Element>;
     c.has_nan = nibble::has_nan_code<Element>;
@@ -56,7 +57,8 @@ template <class Element> [[nodiscard]] codec codec_of() {
 
 // Every code decodes as the reference says, and its value encodes to it again under every rounding; ties, midpoints and
 // thresholds of overflow with their neighbours, zeros, NaN, infinities and `samples` random bit patterns encode as the
-// reference says, under every rounding; stochastic rounding keeps to the two neighbours and is unbiased; results rise with x.
+// reference says, under every rounding; stochastic rounding keeps to the two neighbours and is unbiased; results rise
+// with x.
 void check_codec(const codec& tested, const reference_codec& reference, std::size_t samples);
 
 // What the library derives from an element's values.

@@ -34,7 +34,8 @@ inline constexpr std::size_t rounding_count = 9;
 static_assert(static_cast<std::size_t>(nibble::rounding::learned) == rounding_count - 1,
               "a new rounding needs a line here, in goes_up and in codec_check");
 
-// The definition of every rounding in double: does x, below < x < above, go up? `tie_up` is what nearest_even says of a tie.
+// The definition of every rounding in double: does x, below < x < above, go up? `tie_up` is what nearest_even says of a
+// tie.
 [[nodiscard]] inline bool goes_up(nibble::rounding mode, double x, double below, double above, bool tie_up) {
     using nibble::rounding;
     const bool equal = std::abs(above) == std::abs(below);
@@ -178,9 +179,8 @@ public:
         };
         for (std::size_t mode = 0; mode < rounding_count; ++mode)
             for (std::size_t policy = 0; policy < 2; ++policy) {
-                const bool no_negative_zero =
-                    f_.specials == nibble::specials::fnuz ||
-                    static_cast<nibble::rounding>(mode) == nibble::rounding::half_toward_zero;
+                const bool no_negative_zero = f_.specials == nibble::specials::fnuz ||
+                                              static_cast<nibble::rounding>(mode) == nibble::rounding::half_toward_zero;
                 code_number magnitude = low + (larger(static_cast<nibble::rounding>(mode)) ? 1 : 0);
                 bool is_nan = false;
                 if (magnitude > max) {
@@ -304,7 +304,8 @@ public:
         if (x >= producible.back()) return for_every_rounding([&](nibble::rounding) { return order_.back(); });
         if (x <= producible.front()) return for_every_rounding([&](nibble::rounding) { return order_.front(); });
         const std::size_t low =
-            static_cast<std::size_t>(std::upper_bound(producible.begin(), producible.end(), x) - producible.begin()) - 1;
+            static_cast<std::size_t>(std::upper_bound(producible.begin(), producible.end(), x) - producible.begin()) -
+            1;
         const double below = producible[low];
         const double above = producible[low + 1];
         return for_every_rounding([&](nibble::rounding rounding) {

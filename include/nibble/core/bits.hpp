@@ -65,8 +65,9 @@ inline constexpr std::uint32_t f32_infinity = 0x7f800000u;
 [[nodiscard]] constexpr float abs_of(float x) noexcept {
     return std::bit_cast<float>(std::bit_cast<std::uint32_t>(x) & f32_magnitude);
 }
-// x, or +0 for NaN. A mask and no choice, because of what compilers make of choices: GCC follows the constant into the code
-// behind it, gives NaN a path of its own, and the loop around is no longer one block that it can vectorize. (The same below.)
+// x, or +0 for NaN. A mask and no choice, because of what compilers make of choices: GCC follows the constant into the
+// code behind it, gives NaN a path of its own, and the loop around is no longer one block that it can vectorize. (The same
+// below.)
 [[nodiscard]] NIBBLE_INLINE constexpr float nan_to_zero(float x) noexcept {
     const std::uint32_t word = std::bit_cast<std::uint32_t>(x);
     return std::bit_cast<float>(word & (0u - static_cast<std::uint32_t>((word & f32_magnitude) <= f32_infinity)));

@@ -10,9 +10,9 @@
 
 namespace nibble::inline NIBBLE_ABI {
 
-// `Count` digits of 0 ... Base - 1 as the number sum of digit[i] x Base^i, in the fewest bits: three digits of base 5 in 7 bits
-// (125 of 128 numbers used), five of base 3 in 8. Codes of elements whose number of levels is no power of two (ternary,
-// balanced) fit in fewer bits this way than one by one. What is not a digit, or not such a number, is refused.
+// `Count` digits of 0 ... Base - 1 as the number sum of digit[i] x Base^i, in the fewest bits: three digits of base 5 in
+// 7 bits (125 of 128 numbers used), five of base 3 in 8. Codes of elements whose number of levels is no power of two
+// (ternary, balanced) fit in fewer bits this way than one by one. What is not a digit, or not such a number, is refused.
 template <unsigned Base, unsigned Count>
 struct digits {
     static_assert(Base >= 2 && Base <= 256 && Count >= 1, "digits: base 2 to 256, at least one digit");
@@ -72,8 +72,8 @@ struct digits {
         if (held_bits > 0) *stream = static_cast<std::uint8_t>(held);
         return true;
     }
-    // The inverse; false, the digits unspecified, for a stream that pack never makes: a number too large, or digits after the
-    // last (unused bits of the last byte are not looked at). Reads stream_bytes(digits_in_all) bytes.
+    // The inverse; false, the digits unspecified, for a stream that pack never makes: a number too large, or digits after
+    // the last (unused bits of the last byte are not looked at). Reads stream_bytes(digits_in_all) bytes.
     [[nodiscard]] static constexpr bool unpack(const std::uint8_t* stream, std::size_t digits_in_all,
                                                std::uint8_t* digit) noexcept {
         std::uint64_t held = 0;

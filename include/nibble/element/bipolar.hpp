@@ -8,8 +8,8 @@
 
 namespace nibble::inline NIBBLE_ABI {
 
-// Code u of `Bits` bits means 2u - (2^Bits - 1): each bit is -1 or +1 times its power of two (APT-LLM's bipolar integers; also
-// called mid-rise). Values are the odd integers from -(2^Bits - 1) to 2^Bits - 1. A tie lies at every even integer; under
+// Code u of `Bits` bits means 2u - (2^Bits - 1): each bit is -1 or +1 times its power of two (APT-LLM's bipolar integers;
+// also called mid-rise). Values are the odd integers from -(2^Bits - 1) to 2^Bits - 1. A tie lies at every even integer; under
 // nearest_even it goes to the even code. NaN counts as 0, which is a tie.
 template <int Bits>
 struct bipolar {
@@ -43,7 +43,7 @@ public:
         if constexpr (Rounding == rounding::half_up) up = even;
         if constexpr (Rounding == rounding::half_away) up = past | (tie & (x >= 0.0f ? 1 : 0));
         if constexpr (Rounding == rounding::half_toward_zero) up = past | (tie & (x <= 0.0f ? 1 : 0));
-        if constexpr (Rounding == rounding::toward_zero) up = between & (x < 0.0f ? (below < -1 ? 1 : 0) : (below < 0 ? 1 : 0));
+        if constexpr (Rounding == rounding::toward_zero) up = between & (below < (x < 0.0f ? -1 : 0) ? 1 : 0);
         if constexpr (Rounding == rounding::ceiling) up = between;
         if constexpr (Rounding == rounding::learned) up = between & static_cast<std::int32_t>(random & 1u);
         if constexpr (Rounding == rounding::stochastic) {

@@ -98,8 +98,8 @@ struct grid_list {
 } // namespace detail
 
 // The code of x in element E: rounded once, straight from fp32. NaN gives the element's NaN; an element that has none takes
-// it as 0 (what a block or a tensor makes of NaN is quantize's to decide). `random` feeds stochastic rounding with 32 bits and
-// learned rounding with its lowest bit.
+// it as 0 (what a block or a tensor makes of NaN is quantize's to decide). `random` feeds stochastic rounding with 32 bits
+// and learned rounding with its lowest bit.
 template <element E, rounding Rounding = rounding::nearest_even, overflow Overflow = overflow::saturate>
 [[nodiscard]] NIBBLE_INLINE constexpr typename E::code encode(float x, std::uint32_t random = 0) noexcept {
     if constexpr (detail::has_encode<E>) {

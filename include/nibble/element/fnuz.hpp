@@ -1,5 +1,4 @@
-// fnuz.hpp: between formats of the same fields, such as E4M3 of OCP (FN) and of earlier accelerators (FNUZ), whose bytes mean
-// different values.
+// fnuz.hpp: from a format to another of the same fields whose bytes mean other values: FN (OCP's E4M3) and FNUZ.
 #pragma once
 
 #include <nibble/core/bits.hpp>
@@ -85,8 +84,8 @@ inline std::size_t map_bytes(const std::uint8_t* from, std::size_t count, std::u
 
 } // namespace detail
 
-// The same over `count` bytes, which may be converted in place. Returns how many of them now mean another value (saturated or
-// rounded; a NaN that is still NaN and a zero that lost its sign are not counted): 0 says that nothing was lost.
+// The same over `count` bytes, which may be converted in place. Returns how many of them now mean another value (saturated
+// or rounded; a NaN that is still NaN and a zero that lost its sign are not counted): 0 says that nothing was lost.
 template <class From, class To>
     requires same_fields<From, To>
 inline std::size_t keep_bytes(const std::uint8_t* from, std::size_t count, std::uint8_t* to) noexcept {

@@ -82,8 +82,8 @@ using uint6 = unsigned_integer<6>;
 using uint7 = unsigned_integer<7>;
 using uint8 = unsigned_integer<8>;
 
-// 0 ... 2^Bits in Bits + 1 bits: 2^Bits + 1 levels, an odd number, so that there is one in the middle ("B*", the bit balance of
-// ABQ-LLM). A code's value is the code; those above 2^Bits are never produced. core/digits.hpp packs such codes densely.
+// 0 ... 2^Bits in Bits + 1 bits: 2^Bits + 1 levels, an odd number, so that there is one in the middle ("B*", the bit balance
+// of ABQ-LLM). A code's value is the code; those above 2^Bits are never produced. core/digits.hpp packs such codes densely.
 template <int Bits>
 struct balanced {
     static_assert(Bits >= 1 && Bits <= 7, "balanced: 1 to 7 bits, and one more for the additional level");

@@ -17,7 +17,8 @@ enum class list_tie {
     down,      // down, and the tie is the middle rounded to fp32
 };
 
-// x goes up from `below` to its neighbour `above` exactly if x is larger than this; for the roundings that depend on x alone.
+// x goes up from `below` to its neighbour `above` exactly if x is larger than this; for the roundings that depend on x
+// alone.
 template <rounding Rounding, list_tie Ties>
 [[nodiscard]] constexpr float last_that_stays(float below, float above, bool above_is_even) noexcept {
     const bool above_is_smaller = abs_of(above) < abs_of(below);
