@@ -149,75 +149,58 @@ struct quantizer {
         return best;
     }
 
+    using encoder = void (*)(const float*, std::size_t, std::uint64_t, std::uint64_t, const std::uint8_t*,
+                             typename traits::code*) noexcept;
+    template <rounding Rounding>
+    static constexpr encoder encode_units = &kernel::encode_units<element, Rounding, kernel::overflow_of<S>>;
+    [[nodiscard]] static encoder encoder_of(rounding mode) {
+        switch (mode) {
+        case rounding::nearest_even: return encode_units<rounding::nearest_even>;
+        case rounding::toward_zero: return encode_units<rounding::toward_zero>;
+        case rounding::half_away: return encode_units<rounding::half_away>;
+        case rounding::stochastic: return encode_units<rounding::stochastic>;
+        case rounding::half_up: return encode_units<rounding::half_up>;
+        case rounding::half_toward_zero: return encode_units<rounding::half_toward_zero>;
+        case rounding::floor: return encode_units<rounding::floor>;
+        case rounding::ceiling: return encode_units<rounding::ceiling>;
+        case rounding::learned: return encode_units<rounding::learned>;
+        }
+        NIBBLE_CHECK(false, "quantize: no rounding of that number");
+        return nullptr;
+    }
+    encoder encode = encoder_of(options.rounding);
+
     // The codes of a row; parameters_of_run(first column, columns) is asked once per run, in order.
-    template <rounding Rounding, class ParametersOfRun>
-    void encode_row_as(std::size_t row, const ParametersOfRun& parameters_of_run) const {
-        typename traits::code codes[kernel::quantize_block + 8];
-        std::uint8_t* stream = out.row_codes(row);
+    template <class ParametersOfRun>
+    void encode_row(std::size_t row, const ParametersOfRun& parameters_of_run) const {
+        constexpr std::size_t block = kernel::quantize_block;
         std::vector<float> clean;
         if (options.flush_subnormals || options.nonfinite == nonfinite_policy::zero) clean = cleaned(row);
         const float* x = clean.empty() ? w.row(row) : clean.data();
-        const std::uint64_t first = std::uint64_t{row} * w.cols();
-        // Codes collect in a block and go out at byte boundaries, whatever the length of a run.
-        std::size_t pending = 0;
-        std::size_t written = 0;
-        // The parameters of several runs before the codes of any: short runs then wait for one another's divisions less.
-        parameters batch[kernel::quantize_block / 4];
-        const std::size_t runs = max_of<std::size_t>(1, min_of(kernel::quantize_block / 4, kernel::quantize_block / run));
-        for (std::size_t begin = 0; begin < w.cols(); begin += runs * run) {
-            const std::size_t end = min_of(w.cols(), begin + runs * run);
+        parameters batch[block];
+        parameters p{};
+        float units[block];
+        typename traits::code codes[block];
+        std::size_t open = 0; // columns of the last run that are still to come
+        for (std::size_t start = 0; start < w.cols(); start += block) {
+            const std::size_t n = min_of(block, w.cols() - start);
+            // The parameters of all runs before the values of any: short ones wait for each other's divisions less.
             std::size_t count = 0;
-            for (std::size_t col = begin; col < end; col += run)
-                batch[count++] = parameters_of_run(col, min_of(run, end - col));
+            for (std::size_t i = open; i < n; i += run)
+                batch[count++] = parameters_of_run(start + i, min_of(run, w.cols() - start - i));
             count = 0;
-            for (std::size_t col = begin; col < end; col += run, ++count) {
-                const std::size_t n = min_of(run, end - col);
-                for (std::size_t i = 0; i < n;) {
-                    const std::size_t m = min_of(n - i, kernel::quantize_block - pending);
-                    kernel::encode_run<S, Rounding>(x + col + i, m, batch[count], options.seed, first + col + i,
-                                                    codes + pending);
-                    pending += m;
-                    i += m;
-                    if (pending == kernel::quantize_block) {
-                        kernel::store_codes<element>(codes, pending, stream, written);
-                        written += pending;
-                        pending = 0;
-                    }
+            for (std::size_t i = 0; i < n;) {
+                if (open == 0) {
+                    p = batch[count++];
+                    open = min_of(run, w.cols() - start - i);
                 }
+                const std::size_t m = min_of(open, n - i);
+                kernel::scale_run<S>(x + start + i, m, p, units + i);
+                i += m;
+                open -= m;
             }
-        }
-        kernel::store_codes<element>(codes, pending, stream, written);
-    }
-    // Between the codes below and above, by the bits handed in.
-    template <class ParametersOfRun>
-    void encode_row_learned(std::size_t row, const ParametersOfRun& p) const {
-        encode_row_as<rounding::floor>(row, p);
-        std::uint8_t* stream = out.row_codes(row);
-        const std::vector<std::uint8_t> down(stream, stream + traits::row_bytes(w.cols()));
-        encode_row_as<rounding::ceiling>(row, p);
-        const std::uint8_t* up = options.round_up + row * w.cols();
-        typename traits::code below[kernel::quantize_block];
-        typename traits::code above[kernel::quantize_block];
-        for (std::size_t start = 0; start < w.cols(); start += kernel::quantize_block) {
-            const std::size_t n = min_of(kernel::quantize_block, w.cols() - start);
-            kernel::load_codes<element>(down.data(), start, n, below);
-            kernel::load_codes<element>(stream, start, n, above);
-            for (std::size_t i = 0; i < n; ++i) above[i] = (up[start + i] & 1) != 0 ? above[i] : below[i];
-            kernel::store_codes<element>(above, n, stream, start);
-        }
-    }
-    template <class ParametersOfRun>
-    void encode_row(std::size_t row, const ParametersOfRun& p) const {
-        switch (options.rounding) {
-        case rounding::nearest_even: return encode_row_as<rounding::nearest_even>(row, p);
-        case rounding::toward_zero: return encode_row_as<rounding::toward_zero>(row, p);
-        case rounding::half_away: return encode_row_as<rounding::half_away>(row, p);
-        case rounding::stochastic: return encode_row_as<rounding::stochastic>(row, p);
-        case rounding::half_up: return encode_row_as<rounding::half_up>(row, p);
-        case rounding::half_toward_zero: return encode_row_as<rounding::half_toward_zero>(row, p);
-        case rounding::floor: return encode_row_as<rounding::floor>(row, p);
-        case rounding::ceiling: return encode_row_as<rounding::ceiling>(row, p);
-        case rounding::learned: return encode_row_learned(row, p);
+            encode(units, n, options.seed, std::uint64_t{row} * w.cols() + start, options.round_up, codes);
+            kernel::store_codes<element>(codes, n, out.row_codes(row), start);
         }
     }
     // With the parameters that are stored already.

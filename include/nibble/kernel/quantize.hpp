@@ -160,45 +160,58 @@ template <any_scheme S>
     return p;
 }
 
-// The codes of x[0, count) under one slot's parameters, one per element of `codes`. `first` is the index of x[0] in the
-// whole matrix: stochastic rounding draws its bits from (seed, index).
-template <any_scheme S, rounding Rounding>
-NIBBLE_NOINLINE void encode_run(const float* NIBBLE_RESTRICT x, std::size_t count, const slot_parameters<S>& p, std::uint64_t seed,
-                       std::uint64_t first, typename detail::scheme_traits<S>::code* NIBBLE_RESTRICT codes) noexcept {
+// x[0, count) in units of one slot: what its codes are rounded from. Under scale 0 (an all-zero slot, or one too small for its
+// scale format), a scale below 0 and NaN everything is zero, but for a NaN under scale 0 in an element that can say it.
+template <any_scheme S>
+NIBBLE_INLINE void scale_run(const float* NIBBLE_RESTRICT x, std::size_t count, const slot_parameters<S>& p,
+                             float* NIBBLE_RESTRICT units) noexcept {
     using element = typename detail::scheme_traits<S>::element;
-    // Scale 0 (an all-zero slot, or one too small for its scale format) and NaN: everything is the code of zero, but for a
-    // NaN under scale 0 in an element that can say it.
-    if (S::scaled && !(p.scale > 0.0f)) {
-        const bool keep_nan = has_nan_code<element> && p.scale == 0.0f && !S::has_integer_zero && !S::has_minimum;
-        const auto zero_of_slot = encode<element>(S::has_integer_zero ? p.zero : 0.0f);
-        for (std::size_t i = 0; i < count; ++i)
-            codes[i] = keep_nan && detail::is_nan(x[i]) ? encode<element>(x[i]) : zero_of_slot;
-        return;
-    }
-    const float divisor = p.scale;
-    const float zero = p.zero;
-    const auto one = [&](std::size_t i) NIBBLE_INLINE_LAMBDA {
-        const std::uint32_t random = Rounding == rounding::stochastic ? detail::random_bits(seed, first + i) : 0u;
-        if constexpr (!S::scaled) {
-            codes[i] = encode<element, Rounding, overflow::special>(x[i], random);
-        } else if constexpr (S::has_integer_zero) {
-            const float v = x[i] == x[i] ? x[i] : 0.0f; // a NaN is the code of zero, not the code 0
-            codes[i] = encode<element, Rounding>(v / divisor + zero, random);
-        } else if constexpr (S::has_minimum) {
-            const float d = x[i] == x[i] ? x[i] - zero : -zero;
-            codes[i] = encode<element, Rounding>(d / divisor, random);
-        } else {
-            codes[i] = encode<element, Rounding>(x[i] / divisor, random);
+    if constexpr (!S::scaled) {
+        if (count != 0) __builtin_memcpy(units, x, count * sizeof(float));
+    } else {
+        const float zero = p.zero;
+        if (!(p.scale > 0.0f)) {
+            const bool keep_nan = has_nan_code<element> && p.scale == 0.0f && !S::has_integer_zero && !S::has_minimum;
+            for (std::size_t i = 0; i < count; ++i)
+                units[i] = keep_nan && detail::is_nan(x[i]) ? x[i] : S::has_integer_zero ? zero : 0.0f;
+            return;
         }
-    };
-    // Inner loops of constant length: the compiler then has vectors for runs of 16 too, not only for those of 32 and more.
-    std::size_t i = 0;
-    for (; i + 32 <= count; i += 32)
-        for (std::size_t j = 0; j < 32; ++j) one(i + j);
-    for (; i + 16 <= count; i += 16)
-        for (std::size_t j = 0; j < 16; ++j) one(i + j);
-    for (; i < count; ++i) one(i);
+        const float divisor = p.scale;
+        const auto one = [&](std::size_t i) NIBBLE_INLINE_LAMBDA {
+            if constexpr (S::has_integer_zero) {
+                units[i] = detail::nan_to_zero(x[i]) / divisor + zero; // a NaN is the code of zero, not the code 0
+            } else if constexpr (S::has_minimum) {
+                units[i] = (detail::nan_to_zero(x[i]) - zero) / divisor;
+            } else {
+                units[i] = x[i] / divisor;
+            }
+        };
+        // Inner loops of constant length: the compiler then has vectors for runs of 16 too.
+        std::size_t i = 0;
+        for (; i + 16 <= count; i += 16)
+            for (std::size_t j = 0; j < 16; ++j) one(i + j);
+        for (; i < count; ++i) one(i);
+    }
 }
+
+// The codes of units[0, count), one per element of `codes`; one function per element, rounding and overflow, whatever the
+// scheme. `first` is the index of units[0] in the whole matrix: stochastic rounding draws its bits from (seed, index), learned
+// rounding reads up[index].
+template <element E, rounding Rounding, overflow Overflow>
+NIBBLE_NOINLINE void encode_units(const float* NIBBLE_RESTRICT units, std::size_t count, std::uint64_t seed,
+                                  std::uint64_t first, const std::uint8_t* up,
+                                  typename E::code* NIBBLE_RESTRICT codes) noexcept {
+    for (std::size_t i = 0; i < count; ++i) {
+        std::uint32_t random = 0;
+        if constexpr (Rounding == rounding::stochastic) random = detail::random_bits(seed, first + i);
+        if constexpr (Rounding == rounding::learned) random = up[first + i];
+        codes[i] = encode<E, Rounding, Overflow>(units[i], random);
+    }
+}
+
+// Values beyond the largest saturate under a scale; without one infinities stay what they are.
+template <any_scheme S>
+inline constexpr overflow overflow_of = S::scaled ? overflow::saturate : overflow::special;
 
 // The value a code stands for, as quantized::value_at has it.
 template <any_scheme S>
@@ -224,10 +237,12 @@ template <any_scheme S>
 template <any_scheme S>
 [[nodiscard]] inline double squared_error(const float* x, std::size_t count, const slot_parameters<S>& p) noexcept {
     typename detail::scheme_traits<S>::code codes[quantize_block];
+    float units[quantize_block];
     double sums[8] = {};
     for (std::size_t start = 0; start < count; start += quantize_block) {
         const std::size_t n = detail::min_of(quantize_block, count - start);
-        encode_run<S, rounding::nearest_even>(x + start, n, p, 0, 0, codes);
+        scale_run<S>(x + start, n, p, units);
+        encode_units<typename S::element_type, rounding::nearest_even, overflow_of<S>>(units, n, 0, 0, nullptr, codes);
         for (std::size_t i = 0; i < n; ++i) {
             // In double: the product inside decode_value must not fuse with this difference, nor the difference overflow.
             const float value = decode_value<S>(codes[i], p.scale, p.zero);
