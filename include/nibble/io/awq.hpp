@@ -47,7 +47,7 @@ inline constexpr table<int, 8> awq_nibble = {{0, 4, 1, 5, 2, 6, 3, 7}};
 inline void unpack_awq(const std::byte* from, std::size_t rows, std::size_t words, std::byte* to,
                        std::size_t to_stride) {
     constexpr std::size_t width = 16;  // words: one cache line
-    constexpr std::size_t height = 64; // rows: 32 bytes of each output's stream
+    constexpr std::size_t height = 128; // rows: one cache line of each output's stream
     const std::size_t row_bytes = ceil_div(rows, 2);
     std::uint32_t in[8][width];
     alignas(64) std::uint32_t tile[height / 8][8][width];
@@ -134,12 +134,15 @@ public:
         unpack_awq(qweight_->data, cols, words_, to.codes, to.row_bytes);
         transpose(to.scale_bytes, scales_->data, groups_, rows, rows * to.scale_bytes, to.scales,
                   groups_ * to.scale_bytes);
-        for (std::size_t g = 0; g < groups_; ++g)
-            for (std::size_t c = 0; c < words_; ++c) {
-                const auto word = load_little<std::uint32_t>(qzeros_->data + (g * words_ + c) * 4);
+        const std::size_t groups = groups_; // locals: stores of bytes may alias members
+        const std::size_t words = words_;
+        const std::byte* from = qzeros_->data;
+        std::byte* zeros = to.zeros;
+        for (std::size_t c = 0; c < words; ++c)
+            for (std::size_t g = 0; g < groups; ++g) {
+                const auto word = load_little<std::uint32_t>(from + (g * words + c) * 4);
                 for (std::size_t t = 0; t < 8; ++t)
-                    to.zeros[(8 * c + t) * groups_ + g] =
-                        static_cast<std::byte>((word >> (4 * awq_nibble.at[t])) & 15u);
+                    zeros[(8 * c + t) * groups + g] = static_cast<std::byte>((word >> (4 * awq_nibble.at[t])) & 15u);
             }
     }
 

@@ -141,6 +141,8 @@ public:
     void store(const layer_destination& to) const {
         const std::size_t words = packed_->shape[1];
         const std::uint32_t flip = format.zero ? 0 : sign_bits(format.bits);
+        const auto flips = static_cast<std::byte>(flip & 255u);
+        const std::size_t row_bytes = to.row_bytes; // a local: stores of bytes may alias `to`
         for (std::size_t row = 0; row < rows; ++row) {
             const std::byte* from = packed_->data + row * words * 4;
             std::byte* codes = to.codes + row * to.row_bytes;
@@ -149,7 +151,7 @@ public:
             } else if (flip == 0) {
                 std::memcpy(codes, from, to.row_bytes);
             } else {
-                for (std::size_t i = 0; i < to.row_bytes; ++i) codes[i] = from[i] ^ static_cast<std::byte>(flip & 255u);
+                for (std::size_t i = 0; i < row_bytes; ++i) codes[i] = from[i] ^ flips;
             }
         }
         clear_row_ends(to.codes, rows, to.row_bytes, cols * static_cast<std::size_t>(format.bits));
@@ -158,12 +160,13 @@ public:
         if (zero_ == nullptr) return;
         const std::size_t codes = 32 / static_cast<std::size_t>(format.bits);
         const std::uint32_t mask = (1u << format.bits) - 1u;
+        const std::size_t groups = groups_;
         for (std::size_t n = 0; n < rows; ++n) {
-            const std::byte* from = zero_->data + n / codes * groups_ * 4;
+            const std::byte* from = zero_->data + n / codes * groups * 4;
+            std::byte* zeros = to.zeros + n * groups;
             const auto shift = static_cast<unsigned>(n % codes) * static_cast<unsigned>(format.bits);
-            for (std::size_t g = 0; g < groups_; ++g)
-                to.zeros[n * groups_ + g] =
-                    static_cast<std::byte>((load_little<std::uint32_t>(from + 4 * g) >> shift) & mask);
+            for (std::size_t g = 0; g < groups; ++g)
+                zeros[g] = static_cast<std::byte>((load_little<std::uint32_t>(from + 4 * g) >> shift) & mask);
         }
     }
 

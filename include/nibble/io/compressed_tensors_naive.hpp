@@ -106,8 +106,11 @@ public:
     void store(const layer_destination& to) const {
         // Signed codes and zero points move up by 2^7 together.
         const std::byte flip{static_cast<unsigned char>(format.zero ? 0x80 : 0)};
+        const std::size_t count = weight_->bytes; // locals: stores of bytes may alias what is behind a pointer
+        const std::byte* from = weight_->data;
+        std::byte* codes = to.codes;
         if (format.zero)
-            for (std::size_t i = 0; i < weight_->bytes; ++i) to.codes[i] = weight_->data[i] ^ flip;
+            for (std::size_t i = 0; i < count; ++i) codes[i] = from[i] ^ flip;
         else
             std::memcpy(to.codes, weight_->data, weight_->bytes);
         std::memcpy(to.scales, scale_->data, scale_->bytes);

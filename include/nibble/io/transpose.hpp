@@ -19,7 +19,7 @@ template <std::size_t Size>
 inline void transpose(const std::byte* from, std::size_t rows, std::size_t cols, std::size_t from_stride, std::byte* to,
                       std::size_t to_stride) {
     constexpr std::size_t tile_rows = 256 / Size;
-    constexpr std::size_t tile_cols = 64 / Size;
+    constexpr std::size_t tile_cols = 64; // several lines of each row: rows may be pages apart
     alignas(64) std::byte tile[tile_cols][tile_rows * Size];
     for (std::size_t r = 0; r < rows; r += tile_rows) {
         const std::size_t height = min_of(tile_rows, rows - r);
@@ -72,11 +72,16 @@ inline void gather_codes(int bits, std::byte* codes, std::size_t rows, std::size
     with_bits(bits, [&]<int Bits>() {
         std::vector<std::uint8_t> plain(order.size());
         std::vector<std::uint8_t> ordered(order.size());
+        // Locals: stores of bytes may alias whatever is behind a reference, and would have it loaded again every time.
+        const std::uint32_t* places = order.data();
+        const std::size_t count = order.size();
+        const std::uint8_t* from = plain.data();
+        std::uint8_t* to = ordered.data();
         for (std::size_t row = 0; row < rows; ++row) {
             std::uint8_t* stream = as_codes(codes) + row * row_bytes;
-            spread_codes<Bits>(stream, order.size(), plain.data());
-            for (std::size_t k = 0; k < order.size(); ++k) ordered[k] = plain[order[k]];
-            squeeze_codes<Bits>(ordered.data(), order.size(), stream);
+            spread_codes<Bits>(stream, count, plain.data());
+            for (std::size_t k = 0; k < count; ++k) to[k] = from[places[k]];
+            squeeze_codes<Bits>(to, count, stream);
         }
     });
 }
