@@ -37,9 +37,9 @@ namespace detail {
 // taken.
 template <int Bits> struct table_encoder {
     static constexpr std::size_t entries = std::size_t{1} << Bits;
-    float values[entries];
-    float thresholds[entries];
-    std::uint8_t codes[entries];
+    float values[entries] = {};
+    float thresholds[entries] = {};
+    std::uint8_t codes[entries] = {};
 
     void load(const float* table) noexcept {
         for (std::size_t c = 0; c < entries; ++c) {

@@ -44,7 +44,7 @@ template <class From, class To> void check_lossless() {
     const auto r = recode<To>(q, nibble_test::test_executor{3});
     std::size_t wrong = 0;
     for (std::size_t i = 0; i < 7; ++i)
-        for (std::size_t j = 0; j < 197; ++j) wrong += q.value_at(i, j) == r.value_at(i, j) ? 0 : 1;
+        for (std::size_t j = 0; j < 197; ++j) wrong += q.value_at(i, j) == r.value_at(i, j) ? 0u : 1u;
     CHECK(wrong == 0);
 }
 

@@ -29,6 +29,8 @@ template <class Scheme> double bits_by_counting(std::size_t rows, std::size_t co
     if (Scheme::two_level) bits += outer.size() * static_cast<std::size_t>(traits::outer_element::bits);
     if (Scheme::has_integer_zero) bits += slots.size() * 8;
     if (Scheme::has_minimum) bits += slots.size() * static_cast<std::size_t>(traits::zero_element::bits);
+    if (Scheme::has_two_level_minimum) bits += outer.size() * static_cast<std::size_t>(traits::outer_zero_element::bits);
+    if (Scheme::has_offset) bits += 32; // one fp32 per matrix
     return static_cast<double>(bits) / static_cast<double>(rows * cols);
 }
 
@@ -105,6 +107,12 @@ TEST_CASE("formats: bits per weight are those of all codes, scales and zero poin
     STATIC_REQUIRE(bits_per_weight<int4_g32_min>(n, n) == 5.0); // GGUF Q4_1
     STATIC_REQUIRE(bits_per_weight<int5_g32_min>(n, n) == 6.0); // Q5_1
     STATIC_REQUIRE(bits_per_weight<int8_g32>(n, n) == 8.5);     // Q8_0
+    STATIC_REQUIRE(bits_per_weight<q2_k>(n, n) == 2.625);
+    STATIC_REQUIRE(bits_per_weight<q3_k>(n, n) == 3.4375);
+    STATIC_REQUIRE(bits_per_weight<q4_k>(n, n) == 4.5);
+    STATIC_REQUIRE(bits_per_weight<q5_k>(n, n) == 5.5);
+    STATIC_REQUIRE(bits_per_weight<q6_k>(n, n) == 6.5625);
+    STATIC_REQUIRE(bits_per_weight<iq4_xs>(n, n) == 4.25);
     STATIC_REQUIRE(bits_per_weight<mxfp4>(n, n) == 4.25);
     STATIC_REQUIRE(bits_per_weight<mxfp6_e2m3>(n, n) == 6.25);
     STATIC_REQUIRE(bits_per_weight<mxfp6_e3m2>(n, n) == 6.25);

@@ -144,7 +144,10 @@ plain_quantized reference_quantize(const scheme_facts& scheme, const float* x, s
         if (can_say_nan && !scheme.two_level && slot[s].nonfinite) wanted = nan_value;
         q.scales.push_back(scheme.scale->encode(wanted));
         scale[s] = decoded(*scheme.scale, q.scales.back());
-        if (scheme.two_level) scale[s] *= outer_of[s];
+        if (scheme.two_level) {
+            volatile float product = scale[s] * outer_of[s]; // rounded before anything is added
+            scale[s] = product;
+        }
         if (scheme.offset) scale[s] += q.offset;
         if (scheme.outer_zero != nullptr) {
             const float low = std::min(slot[s].low, 0.0f);

@@ -127,6 +127,13 @@ inline constexpr float infinity = std::bit_cast<float>(f32_infinity);
                                 (std::bit_cast<std::uint32_t>(x) & ~f32_magnitude));
 }
 
+// x, opaque to the optimiser: a product in it is rounded by itself and never fuses with a sum around it. (Conversion to
+// double and back does not do: GCC narrows that to fp32 again, then fuses.)
+[[nodiscard]] NIBBLE_INLINE constexpr float rounded_by_itself(float x) noexcept {
+    if (!std::is_constant_evaluated()) __asm__("" : "+m"(x));
+    return x;
+}
+
 // A fused multiply-add: a x b + c with one rounding, on every machine.
 [[nodiscard]] NIBBLE_INLINE float fused_multiply_add(float a, float b, float c) noexcept {
     return __builtin_fmaf(a, b, c);

@@ -239,11 +239,10 @@ public:
         }
         for (std::size_t i = 0; i < absmax_->bytes; ++i) {
             const auto code = static_cast<std::size_t>(absmax_->data[i]);
-            // The product of two fp32 numbers is exact in double: it is rounded by itself, then the sum.
-            const double product =
-                static_cast<double>(load_little<float>(nested_map_->data + 4 * code)) *
-                static_cast<double>(load_little<float>(nested_absmax_->data + 4 * (i / state_.nested_blocksize)));
-            store_little(to.scales + 4 * i, static_cast<float>(product) + state_.nested_offset);
+            // Two roundings, as the scheme with the codes has it.
+            const float product = load_little<float>(nested_map_->data + 4 * code) *
+                                  load_little<float>(nested_absmax_->data + 4 * (i / state_.nested_blocksize));
+            store_little(to.scales + 4 * i, rounded_by_itself(product) + state_.nested_offset);
         }
     }
     void store_nested(layer_destination& to) const {

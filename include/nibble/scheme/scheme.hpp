@@ -286,8 +286,7 @@ struct scheme_traits {
 template <any_scheme S>
 [[nodiscard]] NIBBLE_INLINE constexpr float two_level_product(float inner, float outer, float offset) noexcept {
     if constexpr (S::has_offset) {
-        const double product = static_cast<double>(inner) * static_cast<double>(outer); // exact
-        return static_cast<float>(product) + offset;
+        return rounded_by_itself(inner * outer) + offset;
     } else {
         return inner * outer;
     }
