@@ -41,7 +41,7 @@ public:
                                                                       executor_ref threads) const = 0;
 };
 
-// Every format of <nibble/scheme/formats.hpp>, in the order of that list.
+// Every format of <nibble/scheme/formats.hpp>, in the order of that list, then your own (formats.hpp).
 [[nodiscard]] const std::vector<std::unique_ptr<scheme>>& all_schemes();
 
 } // namespace bench

@@ -2,12 +2,12 @@
 // that a build uses several cores and no unit takes long.
 #pragma once
 
+#include "formats.hpp"
 #include "scheme.hpp"
 
 #include <nibble/gemm.hpp>
 #include <nibble/pack.hpp>
 #include <nibble/quantize.hpp>
-#include <nibble/scheme/formats.hpp>
 
 #include <cstddef>
 #include <memory>
@@ -84,7 +84,7 @@ template <std::size_t Slice, class... Formats>
 // The formats whose place in the list is Slice modulo `slices`.
 template <std::size_t Slice>
 [[nodiscard]] std::vector<std::unique_ptr<scheme>> make_slice() {
-    return detail::make_slice_of<Slice>(nibble::all_formats{});
+    return detail::make_slice_of<Slice>(formats{});
 }
 
 } // namespace bench
