@@ -275,7 +275,8 @@ void choose_outer(quantizer<S>& job, const std::vector<group_statistics>& slots)
 // of the result tells. Under nonfinite_policy::mark they become: under an MX scale (E8M0) a NaN scale, so that the whole block reads as NaN; in
 // elements that have such codes (FP8, f16, bf16) NaN, and infinity saturates (unscaled: stays infinity); in all others
 // NaN becomes the code nearest to 0 and infinity the largest code of its sign.
-// Results do not depend on the executor. Allocates the result, and 40 bytes per run for slots that span rows.
+// Results do not depend on the executor. Allocates the result, and 40 bytes per run for slots that span rows and for two
+// levels whose outer scale follows from the inner ones (a minimum, an offset, by_mean).
 template <any_scheme S, executor Executor = serial>
 [[nodiscard]] quantized<S> quantize(matrix_view<const float> w, const quantize_options& options = {},
                                     const Executor& threads = {}) {

@@ -11,8 +11,9 @@ namespace nibble::inline NIBBLE_ABI {
 
 // A granularity maps each weight (row, col) of a rows x cols matrix to a slot that holds one scale (and zero point):
 //   count(rows, cols)           how many slots there are
-//   run(cols)                   how many consecutive columns of a row share a slot, counted from column 0: a multiple of
-//                               4, or at least cols; the last run of a row may be shorter
+//   run(cols)                   how many consecutive columns of a row share a slot, counted from column 0; the last
+//                               run of a row may be shorter. A multiple of 4, or at least cols: other runs are padded to
+//                               that in packed weights
 //   index(row, col, cols)       the slot of a weight, below count
 //   row_local                   true if no two rows share a slot
 template <class G>
