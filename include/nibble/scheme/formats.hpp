@@ -9,6 +9,7 @@
 #include <nibble/element/minifloat.hpp>
 #include <nibble/element/power_levels.hpp>
 #include <nibble/element/power_of_two.hpp>
+#include <nibble/element/sign_magnitude.hpp>
 #include <nibble/granularity/per_channel.hpp>
 #include <nibble/granularity/per_group.hpp>
 #include <nibble/granularity/per_span.hpp>
@@ -85,6 +86,9 @@ using mxfp4 = block_scheme<e2m1>;
 using mxint8 = block_scheme<mx_int8>;
 // bfpN_gM: values of N - 8 bits, sign included, under an 8-bit exponent per M of them (bfp12_g16 is MSFP-12).
 using bfp12_g16 = block_scheme<int4, 16>;
+// The same values as Microsoft's MSFP stores them: a sign and a magnitude.
+using msfp12 = block_scheme<sign_magnitude<4>, 16>;
+using msfp16 = block_scheme<sign_magnitude<8>, 16>;
 using bfp14_g16 = block_scheme<int6, 16>;
 using bfp16_g16 = block_scheme<int8, 16>;
 
