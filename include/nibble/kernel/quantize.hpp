@@ -70,10 +70,14 @@ template <bool WithRange = true>
     g.nonfinite = special != 0;
     if (with_sum) {
         double sums[8] = {};
-        for (std::size_t i = 0; i < count; ++i) {
-            const float magnitude = detail::abs_of(x[i]);
-            sums[i % 8] += detail::is_finite(magnitude) ? static_cast<double>(magnitude) : 0.0;
-        }
+        const auto magnitude = [&](std::size_t at) NIBBLE_INLINE_LAMBDA {
+            const std::int32_t word = std::bit_cast<std::int32_t>(x[at]) & 0x7fffffff;
+            return static_cast<double>(std::bit_cast<float>(word < 0x7f800000 ? word : 0));
+        };
+        std::size_t i = 0;
+        for (; i + 8 <= count; i += 8)
+            for (std::size_t j = 0; j < 8; ++j) sums[j] += magnitude(i + j);
+        for (std::size_t j = 0; i < count; ++i, ++j) sums[j] += magnitude(i);
         g.sum_magnitude = ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7]));
     }
     return g;
