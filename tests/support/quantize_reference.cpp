@@ -5,6 +5,7 @@
 #include "support/random.hpp"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <limits>
@@ -82,6 +83,7 @@ plain_quantized reference_quantize(const scheme_facts& scheme, const float* x, s
     std::vector<statistics> slot(slots);
     std::vector<float> outer_of(slots, 1.0f);
     std::vector<float> outer_minimum_of(slots, 1.0f);
+    std::vector<float> outer_lowest(scheme.two_level ? scheme.outer_slots(rows, cols) : 0, 0.0f);
     std::vector<float> outer_largest(scheme.two_level ? scheme.outer_slots(rows, cols) : 0, 0.0f);
     for (std::size_t i = 0; i < rows; ++i)
         for (std::size_t j = 0; j < cols; ++j) {
@@ -109,8 +111,7 @@ plain_quantized reference_quantize(const scheme_facts& scheme, const float* x, s
     }
     if (scheme.minimum || scheme.offset || scheme.rule != scale_rule::by_largest) {
         // Not the largest magnitude but the largest scale that a slot asks for, over the inner format's largest.
-        std::vector<float> outer_lowest(outer_largest.size(), 0.0f);
-        std::fill(outer_largest.begin(), outer_largest.end(), 0.0f);
+        for (float& top : outer_largest) top = 0.0f;
         for (std::size_t i = 0; i < rows && scheme.two_level; ++i)
             for (std::size_t j = 0; j < cols; ++j) {
                 const statistics& s = slot[scheme.slot(i, j, cols)];
@@ -265,7 +266,7 @@ std::string difference(const plain_quantized& got, const plain_quantized& wanted
     compare("scale", got.scales, wanted.scales);
     compare("zero", got.zeros, wanted.zeros);
     compare("outer zero", got.outer_zeros, wanted.outer_zeros);
-    compare("offset", std::vector<float>{got.offset}, std::vector<float>{wanted.offset});
+    compare("offset", std::array<float, 1>{got.offset}, std::array<float, 1>{wanted.offset});
     compare("code", got.codes, wanted.codes);
     compare("value", got.values, wanted.values);
     if (out.str().empty() && got.nonfinite != wanted.nonfinite) out << "nonfinite";
