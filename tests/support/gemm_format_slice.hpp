@@ -40,6 +40,7 @@ public:
     [[nodiscard]] std::unique_ptr<gemm_weights> copy_to(nibble::allocator from) const override {
         nibble::packed<S> copy(packed_.rows(), packed_.cols(), from);
         if (packed_.bytes() != 0) std::memcpy(copy.panel(0), packed_.panel(0), packed_.bytes());
+        if constexpr (S::has_offset) copy.set_offset(packed_.offset());
         return std::make_unique<gemm_weights_of>(plain_, std::move(copy));
     }
 
