@@ -62,6 +62,8 @@ void register_scheme(const bench::scheme& format) {
     const std::string shape = "/" + std::string(format.name()) + "/" + nibble::best_isa::name + "/" +
                               std::to_string(rows) + "x" + std::to_string(cols) + "/threads:1";
     benchmark::RegisterBenchmark(("quantize" + shape).c_str(), [&format](benchmark::State& state) {
+        // Every line has the same counters: the CSV reporter insists.
+        state.counters["bits_per_weight"] = format.quantize(weights().view(), nibble::serial{})->bits_per_weight();
         run(state, [&] { benchmark::DoNotOptimize(format.quantize(weights().view(), nibble::serial{})); });
     })->MinTime(0.05);
     benchmark::RegisterBenchmark(("dequantize" + shape).c_str(), [&format](benchmark::State& state) {
