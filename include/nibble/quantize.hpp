@@ -272,8 +272,8 @@ void choose_outer(quantizer<S>& job, const std::vector<group_statistics>& slots)
 //   zero    integer_zero: round(-min / scale) with 0 inside the range; minimum: min, rounded to its format
 //   two levels: outer = max over its slots of (group scale) / largest<Inner>, then each inner scale under it
 // A slot of zeros gets scale 0 and the codes of 0. Values that are not finite count as zeros in the range, and nonfinite()
-// of the result tells. Under nonfinite_policy::mark they become: under an MX scale (E8M0) a NaN scale, so that the whole block reads as NaN; in
-// elements that have such codes (FP8, f16, bf16) NaN, and infinity saturates (unscaled: stays infinity); in all others
+// of the result tells. Under nonfinite_policy::mark they become: under an MX scale (E8M0) a NaN scale, so that the whole
+// block reads as NaN; in elements that have such codes (FP8, f16, bf16) NaN, and infinity saturates (unscaled: stays infinity); in all others
 // NaN becomes the code nearest to 0 and infinity the largest code of its sign.
 // Results do not depend on the executor. Allocates the result, and 40 bytes per run for slots that span rows and for two
 // levels whose outer scale follows from the inner ones (a minimum, an offset, by_mean).
