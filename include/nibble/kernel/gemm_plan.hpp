@@ -1,0 +1,201 @@
+// kernel/gemm_plan.hpp: how one product is cut up: parts and phases of the columns, panels and tokens per task, and the memory
+// that takes.
+#pragma once
+
+#include <nibble/core/bits.hpp>
+#include <nibble/core/config.hpp>
+#include <nibble/element/lanes.hpp>
+#include <nibble/kernel/activations.hpp>
+#include <nibble/kernel/tile.hpp>
+#include <nibble/tensor/layout.hpp>
+#include <nibble/tensor/packed.hpp>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace nibble::inline NIBBLE_ABI::kernel {
+
+// Hands out 64-byte aligned pieces of a block of memory; with a null base it only counts.
+class arena {
+public:
+    explicit arena(std::byte* base = nullptr) noexcept : base_(base) {}
+    template <class T>
+    [[nodiscard]] T* take(std::size_t count) noexcept {
+        T* at = base_ != nullptr ? reinterpret_cast<T*>(base_ + used_) : nullptr;
+        used_ += detail::round_up(count * sizeof(T), 64);
+        return at;
+    }
+    [[nodiscard]] std::size_t used() const noexcept { return used_; }
+
+private:
+    std::byte* base_;
+    std::size_t used_ = 0;
+};
+
+// How one gemm call of a scheme is cut up; depends on shapes alone, never on the number of threads.
+template <any_scheme S>
+struct gemm_plan {
+    using element = typename S::element_type;
+    static constexpr detail::kernel_family family = detail::family_of<element>;
+    static constexpr bool real = family == detail::kernel_family::real;
+    static constexpr bool wide = family == detail::kernel_family::wide;
+    // Tiles that read the packed stream as it is.
+    static constexpr bool direct_nibbles = family == detail::kernel_family::narrow && element::bits == 4;
+    static constexpr bool direct_bytes =
+        !real && element::bits == 8 && detail::integer_grid_of<element>.linear && wide;
+    static constexpr bool direct = direct_nibbles || direct_bytes;
+    static constexpr bool has_zeros = !real && (S::has_integer_zero || detail::lane_offset<element> != 0);
+    // Sums of a wide element fit in 32 bits over a whole part: without a zero point, which wants sums of activations in 16
+    // bits, a phase is as long as a block of columns.
+    static constexpr std::size_t longest_phase = wide && !has_zeros ? 256 : detail::phase_quads<element>;
+    static constexpr std::size_t tile_tokens = real ? 6 : 4;
+    static constexpr std::size_t most_panels = 4;
+
+    detail::depth_plan depth;
+    phase_plan phases;
+    std::size_t tokens = 0;
+    std::size_t outputs = 0;
+    std::size_t panels = 0;
+    bool per_part = false;       // activation scales per part
+    std::size_t panel_group = 1; // panels that go through the columns together
+    std::size_t task_panels = 1; // panels per task, a multiple of panel_group
+    std::size_t token_blocks = 1; // tokens are cut into so many blocks of equal size, give or take one: 5 = 3 + 2, not 4 + 1
+    std::size_t chunk_blocks = 1; // blocks per task
+    std::size_t token_chunk = 1;  // tokens per task, at most
+    std::size_t unit_columns = 1;
+    std::size_t block_units = 1; // units (quads, or columns for real) per column block
+    std::size_t block_parts = 1;
+    std::size_t panel_tasks = 1;
+    std::size_t token_tasks = 1;
+
+    gemm_plan(const packed<S>& w, std::size_t m, bool scale_per_part) noexcept
+        : depth(w.depth()), phases(phase_plan::make(depth, longest_phase)), tokens(m), outputs(w.rows()),
+          panels(w.panels()), per_part(scale_per_part && !real) {
+        unit_columns = real ? 1 : panel_layout::quad;
+        panel_group = m == 1 ? most_panels : 1;
+        token_blocks = detail::max_of<std::size_t>(1, detail::ceil_div(m, tile_tokens));
+        chunk_blocks = detail::min_of(token_blocks, 96 / tile_tokens);
+        token_chunk = detail::min_of(m, chunk_blocks * tile_tokens);
+        // The lanes of a block take 16 KiB, half of the first-level cache, as every tile of tokens reads them again; with
+        // one token the packed stream is read once and only the widened scales count.
+        const std::size_t unit_bytes = real ? panel_layout::rows * sizeof(float) : direct_nibbles ? 32 : 64;
+        block_units = direct && m == 1 ? 1024 : (std::size_t{16} << 10) / unit_bytes / panel_group;
+        const std::size_t part_units = detail::max_of<std::size_t>(1, depth.padded_part / unit_columns);
+        block_parts = detail::min_of(detail::max_of<std::size_t>(1, block_units / part_units), 128 / panel_group);
+        if (!real) block_units = detail::max_of<std::size_t>(1, block_units / phases.quads) * phases.quads;
+        block_units = detail::round_up(block_units, depth.step / unit_columns);
+        if (!real && block_units % phases.quads != 0) {
+            // Pieces must begin on a phase and on a step: a common multiple of both.
+            const std::size_t steps = depth.step / unit_columns;
+            std::size_t common = phases.quads;
+            while (common % steps != 0) common += phases.quads;
+            block_units = detail::max_of<std::size_t>(1, block_units / common) * common;
+        }
+        // With one token a task is a few microseconds per group: several groups, so that the next one is known and can
+        // be asked for in time, but enough tasks to balance.
+        task_panels = panel_group * (m == 1 ? detail::max_of<std::size_t>(1, detail::min_of<std::size_t>(4, panels / 64)) : 1);
+        panel_tasks = detail::ceil_div(panels, task_panels);
+        token_tasks = detail::ceil_div(token_blocks, chunk_blocks);
+    }
+
+    // The first token of a block; of block token_blocks, the number of tokens.
+    [[nodiscard]] std::size_t block_token(std::size_t block) const noexcept {
+        return block * (tokens / token_blocks) + detail::min_of(block, tokens % token_blocks);
+    }
+
+    // Memory that all workers share.
+    struct shared_memory {
+        std::int8_t* values = nullptr;
+        float* real_values = nullptr;
+        std::int32_t* pair_sums = nullptr;
+        float* part_sums = nullptr;
+        float* scales = nullptr;
+    };
+    [[nodiscard]] shared_memory take_shared(arena& memory) const noexcept {
+        shared_memory s{};
+        if constexpr (real) {
+            s.real_values = memory.take<float>(tokens * depth.padded);
+        } else {
+            s.values = memory.take<std::int8_t>(tokens * depth.padded * (wide ? 2 : 1));
+            s.pair_sums = memory.take<std::int32_t>(tokens * depth.count * phases.per_part);
+            s.scales = memory.take<float>(tokens * (per_part ? depth.count : 1));
+        }
+        s.part_sums = memory.take<float>(tokens * depth.count);
+        return s;
+    }
+    // Memory of one worker.
+    struct worker_memory {
+        std::int8_t* row = nullptr;
+        float* scales = nullptr;
+        float* minimums = nullptr;
+        std::int32_t* zeros = nullptr;
+        std::uint8_t* lanes = nullptr;
+        float* real_lanes = nullptr;
+        float* results = nullptr;
+        std::byte* totals = nullptr;
+    };
+    [[nodiscard]] worker_memory take_worker(arena& memory) const noexcept {
+        worker_memory s{};
+        const std::size_t widened = panel_group * block_parts * panel_layout::rows;
+        if constexpr (!real) s.row = memory.take<std::int8_t>(depth.padded);
+        s.scales = memory.take<float>(widened);
+        if constexpr (S::has_minimum) s.minimums = memory.take<float>(widened);
+        if constexpr (has_zeros) s.zeros = memory.take<std::int32_t>(widened);
+        const std::size_t units = longest_block();
+        if constexpr (real)
+            s.real_lanes = memory.take<float>(panel_group * units * panel_layout::rows);
+        else if constexpr (!direct)
+            s.lanes = memory.take<std::uint8_t>(panel_group * units * 64);
+        s.results = memory.take<float>(panel_group * token_chunk * panel_layout::rows);
+        s.totals = memory.take<std::byte>(panel_group * token_chunk * panel_layout::rows * 4);
+        return s;
+    }
+    [[nodiscard]] std::size_t longest_block() const noexcept {
+        const std::size_t part_units = depth.padded_part / unit_columns;
+        return detail::min_of(detail::max_of(block_units, block_parts * part_units <= block_units ? block_units : part_units),
+                              detail::max_of(block_units, depth.padded / unit_columns));
+    }
+    [[nodiscard]] std::size_t workspace_bytes(std::size_t workers) const noexcept {
+        arena counter;
+        (void)take_shared(counter);
+        for (std::size_t i = 0; i < workers; ++i) (void)take_worker(counter);
+        return counter.used();
+    }
+
+    // visit(tile_range) for every column block, in order.
+    template <class Visit>
+    void for_each_block(Visit&& visit) const {
+        const std::size_t part_units = depth.padded_part / unit_columns;
+        for (std::size_t part = 0; part < depth.count;) {
+            tile_range r{};
+            r.part = part;
+            if (part_units <= block_units && depth.parts_per_run == 1) {
+                r.parts = detail::min_of(block_parts, depth.count - part);
+                r.begin = depth.begin(part);
+                r.part_units = part_units;
+                r.last_units = units_of(part + r.parts - 1);
+                visit(r);
+                part += r.parts;
+            } else {
+                const std::size_t units = units_of(part);
+                for (std::size_t unit = 0; unit < units; unit += block_units) {
+                    r.parts = 1;
+                    r.begin = depth.begin(part) + unit * unit_columns;
+                    r.part_units = r.last_units = detail::min_of(block_units, units - unit);
+                    r.phase = real ? 0 : unit / phases.quads;
+                    r.resume = unit != 0;
+                    r.finish = unit + block_units >= units;
+                    visit(r);
+                }
+                ++part;
+            }
+        }
+    }
+
+private:
+    [[nodiscard]] std::size_t units_of(std::size_t part) const noexcept {
+        return detail::round_up(depth.columns(part), depth.step) / unit_columns;
+    }
+};
+
+} // namespace nibble::inline NIBBLE_ABI::kernel

@@ -1,0 +1,161 @@
+// kernel/gemm_sum.hpp: the sums of a group of panels against blocks of tokens: widen, unpack, tile, over blocks of columns that
+// stay in cache.
+#pragma once
+
+#include <nibble/core/bits.hpp>
+#include <nibble/core/config.hpp>
+#include <nibble/element/lanes.hpp>
+#include <nibble/kernel/gemm_plan.hpp>
+#include <nibble/kernel/tile.hpp>
+#include <nibble/kernel/unpack.hpp>
+#include <nibble/tensor/packed.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+namespace nibble::inline NIBBLE_ABI::kernel {
+
+// Which source an integer scheme's tile reads.
+template <isa Isa, any_scheme S>
+struct source_of {
+    using plan = gemm_plan<S>;
+    using element = typename S::element_type;
+    using nibbles = std::conditional_t<detail::integer_grid_of<element>.linear, nibble_source<Isa, void>, nibble_source<Isa, element>>;
+    using type = std::conditional_t<plan::direct_nibbles, nibbles,
+                                    std::conditional_t<plan::wide, word_source<Isa>, byte_source<Isa>>>;
+};
+
+template <class Source, bool Zeros, std::size_t Panels>
+NIBBLE_INLINE void integer_tile_of(std::size_t tokens, const integer_tile_arguments& a, const tile_range& r) noexcept {
+    switch (tokens) {
+    case 1: return integer_tile<Source, Panels, 1, Zeros>(a, r);
+    case 2: return integer_tile<Source, Panels, 2, Zeros>(a, r);
+    case 3: return integer_tile<Source, Panels, 3, Zeros>(a, r);
+    default: return integer_tile<Source, Panels, 4, Zeros>(a, r);
+    }
+}
+template <isa Isa>
+NIBBLE_INLINE void real_tile_of(std::size_t tokens, const real_tile_arguments& a, const tile_range& r) noexcept {
+    switch (tokens) {
+    case 1: return real_tile<Isa, 1, 1>(a, r);
+    case 2: return real_tile<Isa, 1, 2>(a, r);
+    case 3: return real_tile<Isa, 1, 3>(a, r);
+    case 4: return real_tile<Isa, 1, 4>(a, r);
+    case 5: return real_tile<Isa, 1, 5>(a, r);
+    default: return real_tile<Isa, 1, 6>(a, r);
+    }
+}
+
+// Asks for what widening reads of parts [part, part + parts) of a panel: a short stretch between long streams, which the
+// hardware prefetcher only notices when it is over.
+template <isa Isa, any_scheme S>
+NIBBLE_INLINE void prefetch_scales(const packed<S>& w, const std::byte* panel, std::size_t part, std::size_t parts) noexcept {
+    using traits = detail::scheme_traits<S>;
+    const auto ask = [&](std::size_t section, std::size_t bytes_per_slot) {
+        const std::size_t first = w.depth().scale_of(part);
+        const std::size_t last = w.depth().scale_of(part + parts - 1);
+        const std::byte* end = panel + section + (last + 1) * bytes_per_slot;
+        for (const std::byte* at = panel + section + first * bytes_per_slot; at < end; at += 64) Isa::prefetch(at);
+    };
+    if constexpr (S::scaled) ask(w.sections().scales, panel_layout::rows * sizeof(typename traits::scale_code));
+    if constexpr (traits::has_zero) ask(w.sections().zeros, panel_layout::rows * sizeof(typename traits::zero_code));
+}
+
+// Sums of one group of panels, `panels` from `first_panel` on, against the token blocks [first_block, end_block);
+// `next_panel` is where the worker goes on, or w.panels().
+template <isa Isa, any_scheme S>
+NIBBLE_INLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w, const typename gemm_plan<S>::shared_memory& shared,
+                            const typename gemm_plan<S>::worker_memory& own, std::size_t first_panel, std::size_t panels,
+                            std::size_t first_block, std::size_t end_block, std::size_t next_panel) noexcept {
+    using P = gemm_plan<S>;
+    using element = typename S::element_type;
+    constexpr std::size_t rows = panel_layout::rows;
+    const std::size_t first_token = plan.block_token(first_block);
+    const std::size_t tokens = plan.block_token(end_block) - first_token;
+    __builtin_memset(own.results, 0, panels * tokens * rows * sizeof(float));
+    const bool together = panels == P::most_panels && tokens == 1;
+    plan.for_each_block([&](const tile_range& r) {
+        const std::size_t stride = r.parts * rows;
+        const std::size_t units = (r.parts - 1) * r.part_units + r.last_units;
+        const std::size_t offset = w.sections().codes + r.begin / plan.depth.step * detail::step_bytes<element>;
+        for (std::size_t p = 0; p < panels; ++p) {
+            const std::byte* panel = w.panel(first_panel + p);
+            widen_scales<Isa>(w, panel, r.part, r.parts, own.scales + p * stride);
+            if constexpr (S::has_minimum) widen_minimums<Isa>(w, panel, r.part, r.parts, own.minimums + p * stride);
+            if constexpr (P::has_zeros) widen_zeros(w, panel, r.part, r.parts, own.zeros + p * stride);
+            const auto* codes = reinterpret_cast<const std::uint8_t*>(panel + offset);
+            if constexpr (P::real)
+                unpack_real<Isa, element>(codes, units, own.real_lanes + p * units * rows);
+            else if constexpr (!P::direct)
+                unpack_integer<Isa, element>(codes, units, own.lanes + p * units * 64);
+        }
+        if (r.finish && r.part + r.parts == plan.depth.count) {
+            for (std::size_t p = next_panel; p < detail::min_of(next_panel + panels, plan.panels); ++p) {
+                const std::byte* panel = w.panel(p);
+                prefetch_scales<Isa>(w, panel, 0, detail::min_of(plan.block_parts, plan.depth.count));
+                for (std::size_t at = 0; at < prefetch_distance; at += 64) Isa::prefetch(panel + w.sections().codes + at);
+            }
+        } else if (r.finish) {
+            const std::size_t part = r.part + r.parts;
+            for (std::size_t p = 0; p < panels; ++p)
+                prefetch_scales<Isa>(w, w.panel(first_panel + p), part,
+                                     detail::min_of(plan.block_parts, plan.depth.count - part));
+        }
+        if constexpr (P::real) {
+            real_tile_arguments a{};
+            a.weights_stride = units * rows;
+            a.widened_stride = stride;
+            for (std::size_t p = 0; p < (together ? 1 : panels); ++p)
+                for (std::size_t block = first_block; block < end_block; ++block) {
+                    const std::size_t token = plan.block_token(block);
+                    const std::size_t n = plan.block_token(block + 1) - token;
+                    const std::size_t t = token - first_token;
+                    a.weights = own.real_lanes + p * units * rows;
+                    a.values = shared.real_values + token * plan.depth.padded + r.begin * n;
+                    a.part_sums = shared.part_sums + token * plan.depth.count + r.part * n;
+                    a.scales = own.scales + p * stride;
+                    a.minimums = S::has_minimum ? own.minimums + p * stride : nullptr;
+                    a.results = own.results + (p * tokens + t) * rows;
+                    a.totals = reinterpret_cast<float*>(own.totals) + (p * tokens + t) * rows;
+                    if (together)
+                        real_tile<Isa, P::most_panels, 1>(a, r);
+                    else
+                        real_tile_of<Isa>(n, a, r);
+                }
+        } else {
+            using source = typename source_of<Isa, S>::type;
+            integer_tile_arguments a{};
+            a.codes_stride = P::direct ? w.panel_bytes() : units * 64;
+            a.widened_stride = stride;
+            a.phases_per_part = plan.phases.per_part;
+            a.phase_quads = plan.phases.quads;
+            a.center = detail::lane_center<element>;
+            for (std::size_t p = 0; p < (together ? 1 : panels); ++p)
+                for (std::size_t block = first_block; block < end_block; ++block) {
+                    const std::size_t token = plan.block_token(block);
+                    const std::size_t n = plan.block_token(block + 1) - token;
+                    const std::size_t t = token - first_token;
+                    a.codes = P::direct ? reinterpret_cast<const std::uint8_t*>(w.panel(first_panel + p) + offset)
+                                        : own.lanes + p * units * 64;
+                    a.values = shared.values + (token * plan.depth.padded + r.begin * n) * (P::wide ? 2 : 1);
+                    a.pair_sums = shared.pair_sums + token * plan.depth.count * plan.phases.per_part +
+                                  (r.part * plan.phases.per_part + r.phase) * n;
+                    a.part_sums = shared.part_sums + token * plan.depth.count + r.part * n;
+                    a.part_scales =
+                        plan.per_part ? shared.scales + token * plan.depth.count + r.part * n : nullptr;
+                    a.scales = own.scales + p * stride;
+                    a.zeros = P::has_zeros ? own.zeros + p * stride : nullptr;
+                    a.minimums = S::has_minimum ? own.minimums + p * stride : nullptr;
+                    a.results = own.results + (p * tokens + t) * rows;
+                    a.totals = reinterpret_cast<std::int32_t*>(own.totals) + (p * tokens + t) * rows;
+                    if (together)
+                        integer_tile<source, P::most_panels, 1, P::has_zeros>(a, r);
+                    else
+                        integer_tile_of<source, P::has_zeros, 1>(n, a, r);
+                }
+        }
+    });
+}
+
+} // namespace nibble::inline NIBBLE_ABI::kernel
