@@ -39,17 +39,18 @@ struct gemm_plan {
     static constexpr detail::kernel_family family = detail::family_of<element>;
     static constexpr bool real = family == detail::kernel_family::real;
     static constexpr bool wide = family == detail::kernel_family::wide;
-    // Tiles that read the packed stream as it is.
-    static constexpr bool direct_nibbles = family == detail::kernel_family::narrow && element::bits == 4;
-    static constexpr bool direct_bytes =
-        !real && element::bits == 8 && detail::integer_grid_of<element>.linear && wide;
-    static constexpr bool direct = direct_nibbles || direct_bytes;
+    // Tiles read the packed stream and unpack it in registers if that costs nothing, as 4- and 8-bit integers do, or if the
+    // codes are read once: for one token, and for one tile of tokens where linear elements of one width share the code.
+    // Otherwise lanes are unpacked into the first-level cache once for all tiles of tokens.
+    static constexpr bool linear = !real && detail::integer_grid_of<element>.linear && (!wide || element::bits == 8);
+    static constexpr bool direct = (!wide && !real && element::bits == 4) || (linear && element::bits == 8);
     static constexpr bool has_zeros = !real && (S::has_integer_zero || detail::lane_offset<element> != 0);
     // Sums of a wide element fit in 32 bits over a whole part: without a zero point, which wants sums of activations in 16
     // bits, a phase is as long as a block of columns.
     static constexpr std::size_t longest_phase = wide && !has_zeros ? 256 : detail::phase_quads<element>;
     static constexpr std::size_t tile_tokens = real ? 6 : 4;
-    static constexpr std::size_t most_panels = 4;
+    // Panels that one token goes through at once: as many as there are registers for their sums.
+    static constexpr std::size_t most_panels = direct || real ? 4 : 2;
 
     detail::depth_plan depth;
     phase_plan phases;
@@ -57,6 +58,7 @@ struct gemm_plan {
     std::size_t outputs = 0;
     std::size_t panels = 0;
     bool per_part = false;       // activation scales per part
+    bool packed_tiles = false;   // tiles read the packed stream
     std::size_t panel_group = 1; // panels that go through the columns together
     std::size_t task_panels = 1; // panels per task, a multiple of panel_group
     std::size_t token_blocks = 1; // tokens are cut into so many blocks of equal size, give or take one: 5 = 3 + 2, not 4 + 1
@@ -73,13 +75,14 @@ struct gemm_plan {
           panels(w.panels()), per_part(scale_per_part && !real) {
         unit_columns = real ? 1 : panel_layout::quad;
         panel_group = m == 1 ? most_panels : 1;
+        packed_tiles = direct || m == 1 || (linear && m <= tile_tokens);
         token_blocks = detail::max_of<std::size_t>(1, detail::ceil_div(m, tile_tokens));
         chunk_blocks = detail::min_of(token_blocks, 96 / tile_tokens);
         token_chunk = detail::min_of(m, chunk_blocks * tile_tokens);
         // The lanes of a block take 16 KiB, half of the first-level cache, as every tile of tokens reads them again; with
         // one token the packed stream is read once and only the widened scales count.
-        const std::size_t unit_bytes = real ? panel_layout::rows * sizeof(float) : direct_nibbles ? 32 : 64;
-        block_units = direct && m == 1 ? 1024 : (std::size_t{16} << 10) / unit_bytes / panel_group;
+        const std::size_t unit_bytes = real ? panel_layout::rows * sizeof(float) : direct && element::bits == 4 ? 32 : 64;
+        block_units = m == 1 ? 1024 * panel_layout::quad / unit_columns : (std::size_t{16} << 10) / unit_bytes / panel_group;
         const std::size_t part_units = detail::max_of<std::size_t>(1, depth.padded_part / unit_columns);
         block_parts = detail::min_of(detail::max_of<std::size_t>(1, block_units / part_units), 128 / panel_group);
         if (!real) block_units = detail::max_of<std::size_t>(1, block_units / phases.quads) * phases.quads;
@@ -129,8 +132,7 @@ struct gemm_plan {
         float* scales = nullptr;
         float* minimums = nullptr;
         std::int32_t* zeros = nullptr;
-        std::uint8_t* lanes = nullptr;
-        float* real_lanes = nullptr;
+        std::byte* lanes = nullptr; // of one block of columns: bytes, or fp32
         float* results = nullptr;
         std::byte* totals = nullptr;
     };
@@ -142,10 +144,8 @@ struct gemm_plan {
         if constexpr (S::has_minimum) s.minimums = memory.take<float>(widened);
         if constexpr (has_zeros) s.zeros = memory.take<std::int32_t>(widened);
         const std::size_t units = longest_block();
-        if constexpr (real)
-            s.real_lanes = memory.take<float>(panel_group * units * panel_layout::rows);
-        else if constexpr (!direct)
-            s.lanes = memory.take<std::uint8_t>(panel_group * units * 64);
+        if (!packed_tiles)
+            s.lanes = memory.take<std::byte>(panel_group * units * panel_layout::rows * (real ? sizeof(float) : panel_layout::quad));
         s.results = memory.take<float>(panel_group * token_chunk * panel_layout::rows);
         s.totals = memory.take<std::byte>(panel_group * token_chunk * panel_layout::rows * 4);
         return s;

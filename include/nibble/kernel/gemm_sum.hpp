@@ -16,14 +16,17 @@
 
 namespace nibble::inline NIBBLE_ABI::kernel {
 
-// Which source an integer scheme's tile reads.
-template <isa Isa, any_scheme S>
+// Which source an integer scheme's tile reads: the packed stream (Packed), or lanes made of it.
+template <isa Isa, any_scheme S, bool Packed>
 struct source_of {
-    using plan = gemm_plan<S>;
     using element = typename S::element_type;
-    using nibbles = std::conditional_t<detail::integer_grid_of<element>.linear, nibble_source<Isa, void>, nibble_source<Isa, element>>;
-    using type = std::conditional_t<plan::direct_nibbles, nibbles,
-                                    std::conditional_t<plan::wide, word_source<Isa>, byte_source<Isa>>>;
+    // Linear elements of one width share their kernels: codes are stored so that masking alone makes lanes of them.
+    using lookup = std::conditional_t<gemm_plan<S>::linear, void, element>;
+    static constexpr bool wide = gemm_plan<S>::wide;
+    using type =
+        std::conditional_t<wide,
+                           std::conditional_t<Packed, packed_word_source<Isa, element::bits, lookup>, word_source<Isa>>,
+                           std::conditional_t<Packed, packed_source<Isa, element::bits, lookup>, byte_source<Isa>>>;
 };
 
 template <class Source, bool Zeros, std::size_t Panels>
@@ -35,15 +38,15 @@ NIBBLE_INLINE void integer_tile_of(std::size_t tokens, const integer_tile_argume
     default: return integer_tile<Source, Panels, 4, Zeros>(a, r);
     }
 }
-template <isa Isa>
+template <class Source>
 NIBBLE_INLINE void real_tile_of(std::size_t tokens, const real_tile_arguments& a, const tile_range& r) noexcept {
     switch (tokens) {
-    case 1: return real_tile<Isa, 1, 1>(a, r);
-    case 2: return real_tile<Isa, 1, 2>(a, r);
-    case 3: return real_tile<Isa, 1, 3>(a, r);
-    case 4: return real_tile<Isa, 1, 4>(a, r);
-    case 5: return real_tile<Isa, 1, 5>(a, r);
-    default: return real_tile<Isa, 1, 6>(a, r);
+    case 1: return real_tile<Source, 1, 1>(a, r);
+    case 2: return real_tile<Source, 1, 2>(a, r);
+    case 3: return real_tile<Source, 1, 3>(a, r);
+    case 4: return real_tile<Source, 1, 4>(a, r);
+    case 5: return real_tile<Source, 1, 5>(a, r);
+    default: return real_tile<Source, 1, 6>(a, r);
     }
 }
 
@@ -84,11 +87,14 @@ NIBBLE_INLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w, const
             widen_scales<Isa>(w, panel, r.part, r.parts, own.scales + p * stride);
             if constexpr (S::has_minimum) widen_minimums<Isa>(w, panel, r.part, r.parts, own.minimums + p * stride);
             if constexpr (P::has_zeros) widen_zeros(w, panel, r.part, r.parts, own.zeros + p * stride);
-            const auto* codes = reinterpret_cast<const std::uint8_t*>(panel + offset);
-            if constexpr (P::real)
-                unpack_real<Isa, element>(codes, units, own.real_lanes + p * units * rows);
-            else if constexpr (!P::direct)
-                unpack_integer<Isa, element>(codes, units, own.lanes + p * units * 64);
+            if constexpr (!P::direct)
+                if (!plan.packed_tiles) {
+                    const auto* codes = reinterpret_cast<const std::uint8_t*>(panel + offset);
+                    if constexpr (P::real)
+                        unpack_real<Isa, element>(codes, units, reinterpret_cast<float*>(own.lanes) + p * units * rows);
+                    else
+                        unpack_integer<Isa, element>(codes, units, reinterpret_cast<std::uint8_t*>(own.lanes) + p * units * 64);
+                }
         }
         if (r.finish && r.part + r.parts == plan.depth.count) {
             for (std::size_t p = next_panel; p < detail::min_of(next_panel + panels, plan.panels); ++p) {
@@ -104,14 +110,14 @@ NIBBLE_INLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w, const
         }
         if constexpr (P::real) {
             real_tile_arguments a{};
-            a.weights_stride = units * rows;
+            a.weights_stride = plan.packed_tiles ? w.panel_bytes() : units * rows * sizeof(float);
             a.widened_stride = stride;
             for (std::size_t p = 0; p < (together ? 1 : panels); ++p)
                 for (std::size_t block = first_block; block < end_block; ++block) {
                     const std::size_t token = plan.block_token(block);
                     const std::size_t n = plan.block_token(block + 1) - token;
                     const std::size_t t = token - first_token;
-                    a.weights = own.real_lanes + p * units * rows;
+                    a.weights = plan.packed_tiles ? w.panel(first_panel + p) + offset : own.lanes + p * units * rows * sizeof(float);
                     a.values = shared.real_values + token * plan.depth.padded + r.begin * n;
                     a.part_sums = shared.part_sums + token * plan.depth.count + r.part * n;
                     a.scales = own.scales + p * stride;
@@ -119,14 +125,17 @@ NIBBLE_INLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w, const
                     a.results = own.results + (p * tokens + t) * rows;
                     a.totals = reinterpret_cast<float*>(own.totals) + (p * tokens + t) * rows;
                     if (together)
-                        real_tile<Isa, P::most_panels, 1>(a, r);
+                        real_tile<packed_real_source<Isa, element>, P::most_panels, 1>(a, r);
+                    else if (plan.packed_tiles)
+                        real_tile<packed_real_source<Isa, element>, 1, 1>(a, r);
                     else
-                        real_tile_of<Isa>(n, a, r);
+                        real_tile_of<real_source<Isa>>(n, a, r);
                 }
         } else {
-            using source = typename source_of<Isa, S>::type;
+            using packed_source = typename source_of<Isa, S, true>::type;
+            using lanes_source = typename source_of<Isa, S, false>::type;
             integer_tile_arguments a{};
-            a.codes_stride = P::direct ? w.panel_bytes() : units * 64;
+            a.codes_stride = plan.packed_tiles ? w.panel_bytes() : units * 64;
             a.widened_stride = stride;
             a.phases_per_part = plan.phases.per_part;
             a.phase_quads = plan.phases.quads;
@@ -136,8 +145,8 @@ NIBBLE_INLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w, const
                     const std::size_t token = plan.block_token(block);
                     const std::size_t n = plan.block_token(block + 1) - token;
                     const std::size_t t = token - first_token;
-                    a.codes = P::direct ? reinterpret_cast<const std::uint8_t*>(w.panel(first_panel + p) + offset)
-                                        : own.lanes + p * units * 64;
+                    a.codes = reinterpret_cast<const std::uint8_t*>(
+                        plan.packed_tiles ? w.panel(first_panel + p) + offset : own.lanes + p * units * 64);
                     a.values = shared.values + (token * plan.depth.padded + r.begin * n) * (P::wide ? 2 : 1);
                     a.pair_sums = shared.pair_sums + token * plan.depth.count * plan.phases.per_part +
                                   (r.part * plan.phases.per_part + r.phase) * n;
@@ -150,9 +159,13 @@ NIBBLE_INLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w, const
                     a.results = own.results + (p * tokens + t) * rows;
                     a.totals = reinterpret_cast<std::int32_t*>(own.totals) + (p * tokens + t) * rows;
                     if (together)
-                        integer_tile<source, P::most_panels, 1, P::has_zeros>(a, r);
+                        integer_tile<packed_source, P::most_panels, 1, P::has_zeros>(a, r);
+                    else if (!plan.packed_tiles)
+                        integer_tile_of<lanes_source, P::has_zeros, 1>(n, a, r);
+                    else if constexpr (P::linear)
+                        integer_tile_of<packed_source, P::has_zeros, 1>(n, a, r);
                     else
-                        integer_tile_of<source, P::has_zeros, 1>(n, a, r);
+                        integer_tile<packed_source, 1, 1, P::has_zeros>(a, r);
                 }
         }
     });

@@ -45,23 +45,32 @@ struct integer_tile_arguments {
     std::int32_t* totals = nullptr;      // likewise: sums of an unfinished part
 };
 
-// A source says how one quad of codes becomes lanes, and which products it takes.
-// Nibbles in the packed stream, unpacked in registers; Element void: lanes are the nibbles themselves.
-template <isa Isa, class Element>
-struct nibble_source {
+// A source says how the packed codes, or lanes made of them beforehand, become factors, and which products those take.
+//   quads, bytes      of one step, the least that each_quad reads
+//   activation_bytes  of one quad of one token
+//   each_quad(from, use)   use(quad, weights) for every quad of a step, each before the next is unpacked: few registers
+// Lanes of narrow elements, unpacked in registers: codes of `Bits` bits, looked up in Element's table unless that is void.
+template <isa Isa, int Bits, class Element>
+struct packed_source {
     using isa_type = Isa;
     using sums = typename Isa::sums;
-    static constexpr std::size_t bytes_per_quad = 32;
+    static constexpr std::size_t quads = detail::step_quads_of(Bits);
+    static constexpr std::size_t bytes = detail::step_bytes_of(Bits);
     static constexpr std::size_t activation_bytes = 4;
     struct weights {
         typename Isa::bytes low, high;
     };
-    [[nodiscard]] static NIBBLE_INLINE weights load(const std::uint8_t* codes) noexcept {
-        const typename Isa::bytes v = Isa::load_bytes(codes);
-        if constexpr (element<Element>)
-            return {to_lanes<Isa, Element>(Isa::low_nibbles(v)), to_lanes<Isa, Element>(Isa::high_nibbles(v))};
-        else
-            return {Isa::low_nibbles(v), Isa::high_nibbles(v)};
+    template <class Use>
+    static NIBBLE_INLINE void each_quad(const std::uint8_t* from, const Use& use) noexcept {
+        typename Isa::bytes low;
+        spread_lanes<Isa, Bits>(from, [&](std::size_t v, const typename Isa::bytes& codes) NIBBLE_INLINE_LAMBDA {
+            typename Isa::bytes lanes = codes;
+            if constexpr (element<Element>) lanes = to_lanes<Isa, Element>(codes);
+            if (v % 2 == 0)
+                low = lanes;
+            else
+                use(v / 2, weights{low, lanes});
+        });
     }
     [[nodiscard]] static NIBBLE_INLINE sums start(const std::int32_t* pair, int center) noexcept {
         return Isa::dot_start(pair, center);
@@ -76,30 +85,28 @@ struct nibble_source {
     [[nodiscard]] static NIBBLE_INLINE typename Isa::i32 finish(const sums& s) noexcept { return Isa::dot_finish(s); }
 };
 
-// Unsigned byte lanes made by unpack_integer.
-template <isa Isa>
-struct byte_source : nibble_source<Isa, void> {
-    using base = nibble_source<Isa, void>;
-    static constexpr std::size_t bytes_per_quad = 64;
-    [[nodiscard]] static NIBBLE_INLINE typename base::weights load(const std::uint8_t* codes) noexcept {
-        return {Isa::load_bytes(codes), Isa::load_bytes(codes + 32)};
-    }
-};
-
-// Signed byte lanes: the packed stream itself for 8-bit elements. Exact for every code and activation.
-template <isa Isa>
-struct word_source {
+// Signed lanes of wide elements: two bytes apart as int16, summed in int32. Exact for every code and activation.
+template <isa Isa, int Bits, class Element>
+struct packed_word_source {
     using isa_type = Isa;
     using sums = typename Isa::i32;
-    static constexpr std::size_t bytes_per_quad = 64;
+    static constexpr std::size_t quads = detail::step_quads_of(Bits);
+    static constexpr std::size_t bytes = detail::step_bytes_of(Bits);
     static constexpr std::size_t activation_bytes = 8;
     struct weights {
         typename Isa::words low_even, low_odd, high_even, high_odd;
     };
-    [[nodiscard]] static NIBBLE_INLINE weights load(const std::uint8_t* codes) noexcept {
-        const typename Isa::bytes a = Isa::load_bytes(codes);
-        const typename Isa::bytes b = Isa::load_bytes(codes + 32);
-        return {Isa::even_words(a), Isa::odd_words(a), Isa::even_words(b), Isa::odd_words(b)};
+    template <class Use>
+    static NIBBLE_INLINE void each_quad(const std::uint8_t* from, const Use& use) noexcept {
+        typename Isa::bytes low;
+        spread_lanes<Isa, Bits>(from, [&](std::size_t v, const typename Isa::bytes& codes) NIBBLE_INLINE_LAMBDA {
+            typename Isa::bytes lanes = codes;
+            if constexpr (element<Element>) lanes = to_lanes<Isa, Element>(codes);
+            if (v % 2 == 0)
+                low = lanes;
+            else
+                use(v / 2, weights{Isa::even_words(low), Isa::odd_words(low), Isa::even_words(lanes), Isa::odd_words(lanes)});
+        });
     }
     [[nodiscard]] static NIBBLE_INLINE sums start(const std::int32_t*, int) noexcept { return Isa::zeros(); }
     static NIBBLE_INLINE void accumulate(sums& low, sums& high, const weights& w, const std::int8_t* activations) noexcept {
@@ -116,57 +123,28 @@ struct word_source {
     [[nodiscard]] static NIBBLE_INLINE typename Isa::i32 finish(const sums& s) noexcept { return s; }
 };
 
+// Lanes that unpack_integer has made: one byte each, as 8-bit codes are.
+template <isa Isa>
+using byte_source = packed_source<Isa, 8, void>;
+template <isa Isa>
+using word_source = packed_word_source<Isa, 8, void>;
+
 // Bytes a tile asks for ahead of its reads: far enough to cover the memory latency at full speed, and in the same panel
 // or the next.
 inline constexpr std::size_t prefetch_distance = 512;
 
-// What remains of a phase: its sums are widened and, if the part is complete, go into the results by one fma each.
-//   Begun     earlier phases of the part have left sums in `totals`
-//   Complete  this was the part's last phase
-//   Extra     scales per part of the activations, or minimums, take part
-// Compile-time flags, because a branch per vector costs as much as the work.
-template <class Source, std::size_t Panels, std::size_t Tokens, bool Zeros, bool Begun, bool Complete, bool Extra>
-NIBBLE_INLINE void finish_phase(const integer_tile_arguments& a, std::size_t part, const std::int32_t* pairs,
-                                typename Source::sums (&s)[Panels][Tokens][2]) noexcept {
-    using Isa = typename Source::isa_type;
-#pragma GCC unroll 8
-    for (std::size_t p = 0; p < Panels; ++p) {
-        const std::size_t wide = p * a.widened_stride + part * 16;
-#pragma GCC unroll 2
-        for (std::size_t half = 0; half < 2; ++half) {
-#pragma GCC unroll 8
-            for (std::size_t t = 0; t < Tokens; ++t) {
-                const std::size_t at = (p * Tokens + t) * 16 + half * 8;
-                typename Isa::i32 d = Source::finish(s[p][t][half]);
-                if constexpr (Zeros)
-                    d = Isa::subtract(d, Isa::multiply_pairs(Isa::load_words(a.zeros + wide + half * 8),
-                                                         Isa::broadcast2(pairs + t)));
-                if constexpr (Begun) d = Isa::add(d, Isa::load(a.totals + at));
-                if constexpr (!Complete) {
-                    Isa::store(a.totals + at, d);
-                } else {
-                    typename Isa::f32 scale = Isa::load(a.scales + wide + half * 8);
-                    if constexpr (Extra) {
-                        const std::size_t one = part * Tokens + t;
-                        if (a.part_scales != nullptr) scale = Isa::multiply(scale, Isa::broadcast(a.part_scales[one]));
-                        typename Isa::f32 r = Isa::fma(Isa::to_float(d), scale, Isa::load(a.results + at));
-                        if (a.minimums != nullptr)
-                            r = Isa::fma(Isa::broadcast(a.part_sums[one]), Isa::load(a.minimums + wide + half * 8), r);
-                        Isa::store(a.results + at, r);
-                    } else {
-                        Isa::store(a.results + at, Isa::fma(Isa::to_float(d), scale, Isa::load(a.results + at)));
-                    }
-                }
-            }
-        }
-    }
-}
-
 // results += scale x (exact integer dot product of a part), part by part in order; see gemm.hpp for the formula.
 template <class Source, std::size_t Panels, std::size_t Tokens, bool Zeros>
-NIBBLE_NOINLINE void integer_tile(const integer_tile_arguments& a, const tile_range& range) noexcept {
+NIBBLE_NOINLINE void integer_tile(const integer_tile_arguments& arguments, const tile_range& bounds) noexcept {
     using Isa = typename Source::isa_type;
     using sums = typename Source::sums;
+    using i32 = typename Isa::i32;
+    using f32 = typename Isa::f32;
+    // Copies, which no store to the results can change.
+    const integer_tile_arguments a = arguments;
+    const tile_range range = bounds;
+    constexpr std::size_t unroll = detail::max_of<std::size_t>(1, 4 / Source::quads / (Panels > 1 ? 2 : 1));
+    constexpr std::size_t quads_at_once = unroll * Source::quads;
     // One base per panel and one offset for all, so that a load is base + offset.
     const std::uint8_t* codes[Panels];
 #pragma GCC unroll 8
@@ -175,55 +153,127 @@ NIBBLE_NOINLINE void integer_tile(const integer_tile_arguments& a, const tile_ra
     const std::int8_t* values = a.values;
     const std::int32_t* pair_sums = a.pair_sums;
     const bool extra = a.part_scales != nullptr || a.minimums != nullptr;
-    for (std::size_t part = 0; part < range.parts; ++part) {
-        const bool last_part = part + 1 == range.parts;
-        std::size_t left = last_part ? range.last_units : range.part_units;
-        bool begun = range.resume && part == 0;
-        const std::int32_t* pairs = pair_sums;
-        while (left != 0) {
-            const std::size_t quads = left < a.phase_quads ? left : a.phase_quads;
-            left -= quads;
-            sums s[Panels][Tokens][2];
+
+    // The products of `quads` quads on top of s.
+    const auto steps = [&]<std::size_t Steps>(sums (&s)[Panels][Tokens][2]) NIBBLE_INLINE_LAMBDA {
 #pragma GCC unroll 8
-            for (std::size_t t = 0; t < Tokens; ++t) {
-                const sums start = Source::start(pairs + t, a.center);
+        for (std::size_t step = 0; step < Steps; ++step)
 #pragma GCC unroll 8
-                for (std::size_t p = 0; p < Panels; ++p) s[p][t][0] = s[p][t][1] = start;
-            }
-            // Not unrolled: measured slower by up to 15 % (GCC 12 adds copies and a prologue to every phase).
-            for (std::size_t q = 0; q < quads; ++q) {
-#pragma GCC unroll 8
-                for (std::size_t p = 0; p < Panels; ++p) {
-                    const std::uint8_t* from = codes[p] + offset;
-                    Isa::prefetch(from + prefetch_distance);
-                    const typename Source::weights w = Source::load(from);
+            for (std::size_t p = 0; p < Panels; ++p) {
+                const std::uint8_t* from = codes[p] + offset + step * Source::bytes;
+                if (Source::bytes * Steps < 64 || step * Source::bytes % 64 == 0) Isa::prefetch(from + prefetch_distance);
+                Source::each_quad(from, [&](std::size_t q, const typename Source::weights& w) NIBBLE_INLINE_LAMBDA {
 #pragma GCC unroll 8
                     for (std::size_t t = 0; t < Tokens; ++t)
                         Source::accumulate(s[p][t][0], s[p][t][1], w,
-                                           values + t * Source::activation_bytes);
+                                           values + ((step * Source::quads + q) * Tokens + t) * Source::activation_bytes);
+                });
+            }
+        offset += Steps * Source::bytes;
+        values += Steps * Source::quads * Tokens * Source::activation_bytes;
+    };
+    const auto products = [&](std::size_t quads, sums (&s)[Panels][Tokens][2]) NIBBLE_INLINE_LAMBDA {
+#pragma GCC unroll 1
+        for (; quads >= quads_at_once; quads -= quads_at_once) steps.template operator()<unroll>(s);
+        if constexpr (unroll > 1)
+#pragma GCC unroll 1
+            for (; quads != 0; quads -= Source::quads) steps.template operator()<1>(s);
+    };
+    const auto begin = [&](const std::int32_t* pairs, sums (&s)[Panels][Tokens][2]) NIBBLE_INLINE_LAMBDA {
+#pragma GCC unroll 8
+        for (std::size_t t = 0; t < Tokens; ++t) {
+            const sums start = Source::start(pairs + t, a.center);
+#pragma GCC unroll 8
+            for (std::size_t p = 0; p < Panels; ++p) s[p][t][0] = s[p][t][1] = start;
+        }
+    };
+    // The exact sum of a phase in int32.
+    const auto widened = [&](const sums& s, const std::int32_t* pair, std::size_t wide) NIBBLE_INLINE_LAMBDA {
+        i32 d = Source::finish(s);
+        if constexpr (Zeros)
+            d = Isa::subtract(d, Isa::multiply_pairs(Isa::load_words(a.zeros + wide), Isa::broadcast2(pair)));
+        return d;
+    };
+    // A complete part into the results, by one fma each; scales per part of the activations, and minimums, are `Extra`: a
+    // branch per vector would cost as much as the work.
+    const auto join = [&]<bool Extra>(std::size_t part, const auto& total) NIBBLE_INLINE_LAMBDA {
+#pragma GCC unroll 8
+        for (std::size_t p = 0; p < Panels; ++p)
+#pragma GCC unroll 2
+            for (std::size_t half = 0; half < 2; ++half) {
+                const std::size_t wide = p * a.widened_stride + part * 16 + half * 8;
+                const f32 scale = Isa::load(a.scales + wide);
+#pragma GCC unroll 8
+                for (std::size_t t = 0; t < Tokens; ++t) {
+                    float* to = a.results + (p * Tokens + t) * 16 + half * 8;
+                    const f32 dot = Isa::to_float(total(p, t, half, wide));
+                    if constexpr (Extra) {
+                        const std::size_t one = part * Tokens + t;
+                        f32 both = scale;
+                        if (a.part_scales != nullptr) both = Isa::multiply(both, Isa::broadcast(a.part_scales[one]));
+                        f32 r = Isa::fma(dot, both, Isa::load(to));
+                        if (a.minimums != nullptr)
+                            r = Isa::fma(Isa::broadcast(a.part_sums[one]), Isa::load(a.minimums + wide), r);
+                        Isa::store(to, r);
+                    } else {
+                        Isa::store(to, Isa::fma(dot, scale, Isa::load(to)));
+                    }
                 }
-                offset += Source::bytes_per_quad;
-                values += Tokens * Source::activation_bytes;
             }
-            const bool complete = left == 0 && (!last_part || range.finish);
-            if (!complete) {
-                if (begun)
-                    finish_phase<Source, Panels, Tokens, Zeros, true, false, false>(a, part, pairs, s);
-                else
-                    finish_phase<Source, Panels, Tokens, Zeros, false, false, false>(a, part, pairs, s);
-            } else if (!extra) {
-                if (begun)
-                    finish_phase<Source, Panels, Tokens, Zeros, true, true, false>(a, part, pairs, s);
-                else
-                    finish_phase<Source, Panels, Tokens, Zeros, false, true, false>(a, part, pairs, s);
-            } else {
-                if (begun)
-                    finish_phase<Source, Panels, Tokens, Zeros, true, true, true>(a, part, pairs, s);
-                else
-                    finish_phase<Source, Panels, Tokens, Zeros, false, true, true>(a, part, pairs, s);
+    };
+    const auto complete = [&](std::size_t part, const auto& total) NIBBLE_INLINE_LAMBDA {
+        if (extra)
+            join.template operator()<true>(part, total);
+        else
+            join.template operator()<false>(part, total);
+    };
+
+    for (std::size_t part = 0; part < range.parts; ++part) {
+        const bool last_part = part + 1 == range.parts;
+        std::size_t left = last_part ? range.last_units : range.part_units;
+        const std::int32_t* pairs = pair_sums;
+        const bool resumed = range.resume && part == 0;
+        const bool finished = !last_part || range.finish;
+        sums s[Panels][Tokens][2];
+        if (left <= a.phase_quads && !resumed && finished) { // one phase is all of the part
+            begin(pairs, s);
+            products(left, s);
+            complete(part, [&](std::size_t p, std::size_t t, std::size_t half, std::size_t wide)
+                               NIBBLE_INLINE_LAMBDA { return widened(s[p][t][half], pairs + t, wide); });
+        } else {
+            i32 totals[Panels][Tokens][2];
+            const auto each = [&](const auto& visit) NIBBLE_INLINE_LAMBDA {
+#pragma GCC unroll 8
+                for (std::size_t p = 0; p < Panels; ++p)
+#pragma GCC unroll 8
+                    for (std::size_t t = 0; t < Tokens; ++t)
+#pragma GCC unroll 2
+                        for (std::size_t half = 0; half < 2; ++half) visit(p, t, half, (p * Tokens + t) * 16 + half * 8);
+            };
+            if (resumed)
+                each([&](std::size_t p, std::size_t t, std::size_t half, std::size_t at)
+                         NIBBLE_INLINE_LAMBDA { totals[p][t][half] = Isa::load(a.totals + at); });
+            else
+                each([&](std::size_t p, std::size_t t, std::size_t half, std::size_t)
+                         NIBBLE_INLINE_LAMBDA { totals[p][t][half] = Isa::zeros(); });
+            while (left != 0) {
+                const std::size_t quads = left < a.phase_quads ? left : a.phase_quads;
+                left -= quads;
+                begin(pairs, s);
+                products(quads, s);
+                each([&](std::size_t p, std::size_t t, std::size_t half, std::size_t) NIBBLE_INLINE_LAMBDA {
+                    totals[p][t][half] =
+                        Isa::add(totals[p][t][half],
+                                 widened(s[p][t][half], pairs + t, p * a.widened_stride + part * 16 + half * 8));
+                });
+                pairs += Tokens;
             }
-            begun = true;
-            pairs += Tokens;
+            if (finished)
+                complete(part, [&](std::size_t p, std::size_t t, std::size_t half, std::size_t)
+                                   NIBBLE_INLINE_LAMBDA { return totals[p][t][half]; });
+            else
+                each([&](std::size_t p, std::size_t t, std::size_t half, std::size_t at)
+                         NIBBLE_INLINE_LAMBDA { Isa::store(a.totals + at, totals[p][t][half]); });
         }
         pair_sums += a.phases_per_part * Tokens;
     }
@@ -232,9 +282,9 @@ NIBBLE_NOINLINE void integer_tile(const integer_tile_arguments& a, const tile_ra
 // ---- fp32 tiles --------------------------------------------------------------------------------------------------------
 
 struct real_tile_arguments {
-    const float* weights = nullptr; // [panel][column][16]
-    std::size_t weights_stride = 0; // floats from panel to panel
-    const float* values = nullptr;  // [column][token]
+    const std::byte* weights = nullptr; // of the range's first column, as the source reads them
+    std::size_t weights_stride = 0;     // bytes from panel to panel
+    const float* values = nullptr;      // [column][token]
     const float* part_sums = nullptr;
     const float* scales = nullptr;
     const float* minimums = nullptr;
@@ -243,15 +293,85 @@ struct real_tile_arguments {
     float* totals = nullptr;
 };
 
+// Real sources as above, by columns: each_column(from, use) gives use(column, rows 0-7, rows 8-15) for those of a step.
+// fp32 lanes that unpack_real has made.
+template <isa Isa>
+struct real_source {
+    using isa_type = Isa;
+    static constexpr std::size_t columns = 1;
+    static constexpr std::size_t bytes = panel_layout::rows * sizeof(float);
+    template <class Use>
+    static NIBBLE_INLINE void each_column(const std::byte* from, const Use& use) noexcept {
+        const auto* lanes = reinterpret_cast<const float*>(from);
+        use(0, Isa::load(lanes), Isa::load(lanes + 8));
+    }
+};
+// Codes in the packed stream, decoded in registers.
+template <isa Isa, element E>
+struct packed_real_source {
+    using isa_type = Isa;
+    static constexpr std::size_t columns = E::bits > 8 ? 1 : panel_layout::quad * detail::step_quads<E>;
+    static constexpr std::size_t bytes = E::bits > 8 ? panel_layout::rows * sizeof(typename E::code) : detail::step_bytes<E>;
+    template <class Use>
+    static NIBBLE_INLINE void each_column(const std::byte* from, const Use& use) noexcept {
+        if constexpr (E::bits > 8) {
+            const auto* codes = reinterpret_cast<const typename E::code*>(from);
+            use(0, Isa::template decode_stored<E>(codes), Isa::template decode_stored<E>(codes + 8));
+        } else {
+            typename Isa::bytes low;
+            spread_lanes<Isa, E::bits>(
+                reinterpret_cast<const std::uint8_t*>(from),
+                [&](std::size_t v, const typename Isa::bytes& stored) NIBBLE_INLINE_LAMBDA {
+                    if (v % 2 == 0) {
+                        low = stored;
+                        return;
+                    }
+                    const typename Isa::i32 a = Isa::as_i32(low);
+                    const typename Isa::i32 b = Isa::as_i32(stored);
+                    use(2 * v - 2, Isa::template decode<E, 0>(a), Isa::template decode<E, 0>(b));
+                    use(2 * v - 1, Isa::template decode<E, 8>(a), Isa::template decode<E, 8>(b));
+                    use(2 * v, Isa::template decode<E, 16>(a), Isa::template decode<E, 16>(b));
+                    use(2 * v + 1, Isa::template decode<E, 24>(a), Isa::template decode<E, 24>(b));
+                });
+        }
+    }
+};
+
 // results = fma(sum of a part, scale, results), part by part in order; each sum is one chain of fma over its columns.
-template <isa Isa, std::size_t Panels, std::size_t Tokens>
-NIBBLE_NOINLINE void real_tile(const real_tile_arguments& a, const tile_range& range) noexcept {
+template <class Source, std::size_t Panels, std::size_t Tokens>
+NIBBLE_NOINLINE void real_tile(const real_tile_arguments& arguments, const tile_range& bounds) noexcept {
+    using Isa = typename Source::isa_type;
     using f32 = typename Isa::f32;
-    const float* weights = a.weights;
+    const real_tile_arguments a = arguments;
+    const tile_range range = bounds;
+    constexpr std::size_t unroll = detail::max_of<std::size_t>(1, (Panels > 1 ? 2 : 4) / Source::columns);
+    const std::byte* weights[Panels];
+#pragma GCC unroll 8
+    for (std::size_t p = 0; p < Panels; ++p) weights[p] = a.weights + p * a.weights_stride;
+    std::size_t offset = 0;
     const float* values = a.values;
+    const auto steps = [&]<std::size_t Steps>(f32 (&s)[Panels][Tokens][2]) NIBBLE_INLINE_LAMBDA {
+#pragma GCC unroll 8
+        for (std::size_t step = 0; step < Steps; ++step)
+#pragma GCC unroll 8
+            for (std::size_t p = 0; p < Panels; ++p) {
+                const std::byte* from = weights[p] + offset + step * Source::bytes;
+                if (Source::bytes * Steps < 64 || step * Source::bytes % 64 == 0) Isa::prefetch(from + prefetch_distance);
+                Source::each_column(from, [&](std::size_t column, const f32& low, const f32& high) NIBBLE_INLINE_LAMBDA {
+#pragma GCC unroll 8
+                    for (std::size_t t = 0; t < Tokens; ++t) {
+                        const f32 x = Isa::broadcast(values[(step * Source::columns + column) * Tokens + t]);
+                        s[p][t][0] = Isa::fma(x, low, s[p][t][0]);
+                        s[p][t][1] = Isa::fma(x, high, s[p][t][1]);
+                    }
+                });
+            }
+        offset += Steps * Source::bytes;
+        values += Steps * Source::columns * Tokens;
+    };
     for (std::size_t part = 0; part < range.parts; ++part) {
         const bool last_part = part + 1 == range.parts;
-        const std::size_t columns = last_part ? range.last_units : range.part_units;
+        std::size_t columns = last_part ? range.last_units : range.part_units;
         f32 s[Panels][Tokens][2];
         const bool begun = range.resume && part == 0;
 #pragma GCC unroll 8
@@ -261,23 +381,12 @@ NIBBLE_NOINLINE void real_tile(const real_tile_arguments& a, const tile_range& r
 #pragma GCC unroll 2
                 for (std::size_t half = 0; half < 2; ++half)
                     s[p][t][half] = begun ? Isa::load(a.totals + (p * Tokens + t) * 16 + half * 8) : Isa::broadcast(0.0f);
-#pragma GCC unroll 2
-        for (std::size_t k = 0; k < columns; ++k) {
-#pragma GCC unroll 8
-            for (std::size_t p = 0; p < Panels; ++p) {
-                const float* from = weights + p * a.weights_stride;
-                const f32 low = Isa::load(from);
-                const f32 high = Isa::load(from + 8);
-#pragma GCC unroll 8
-                for (std::size_t t = 0; t < Tokens; ++t) {
-                    const f32 x = Isa::broadcast(values[t]);
-                    s[p][t][0] = Isa::fma(x, low, s[p][t][0]);
-                    s[p][t][1] = Isa::fma(x, high, s[p][t][1]);
-                }
-            }
-            weights += 16;
-            values += Tokens;
-        }
+#pragma GCC unroll 1
+        for (; columns >= unroll * Source::columns; columns -= unroll * Source::columns)
+            steps.template operator()<unroll>(s);
+        if constexpr (unroll > 1)
+#pragma GCC unroll 1
+            for (; columns != 0; columns -= Source::columns) steps.template operator()<1>(s);
         const bool complete = !last_part || range.finish;
 #pragma GCC unroll 8
         for (std::size_t p = 0; p < Panels; ++p)
@@ -290,12 +399,10 @@ NIBBLE_NOINLINE void real_tile(const real_tile_arguments& a, const tile_range& r
                         Isa::store(a.totals + at, s[p][t][half]);
                         continue;
                     }
-                    const std::size_t wide =
-                        p * a.widened_stride + part * 16 + half * 8;
+                    const std::size_t wide = p * a.widened_stride + part * 16 + half * 8;
                     f32 r = Isa::fma(s[p][t][half], Isa::load(a.scales + wide), Isa::load(a.results + at));
                     if (a.minimums != nullptr)
-                        r = Isa::fma(Isa::broadcast(a.part_sums[part * Tokens + t]),
-                                   Isa::load(a.minimums + wide), r);
+                        r = Isa::fma(Isa::broadcast(a.part_sums[part * Tokens + t]), Isa::load(a.minimums + wide), r);
                     Isa::store(a.results + at, r);
                 }
     }

@@ -15,23 +15,23 @@
 namespace nibble::inline NIBBLE_ABI::kernel {
 
 // Codes of one step as stored, one per byte: quad q's vectors A and B through put(2q) and put(2q + 1).
-template <isa Isa, element E, class Put>
-NIBBLE_INLINE void spread_lanes(const std::uint8_t* in, Put put) noexcept {
+template <isa Isa, int Bits, class Put>
+NIBBLE_INLINE void spread_lanes(const std::uint8_t* in, const Put& put) noexcept {
     using bytes = typename Isa::bytes;
-    if constexpr (E::bits == 8) {
+    if constexpr (Bits == 8) {
         put(0, Isa::load_bytes(in));
         put(1, Isa::load_bytes(in + 32));
-    } else if constexpr (E::bits == 4) {
+    } else if constexpr (Bits == 4) {
         const bytes v = Isa::load_bytes(in);
         put(0, Isa::low_nibbles(v));
         put(1, Isa::high_nibbles(v));
-    } else if constexpr (E::bits == 2) {
+    } else if constexpr (Bits == 2) {
         const bytes v = Isa::load_bytes(in);
         put(0, Isa::template field<0, 3>(v));
         put(1, Isa::template field<2, 3>(v));
         put(2, Isa::template field<4, 3>(v));
         put(3, Isa::template field<6, 3>(v));
-    } else if constexpr (E::bits == 6) {
+    } else if constexpr (Bits == 6) {
         const bytes top = Isa::load_bytes(in + 64);
         const bytes v0 = Isa::load_bytes(in);
         const bytes v1 = Isa::load_bytes(in + 32);
@@ -41,10 +41,10 @@ NIBBLE_INLINE void spread_lanes(const std::uint8_t* in, Put put) noexcept {
         put(3, Isa::template join<4>(Isa::high_nibbles(v1), Isa::template field<6, 3>(top)));
     } else {
         // Four quads with a plane of single bits at the end; the lower planes as above.
-        constexpr int low = E::bits - 1;
-        constexpr std::size_t last = detail::step_bytes<E> - 32;
+        constexpr int low = Bits - 1;
+        constexpr std::size_t last = detail::step_bytes_of(Bits) - 32;
         const bytes bit = Isa::load_bytes(in + last);
-        const auto lower = [&](std::size_t q, bytes& a, bytes& b) {
+        const auto lower = [&](std::size_t q, bytes& a, bytes& b) NIBBLE_INLINE_LAMBDA {
             if constexpr (low >= 4) {
                 const bytes v = Isa::load_bytes(in + 32 * q);
                 a = Isa::low_nibbles(v);
@@ -61,7 +61,7 @@ NIBBLE_INLINE void spread_lanes(const std::uint8_t* in, Put put) noexcept {
                 b = q % 2 == 0 ? Isa::template field<2, 3>(v) : Isa::template field<6, 3>(v);
             }
         };
-        const auto quad = [&]<std::size_t Q>() {
+        const auto quad = [&]<std::size_t Q>() NIBBLE_INLINE_LAMBDA {
             if constexpr (low == 0) {
                 put(2 * Q, Isa::template field<2 * Q, 1>(bit));
                 put(2 * Q + 1, Isa::template field<2 * Q + 1, 1>(bit));
@@ -98,7 +98,7 @@ NIBBLE_NOINLINE void unpack_integer(const std::uint8_t* in, std::size_t quads, s
     constexpr std::size_t step = detail::step_quads<E>;
     for (std::size_t q = 0; q < quads; q += step, in += detail::step_bytes<E>, out += 64 * step) {
         Isa::prefetch(in + 1024);
-        spread_lanes<Isa, E>(in, [&](std::size_t v, const typename Isa::bytes& codes) {
+        spread_lanes<Isa, E::bits>(in, [&](std::size_t v, const typename Isa::bytes& codes) NIBBLE_INLINE_LAMBDA {
             Isa::store_bytes(out + 32 * v, to_lanes<Isa, E>(codes));
         });
     }
@@ -118,7 +118,7 @@ NIBBLE_NOINLINE void unpack_real(const std::uint8_t* in, std::size_t columns, fl
         constexpr std::size_t step = detail::step_quads<E>;
         for (std::size_t k = 0; k < columns; k += 4 * step, in += detail::step_bytes<E>, out += 64 * step) {
             Isa::prefetch(in + 1024);
-            spread_lanes<Isa, E>(in, [&](std::size_t v, const typename Isa::bytes& stored) {
+            spread_lanes<Isa, E::bits>(in, [&](std::size_t v, const typename Isa::bytes& stored) NIBBLE_INLINE_LAMBDA {
                 const typename Isa::i32 codes = Isa::as_i32(stored);
                 float* to = out + 64 * (v / 2) + 8 * (v % 2);
                 Isa::store(to, Isa::template decode<E, 0>(codes));
@@ -139,34 +139,46 @@ inline void widen_scales(const packed<S>& w, const std::byte* panel, std::size_t
     constexpr float unit = detail::family_of<element> == detail::kernel_family::real
                                ? 1.0f
                                : detail::exp2i(detail::integer_grid_of<element>.exponent);
-    const detail::depth_plan depth = w.depth();
-    const bool outer_in_row = S::two_level && !packed<S>::outer_is_factor(w.cols());
-    for (std::size_t part = first; part < first + parts; ++part, out += panel_layout::rows) {
-        if constexpr (!S::scaled) {
-            Isa::store(out, Isa::broadcast(unit));
-            Isa::store(out + 8, Isa::broadcast(unit));
-        } else {
-            const std::size_t slot = depth.scale_of(part);
-            const auto* codes =
-                reinterpret_cast<const typename traits::scale_code*>(panel + w.sections().scales) + slot * panel_layout::rows;
-            for (std::size_t half = 0; half < 2; ++half) {
-                typename Isa::f32 s = Isa::template decode_stored<typename traits::scale_element>(codes + 8 * half);
-                if constexpr (S::two_level) {
-                    if (outer_in_row) {
-                        const std::size_t run = packed<S>::outer_run(w.cols());
-                        const auto* outer =
-                            reinterpret_cast<const typename traits::outer_code*>(panel + w.sections().outer) +
-                            (depth.column(part) / run) * panel_layout::rows;
-                        s = Isa::multiply(s, Isa::template decode_stored<typename traits::outer_element>(outer + 8 * half));
+    if constexpr (!S::scaled) {
+        for (std::size_t i = 0; i < parts * panel_layout::rows; i += 8) Isa::store(out + i, Isa::broadcast(unit));
+    } else {
+        const auto* codes = reinterpret_cast<const typename traits::scale_code*>(panel + w.sections().scales);
+        const auto one = [&](const typename traits::scale_code* from) NIBBLE_INLINE_LAMBDA {
+            return Isa::template decode_stored<typename traits::scale_element>(from);
+        };
+        const auto in_units = [&](const typename Isa::f32& s) NIBBLE_INLINE_LAMBDA {
+            return unit == 1.0f ? s : Isa::multiply(s, Isa::broadcast(unit));
+        };
+        const detail::depth_plan depth = w.depth();
+        if constexpr (S::two_level) {
+            if (!packed<S>::outer_is_factor(w.cols())) {
+                const std::size_t run = packed<S>::outer_run(w.cols());
+                const auto* outers = reinterpret_cast<const typename traits::outer_code*>(panel + w.sections().outer);
+                for (std::size_t part = first; part < first + parts; ++part, out += panel_layout::rows) {
+                    const auto* outer = outers + (depth.column(part) / run) * panel_layout::rows;
+                    const auto* inner = codes + depth.scale_of(part) * panel_layout::rows;
+                    for (std::size_t half = 0; half < 2; ++half) {
+                        typename Isa::f32 s = Isa::multiply(
+                            one(inner + 8 * half),
+                            Isa::template decode_stored<typename traits::outer_element>(outer + 8 * half));
                         if constexpr (S::has_offset) {
                             Isa::keep(s); // the product is rounded by itself
                             s = Isa::add(s, Isa::broadcast(w.offset()));
                         }
+                        Isa::store(out + 8 * half, in_units(s));
                     }
                 }
-                if constexpr (unit != 1.0f) s = Isa::multiply(s, Isa::broadcast(unit));
-                Isa::store(out + 8 * half, s);
+                return;
             }
+        }
+        if (depth.parts_per_run == 1) { // a part, a scale: one stretch of codes
+            codes += first * panel_layout::rows;
+#pragma GCC unroll 4
+            for (std::size_t i = 0; i < parts * panel_layout::rows; i += 8) Isa::store(out + i, in_units(one(codes + i)));
+        } else {
+            for (std::size_t part = first; part < first + parts; ++part, out += panel_layout::rows)
+                for (std::size_t half = 0; half < 2; ++half)
+                    Isa::store(out + 8 * half, in_units(one(codes + depth.scale_of(part) * panel_layout::rows + 8 * half)));
         }
     }
 }

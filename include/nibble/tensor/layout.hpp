@@ -29,11 +29,16 @@ struct panel_layout {
 
 namespace detail {
 
+[[nodiscard]] constexpr std::size_t step_quads_of(int bits) noexcept {
+    return bits == 2 || bits == 6 ? 2 : bits < 8 && bits % 2 == 1 ? 4 : 1;
+}
+[[nodiscard]] constexpr std::size_t step_bytes_of(int bits) noexcept {
+    return step_quads_of(bits) * panel_layout::rows * panel_layout::quad * static_cast<std::size_t>(bits) / 8;
+}
 template <element E>
-inline constexpr std::size_t step_quads = E::bits == 2 || E::bits == 6 ? 2 : E::bits < 8 && E::bits % 2 == 1 ? 4 : 1;
+inline constexpr std::size_t step_quads = step_quads_of(E::bits);
 template <element E>
-inline constexpr std::size_t step_bytes = step_quads<E> * panel_layout::rows * panel_layout::quad *
-                                          static_cast<std::size_t>(E::bits) / 8;
+inline constexpr std::size_t step_bytes = step_bytes_of(E::bits);
 
 // How the columns of a row are cut: into groups that share a scale (`run` columns each, the last may be shorter), each
 // padded to whole steps, so that every group starts on a step. A group longer than 65536 columns is cut into parts of
