@@ -2,6 +2,7 @@
 #include "evaluate.hpp"
 
 #include "eigen_reference.hpp"
+#include "rotation.hpp"
 #include "sqnr.hpp"
 
 #include <algorithm>
@@ -26,35 +27,6 @@ error_energy compare_rows(nibble::matrix_view<const Exact> exact, nibble::matrix
     for (const error_energy& one : rows) sum += one;
     return sum;
 }
-
-// Copies of a set of tensors, larger together than any cache; each call gives the next copy's tensor list.
-template <class Weights>
-class rotation {
-public:
-    rotation(std::vector<Weights> set, std::size_t set_bytes, std::size_t cold_bytes) {
-        const std::size_t copies =
-            std::max<std::size_t>(1, (cold_bytes + set_bytes - 1) / std::max<std::size_t>(1, set_bytes));
-        sets_.push_back(std::move(set));
-        for (std::size_t copy = 1; copy < copies; ++copy) {
-            std::vector<Weights> next;
-            for (const Weights& one : sets_.front()) next.push_back(duplicate(one));
-            sets_.push_back(std::move(next));
-        }
-    }
-    [[nodiscard]] const std::vector<Weights>& next() {
-        place_ = (place_ + 1) % sets_.size();
-        return sets_[place_];
-    }
-
-private:
-    static float_matrix duplicate(const float_matrix& one) { return one; }
-    static std::unique_ptr<packed_weights> duplicate(const std::unique_ptr<packed_weights>& one) {
-        return one->clone();
-    }
-
-    std::vector<std::vector<Weights>> sets_;
-    std::size_t place_ = 0;
-};
 
 } // namespace
 

@@ -8,12 +8,6 @@
 #include <functional>
 #include <iterator>
 
-#if defined(__AVX512F__) || (defined(__AVX2__) && defined(__FMA__))
-#include <immintrin.h>
-#elif defined(__ARM_NEON)
-#include <arm_neon.h>
-#endif
-
 namespace bench {
 namespace {
 
@@ -25,70 +19,6 @@ double seconds_since(clock::time_point start) {
 
 // Keeps a result alive that nothing reads.
 std::atomic<float> sink{0};
-
-// Twelve independent chains: fma has a latency of four cycles and a throughput of two per cycle on current cores.
-constexpr int chains = 12;
-
-#if defined(__AVX512F__)
-constexpr int lanes = 16;
-float fma_chains(std::size_t steps) {
-    __m512 sum[chains];
-    for (int c = 0; c < chains; ++c) sum[c] = _mm512_set1_ps(static_cast<float>(c));
-    const __m512 a = _mm512_set1_ps(0.999f);
-    const __m512 b = _mm512_set1_ps(0.001f);
-    for (std::size_t i = 0; i < steps; ++i) {
-#pragma GCC unroll 12
-        for (int c = 0; c < chains; ++c) sum[c] = _mm512_fmadd_ps(sum[c], a, b);
-    }
-    __m512 total = sum[0];
-    for (int c = 1; c < chains; ++c) total = _mm512_add_ps(total, sum[c]);
-    return _mm512_cvtss_f32(total);
-}
-#elif defined(__AVX2__) && defined(__FMA__)
-constexpr int lanes = 8;
-float fma_chains(std::size_t steps) {
-    __m256 sum[chains];
-    for (int c = 0; c < chains; ++c) sum[c] = _mm256_set1_ps(static_cast<float>(c));
-    const __m256 a = _mm256_set1_ps(0.999f);
-    const __m256 b = _mm256_set1_ps(0.001f);
-    for (std::size_t i = 0; i < steps; ++i) {
-#pragma GCC unroll 12
-        for (int c = 0; c < chains; ++c) sum[c] = _mm256_fmadd_ps(sum[c], a, b);
-    }
-    __m256 total = sum[0];
-    for (int c = 1; c < chains; ++c) total = _mm256_add_ps(total, sum[c]);
-    return _mm256_cvtss_f32(total);
-}
-#elif defined(__ARM_NEON)
-constexpr int lanes = 4;
-float fma_chains(std::size_t steps) {
-    float32x4_t sum[chains];
-    for (int c = 0; c < chains; ++c) sum[c] = vdupq_n_f32(static_cast<float>(c));
-    const float32x4_t a = vdupq_n_f32(0.999f);
-    const float32x4_t b = vdupq_n_f32(0.001f);
-    for (std::size_t i = 0; i < steps; ++i) {
-#pragma GCC unroll 12
-        for (int c = 0; c < chains; ++c) sum[c] = vfmaq_f32(b, sum[c], a);
-    }
-    float32x4_t total = sum[0];
-    for (int c = 1; c < chains; ++c) total = vaddq_f32(total, sum[c]);
-    return vgetq_lane_f32(total, 0);
-}
-#else
-// Without fma a multiply and an add count as the two operations that they are.
-constexpr int lanes = 4;
-float fma_chains(std::size_t steps) {
-    float sum[chains][lanes];
-    for (int c = 0; c < chains; ++c)
-        for (int l = 0; l < lanes; ++l) sum[c][l] = static_cast<float>(c);
-    for (std::size_t i = 0; i < steps; ++i)
-        for (int c = 0; c < chains; ++c)
-            for (int l = 0; l < lanes; ++l) sum[c][l] = sum[c][l] * 0.999f + 0.001f;
-    float total = 0;
-    for (int c = 0; c < chains; ++c) total += sum[c][0];
-    return total;
-}
-#endif
 
 // Four streams through one share of the memory: one stream alone does not keep enough cache lines in flight.
 float sum_of_streams(const float* memory, std::size_t count) {
@@ -122,20 +52,47 @@ double median(std::vector<double> values) {
     return 0.5 * (*middle + *std::max_element(values.begin(), middle));
 }
 
+double run_peak(executor_ref threads, const instruction_peak& peak, std::size_t steps) {
+    const std::size_t shares = shares_of(threads);
+    const std::size_t per_share = std::max<std::size_t>(1, steps / 4); // four shares per thread
+    const auto start = clock::now();
+    threads.parallel_for(shares,
+                         [&](std::size_t, std::size_t) { sink.store(peak.run(per_share), std::memory_order_relaxed); });
+    const double seconds = seconds_since(start);
+    return peak.operations * static_cast<double>(per_share) * static_cast<double>(shares) / seconds * 1e-9;
+}
+
+std::size_t steps_for(executor_ref threads, const instruction_peak& peak, double seconds) {
+    std::size_t steps = 1 << 14;
+    for (int round = 0; round < 4; ++round) {
+        const auto start = clock::now();
+        (void)run_peak(threads, peak, steps);
+        const double factor = seconds / std::max(seconds_since(start), 1e-5);
+        const double wanted = static_cast<double>(steps) * std::clamp(factor, 0.1, 16.0);
+        steps = static_cast<std::size_t>(std::clamp(wanted, 1e3, 1e9));
+    }
+    return steps;
+}
+
 machine_limits::machine_limits(executor_ref threads) : threads_(threads), memory_(read_bytes) {
     // Touch by the threads that will read, and long enough for sleeping cores to reach their frequency.
     probe_read();
-    fma_steps_ = 1 << 14;
-    for (int round = 0; round < 4; ++round) {
-        const auto start = clock::now();
-        probe_fma();
-        const double factor = 2e-3 / std::max(seconds_since(start), 1e-5);
-        const double steps = static_cast<double>(fma_steps_) * std::clamp(factor, 0.1, 16.0);
-        fma_steps_ = static_cast<std::size_t>(std::clamp(steps, 1e3, 1e9));
-    }
-    fma_.clear();
     read_.clear();
-    best_fma_ = 0;
+    // The widths take turns; a wider one has to win clearly, since kernels are written for the narrowest.
+    const auto widths = fma_peaks();
+    std::vector<std::size_t> steps;
+    for (const instruction_peak& one : widths) steps.push_back(steps_for(threads_, one, 2e-3));
+    std::vector<double> best(widths.size(), 0.0);
+    for (int round = 0; round < 8; ++round)
+        for (std::size_t w = 0; w < widths.size(); ++w)
+            best[w] = std::max(best[w], run_peak(threads_, widths[w], steps[w]));
+    std::size_t chosen = 0;
+    for (std::size_t w = 1; w < widths.size(); ++w)
+        if (best[w] > 1.1 * best[chosen]) chosen = w;
+    fma_peak_ = &widths[chosen];
+    fma_steps_ = steps[chosen];
+    best_fma_ = best[chosen];
+
     for (int round = 0; round < 40; ++round) probe_fma();
     for (int round = 0; round < 16; ++round) {
         probe_read();
@@ -144,14 +101,7 @@ machine_limits::machine_limits(executor_ref threads) : threads_(threads), memory
 }
 
 double machine_limits::probe_fma() {
-    const std::size_t shares = shares_of(threads_);
-    const std::size_t steps = std::max<std::size_t>(1, fma_steps_ / 4); // four shares per thread
-    const auto start = clock::now();
-    threads_.parallel_for(
-        shares, [steps](std::size_t, std::size_t) { sink.store(fma_chains(steps), std::memory_order_relaxed); });
-    const double seconds = seconds_since(start);
-    const double operations = 2.0 * chains * lanes * static_cast<double>(steps) * static_cast<double>(shares);
-    const double rate = operations / seconds * 1e-9;
+    const double rate = run_peak(threads_, *fma_peak_, fma_steps_);
     fma_.push_back(rate);
     best_fma_ = std::max(best_fma_, rate);
     return rate;
@@ -190,64 +140,84 @@ double machine_limits::undisturbed_share() const {
     return static_cast<double>(good) / static_cast<double>(fma_.size());
 }
 
+rounds::rounds(machine_limits& limits, bool with_read)
+    : limits_(limits), with_read_(with_read), fma_(limits.probe_fma()), read_(with_read ? limits.probe_read() : 0) {}
+
+void rounds::add(const std::vector<std::function<void()>>& subjects, const std::vector<std::size_t>& calls,
+                 const std::function<void(bool)>& timed) {
+    sample one;
+    std::vector<double> fma_at{fma_};
+    std::vector<double> read_at{read_};
+    for (std::size_t s = 0; s < subjects.size(); ++s) {
+        if (timed) timed(true);
+        const auto start = clock::now();
+        for (std::size_t call = 0; call < calls[s]; ++call) subjects[s]();
+        one.seconds.push_back(seconds_since(start) / static_cast<double>(calls[s]));
+        if (timed) timed(false);
+        read_at.push_back(read_ = with_read_ ? limits_.probe_read() : 0);
+        fma_at.push_back(fma_ = limits_.probe_fma());
+    }
+    const double lowest = *std::min_element(fma_at.begin(), fma_at.end());
+    one.undisturbed = limits_.undisturbed(lowest);
+    undisturbed_ += one.undisturbed ? 1 : 0;
+    // A probe is short: where others take the core away, one of two neighbouring probes may have lost most of its
+    // time and say nothing about the sample between them.
+    const auto between = [&](const std::vector<double>& probes, std::size_t s) {
+        return one.undisturbed ? 0.5 * (probes[s] + probes[s + 1]) : std::max(probes[s], probes[s + 1]);
+    };
+    for (std::size_t s = 0; s < subjects.size(); ++s) {
+        one.fma_GFLOPs.push_back(between(fma_at, s));
+        one.read_GBps.push_back(between(read_at, s));
+    }
+    samples_.push_back(std::move(one));
+    quality_.push_back(lowest);
+}
+
+std::vector<sample> rounds::kept() const {
+    std::vector<bool> undisturbed;
+    for (const sample& one : samples_) undisturbed.push_back(one.undisturbed);
+    std::vector<sample> kept;
+    for (const std::size_t index : rounds_that_count(undisturbed, quality_)) kept.push_back(samples_[index]);
+    return kept;
+}
+
+std::vector<std::size_t> rounds_that_count(const std::vector<bool>& undisturbed, const std::vector<double>& quality) {
+    std::vector<std::size_t> kept;
+    for (std::size_t i = 0; i < undisturbed.size(); ++i)
+        if (undisturbed[i]) kept.push_back(i);
+    if (!kept.empty() || quality.empty()) return kept;
+    std::vector<double> sorted = quality;
+    std::sort(sorted.begin(), sorted.end(), std::greater<>());
+    const double threshold = sorted[(sorted.size() - 1) / 3];
+    for (std::size_t i = 0; i < quality.size(); ++i)
+        if (quality[i] >= threshold) kept.push_back(i);
+    return kept;
+}
+
+std::size_t calls_per_sample(double once_seconds, double sample_seconds) {
+    return static_cast<std::size_t>(std::clamp(std::ceil(sample_seconds / std::max(once_seconds, 1e-7)), 1.0, 1e6));
+}
+
 std::vector<sample> take_samples(machine_limits& limits, const sampling& how, bool with_read,
                                  const std::vector<std::function<void()>>& subjects) {
-    std::vector<std::size_t> calls(subjects.size(), 1);
-    for (std::size_t s = 0; s < subjects.size(); ++s) {
+    std::vector<std::size_t> calls;
+    for (const auto& subject : subjects) {
         double once = how.known_seconds;
         if (once <= 0) {
-            subjects[s]();
+            subject();
             const auto start = clock::now();
-            subjects[s]();
-            once = std::max(seconds_since(start), 1e-7);
+            subject();
+            once = seconds_since(start);
         }
-        calls[s] = static_cast<std::size_t>(std::clamp(std::ceil(how.sample_seconds / once), 1.0, 1e6));
+        calls.push_back(calls_per_sample(once, how.sample_seconds));
     }
-
-    std::vector<sample> samples;
-    std::vector<double> quality; // the lowest probe of each round
-    int undisturbed = 0;
     const auto begin = clock::now();
-    double fma = limits.probe_fma();
-    double read = with_read ? limits.probe_read() : 0;
-    for (int round = 0; round < how.most && undisturbed < how.wanted; ++round) {
+    rounds taken(limits, with_read);
+    for (int round = 0; round < how.most && taken.undisturbed() < how.wanted; ++round) {
         if (round >= 1 && seconds_since(begin) > how.budget_seconds) break;
-        sample one;
-        std::vector<double> fma_at{fma};
-        std::vector<double> read_at{read};
-        for (std::size_t s = 0; s < subjects.size(); ++s) {
-            const auto start = clock::now();
-            for (std::size_t call = 0; call < calls[s]; ++call) subjects[s]();
-            one.seconds.push_back(seconds_since(start) / static_cast<double>(calls[s]));
-            read_at.push_back(read = with_read ? limits.probe_read() : 0);
-            fma_at.push_back(fma = limits.probe_fma());
-        }
-        const double lowest = *std::min_element(fma_at.begin(), fma_at.end());
-        one.undisturbed = limits.undisturbed(lowest);
-        undisturbed += one.undisturbed ? 1 : 0;
-        // A probe is short: where others take the core away, one of two neighbouring probes may have lost most of its
-        // time and say nothing about the sample between them.
-        const auto between = [&](const std::vector<double>& probes, std::size_t s) {
-            return one.undisturbed ? 0.5 * (probes[s] + probes[s + 1]) : std::max(probes[s], probes[s + 1]);
-        };
-        for (std::size_t s = 0; s < subjects.size(); ++s) {
-            one.fma_GFLOPs.push_back(between(fma_at, s));
-            one.read_GBps.push_back(between(read_at, s));
-        }
-        samples.push_back(std::move(one));
-        quality.push_back(lowest);
+        taken.add(subjects, calls);
     }
-
-    std::vector<sample> kept;
-    double threshold = 0;
-    if (undisturbed == 0) {
-        std::vector<double> sorted = quality;
-        std::sort(sorted.begin(), sorted.end(), std::greater<>());
-        threshold = sorted[(sorted.size() - 1) / 3];
-    }
-    for (std::size_t i = 0; i < samples.size(); ++i)
-        if (undisturbed != 0 ? samples[i].undisturbed : quality[i] >= threshold) kept.push_back(std::move(samples[i]));
-    return kept;
+    return taken.kept();
 }
 
 } // namespace bench

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "executor_ref.hpp"
+#include "peaks.hpp"
 
 #include <nibble/core/buffer.hpp>
 
@@ -13,14 +14,21 @@ namespace bench {
 
 [[nodiscard]] double median(std::vector<double> values);
 
+// One run of `steps` steps of a peak on every thread, in 10^9 operations per second; and the steps that take about
+// `seconds`.
+double run_peak(executor_ref threads, const instruction_peak& peak, std::size_t steps);
+[[nodiscard]] std::size_t steps_for(executor_ref threads, const instruction_peak& peak, double seconds);
+
 // What this machine can do with these threads, asked again and again: neighbours, frequency and hyperthreads change it
 // within seconds, so only a ratio to a probe of the same moment means anything.
 class machine_limits {
 public:
-    // Allocates the 256 MiB that are read, and probes for a third of a second to learn what undisturbed looks like.
+    // Allocates the 256 MiB that are read, and probes for a third of a second to learn what undisturbed looks like. The
+    // fma peak is that of the fastest register width that the compiler flags have (fma_peaks): on cores with two
+    // 512-bit units it is twice what a kernel of 256 bits can reach.
     explicit machine_limits(executor_ref threads);
 
-    // About 2 ms of independent fp32 multiply-adds on every thread, in GFLOP/s (two per fma).
+    // About 2 ms of independent fp32 multiply-adds of that width on every thread, in GFLOP/s (two per fma).
     double probe_fma();
     // One sum over 256 MiB of floats on huge pages, four streams per share, in GB/s (10^9 bytes).
     double probe_read();
@@ -33,11 +41,14 @@ public:
     // How many of all fma probes were undisturbed, 0 to 1.
     [[nodiscard]] double undisturbed_share() const;
 
+    // The width of the fma peak's registers.
+    [[nodiscard]] int fma_bits() const noexcept { return fma_peak_->bits; }
     [[nodiscard]] executor_ref threads() const noexcept { return threads_; }
 
 private:
     executor_ref threads_;
     nibble::buffer memory_;
+    const instruction_peak* fma_peak_ = nullptr;
     std::size_t fma_steps_ = 0;
     std::vector<double> fma_;
     std::vector<double> read_;
@@ -60,8 +71,38 @@ struct sample {
     bool undisturbed = false;
 };
 
-// The rounds that count: the undisturbed ones or, if there were none (a busy machine), the third that was disturbed
-// least. `with_read` adds a read probe before and after each subject.
+// Rounds of the same subjects, taken one after the other: each ends with the probes that the next one begins with.
+// `with_read` adds a read probe before and after each subject.
+class rounds {
+public:
+    rounds(machine_limits& limits, bool with_read);
+    // Subject s is called calls[s] times. `timed` is told when the clock starts (true) and when it has stopped (false),
+    // and may wait before it returns.
+    void add(const std::vector<std::function<void()>>& subjects, const std::vector<std::size_t>& calls,
+             const std::function<void(bool)>& timed = {});
+    [[nodiscard]] int undisturbed() const noexcept { return undisturbed_; }
+    [[nodiscard]] std::size_t size() const noexcept { return samples_.size(); }
+    // The rounds that count.
+    [[nodiscard]] std::vector<sample> kept() const;
+
+private:
+    machine_limits& limits_;
+    bool with_read_;
+    double fma_;
+    double read_;
+    std::vector<sample> samples_;
+    std::vector<double> quality_; // the lowest fma probe of each round
+    int undisturbed_ = 0;
+};
+
+// The undisturbed rounds or, if there are none (a busy machine), the third of highest quality; indices, ascending.
+[[nodiscard]] std::vector<std::size_t> rounds_that_count(const std::vector<bool>& undisturbed,
+                                                         const std::vector<double>& quality);
+
+// How often something that takes `once_seconds` is called in a sample: 1 to 10^6 times.
+[[nodiscard]] std::size_t calls_per_sample(double once_seconds, double sample_seconds);
+
+// The rounds that count of as many as `how` asks for. `with_read`: see rounds.
 [[nodiscard]] std::vector<sample> take_samples(machine_limits& limits, const sampling& how, bool with_read,
                                                const std::vector<std::function<void()>>& subjects);
 

@@ -1,0 +1,109 @@
+// product.cpp: weights made and kept, and the loop between Google Benchmark's clock and the probes.
+#include "product.hpp"
+
+#include "machine.hpp"
+#include "sqnr.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <functional>
+#include <thread>
+#include <utility>
+
+namespace bench {
+
+std::size_t cold_bytes() {
+    static const std::size_t bytes = std::max(std::size_t{160} << 20, 4 * describe_machine().last_level_cache_bytes);
+    return bytes;
+}
+
+machine_limits& machines::limits(std::size_t threads) {
+    std::unique_ptr<pooled>& one = made_[threads];
+    if (!one) one = std::make_unique<pooled>(threads);
+    return one->limits;
+}
+
+product::product(const scheme& format, const workload& work, executor_ref threads) : work_(work) {
+    const float_matrix& exact = work.tensors.front().weights;
+    const std::unique_ptr<quantized_weights> quantized = format.quantize(exact.view(), threads);
+    bits_per_weight_ = quantized->bits_per_weight();
+    float_matrix approximate(exact.rows(), exact.cols());
+    quantized->dequantize(approximate.view(), threads);
+    weight_sqnr_db_ = compare(exact.view().data(), approximate.view().data(), exact.rows() * exact.cols()).db();
+    first_ = quantized->pack(threads);
+    bytes_ = first_->bytes();
+    output_ = float_matrix(work.inputs(work.tensors.front()).rows(), exact.rows());
+}
+
+const packed_weights& product::weights(std::size_t tokens) {
+    if (tokens > cold_tokens) return cold_ ? *cold_->first().front() : *first_;
+    if (!cold_) {
+        std::vector<std::unique_ptr<packed_weights>> set;
+        set.push_back(std::move(first_));
+        cold_.emplace(std::move(set), bytes_, cold_bytes());
+    }
+    return *cold_->next().front();
+}
+
+void product::run(std::size_t tokens, executor_ref threads) {
+    const float_matrix& x = work_.inputs(work_.tensors.front());
+    weights(tokens).gemm(x.first(tokens), {output_.view().data(), tokens, output_.cols()}, scratch_, threads);
+}
+
+void product::warm(std::size_t tokens, executor_ref threads) {
+    run(tokens, threads);
+    if (tokens > cold_tokens) return;
+    for (std::size_t copy = 1; copy < cold_->copies(); ++copy) run(tokens, threads);
+}
+
+const workload& products::inputs(weight_shape shape, executor_ref threads) {
+    if (!work_ || !(work_shape_ == shape)) {
+        product_.reset();
+        format_ = nullptr;
+        work_ = std::make_unique<workload>(synthetic_workload(shape.n, shape.k, most_tokens_, threads));
+        work_shape_ = shape;
+    }
+    return *work_;
+}
+
+product& products::of(const scheme& format, weight_shape shape, executor_ref threads) {
+    const workload& work = inputs(shape, threads);
+    if (format_ != &format) {
+        product_.reset(); // first: two sets of copies are not needed
+        product_ = std::make_unique<product>(format, work, threads);
+        format_ = &format;
+    }
+    return *product_;
+}
+
+timed_line time_product(benchmark::State& state, product& weights, machine_limits& limits, const line_settings& how) {
+    using clock = std::chrono::steady_clock;
+    const executor_ref threads = limits.threads();
+    weights.warm(how.tokens, threads);
+    const auto start = clock::now();
+    weights.run(how.tokens, threads);
+    const double once = std::chrono::duration<double>(clock::now() - start).count();
+    const std::size_t calls = calls_per_sample(once, how.sample_seconds);
+
+    const std::function<void(bool)> timed = [&](bool running) {
+        if (running) {
+            state.ResumeTiming();
+            return;
+        }
+        state.PauseTiming();
+        if (how.settle_seconds > 0) std::this_thread::sleep_for(std::chrono::duration<double>(how.settle_seconds));
+    };
+    if (how.settle_seconds > 0) std::this_thread::sleep_for(std::chrono::duration<double>(how.settle_seconds));
+    rounds taken(limits, true);
+    const std::vector<std::function<void()>> subject{[&] { weights.run(how.tokens, threads); }};
+    // A batch is all samples, so that the shortest run that Google Benchmark can ask for has a median.
+    const auto batch = static_cast<benchmark::IterationCount>(calls) * how.samples;
+    while (state.KeepRunningBatch(batch)) {
+        state.PauseTiming();
+        for (int round = 0; round < how.samples; ++round) taken.add(subject, {calls}, timed);
+        state.ResumeTiming();
+    }
+    return {taken.kept(), static_cast<double>(taken.undisturbed()) / static_cast<double>(taken.size())};
+}
+
+} // namespace bench
