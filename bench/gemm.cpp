@@ -44,8 +44,8 @@ struct arguments {
 struct subject {
     const bench::scheme* format;
     std::string isa;
-    double settle_seconds;
-    bool checked; // whether the product is compared with fp64 before it is timed
+    bool own_threads; // other than the executor's
+    bool checked;     // whether the product is compared with fp64 before it is timed
 };
 
 // Whether the fp32 product of a few tokens and features is what it should be: within the bound of K roundings in any
@@ -102,9 +102,8 @@ private:
                 return;
             }
         }
-        const bench::timed_line timed =
-            bench::time_product(state, weights, limits,
-                                {.tokens = tokens, .samples = given_.samples, .settle_seconds = what.settle_seconds});
+        const bench::timed_line timed = bench::time_product(
+            state, weights, limits, {.tokens = tokens, .samples = given_.samples, .own_threads = what.own_threads});
 
         const double bytes = 1e-9 * static_cast<double>(weights.bytes());
         const double operations = 2e-9 * static_cast<double>(tokens * shape.n * shape.k);
@@ -134,8 +133,8 @@ int run(const arguments& given, std::vector<char*> benchmark_arguments) {
     const auto consider = [&](const subject& one) {
         if (std::regex_search(std::string(one.format->name()), wanted)) subjects.push_back(one);
     };
-    for (const auto& one : bench::all_schemes()) consider({one.get(), nibble::best_isa::name, 0, false});
-    for (const bench::peer& one : peers) consider({one.product.get(), one.isa, one.settle_seconds, one.fp32});
+    for (const auto& one : bench::all_schemes()) consider({one.get(), nibble::best_isa::name, false, false});
+    for (const bench::peer& one : peers) consider({one.product.get(), one.isa, one.own_threads, one.fp32});
     if (subjects.empty()) throw bench::user_error("no format has a name matching '" + given.formats + "'");
 
     int count = static_cast<int>(benchmark_arguments.size());

@@ -205,11 +205,9 @@ std::string isa_name() {
 } // namespace
 
 void add_onednn(std::vector<peer>& peers) {
-    // GNU OpenMP's threads poll for some milliseconds.
-    constexpr double settle = 0.02;
-    peers.push_back({std::make_unique<onednn_scheme<float, float>>("onednn_f32"), true, isa_name(), settle});
+    peers.push_back({std::make_unique<onednn_scheme<float, float>>("onednn_f32"), true, isa_name(), true});
     peers.push_back(
-        {std::make_unique<onednn_scheme<std::uint8_t, std::int8_t>>("onednn_u8s8"), false, isa_name(), settle});
+        {std::make_unique<onednn_scheme<std::uint8_t, std::int8_t>>("onednn_u8s8"), false, isa_name(), true});
 }
 
 } // namespace bench

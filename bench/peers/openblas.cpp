@@ -38,8 +38,7 @@ void add_openblas(std::vector<peer>& peers) {
                          variable, value);
     std::string core = openblas_get_corename();
     for (char& c : core) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-    // OpenBLAS's threads poll for some 2^26 cycles before they sleep.
-    peers.push_back({make_float_scheme("openblas_f32", openblas_product), true, core, 0.04});
+    peers.push_back({make_float_scheme("openblas_f32", openblas_product), true, core, true});
 }
 
 } // namespace bench

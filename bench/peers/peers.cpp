@@ -86,7 +86,7 @@ std::unique_ptr<scheme> make_float_scheme(std::string name, float_product produc
 
 std::vector<peer> all_peers() {
     std::vector<peer> peers;
-    peers.push_back({make_float_scheme("eigen_f32", eigen_product), true, eigen_isa(), 0});
+    peers.push_back({make_float_scheme("eigen_f32", eigen_product), true, eigen_isa(), false});
 #if defined(NIBBLE_BENCH_OPENBLAS)
     add_openblas(peers);
 #endif

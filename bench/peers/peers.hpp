@@ -13,9 +13,7 @@ struct peer {
     std::unique_ptr<scheme> product; // name, weights, gemm
     bool fp32 = true;                // gives x w^T of the fp32 weights, but for rounding
     std::string isa;                 // what the library says it runs on, in lower case
-    // Threads of the library's own spin for so long after a call; a probe that starts earlier shares its cores with
-    // them.
-    double settle_seconds = 0;
+    bool own_threads = false;        // computes with threads of its own, as many as the executor has
 };
 
 // Eigen's fp32 product and those of the libraries that the build found:

@@ -6,11 +6,29 @@
 
 #include <algorithm>
 #include <chrono>
+#include <ctime>
 #include <functional>
 #include <thread>
 #include <utility>
 
 namespace bench {
+
+namespace {
+
+// Threads of BLAS and OpenMP libraries poll for up to a tenth of a second before they sleep, and a probe would share
+// its cores with them: returns when this process has used next to no processor time for some milliseconds, or after a
+// second.
+void wait_for_rest() {
+    constexpr auto pause = std::chrono::milliseconds(4);
+    constexpr double rest = 0.4e-3;
+    for (int turn = 0; turn < 250; ++turn) {
+        const std::clock_t before = std::clock(); // of the process
+        std::this_thread::sleep_for(pause);
+        if (static_cast<double>(std::clock() - before) / CLOCKS_PER_SEC < rest) return;
+    }
+}
+
+} // namespace
 
 std::size_t cold_bytes() {
     static const std::size_t bytes = std::max(std::size_t{160} << 20, 4 * describe_machine().last_level_cache_bytes);
@@ -91,9 +109,9 @@ timed_line time_product(benchmark::State& state, product& weights, machine_limit
             return;
         }
         state.PauseTiming();
-        if (how.settle_seconds > 0) std::this_thread::sleep_for(std::chrono::duration<double>(how.settle_seconds));
+        if (how.own_threads) wait_for_rest();
     };
-    if (how.settle_seconds > 0) std::this_thread::sleep_for(std::chrono::duration<double>(how.settle_seconds));
+    if (how.own_threads) wait_for_rest();
     rounds taken(limits, true);
     const std::vector<std::function<void()>> subject{[&] { weights.run(how.tokens, threads); }};
     // A batch is all samples, so that the shortest run that Google Benchmark can ask for has a median.

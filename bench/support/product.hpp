@@ -92,7 +92,7 @@ struct line_settings {
     std::size_t tokens = 1;
     int samples = 9;              // rounds for each batch that Google Benchmark asks for
     double sample_seconds = 4e-3; // shorter products are called several times in each
-    double settle_seconds = 0;    // how long to wait after a sample before the probes
+    bool own_threads = false;     // the product has threads of its own: wait until they rest before the probes
 };
 
 struct timed_line {
