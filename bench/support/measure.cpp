@@ -20,8 +20,17 @@ double seconds_since(clock::time_point start) {
 // Keeps a result alive that nothing reads.
 std::atomic<float> sink{0};
 
-// Four streams through one share of the memory: one stream alone does not keep enough cache lines in flight.
-float sum_of_streams(const float* memory, std::size_t count) {
+constexpr std::size_t read_bytes = std::size_t{256} << 20;
+
+// More shares than threads, so that a thread that starts late holds up the others by a share only.
+std::size_t shares_of(executor_ref threads) {
+    return threads.concurrency() * 4;
+}
+
+} // namespace
+
+// One stream alone does not keep enough cache lines in flight.
+float read_through(const float* memory, std::size_t count) {
     constexpr std::size_t streams = 4;
     constexpr std::size_t width = 16;
     const std::size_t share = count / streams / width * width;
@@ -35,15 +44,6 @@ float sum_of_streams(const float* memory, std::size_t count) {
     return total;
 }
 
-constexpr std::size_t read_bytes = std::size_t{256} << 20;
-
-// More shares than threads, so that a thread that starts late holds up the others by a share only.
-std::size_t shares_of(executor_ref threads) {
-    return threads.concurrency() * 4;
-}
-
-} // namespace
-
 double median(std::vector<double> values) {
     if (values.empty()) return std::nan("");
     const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
@@ -54,7 +54,7 @@ double median(std::vector<double> values) {
 
 double run_peak(executor_ref threads, const instruction_peak& peak, std::size_t steps) {
     const std::size_t shares = shares_of(threads);
-    const std::size_t per_share = std::max<std::size_t>(1, steps / 4); // four shares per thread
+    const std::size_t per_share = std::max<std::size_t>(1, steps / 4);
     const auto start = clock::now();
     threads.parallel_for(shares,
                          [&](std::size_t, std::size_t) { sink.store(peak.run(per_share), std::memory_order_relaxed); });
@@ -71,7 +71,7 @@ std::size_t steps_for(executor_ref threads, const instruction_peak& peak, double
         const double wanted = static_cast<double>(steps) * std::clamp(factor, 0.1, 16.0);
         steps = static_cast<std::size_t>(std::clamp(wanted, 1e3, 1e9));
     }
-    return steps;
+    return (steps + 3) / 4 * 4; // four shares per thread
 }
 
 machine_limits::machine_limits(executor_ref threads) : threads_(threads), memory_(read_bytes) {
@@ -113,7 +113,7 @@ double machine_limits::probe_read() {
     const std::size_t share = read_bytes / sizeof(float) / shares / 64 * 64;
     const auto start = clock::now();
     threads_.parallel_for(shares, [=](std::size_t index, std::size_t) {
-        sink.store(sum_of_streams(memory + index * share, share), std::memory_order_relaxed);
+        sink.store(read_through(memory + index * share, share), std::memory_order_relaxed);
     });
     const double seconds = seconds_since(start);
     const double rate = static_cast<double>(share * shares * sizeof(float)) / seconds * 1e-9;

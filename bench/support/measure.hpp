@@ -14,8 +14,11 @@ namespace bench {
 
 [[nodiscard]] double median(std::vector<double> values);
 
-// One run of `steps` steps of a peak on every thread, in 10^9 operations per second; and the steps that take about
-// `seconds`.
+// The sum of `count` floats, a multiple of 64, by four streams: the fastest way to read them.
+[[nodiscard]] float read_through(const float* memory, std::size_t count);
+
+// One run of `steps` steps of a peak on every thread, in 10^9 operations per second; and the steps, a multiple of four,
+// that take about `seconds`: steps times threads times peak.operations are done.
 double run_peak(executor_ref threads, const instruction_peak& peak, std::size_t steps);
 [[nodiscard]] std::size_t steps_for(executor_ref threads, const instruction_peak& peak, double seconds);
 

@@ -94,15 +94,8 @@ product& products::of(const scheme& format, weight_shape shape, executor_ref thr
     return *product_;
 }
 
-timed_line time_product(benchmark::State& state, product& weights, machine_limits& limits, const line_settings& how) {
-    using clock = std::chrono::steady_clock;
-    const executor_ref threads = limits.threads();
-    weights.warm(how.tokens, threads);
-    const auto start = clock::now();
-    weights.run(how.tokens, threads);
-    const double once = std::chrono::duration<double>(clock::now() - start).count();
-    const std::size_t calls = calls_per_sample(once, how.sample_seconds);
-
+timed_line time_subject(benchmark::State& state, machine_limits& limits, bool with_read,
+                        const std::function<void()>& subject, std::size_t calls, const line_settings& how) {
     const std::function<void(bool)> timed = [&](bool running) {
         if (running) {
             state.ResumeTiming();
@@ -112,16 +105,27 @@ timed_line time_product(benchmark::State& state, product& weights, machine_limit
         if (how.own_threads) wait_for_rest();
     };
     if (how.own_threads) wait_for_rest();
-    rounds taken(limits, true);
-    const std::vector<std::function<void()>> subject{[&] { weights.run(how.tokens, threads); }};
+    rounds taken(limits, with_read);
     // A batch is all samples, so that the shortest run that Google Benchmark can ask for has a median.
     const auto batch = static_cast<benchmark::IterationCount>(calls) * how.samples;
     while (state.KeepRunningBatch(batch)) {
         state.PauseTiming();
-        for (int round = 0; round < how.samples; ++round) taken.add(subject, {calls}, timed);
+        for (int round = 0; round < how.samples; ++round) taken.add({subject}, {calls}, timed);
         state.ResumeTiming();
     }
     return {taken.kept(), static_cast<double>(taken.undisturbed()) / static_cast<double>(taken.size())};
+}
+
+timed_line time_product(benchmark::State& state, product& weights, machine_limits& limits, const line_settings& how) {
+    using clock = std::chrono::steady_clock;
+    const executor_ref threads = limits.threads();
+    weights.warm(how.tokens, threads);
+    const auto start = clock::now();
+    weights.run(how.tokens, threads);
+    const double once = std::chrono::duration<double>(clock::now() - start).count();
+    return time_subject(
+        state, limits, true, [&] { weights.run(how.tokens, threads); }, calls_per_sample(once, how.sample_seconds),
+        how);
 }
 
 } // namespace bench

@@ -13,6 +13,7 @@
 #include <benchmark/benchmark.h>
 
 #include <cstddef>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -100,8 +101,13 @@ struct timed_line {
     double undisturbed_share = 0; // of all rounds
 };
 
-// Times what is `state`'s: only the products are on Google Benchmark's clock, with read and fma probes of the same
-// threads before and after each sample.
+// Times `subject`, called `calls` times per sample: only its calls are on Google Benchmark's clock, with fma and, where
+// asked for, read probes of the same threads before and after each sample.
+[[nodiscard]] timed_line time_subject(benchmark::State& state, machine_limits& limits, bool with_read,
+                                      const std::function<void()>& subject, std::size_t calls,
+                                      const line_settings& how);
+
+// The same for a product of how.tokens tokens, with both probes.
 [[nodiscard]] timed_line time_product(benchmark::State& state, product& weights, machine_limits& limits,
                                       const line_settings& how);
 
