@@ -35,6 +35,7 @@
 #include <memory>
 #include <regex>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -116,16 +117,12 @@ std::map<std::string, bench::arithmetic, std::less<>> units_of(nibble::format_li
     return units;
 }
 
-const char* name_of(bench::arithmetic unit) {
-    return unit == bench::arithmetic::bytes ? "bytes" : unit == bench::arithmetic::words ? "words" : "fma";
-}
-
 struct table_row {
     std::string format;
     double bits = 0;
     std::size_t tokens = 0;
     std::size_t threads = 0;
-    const char* bound = "";
+    std::string_view bound; // memory, or the peak
     double limit_GOPs = 0;
     double GOPs = 0;
     double of_limit = 0;
@@ -225,12 +222,16 @@ private:
         count(state, 0, rate, of_fma, false, 0, 0, timed.undisturbed_share);
     }
 
-    // The fastest peak that serves a unit over the fma peak of the same moments; measured once.
-    [[nodiscard]] double peak_over_fma(bench::arithmetic unit, std::size_t threads) {
+    struct fastest {
+        std::string_view name; // of the peak
+        double over_fma = 0;   // its rate over that of the fma peak of the same moments
+    };
+    // Of the peaks that serve a unit; measured once.
+    [[nodiscard]] fastest peak_for(bench::arithmetic unit, std::size_t threads) {
         const auto known = ratios_.find({unit, threads});
         if (known != ratios_.end()) return known->second;
         bench::machine_limits& limits = machines_.limits(threads);
-        double best = 0;
+        fastest best;
         for (const auto& list : {bench::fma_peaks(), bench::integer_peaks()})
             for (const bench::instruction_peak& one : list) {
                 if (!bench::serves(one.name, unit)) continue;
@@ -239,12 +240,12 @@ private:
                 const auto samples =
                     bench::take_samples(limits, {.wanted = 9, .most = 27, .budget_seconds = 0.5, .sample_seconds = 0},
                                         false, {[&] { bench::run_peak(limits.threads(), one, steps); }});
-                best = std::max(best, bench::median_of(samples, [&](const bench::sample& s) {
-                                    return operations / s.seconds[0] / s.fma_GFLOPs[0];
-                                }));
+                const double over_fma = bench::median_of(
+                    samples, [&](const bench::sample& s) { return operations / s.seconds[0] / s.fma_GFLOPs[0]; });
+                if (over_fma > best.over_fma) best = {one.name, over_fma};
             }
-        // Where integers have no peak of their own, or a slower one, there is fma.
-        if (unit != bench::arithmetic::floats) best = std::max(best, peak_over_fma(bench::arithmetic::floats, threads));
+        // Where integers have no peak of their own there is fma.
+        if (best.name.empty()) best = peak_for(bench::arithmetic::floats, threads);
         return ratios_[{unit, threads}] = best;
     }
 
@@ -252,14 +253,14 @@ private:
                   std::size_t tokens) {
         bench::machine_limits& limits = machines_.limits(threads);
         const bench::arithmetic unit = units_.at(std::string(format.name()));
-        const double ratio = peak_over_fma(unit, threads);
+        const fastest peak = peak_for(unit, threads);
         bench::product& weights = products_.of(format, shape, limits.threads());
         const bench::timed_line timed = bench::time_product(state, weights, limits, settings(tokens));
         const double bytes = static_cast<double>(weights.bytes());
         const double operations = 2.0 * static_cast<double>(tokens * shape.n * shape.k);
         using bench::sample;
         const auto bound = [&](const sample& s) {
-            return bench::limit_of(bytes, operations, 1e9 * s.read_GBps[0], 1e9 * s.fma_GFLOPs[0] * ratio);
+            return bench::limit_of(bytes, operations, 1e9 * s.read_GBps[0], 1e9 * s.fma_GFLOPs[0] * peak.over_fma);
         };
         const auto median = [&](auto value) { return bench::median_of(timed.samples, value); };
         const double rate = 1e-9 * median([&](const sample& s) { return operations / s.seconds[0]; });
@@ -273,7 +274,7 @@ private:
                       .bits = weights.bits_per_weight(),
                       .tokens = tokens,
                       .threads = threads,
-                      .bound = memory_bound ? "memory" : name_of(unit),
+                      .bound = memory_bound ? "memory" : peak.name,
                       .limit_GOPs = limit,
                       .GOPs = rate,
                       .of_limit = reached};
@@ -284,7 +285,7 @@ private:
     bench::machines machines_;
     bench::products products_;
     std::map<std::string, bench::arithmetic, std::less<>> units_ = units_of(bench::formats{});
-    std::map<std::pair<bench::arithmetic, std::size_t>, double> ratios_;
+    std::map<std::pair<bench::arithmetic, std::size_t>, fastest> ratios_;
     std::vector<table_row> table_;
 };
 
@@ -311,11 +312,11 @@ int run(const arguments& given, std::vector<char*> benchmark_arguments) {
     benchmark::Shutdown();
 
     if (!all.table().empty())
-        std::fprintf(stderr, "\n%-24s %7s %5s %4s  %-8s %12s %12s %9s\n", "format", "bits/w", "M", "T", "bound by",
+        std::fprintf(stderr, "\n%-24s %7s %5s %4s  %-16s %12s %12s %9s\n", "format", "bits/w", "M", "T", "bound by",
                      "limit GOP/s", "GOP/s", "of limit");
     for (const table_row& row : all.table())
-        std::fprintf(stderr, "%-24s %7.3f %5zu %4zu  %-8s %12.1f %12.1f %9.3f\n", row.format.c_str(), row.bits,
-                     row.tokens, row.threads, row.bound, row.limit_GOPs, row.GOPs, row.of_limit);
+        std::fprintf(stderr, "%-24s %7.3f %5zu %4zu  %-16s %12.1f %12.1f %9.3f\n", row.format.c_str(), row.bits,
+                     row.tokens, row.threads, std::string(row.bound).c_str(), row.limit_GOPs, row.GOPs, row.of_limit);
     return 0;
 }
 

@@ -14,7 +14,7 @@ namespace bench {
 
 [[nodiscard]] double median(std::vector<double> values);
 
-// The sum of `count` floats, a multiple of 64, by four streams: the fastest way to read them.
+// The sum of `count` floats, a multiple of 64 on a boundary of 64 bytes, by four streams: the fastest way to read them.
 [[nodiscard]] float read_through(const float* memory, std::size_t count);
 
 // One run of `steps` steps of a peak on every thread, in 10^9 operations per second; and the steps, a multiple of four,
