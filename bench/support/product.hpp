@@ -107,7 +107,8 @@ struct timed_line {
                                       const std::function<void()>& subject, std::size_t calls,
                                       const line_settings& how);
 
-// The same for a product of how.tokens tokens, with both probes.
+// The same for a product of how.tokens tokens, with both probes. Of more than cold_tokens the read probes come before
+// the first and after the last sample only: they would take the weights out of the caches.
 [[nodiscard]] timed_line time_product(benchmark::State& state, product& weights, machine_limits& limits,
                                       const line_settings& how);
 
