@@ -116,6 +116,10 @@ double machine_limits::probe_fma() {
     return rate;
 }
 
+void machine_limits::wake() {
+    for (int round = 0; round < 5; ++round) (void)run_peak(threads_, *fma_peak_, fma_steps_);
+}
+
 double machine_limits::probe_read() {
     const std::size_t shares = shares_of(threads_);
     const float* memory = memory_.as<float>();

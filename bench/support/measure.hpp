@@ -36,6 +36,10 @@ public:
     // One sum over 256 MiB of floats on huge pages, four streams per share, in GB/s (10^9 bytes).
     double probe_read();
 
+    // Some 10 ms of the fma probe that count for nothing: cores that slept reach their frequency, and virtual ones
+    // their place.
+    void wake();
+
     // Within a tenth of the best probe so far: no neighbour took part of a core meanwhile.
     [[nodiscard]] bool undisturbed(double fma_GFLOPs) const;
     // Medians so far: of the undisturbed fma probes, of all read probes.

@@ -16,12 +16,13 @@ namespace bench {
 namespace {
 
 // Threads of BLAS and OpenMP libraries poll for up to a tenth of a second before they sleep, and a probe would share
-// its cores with them: returns when this process has used next to no processor time for some milliseconds, or after a
-// second.
+// its cores with them: returns when this process has used next to no processor time for a while, or after a second.
 void wait_for_rest() {
-    constexpr auto pause = std::chrono::milliseconds(4);
-    constexpr double rest = 0.4e-3;
-    for (int turn = 0; turn < 250; ++turn) {
+    // The time of a thread that runs without a break is booked at clock ticks, at worst 10 ms apart: two of them at
+    // least.
+    constexpr auto pause = std::chrono::milliseconds(30);
+    constexpr double rest = 2e-3;
+    for (int turn = 0; turn < 33; ++turn) {
         const std::clock_t before = std::clock(); // of the process
         std::this_thread::sleep_for(pause);
         if (static_cast<double>(std::clock() - before) / CLOCKS_PER_SEC < rest) return;
@@ -96,15 +97,20 @@ product& products::of(const scheme& format, weight_shape shape, executor_ref thr
 
 timed_line time_subject(benchmark::State& state, machine_limits& limits, bool with_read,
                         const std::function<void()>& subject, std::size_t calls, const line_settings& how) {
+    const auto rest = [&] {
+        if (!how.own_threads) return;
+        wait_for_rest();
+        limits.wake();
+    };
     const std::function<void(bool)> timed = [&](bool running) {
         if (running) {
             state.ResumeTiming();
             return;
         }
         state.PauseTiming();
-        if (how.own_threads) wait_for_rest();
+        rest();
     };
-    if (how.own_threads) wait_for_rest();
+    rest();
     rounds taken(limits, with_read);
     // A batch is all samples, so that the shortest run that Google Benchmark can ask for has a median.
     const auto batch = static_cast<benchmark::IterationCount>(calls) * how.samples;
