@@ -11,8 +11,10 @@
 #include <nibble/scheme/scheme.hpp>
 #include <nibble/tensor/quantized.hpp>
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 #include <vector>
 
 namespace nibble::inline NIBBLE_ABI {
@@ -80,9 +82,14 @@ struct quantizer {
                      std::same_as<typename S::scale_type::rule, by_exponent_no_clip> ||
                      std::same_as<typename S::scale_type::rule, by_exponent_rounded>;
     };
+    static constexpr bool by_mean_only = requires {
+        typename S::scale_type::rule;
+        requires std::same_as<typename S::scale_type::rule, by_mean>;
+    };
+    static constexpr bool with_range = traits::has_zero || (S::scaled && !by_magnitude && !by_mean_only);
+    static constexpr bool with_sum = S::scaled && !by_magnitude;
     [[nodiscard]] group_statistics measure(std::size_t row, std::size_t col, std::size_t n) const {
-        constexpr bool with_range = traits::has_zero || (S::scaled && !by_magnitude);
-        group_statistics g = kernel::measure<with_range>(w.row(row) + col, n, S::scaled && !by_magnitude);
+        group_statistics g = kernel::measure<with_range>(w.row(row) + col, n, with_sum);
         if (options.flush_subnormals) {
             g.largest = flush_subnormal_input(g.largest);
             g.low = flush_subnormal_input(g.low);
@@ -124,21 +131,91 @@ struct quantizer {
         if constexpr (S::scaled) scales[at] = p.scale_code;
         if constexpr (traits::has_zero) zeros[at] = p.zero_code;
     }
-    [[nodiscard]] parameters load(std::size_t row, std::size_t col) const {
-        parameters p{};
-        p.scale = slots.scale(row, col);
-        p.zero = slots.zero(row, col);
-        return p;
+
+    // Statistics of the runs of columns [col, col + n) of a row, `col` the first of one, before subnormals are flushed.
+    // True if a value is not finite.
+    bool measure_runs(std::size_t row, std::size_t col, std::size_t n, const kernel::run_statistics& to) const {
+        std::size_t i = 0;
+        if constexpr (!with_sum)
+            if (kernel::measure_runs<with_range>(w.row(row) + col, run, n / run, to)) i = n / run;
+        bool nonfinite = false;
+        for (; i * run < n; ++i) {
+            const group_statistics g =
+                kernel::measure<with_range>(w.row(row) + col + i * run, min_of(run, w.cols() - col - i * run), with_sum);
+            to.largest[i] = g.largest;
+            if constexpr (with_range) {
+                to.low[i] = g.low;
+                to.high[i] = g.high;
+            }
+            if constexpr (with_sum) to.sum_magnitude[i] = g.sum_magnitude;
+            to.nonfinite[i] = g.nonfinite ? 1 : 0;
+            nonfinite = nonfinite || g.nonfinite;
+        }
+        return nonfinite;
+    }
+    void flush(const kernel::run_statistics& s, std::size_t count) const {
+        if (!options.flush_subnormals) return;
+        for (std::size_t i = 0; i < count; ++i) {
+            s.largest[i] = flush_subnormal_input(s.largest[i]);
+            if constexpr (with_range) {
+                s.low[i] = flush_subnormal_input(s.low[i]);
+                s.high[i] = flush_subnormal_input(s.high[i]);
+            }
+        }
+    }
+    [[nodiscard]] group_statistics at(const kernel::run_statistics& s, std::size_t i, std::size_t col) const {
+        return kernel::statistics_at<with_range, with_sum>(s, i, min_of(run, w.cols() - col));
+    }
+
+    // Chooses and stores the parameters of the slots of columns [col, col + n) of a row, each a run of its own, from their
+    // statistics; what their codes stand under to scale[] and zero[].
+    void choose_runs(std::size_t row, std::size_t col, std::size_t n, const kernel::run_statistics& s, float* scale,
+                     float* zero) const {
+        typename traits::scale_code scale_codes[kernel::quantize_block];
+        typename traits::zero_code zero_codes[kernel::quantize_block];
+        const kernel::slot_arrays<S> to{scale_codes, zero_codes, scale, zero};
+        const std::size_t count = ceil_div(n, run);
+        if (options.range == range::least_squares) {
+            for (std::size_t i = 0; i < count; ++i) {
+                const std::size_t first = col + i * run;
+                const parameters p = choose(at(s, i, first), row, first, min_of(run, w.cols() - first));
+                store(slot(row, first), p);
+                scale[i] = p.scale;
+                zero[i] = p.zero;
+            }
+            return;
+        }
+        for (std::size_t i = 0; i < count;) {
+            const std::size_t first = col + i * run;
+            std::size_t together = count - i; // under the same outer slot
+            if constexpr (S::two_level) {
+                const std::size_t outer_run = outer_granularity::run(w.cols());
+                together = min_of(together, ceil_div(outer_run - first % outer_run, run));
+            }
+            kernel::parameters_of_runs<S, with_range, with_sum>(s.from(i), together, run, w.cols() - first, outer_of(row, first),
+                                                                options.nonfinite == nonfinite_policy::zero, to.from(i));
+            i += together;
+        }
+        // Copies: what is stored may be bytes, and those might lie anywhere, in *this too.
+        const std::size_t cols = w.cols();
+        const std::size_t step = run;
+        typename traits::scale_code* const scales_to = scales;
+        [[maybe_unused]] typename traits::zero_code* const zeros_to = zeros;
+        for (std::size_t i = 0; i < count; ++i) {
+            const std::size_t where = granularity::index(row, col + i * step, cols);
+            scales_to[where] = scale_codes[i];
+            if constexpr (traits::has_zero) zeros_to[where] = zero_codes[i];
+        }
     }
 
     // The parameters of a slot that is one run of one row.
     [[nodiscard]] parameters choose(const group_statistics& g, std::size_t row, std::size_t col, std::size_t n) const {
         const kernel::outer_parameters outer = outer_of(row, col);
         parameters best = kernel::parameters_of<S>(known(g), outer, 1.0f);
-        if (options.range == range::least_squares && g.largest > 0.0f && !best.poisoned) {
+        if (g.largest > 0.0f && !best.poisoned) {
             double least = kernel::squared_error<S>(w.row(row) + col, n, best);
             for (std::size_t i = 1; i < range_candidates; ++i) {
-                const parameters p = kernel::parameters_of<S>(g, outer, range_candidate(i));
+                const parameters p = kernel::parameters_of<S>(known(g), outer, range_candidate(i));
                 const double e = kernel::squared_error<S>(w.row(row) + col, n, p);
                 if (e < least) {
                     least = e;
@@ -170,42 +247,49 @@ struct quantizer {
     }
     encoder encode = encoder_of(options.rounding);
 
-    // The codes of a row; parameters_of_run(first column, columns) is asked once per run, in order.
-    template <class ParametersOfRun>
-    void encode_row(std::size_t row, const ParametersOfRun& parameters_of_run) const {
+    // The codes of a row; parameters_of_runs(first column, columns, scale[], zero[]) is asked once for the runs that begin in
+    // each block, in order: the parameters of many before the values of any.
+    template <class ParametersOfRuns>
+    void encode_row(std::size_t row, const ParametersOfRuns& parameters_of_runs) const {
         constexpr std::size_t block = kernel::quantize_block;
         std::vector<float> clean;
         if (options.flush_subnormals || options.nonfinite == nonfinite_policy::zero) clean = cleaned(row);
         const float* x = clean.empty() ? w.row(row) : clean.data();
-        parameters batch[block];
-        parameters p{};
+        float scale[block + 1];
+        float zero[block + 1];
         float units[block];
         typename traits::code codes[block];
-        std::size_t open = 0; // columns of the last run that are still to come
+        std::size_t open = 0; // columns that are still to come of the last run, whose parameters are the first in scale[]
         for (std::size_t start = 0; start < w.cols(); start += block) {
             const std::size_t n = min_of(block, w.cols() - start);
-            // The parameters of all runs before the values of any: short ones wait for each other's divisions less.
-            std::size_t count = 0;
-            for (std::size_t i = open; i < n; i += run)
-                batch[count++] = parameters_of_run(start + i, min_of(run, w.cols() - start - i));
-            count = 0;
-            for (std::size_t i = 0; i < n;) {
-                if (open == 0) {
-                    p = batch[count++];
-                    open = min_of(run, w.cols() - start - i);
+            const float* from = x + start;
+            if constexpr (S::scaled) {
+                const std::size_t first = min_of(open, n);
+                const std::size_t carried = open != 0 ? 1 : 0;
+                if (first < n) parameters_of_runs(start + first, n - first, scale + carried, zero + carried);
+                kernel::scale_runs<kernel::unit_rule_of<S>>(from, n, carried != 0 ? first : run, run, scale, zero, units);
+                if (first < n) {
+                    const std::size_t last = carried + (n - first - 1) / run;
+                    scale[0] = scale[last];
+                    if constexpr (traits::has_zero) zero[0] = zero[last];
+                    open = round_up(n - first, run) - (n - first);
+                } else {
+                    open -= n;
                 }
-                const std::size_t m = min_of(open, n - i);
-                kernel::scale_run<S>(x + start + i, m, p, units + i);
-                i += m;
-                open -= m;
+                from = units;
             }
-            encode(units, n, options.seed, std::uint64_t{row} * w.cols() + start, options.round_up, codes);
+            encode(from, n, options.seed, std::uint64_t{row} * w.cols() + start, options.round_up, codes);
             kernel::store_codes<element>(codes, n, out.row_codes(row), start);
         }
     }
     // With the parameters that are stored already.
     void encode_row(std::size_t row) const {
-        encode_row(row, [&](std::size_t col, std::size_t) { return load(row, col); });
+        encode_row(row, [&](std::size_t col, std::size_t n, float* scale, float* zero) {
+            for (std::size_t i = 0; i * run < n; ++i) {
+                scale[i] = slots.scale(row, col + i * run);
+                zero[i] = slots.zero(row, col + i * run);
+            }
+        });
     }
 };
 
@@ -219,33 +303,72 @@ inline constexpr bool outer_by_largest = [] {
         return false;
 }();
 
-// The outer scales from the largest magnitude under each of them.
+// Columns under one outer scale, if that is a constant, no two rows share an outer scale and each lies inside of a block of
+// quantize_block columns; else 0. Such outer scales are chosen block by block, in the one pass over the row.
 template <any_scheme S>
-void store_outer(quantized<S>& out, const std::vector<float>& wanted) {
+inline constexpr std::size_t outer_run_of_block = [] {
+    using outer_granularity = typename scheme_traits<S>::outer_granularity;
+    if constexpr (!S::two_level || S::has_offset || !scheme_traits<S>::granularity::row_local) {
+        return std::size_t{0};
+    } else if constexpr (requires { typename std::integral_constant<std::size_t, outer_granularity::run(1)>; }) {
+        constexpr std::size_t run = outer_granularity::run(1);
+        constexpr bool same = run == outer_granularity::run(kernel::quantize_block) && run == outer_granularity::run(100003);
+        return same && outer_granularity::row_local && kernel::quantize_block % run == 0 ? run : std::size_t{0};
+    } else {
+        return std::size_t{0};
+    }
+}();
+
+// An outer scale from what its slots ask of it: the largest magnitude, or the largest of their scales.
+template <any_scheme S>
+[[nodiscard]] auto outer_scale_of(float wanted) {
     using traits = scheme_traits<S>;
     constexpr float full = largest<typename traits::scale_element> *
                            (outer_by_largest<S> ? largest<typename traits::element> : 1.0f);
-    for (std::size_t i = 0; i < wanted.size(); ++i)
-        out.outer_scales()[i] = encode<typename traits::outer_element>(wanted[i] / full);
+    return encode<typename traits::outer_element>(wanted / full);
+}
+template <any_scheme S>
+[[nodiscard]] auto outer_zero_of(float wanted) {
+    using traits = scheme_traits<S>;
+    return encode<typename traits::outer_zero_element>(wanted / largest<typename traits::zero_element>);
+}
+template <any_scheme S>
+void store_outer(quantized<S>& out, const std::vector<float>& wanted) {
+    for (std::size_t i = 0; i < wanted.size(); ++i) out.outer_scales()[i] = outer_scale_of<S>(wanted[i]);
 }
 
-// The outer numbers of any other two_level scheme from the statistics of each run's slot, [row][run].
+// The outer numbers of the slots of columns [col, col + n) of a row, from their statistics.
 template <any_scheme S>
-void choose_outer(quantizer<S>& job, const std::vector<group_statistics>& slots) {
+void choose_outer_of_runs(const quantizer<S>& job, std::size_t row, std::size_t col, std::size_t n,
+                          const kernel::run_statistics& s) {
+    constexpr std::size_t outer_run = outer_run_of_block<S>;
+    for (std::size_t first = 0; first < n; first += outer_run) {
+        float scale = 0.0f;
+        float minimum = 0.0f;
+        const std::size_t end = min_of(n, first + outer_run);
+        for (std::size_t at = first; at < end; at += job.run) {
+            const group_statistics g = job.at(s, at / job.run, col + at);
+            scale = max_of(scale, outer_by_largest<S> ? g.largest : abs_of(kernel::wanted_scale<S>(g, 1.0f)));
+            if constexpr (S::has_two_level_minimum) minimum = max_of(minimum, -kernel::offset_range<S>(g, 1.0f).low);
+        }
+        const std::size_t at = scheme_traits<S>::outer_granularity::index(row, col + first, job.w.cols());
+        job.out.outer_scales()[at] = outer_scale_of<S>(scale);
+        if constexpr (S::has_two_level_minimum) job.out.outer_zeros()[at] = outer_zero_of<S>(minimum);
+    }
+}
+
+// The outer numbers of any other two_level scheme from the statistics of each run's slot, slot_of(row, run).
+template <any_scheme S, class Statistics>
+void choose_outer(quantizer<S>& job, const Statistics& slot_of) {
     using traits = scheme_traits<S>;
     using outer_granularity = typename traits::outer_granularity;
     const std::size_t runs = ceil_div(job.w.cols(), job.run);
-    const auto each = [&](auto&& visit) {
-        for (std::size_t row = 0; row < job.w.rows(); ++row)
-            for (std::size_t index = 0; index < runs; ++index)
-                visit(outer_granularity::index(row, index * job.run, job.w.cols()), slots[row * runs + index]);
-    };
     if constexpr (S::has_offset) {
         // Each slot once, however many runs it has.
         std::vector<float> wanted(job.out.scale_count());
         for (std::size_t row = 0; row < job.w.rows(); ++row)
             for (std::size_t index = 0; index < runs; ++index)
-                wanted[job.slot(row, index * job.run)] = kernel::wanted_scale<S>(slots[row * runs + index], 1.0f);
+                wanted[job.slot(row, index * job.run)] = kernel::wanted_scale<S>(slot_of(row, index), 1.0f);
         double sum = 0.0;
         for (const float scale : wanted) sum += static_cast<double>(scale);
         job.out.set_offset(static_cast<float>(sum / static_cast<double>(wanted.size())));
@@ -253,16 +376,180 @@ void choose_outer(quantizer<S>& job, const std::vector<group_statistics>& slots)
     }
     std::vector<float> scales(job.out.outer_count(), 0.0f);
     std::vector<float> minimums(job.out.outer_zero_count(), 0.0f);
-    each([&](std::size_t at, const group_statistics& g) {
-        scales[at] = max_of(scales[at], abs_of(kernel::wanted_scale<S>(g, 1.0f) - job.out.offset()));
-        if constexpr (S::has_two_level_minimum)
-            minimums[at] = max_of(minimums[at], -kernel::offset_range<S>(g, 1.0f).low);
-    });
+    for (std::size_t row = 0; row < job.w.rows(); ++row)
+        for (std::size_t index = 0; index < runs; ++index) {
+            const group_statistics g = slot_of(row, index);
+            const std::size_t at = outer_granularity::index(row, index * job.run, job.w.cols());
+            scales[at] = max_of(scales[at], abs_of(kernel::wanted_scale<S>(g, 1.0f) - job.out.offset()));
+            if constexpr (S::has_two_level_minimum)
+                minimums[at] = max_of(minimums[at], -kernel::offset_range<S>(g, 1.0f).low);
+        }
     store_outer(job.out, scales);
     if constexpr (S::has_two_level_minimum)
-        for (std::size_t i = 0; i < minimums.size(); ++i)
-            job.out.outer_zeros()[i] = encode<typename traits::outer_zero_element>(
-                minimums[i] / largest<typename traits::zero_element>);
+        for (std::size_t i = 0; i < minimums.size(); ++i) job.out.outer_zeros()[i] = outer_zero_of<S>(minimums[i]);
+}
+
+// Memory for the statistics of `count` runs.
+template <any_scheme S>
+struct run_statistics_of_matrix {
+    std::vector<float> numbers;
+    std::vector<double> sums;
+    std::vector<unsigned char> nonfinite;
+    kernel::run_statistics all;
+
+    explicit run_statistics_of_matrix(std::size_t count)
+        : numbers(count * (quantizer<S>::with_range ? 3 : 1)), sums(quantizer<S>::with_sum ? count : 0), nonfinite(count) {
+        all.largest = numbers.data();
+        if constexpr (quantizer<S>::with_range) {
+            all.low = numbers.data() + count;
+            all.high = numbers.data() + 2 * count;
+        }
+        if constexpr (quantizer<S>::with_sum) all.sum_magnitude = sums.data();
+        all.nonfinite = nonfinite.data();
+    }
+};
+
+// Slots that are one run of one row each. over_rows(body) calls body(row) for every row, in any order and on any thread; what
+// it returns says whether the row holds a value that is not finite.
+template <any_scheme S, class OverRows>
+void quantize_runs(quantizer<S>& job, const OverRows& over_rows) {
+    using traits = scheme_traits<S>;
+    using outer_granularity = typename traits::outer_granularity;
+    constexpr std::size_t block = kernel::quantize_block;
+    constexpr bool outer_in_block = outer_run_of_block<S> != 0;
+    const std::size_t cols = job.w.cols();
+    const std::size_t rows = job.w.rows();
+    if constexpr (S::two_level && !outer_in_block && !outer_by_largest<S>) {
+        const std::size_t runs = ceil_div(cols, job.run);
+        const run_statistics_of_matrix<S> memory(rows * runs);
+        over_rows([&](std::size_t row) {
+            const kernel::run_statistics s = memory.all.from(row * runs);
+            const bool nonfinite = job.measure_runs(row, 0, cols, s);
+            job.flush(s, runs);
+            return nonfinite;
+        });
+        choose_outer<S>(job, [&](std::size_t row, std::size_t index) {
+            return job.at(memory.all, row * runs + index, index * job.run);
+        });
+        over_rows([&](std::size_t row) {
+            job.encode_row(row, [&](std::size_t col, std::size_t n, float* scale, float* zero) {
+                job.choose_runs(row, col, n, memory.all.from(row * runs + col / job.run), scale, zero);
+            });
+            return false;
+        });
+    } else {
+        if constexpr (S::two_level && !outer_in_block) {
+            const std::size_t outer_run = outer_granularity::run(cols);
+            const std::size_t outer_runs = ceil_div(cols, outer_run);
+            std::vector<float> tops(rows * outer_runs);
+            over_rows([&](std::size_t row) {
+                for_each_run(cols, outer_run, [&](std::size_t index, std::size_t col, std::size_t n) {
+                    float top = kernel::measure<false>(job.w.row(row) + col, n, false).largest;
+                    if (!traits::granularity::row_local && job.options.flush_subnormals) top = flush_subnormal_input(top);
+                    tops[row * outer_runs + index] = top;
+                });
+                return false;
+            });
+            std::vector<float> wanted(job.out.outer_count(), 0.0f);
+            for (std::size_t i = 0; i < tops.size(); ++i) {
+                float& top = wanted[outer_granularity::index(i / outer_runs, i % outer_runs * outer_run, cols)];
+                top = max_of(top, tops[i]);
+            }
+            store_outer(job.out, wanted);
+        }
+        // Each row stands alone: range and codes while it is in cache.
+        over_rows([&](std::size_t row) {
+            bool nonfinite = false;
+            job.encode_row(row, [&](std::size_t col, std::size_t n, float* scale, float* zero) {
+                float numbers[quantizer<S>::with_range ? 3 : 1][block];
+                double sums[quantizer<S>::with_sum ? block : 1];
+                unsigned char flags[block];
+                kernel::run_statistics s{numbers[0], nullptr, nullptr, sums, flags};
+                if constexpr (quantizer<S>::with_range) {
+                    s.low = numbers[1];
+                    s.high = numbers[2];
+                }
+                if (job.measure_runs(row, col, n, s)) nonfinite = true;
+                if constexpr (outer_in_block && outer_by_largest<S>) choose_outer_of_runs<S>(job, row, col, n, s);
+                job.flush(s, ceil_div(n, job.run));
+                if constexpr (outer_in_block && !outer_by_largest<S>) choose_outer_of_runs<S>(job, row, col, n, s);
+                job.choose_runs(row, col, n, s, scale, zero);
+            });
+            return nonfinite;
+        });
+    }
+}
+
+// Slots that are several runs, of one row or of many.
+template <any_scheme S, class OverRows>
+void quantize_shared_slots(quantizer<S>& job, const OverRows& over_rows) {
+    using traits = scheme_traits<S>;
+    using outer_granularity = typename traits::outer_granularity;
+    const matrix_view<const float> w = job.w;
+    const std::size_t run = job.run;
+    const std::size_t runs = ceil_div(w.cols(), run);
+    std::vector<group_statistics> parts(w.rows() * runs);
+    over_rows([&](std::size_t row) {
+        bool nonfinite = false;
+        for_each_run(w.cols(), run, [&](std::size_t index, std::size_t col, std::size_t n) {
+            parts[row * runs + index] = job.measure(row, col, n);
+            nonfinite = nonfinite || parts[row * runs + index].nonfinite;
+        });
+        return nonfinite;
+    });
+    // A slot counts once, with the statistics of all of it.
+    std::vector<group_statistics> slots(job.out.scale_count());
+    for (std::size_t row = 0; row < w.rows(); ++row)
+        for (std::size_t index = 0; index < runs; ++index)
+            kernel::join(slots[job.slot(row, index * run)], parts[row * runs + index]);
+    if constexpr (S::two_level) {
+        if constexpr (outer_by_largest<S>) {
+            std::vector<float> wanted(job.out.outer_count(), 0.0f);
+            for (std::size_t i = 0; i < parts.size(); ++i) {
+                float& top = wanted[outer_granularity::index(i / runs, i % runs * run, w.cols())];
+                top = max_of(top, parts[i].largest);
+            }
+            store_outer(job.out, wanted);
+        } else {
+            choose_outer<S>(job, [&](std::size_t row, std::size_t index) { return slots[job.slot(row, index * run)]; });
+        }
+    }
+    std::vector<float> shrink(slots.size(), 1.0f);
+    std::vector<kernel::outer_parameters> outer(slots.size());
+    for (std::size_t row = 0; row < w.rows(); ++row)
+        for (std::size_t index = 0; index < runs; ++index)
+            outer[job.slot(row, index * run)] = job.outer_of(row, index * run);
+    if (job.options.range == range::least_squares) {
+        std::vector<double> least(slots.size(), 0.0);
+        std::vector<double> errors(w.rows() * runs);
+        std::vector<double> trial(slots.size());
+        for (std::size_t i = 0; i < range_candidates; ++i) {
+            const float candidate = range_candidate(i);
+            over_rows([&](std::size_t row) {
+                for_each_run(w.cols(), run, [&](std::size_t index, std::size_t col, std::size_t n) {
+                    const std::size_t at = job.slot(row, col);
+                    const auto p = kernel::parameters_of<S>(job.known(slots[at]), outer[at], candidate);
+                    errors[row * runs + index] = kernel::squared_error<S>(w.row(row) + col, n, p);
+                });
+                return false;
+            });
+            for (double& e : trial) e = 0.0;
+            for (std::size_t row = 0; row < w.rows(); ++row)
+                for (std::size_t index = 0; index < runs; ++index)
+                    trial[job.slot(row, index * run)] += errors[row * runs + index];
+            for (std::size_t at = 0; at < slots.size(); ++at)
+                if (i == 0 || trial[at] < least[at]) {
+                    least[at] = trial[at];
+                    shrink[at] = candidate;
+                }
+        }
+    }
+    for (std::size_t at = 0; at < slots.size(); ++at)
+        job.store(at, kernel::parameters_of<S>(job.known(slots[at]), outer[at], shrink[at]));
+    over_rows([&](std::size_t row) {
+        job.encode_row(row);
+        return false;
+    });
 }
 
 } // namespace detail
@@ -275,20 +562,18 @@ void choose_outer(quantizer<S>& job, const std::vector<group_statistics>& slots)
 // of the result tells. Under nonfinite_policy::mark they become: under an MX scale (E8M0) a NaN scale, so that the whole
 // block reads as NaN; in elements that have such codes (FP8, f16, bf16) NaN, and infinity saturates (unscaled: stays infinity); in all others
 // NaN becomes the code nearest to 0 and infinity the largest code of its sign.
-// Results do not depend on the executor. Allocates the result, and 40 bytes per run for slots that span rows and for two
-// levels whose outer scale follows from the inner ones (a minimum, an offset, by_mean).
+// Results do not depend on the executor. Allocates the result; 40 bytes per run for slots that span rows; and 5 bytes per run,
+// with a zero point or a minimum 13, for two levels whose outer scale follows from the inner ones (a minimum, an offset,
+// by_mean) and spans more than 512 columns.
 template <any_scheme S, executor Executor = serial>
 [[nodiscard]] quantized<S> quantize(matrix_view<const float> w, const quantize_options& options = {},
                                     const Executor& threads = {}) {
-    using traits = detail::scheme_traits<S>;
-    using granularity = typename traits::granularity;
+    using granularity = typename detail::scheme_traits<S>::granularity;
     quantized<S> out(w.rows(), w.cols());
     NIBBLE_CHECK(options.rounding != rounding::learned || options.round_up != nullptr || w.empty(),
                  "quantize: learned rounding needs quantize_options::round_up, one byte per weight");
     if (w.empty()) return out;
     detail::quantizer<S> job{w, options, out};
-    const std::size_t run = job.run;
-    const std::size_t runs = detail::ceil_div(w.cols(), run);
     // A power of two of rows per task: enough work to outweigh handing it out, few enough to balance.
     const std::size_t rows_per_task = detail::max_of<std::size_t>(1, 32768 / w.cols());
     const std::size_t tasks = detail::ceil_div(w.rows(), rows_per_task);
@@ -296,121 +581,24 @@ template <any_scheme S, executor Executor = serial>
     const auto over_rows = [&](auto&& body) {
         threads.parallel_for(tasks, [&](std::size_t task, std::size_t) {
             const std::size_t end = detail::min_of(w.rows(), (task + 1) * rows_per_task);
-            for (std::size_t row = task * rows_per_task; row < end; ++row) body(row, task);
+            for (std::size_t row = task * rows_per_task; row < end; ++row)
+                if (body(row)) nonfinite[task] = 1;
         });
     };
 
     if constexpr (!S::scaled) {
-        over_rows([&](std::size_t row, std::size_t task) {
-            if (job.measure(row, 0, w.cols()).nonfinite) nonfinite[task] = 1;
+        over_rows([&](std::size_t row) {
             job.encode_row(row);
+            return job.measure(row, 0, w.cols()).nonfinite;
         });
-    } else if constexpr (granularity::row_local && (!S::two_level || detail::outer_by_largest<S>)) {
-        if constexpr (S::two_level) {
-            using outer_granularity = typename traits::outer_granularity;
-            const std::size_t outer_run = outer_granularity::run(w.cols());
-            const std::size_t outer_runs = detail::ceil_div(w.cols(), outer_run);
-            std::vector<float> tops(w.rows() * outer_runs);
-            over_rows([&](std::size_t row, std::size_t) {
-                detail::for_each_run(w.cols(), outer_run, [&](std::size_t index, std::size_t col, std::size_t n) {
-                    tops[row * outer_runs + index] = kernel::measure<false>(w.row(row) + col, n, false).largest;
-                });
-            });
-            std::vector<float> wanted(out.outer_count(), 0.0f);
-            for (std::size_t i = 0; i < tops.size(); ++i) {
-                float& top = wanted[outer_granularity::index(i / outer_runs, i % outer_runs * outer_run, w.cols())];
-                top = detail::max_of(top, tops[i]);
-            }
-            detail::store_outer(out, wanted);
-        }
-        // Each row stands alone: range and codes while it is in cache.
-        over_rows([&](std::size_t row, std::size_t task) {
-            job.encode_row(row, [&](std::size_t col, std::size_t n) {
-                const group_statistics g = job.measure(row, col, n);
-                if (g.nonfinite) nonfinite[task] = 1;
-                const auto p = job.choose(g, row, col, n);
-                job.store(job.slot(row, col), p);
-                return p;
-            });
-        });
+    } else if constexpr (granularity::row_local) {
+        detail::quantize_runs<S>(job, over_rows);
     } else {
-        std::vector<group_statistics> parts(w.rows() * runs);
-        over_rows([&](std::size_t row, std::size_t task) {
-            detail::for_each_run(w.cols(), run, [&](std::size_t index, std::size_t col, std::size_t n) {
-                parts[row * runs + index] = job.measure(row, col, n);
-                if (parts[row * runs + index].nonfinite) nonfinite[task] = 1;
-            });
-        });
-        if constexpr (S::two_level) {
-            if constexpr (granularity::row_local) {
-                detail::choose_outer<S>(job, parts);
-            } else if constexpr (detail::outer_by_largest<S>) {
-                using outer_granularity = typename traits::outer_granularity;
-                std::vector<float> wanted(out.outer_count(), 0.0f);
-                for (std::size_t i = 0; i < parts.size(); ++i) {
-                    float& top = wanted[outer_granularity::index(i / runs, i % runs * run, w.cols())];
-                    top = detail::max_of(top, parts[i].largest);
-                }
-                detail::store_outer(out, wanted);
-            } else {
-                // A slot of several runs counts once, with the statistics of all of it.
-                std::vector<group_statistics> whole(parts);
-                std::vector<group_statistics> slots(out.scale_count());
-                for (std::size_t row = 0; row < w.rows(); ++row)
-                    for (std::size_t index = 0; index < runs; ++index)
-                        kernel::join(slots[job.slot(row, index * run)], parts[row * runs + index]);
-                for (std::size_t row = 0; row < w.rows(); ++row)
-                    for (std::size_t index = 0; index < runs; ++index)
-                        whole[row * runs + index] = slots[job.slot(row, index * run)];
-                detail::choose_outer<S>(job, whole);
-            }
-        }
-        if constexpr (granularity::row_local) {
-            over_rows([&](std::size_t row, std::size_t) {
-                job.encode_row(row, [&](std::size_t col, std::size_t n) {
-                    const auto p = job.choose(parts[row * runs + col / run], row, col, n);
-                    job.store(job.slot(row, col), p);
-                    return p;
-                });
-            });
-        } else {
-            std::vector<group_statistics> slots(out.scale_count());
-            for (std::size_t row = 0; row < w.rows(); ++row)
-                for (std::size_t index = 0; index < runs; ++index)
-                    kernel::join(slots[job.slot(row, index * run)], parts[row * runs + index]);
-            std::vector<float> shrink(slots.size(), 1.0f);
-            std::vector<kernel::outer_parameters> outer(slots.size());
-            for (std::size_t row = 0; row < w.rows(); ++row)
-                for (std::size_t index = 0; index < runs; ++index)
-                    outer[job.slot(row, index * run)] = job.outer_of(row, index * run);
-            if (options.range == range::least_squares) {
-                std::vector<double> least(slots.size(), 0.0);
-                std::vector<double> errors(w.rows() * runs);
-                std::vector<double> trial(slots.size());
-                for (std::size_t i = 0; i < detail::range_candidates; ++i) {
-                    const float candidate = detail::range_candidate(i);
-                    over_rows([&](std::size_t row, std::size_t) {
-                        detail::for_each_run(w.cols(), run, [&](std::size_t index, std::size_t col, std::size_t n) {
-                            const std::size_t at = job.slot(row, col);
-                            const auto p = kernel::parameters_of<S>(job.known(slots[at]), outer[at], candidate);
-                            errors[row * runs + index] = kernel::squared_error<S>(w.row(row) + col, n, p);
-                        });
-                    });
-                    for (double& e : trial) e = 0.0;
-                    for (std::size_t row = 0; row < w.rows(); ++row)
-                        for (std::size_t index = 0; index < runs; ++index)
-                            trial[job.slot(row, index * run)] += errors[row * runs + index];
-                    for (std::size_t at = 0; at < slots.size(); ++at)
-                        if (i == 0 || trial[at] < least[at]) {
-                            least[at] = trial[at];
-                            shrink[at] = candidate;
-                        }
-                }
-            }
-            for (std::size_t at = 0; at < slots.size(); ++at)
-                job.store(at, kernel::parameters_of<S>(job.known(slots[at]), outer[at], shrink[at]));
-            over_rows([&](std::size_t row, std::size_t) { job.encode_row(row); });
-        }
+        // Spans are runs too where they divide the rows.
+        if (out.scale_count() == w.rows() * detail::ceil_div(w.cols(), job.run))
+            detail::quantize_runs<S>(job, over_rows);
+        else
+            detail::quantize_shared_slots<S>(job, over_rows);
     }
     for (unsigned char seen : nonfinite)
         if (seen != 0) out.set_nonfinite(true);

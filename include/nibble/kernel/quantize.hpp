@@ -27,10 +27,10 @@ inline void join(group_statistics& into, const group_statistics& part) noexcept 
     into.nonfinite = into.nonfinite || part.nonfinite;
 }
 
-// Statistics of x[0, count); without WithRange low and high stay 0. Integer comparisons of bit patterns, which order fp32 magnitudes, vectorize without
-// -ffast-math; NaN and infinity are counted as zeros and reported.
+// Statistics of x[0, count); without WithRange low and high stay 0. Integer comparisons of bit patterns, which order fp32
+// magnitudes, vectorize without -ffast-math; NaN and infinity are counted as zeros and reported.
 template <bool WithRange = true>
-[[nodiscard]] inline group_statistics measure(const float* x, std::size_t count, bool with_sum) noexcept {
+[[nodiscard]] NIBBLE_NOINLINE inline group_statistics measure(const float* x, std::size_t count, bool with_sum) noexcept {
     group_statistics g{};
     std::int32_t top = 0;   // of the magnitudes
     std::int32_t low = 0x7fffffff;
@@ -83,6 +83,95 @@ template <bool WithRange = true>
     return g;
 }
 
+// The statistics of many runs, one number per run in each array. Arrays that a scheme does not ask for may be null.
+struct run_statistics {
+    float* largest = nullptr;
+    float* low = nullptr;
+    float* high = nullptr;
+    double* sum_magnitude = nullptr;
+    unsigned char* nonfinite = nullptr;
+
+    [[nodiscard]] NIBBLE_INLINE run_statistics from(std::size_t i) const noexcept {
+        return {largest + i, low == nullptr ? low : low + i, high == nullptr ? high : high + i,
+                sum_magnitude == nullptr ? sum_magnitude : sum_magnitude + i, nonfinite + i};
+    }
+};
+
+// Eight lanes, as the compiler has them on any machine. Loops over them because compilers differ in what they make of short
+// loops of scalars: GCC takes a run of 16 apart into vectors of 8, 4, 2 and two single numbers.
+using eight_floats = float __attribute__((vector_size(32)));
+using eight_words = std::int32_t __attribute__((vector_size(32)));
+
+// One number for each `lanes` (a multiple of 8 and a power of two) of the `count` x lanes in a[]: the largest or the smallest;
+// at the start of a[]. Neighbours are joined until one is left, the last steps for eight results at a time.
+template <bool Largest>
+NIBBLE_INLINE void fold(std::int32_t* a, std::size_t count, std::size_t lanes) noexcept {
+    for (; lanes > 1; lanes /= 2) {
+        // Results lie behind what is still to be read; beyond their end there is scratch.
+        for (std::size_t i = 0; i < count * lanes / 2; i += 8) {
+            eight_words x, y;
+            __builtin_memcpy(&x, a + 2 * i, 32);
+            __builtin_memcpy(&y, a + 2 * i + 8, 32);
+            const eight_words even = __builtin_shufflevector(x, y, 0, 2, 4, 6, 8, 10, 12, 14);
+            const eight_words odd = __builtin_shufflevector(x, y, 1, 3, 5, 7, 9, 11, 13, 15);
+            const eight_words picked = Largest ? (even > odd ? even : odd) : (even < odd ? even : odd);
+            __builtin_memcpy(a + i, &picked, 32);
+        }
+    }
+}
+
+// The statistics of `runs` runs of x, all of `run` columns, but for the sums: the same as measure gives, for all at once, so
+// that the ends of short runs are vector work too. False, and nothing of use written, if a value is not finite or if this way
+// is not for such runs: it is for 16, 32, 64 ... columns each, and quantize_block in all at most.
+template <bool WithRange>
+[[nodiscard]] NIBBLE_NOINLINE bool measure_runs(const float* NIBBLE_RESTRICT x, std::size_t run, std::size_t runs,
+                                                const run_statistics& to) noexcept {
+    if (run < 16 || (run & (run - 1)) != 0 || run * runs > quantize_block) return false;
+    // Parts of 16 or 32 columns to eight lanes each, which leaves run / part x 8 for each run.
+    std::int32_t tops[quantize_block / 2 + 16]; // of magnitudes, with a range of values
+    std::int32_t lows[WithRange ? quantize_block / 2 + 16 : 1];
+    const auto fold_part = [&]<std::size_t Part>(std::size_t p) NIBBLE_INLINE_LAMBDA {
+        eight_words top{};
+        eight_words low{};
+        for (std::size_t i = 0; i < Part; i += 8) {
+            eight_words word;
+            __builtin_memcpy(&word, x + p * Part + i, 32);
+            eight_words ordered = word & 0x7fffffff;
+            if constexpr (WithRange) ordered = (ordered ^ (word >> 31)) - (word >> 31); // orders as the values do
+            top = i == 0 ? ordered : ordered > top ? ordered : top;
+            if constexpr (WithRange) low = i == 0 ? ordered : ordered < low ? ordered : low;
+        }
+        __builtin_memcpy(tops + 8 * p, &top, 32);
+        if constexpr (WithRange) __builtin_memcpy(lows + 8 * p, &low, 32);
+    };
+    const std::size_t part = run == 16 ? 16 : 32;
+    if (part == 16) {
+        for (std::size_t p = 0; p < runs; ++p) fold_part.template operator()<16>(p);
+    } else {
+        for (std::size_t p = 0; p < run * runs / 32; ++p) fold_part.template operator()<32>(p);
+    }
+    const std::size_t lanes = 8 * (run / part);
+    fold<true>(tops, runs, lanes);
+    if constexpr (WithRange) fold<false>(lows, runs, lanes);
+    std::int32_t beyond = 0;
+    for (std::size_t i = 0; i < runs; ++i) {
+        std::int32_t largest = tops[i];
+        if constexpr (WithRange) {
+            const auto value = [](std::int32_t ordered) NIBBLE_INLINE_LAMBDA {
+                const std::int32_t negative = ordered >> 31;
+                return std::bit_cast<float>(((ordered ^ negative) - negative) | (negative & (-0x7fffffff - 1)));
+            };
+            largest = tops[i] > -lows[i] ? tops[i] : -lows[i];
+            to.low[i] = value(lows[i]);
+            to.high[i] = value(tops[i]);
+        }
+        beyond = largest > beyond ? largest : beyond;
+        to.largest[i] = std::bit_cast<float>(largest);
+        to.nonfinite[i] = 0;
+    }
+    return beyond < 0x7f800000;
+}
+
 // What one slot of a scheme stores, and the fp32 numbers that it stands for.
 template <any_scheme S>
 struct slot_parameters {
@@ -105,9 +194,16 @@ struct outer_parameters {
 template <any_scheme S>
 struct offset_range {
     float low, high;
+    // Masks and no choices: GCC then has vectors for loops over slots.
     NIBBLE_INLINE offset_range(const group_statistics& g, float shrink) noexcept
-        : low(((S::has_integer_zero || S::has_two_level_minimum) && g.low > 0.0f ? 0.0f : g.low) * shrink),
-          high((S::has_integer_zero && g.high < 0.0f ? 0.0f : g.high) * shrink) {}
+        : low((S::has_integer_zero || S::has_two_level_minimum ? kept<true>(g.low) : g.low) * shrink),
+          high((S::has_integer_zero ? kept<false>(g.high) : g.high) * shrink) {}
+    // x if its sign is as wanted, else 0.
+    template <bool Negative>
+    [[nodiscard]] static NIBBLE_INLINE float kept(float x) noexcept {
+        const std::int32_t word = std::bit_cast<std::int32_t>(x);
+        return std::bit_cast<float>(word & (Negative ? word >> 31 : ~(word >> 31)));
+    }
     // In double: the width of a range may exceed fp32, and no product fuses with the difference.
     [[nodiscard]] NIBBLE_INLINE double width() const noexcept {
         return static_cast<double>(high) - static_cast<double>(low);
@@ -124,11 +220,18 @@ template <any_scheme S>
         return S::scale_type::rule::template apply<element>(g) * shrink;
 }
 
+// a / b, or 0 if b is not above 0. It divides by 1 then: one path for all slots, which a loop over them can vectorize.
+[[nodiscard]] NIBBLE_INLINE float quotient_or_zero(float a, float b) noexcept {
+    const bool divides = b > 0.0f;
+    const float quotient = a / (divides ? b : 1.0f);
+    return divides ? quotient : 0.0f;
+}
+
 // The parameters that follow from a slot's statistics and, for two levels, what it stands under; `shrink` scales the
 // range (1 for absmax; a search tries others).
 template <any_scheme S>
-[[nodiscard]] inline slot_parameters<S> parameters_of(const group_statistics& g, const outer_parameters& outer,
-                                                      float shrink) noexcept {
+[[nodiscard]] NIBBLE_INLINE slot_parameters<S> parameters_of(const group_statistics& g, const outer_parameters& outer,
+                                                             float shrink) noexcept {
     using traits = detail::scheme_traits<S>;
     using element = typename traits::element;
     using scale_element = typename traits::scale_element;
@@ -137,7 +240,7 @@ template <any_scheme S>
         float wanted = wanted_scale<S>(g, shrink);
         const float low = offset_range<S>(g, shrink).low;
         if constexpr (S::has_offset) wanted -= outer.offset;
-        if constexpr (S::two_level) wanted = outer.scale > 0.0f ? wanted / outer.scale : 0.0f;
+        if constexpr (S::two_level) wanted = quotient_or_zero(wanted, outer.scale);
         if constexpr (has_nan_code<scale_element> && scale_element::bits == 8) {
             // A block scale that can say NaN says it (OCP MX): no value of the block can be trusted.
             if (g.nonfinite && !S::two_level) {
@@ -149,53 +252,133 @@ template <any_scheme S>
         p.scale = detail::decoded<scale_element>(p.scale_code);
         if constexpr (S::two_level) p.scale = detail::two_level_product<S>(p.scale, outer.scale, outer.offset);
         if constexpr (S::has_two_level_minimum) {
-            p.zero_code = encode<typename traits::zero_element>(outer.minimum > 0.0f ? -low / outer.minimum : 0.0f);
+            p.zero_code = encode<typename traits::zero_element>(quotient_or_zero(-low, outer.minimum));
             p.zero = -(traits::zero_element::decode(p.zero_code) * outer.minimum);
         } else if constexpr (S::has_minimum) {
             p.zero_code = encode<typename traits::zero_element>(low);
             p.zero = traits::zero_element::decode(p.zero_code);
         }
         if constexpr (S::has_integer_zero) {
-            const float exact = p.scale > 0.0f ? -low / p.scale : 0.0f;
-            p.zero_code = encode<element>(exact);
+            p.zero_code = encode<element>(quotient_or_zero(-low, p.scale));
             p.zero = detail::decoded<element>(p.zero_code);
         }
     }
     return p;
 }
 
-// x[0, count) in units of one slot: what its codes are rounded from. Under scale 0 (an all-zero slot, or one too small for its
-// scale format), a scale below 0 and NaN everything is zero, but for a NaN under scale 0 in an element that can say it.
-template <any_scheme S>
-NIBBLE_INLINE void scale_run(const float* NIBBLE_RESTRICT x, std::size_t count, const slot_parameters<S>& p,
-                             float* NIBBLE_RESTRICT units) noexcept {
-    using element = typename detail::scheme_traits<S>::element;
-    if constexpr (!S::scaled) {
-        if (count != 0) __builtin_memcpy(units, x, count * sizeof(float));
-    } else {
-        const float zero = p.zero;
-        if (!(p.scale > 0.0f)) {
-            const bool keep_nan = has_nan_code<element> && p.scale == 0.0f && !S::has_integer_zero && !S::has_minimum;
-            for (std::size_t i = 0; i < count; ++i)
-                units[i] = keep_nan && detail::is_nan(x[i]) ? x[i] : S::has_integer_zero ? zero : 0.0f;
-            return;
-        }
-        const float divisor = p.scale;
-        const auto one = [&](std::size_t i) NIBBLE_INLINE_LAMBDA {
-            if constexpr (S::has_integer_zero) {
-                units[i] = detail::nan_to_zero(x[i]) / divisor + zero; // a NaN is the code of zero, not the code 0
-            } else if constexpr (S::has_minimum) {
-                units[i] = (detail::nan_to_zero(x[i]) - zero) / divisor;
-            } else {
-                units[i] = x[i] / divisor;
-            }
-        };
-        // Inner loops of constant length: the compiler then has vectors for runs of 16 too.
-        std::size_t i = 0;
-        for (; i + 16 <= count; i += 16)
-            for (std::size_t j = 0; j < 16; ++j) one(i + j);
-        for (; i < count; ++i) one(i);
+// The statistics of run i of many, which has `count` columns.
+template <bool WithRange, bool WithSum>
+[[nodiscard]] NIBBLE_INLINE group_statistics statistics_at(const run_statistics& s, std::size_t i, std::size_t count) noexcept {
+    group_statistics g{};
+    g.largest = s.largest[i];
+    if constexpr (WithRange) {
+        g.low = s.low[i];
+        g.high = s.high[i];
     }
+    if constexpr (WithSum) g.sum_magnitude = s.sum_magnitude[i];
+    g.count = count;
+    g.nonfinite = s.nonfinite[i] != 0;
+    return g;
+}
+
+// What many slots store and stand for, one number per slot in each array.
+template <any_scheme S>
+struct slot_arrays {
+    typename detail::scheme_traits<S>::scale_code* scale_codes;
+    typename detail::scheme_traits<S>::zero_code* zero_codes;
+    float* scales;
+    float* zeros;
+
+    [[nodiscard]] NIBBLE_INLINE slot_arrays from(std::size_t i) const noexcept {
+        return {scale_codes + i, zero_codes + i, scales + i, zeros + i};
+    }
+};
+
+// parameters_of for `count` slots under one outer slot, each a run of one row; `columns` are left from the first on.
+template <any_scheme S, bool WithRange, bool WithSum>
+NIBBLE_NOINLINE void parameters_of_runs(const run_statistics& s, std::size_t count, std::size_t run, std::size_t columns,
+                                        const outer_parameters& under, bool known_finite, const slot_arrays<S>& to) noexcept {
+    const outer_parameters outer = under;
+    typename detail::scheme_traits<S>::scale_code* NIBBLE_RESTRICT const scale_codes = to.scale_codes;
+    typename detail::scheme_traits<S>::zero_code* NIBBLE_RESTRICT const zero_codes = to.zero_codes;
+    float* NIBBLE_RESTRICT const scales = to.scales;
+    float* NIBBLE_RESTRICT const zeros = to.zeros;
+    const run_statistics from = s;
+    for (std::size_t i = 0; i < count; ++i) {
+        group_statistics g = statistics_at<WithRange, WithSum>(from, i, detail::min_of(run, columns - i * run));
+        g.nonfinite = g.nonfinite && !known_finite;
+        const slot_parameters<S> p = parameters_of<S>(g, outer, 1.0f);
+        scale_codes[i] = p.scale_code;
+        scales[i] = p.scale;
+        if constexpr (detail::scheme_traits<S>::has_zero) {
+            zero_codes[i] = p.zero_code;
+            zeros[i] = p.zero;
+        }
+    }
+}
+
+// How values become units of their slot, which codes are rounded from.
+enum class unit_rule {
+    quotient,          // x / scale
+    quotient_with_nan, // the same in an element that can say NaN
+    integer_zero,      // x / scale + zero
+    minimum,           // (x - zero) / scale
+};
+template <any_scheme S>
+inline constexpr unit_rule unit_rule_of = S::has_integer_zero                    ? unit_rule::integer_zero
+                                          : S::has_minimum                       ? unit_rule::minimum
+                                          : has_nan_code<typename S::element_type> ? unit_rule::quotient_with_nan
+                                                                                 : unit_rule::quotient;
+
+// x[0, count) in units of one slot. Under scale 0 (an all-zero slot, or one too small for its scale format), a scale below 0
+// and NaN everything is zero, but for a NaN under scale 0 in an element that can say it.
+template <unit_rule Rule>
+NIBBLE_INLINE void scale_run(const float* NIBBLE_RESTRICT x, std::size_t count, float scale, float zero,
+                             float* NIBBLE_RESTRICT units) noexcept {
+    if (!(scale > 0.0f)) {
+        const bool keep_nan = Rule == unit_rule::quotient_with_nan && scale == 0.0f;
+        for (std::size_t i = 0; i < count; ++i)
+            units[i] = keep_nan && detail::is_nan(x[i]) ? x[i] : Rule == unit_rule::integer_zero ? zero : 0.0f;
+        return;
+    }
+    constexpr bool offset = Rule == unit_rule::integer_zero || Rule == unit_rule::minimum;
+    std::size_t i = 0;
+    for (; i + 8 <= count; i += 8) {
+        eight_words word;
+        __builtin_memcpy(&word, x + i, 32);
+        if constexpr (offset) word &= (word & 0x7fffffff) <= 0x7f800000; // a NaN is the code of zero, not the code 0
+        eight_floats v = __builtin_bit_cast(eight_floats, word);
+        if constexpr (Rule == unit_rule::minimum) v -= zero;
+        v /= scale;
+        if constexpr (Rule == unit_rule::integer_zero) v += zero;
+        __builtin_memcpy(units + i, &v, 32);
+    }
+    for (; i < count; ++i) {
+        float v = offset ? detail::nan_to_zero(x[i]) : x[i];
+        if constexpr (Rule == unit_rule::minimum) v -= zero;
+        v /= scale;
+        if constexpr (Rule == unit_rule::integer_zero) v += zero;
+        units[i] = v;
+    }
+}
+
+// x[0, count) in units of their slots: the first has `first` columns, each further one `run`, the last what is left.
+template <unit_rule Rule>
+NIBBLE_NOINLINE void scale_runs(const float* NIBBLE_RESTRICT x, std::size_t count, std::size_t first, std::size_t run,
+                                const float* NIBBLE_RESTRICT scales, const float* NIBBLE_RESTRICT zeros,
+                                float* NIBBLE_RESTRICT units) noexcept {
+    std::size_t slot = 0;
+    const auto zero = [&]() NIBBLE_INLINE_LAMBDA {
+        return Rule == unit_rule::integer_zero || Rule == unit_rule::minimum ? zeros[slot] : 0.0f;
+    };
+    std::size_t at = 0;
+    if (first == run && run == 16) {
+        for (; at + 16 <= count; at += 16, ++slot) scale_run<Rule>(x + at, 16, scales[slot], zero(), units + at);
+    } else if (first == run && run == 32) {
+        for (; at + 32 <= count; at += 32, ++slot) scale_run<Rule>(x + at, 32, scales[slot], zero(), units + at);
+    }
+    for (std::size_t length = first; at < count; at += length, length = run, ++slot)
+        scale_run<Rule>(x + at, detail::min_of(length, count - at), scales[slot], zero(), units + at);
 }
 
 // The codes of units[0, count), one per element of `codes`; one function per element, rounding and overflow, whatever the
@@ -245,7 +428,10 @@ template <any_scheme S>
     double sums[8] = {};
     for (std::size_t start = 0; start < count; start += quantize_block) {
         const std::size_t n = detail::min_of(quantize_block, count - start);
-        scale_run<S>(x + start, n, p, units);
+        if constexpr (S::scaled)
+            scale_run<unit_rule_of<S>>(x + start, n, p.scale, p.zero, units);
+        else
+            __builtin_memcpy(units, x + start, n * sizeof(float));
         encode_units<typename S::element_type, rounding::nearest_even, overflow_of<S>>(units, n, 0, 0, nullptr, codes);
         for (std::size_t i = 0; i < n; ++i) {
             // In double: the product inside decode_value must not fuse with this difference, nor the difference overflow.
