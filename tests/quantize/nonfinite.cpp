@@ -88,6 +88,20 @@ TEST_CASE("quantize: under nonfinite_policy::zero NaN is 0, infinities saturate,
     });
 }
 
+TEST_CASE("quantize: under nonfinite_policy::zero the search for a range takes no NaN scale", "[quantize][nonfinite]") {
+    const weights w = make();
+    for_each_format(kinds{}, [&]<class Format>() {
+        using S = typename Format::scheme;
+        CAPTURE(std::string(Format::name));
+        const auto q = quantize<S>(matrix_view<const float>(w.given.data(), 3, 64),
+                                   {.range = range::least_squares, .nonfinite = nonfinite_policy::zero});
+        bool finite = true;
+        for (std::size_t i = 0; i < 3; ++i)
+            for (std::size_t j = 0; j < 64; ++j) finite = finite && std::isfinite(q.value_at(i, j));
+        CHECK(finite);
+    });
+}
+
 TEST_CASE("quantize: nonfinite_policy::refuse is an error where there is something to refuse",
           "[quantize][nonfinite]") {
     const weights w = make();

@@ -3,7 +3,16 @@
 #include "quantize/every_format.hpp"
 #include "support/catch.hpp"
 
+#include <nibble/kernel/quantize.hpp>
+#include <nibble/quantize.hpp>
 #include <nibble/scheme/formats.hpp>
+
+#include <algorithm>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <vector>
 
 using namespace nibble;
 
@@ -22,6 +31,64 @@ TEST_CASE("quantize: scale rules of MX, mean offsets and spans keep the document
     check_format(verbs_of<msfp12>("MSFP-12"));
     nibble_test::check_pack<double_nf4>("NF4, double quantization");
     nibble_test::check_pack<spans>("int4, spans of 96");
+}
+
+TEST_CASE("quantize: spans that divide the rows are groups", "[quantize][scheme]") {
+    // Two super-blocks of 512 columns and a part of one; some values not finite, some groups of zeros and of subnormals.
+    std::vector<float> x = nibble_test::normal_values(5 * 1088, 22);
+    for (std::size_t i = 192; i < 320; ++i) x[i] = i < 256 ? 0.0f : 1e-40f;
+    x[700] = std::numeric_limits<float>::quiet_NaN();
+    x[2000] = -std::numeric_limits<float>::infinity();
+    const matrix_view<const float> view(x.data(), 5, 1088);
+    const auto compare = [&]<class Span, class Group>() {
+        for (const range how : {range::absmax, range::least_squares})
+            for (const nonfinite_policy policy : {nonfinite_policy::mark, nonfinite_policy::zero})
+                for (const bool flush : {false, true}) {
+                    const quantize_options options{.range = how, .nonfinite = policy, .flush_subnormals = flush};
+                    const auto s = quantize<Span>(view, options);
+                    const auto g = quantize<Group>(view, options);
+                    REQUIRE(s.scale_count() == g.scale_count());
+                    CHECK(std::equal(s.row_codes(0), s.row_codes(0) + 5 * s.row_bytes(), g.row_codes(0)));
+                    CHECK(std::equal(s.scales(), s.scales() + s.scale_count(), g.scales()));
+                    CHECK(std::equal(s.zeros(), s.zeros() + s.zero_count(), g.zeros()));
+                    CHECK((s.nonfinite() && g.nonfinite()));
+                }
+    };
+    compare.template operator()<scheme<nf4, per_span<64>, scale<f32>>, scheme<nf4, per_group<64>, scale<f32>>>();
+    compare.template operator()<scheme<e2m1, per_span<32>, scale<e8m0>>, mxfp4>();
+    compare.template operator()<scheme<uint4, per_span<32>, scale<f16>, integer_zero>, int4_g32_asym>();
+    compare.template operator()<scheme<uint2, per_span<16>, scale<f16>, minimum<f16>>, int2_g16_min>();
+}
+
+TEST_CASE("quantize: runs are measured together as one by one", "[quantize][scheme]") {
+    for (const std::size_t run : {16u, 32u, 64u, 128u, 512u})
+        for (std::size_t runs = 1; run * runs <= kernel::quantize_block; runs = runs * 2 + 1) {
+            std::vector<float> x = nibble_test::normal_values(run * runs, run + runs);
+            for (std::size_t i = 0; i < run; ++i) x[i] = i % 3 == 0 ? -0.0f : runs % 2 == 0 ? -1e-41f : 0.0f;
+            x[x.size() - 1] = run % 32 == 0 ? -3.4e38f : 3.4e38f;
+            std::vector<float> largest(runs), low(runs), high(runs);
+            std::vector<unsigned char> nonfinite(runs, 1);
+            const kernel::run_statistics to{largest.data(), low.data(), high.data(), nullptr, nonfinite.data()};
+            REQUIRE(kernel::measure_runs<true>(x.data(), run, runs, to));
+            for (std::size_t i = 0; i < runs; ++i) {
+                const group_statistics g = kernel::measure<true>(x.data() + i * run, run, false);
+                CHECK(std::bit_cast<std::uint32_t>(g.largest) == std::bit_cast<std::uint32_t>(largest[i]));
+                CHECK(std::bit_cast<std::uint32_t>(g.low) == std::bit_cast<std::uint32_t>(low[i]));
+                CHECK(std::bit_cast<std::uint32_t>(g.high) == std::bit_cast<std::uint32_t>(high[i]));
+                CHECK(nonfinite[i] == 0);
+            }
+            std::vector<float> again(runs);
+            const kernel::run_statistics magnitudes{again.data(), nullptr, nullptr, nullptr, nonfinite.data()};
+            REQUIRE(kernel::measure_runs<false>(x.data(), run, runs, magnitudes));
+            CHECK(again == largest);
+            for (const float bad : {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()})
+                for (const std::size_t at : {std::size_t{0}, x.size() / 2, x.size() - 1}) {
+                    std::vector<float> y = x;
+                    y[at] = bad;
+                    CHECK_FALSE(kernel::measure_runs<true>(y.data(), run, runs, to));
+                    CHECK_FALSE(kernel::measure_runs<false>(y.data(), run, runs, magnitudes));
+                }
+        }
 }
 
 TEST_CASE("quantize: MSFP is block floating point with another code", "[quantize][scheme]") {
