@@ -6,8 +6,10 @@
 #include <nibble/element/codebook.hpp>
 #include <nibble/element/element.hpp>
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 namespace nibble::inline NIBBLE_ABI {
 
@@ -35,11 +37,17 @@ public:
     template <rounding Rounding = rounding::nearest_even, overflow = overflow::saturate>
     [[nodiscard]] NIBBLE_INLINE static constexpr code encode(float x, std::uint32_t random = 0) noexcept {
         if constexpr (Rounding == rounding::nearest_even) {
-            const float magnitude = detail::abs_of(x == x ? x : 0.0f);
-            std::uint32_t rank = 0;
-            for (const float threshold : thresholds) rank += magnitude > threshold ? 1u : 0u;
-            const std::uint32_t sign = rank != 0 && x < 0.0f ? 8u : 0u;
-            return static_cast<code>(ascending[rank] | sign);
+            // A sum over all thresholds, each with the step from one code to the next: nothing is looked up, so that a
+            // loop over it vectorizes.
+            const std::uint32_t word = std::bit_cast<std::uint32_t>(detail::nan_to_zero(x));
+            const float magnitude = std::bit_cast<float>(word & detail::f32_magnitude);
+            const std::uint32_t code = [&]<std::size_t... At>(std::index_sequence<At...>) {
+                return (0u + ... +
+                        ((0u - static_cast<std::uint32_t>(magnitude > thresholds[At])) &
+                         (static_cast<std::uint32_t>(ascending[At + 1]) - static_cast<std::uint32_t>(ascending[At]))));
+            }(std::make_index_sequence<7>{});
+            const std::uint32_t above_zero = 0u - static_cast<std::uint32_t>(magnitude > thresholds[0]);
+            return static_cast<bnb_fp4::code>(code | (above_zero & ((word >> 31) << 3)));
         } else {
             return detail::encode_level<detail::grid_list<bnb_fp4>, Rounding>(x, random);
         }
