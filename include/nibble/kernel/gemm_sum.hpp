@@ -162,7 +162,7 @@ NIBBLE_INLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w, const
                         integer_tile<packed_source, P::most_panels, 1, P::has_zeros>(a, r);
                     else if (!plan.packed_tiles)
                         integer_tile_of<lanes_source, P::has_zeros, 1>(n, a, r);
-                    else if constexpr (P::linear)
+                    else if constexpr (P::linear || P::direct)
                         integer_tile_of<packed_source, P::has_zeros, 1>(n, a, r);
                     else
                         integer_tile<packed_source, 1, 1, P::has_zeros>(a, r);
