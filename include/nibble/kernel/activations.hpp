@@ -18,11 +18,14 @@ namespace nibble::inline NIBBLE_ABI::kernel {
 struct phase_plan {
     std::size_t per_part = 1; // phases of a full part
     std::size_t quads = 1;    // quads per phase; a part's last phase may be shorter
+    // At most `longest` quads, which must be no less than a step: phases begin on steps, as tiles that read the packed
+    // stream unpack a step at a time.
     [[nodiscard]] static constexpr phase_plan make(const detail::depth_plan& depth, std::size_t longest) noexcept {
         phase_plan p{};
-        const std::size_t part_quads = detail::max_of<std::size_t>(1, depth.padded_part / panel_layout::quad);
-        p.per_part = detail::ceil_div(part_quads, longest);
-        p.quads = detail::ceil_div(part_quads, p.per_part);
+        const std::size_t step_quads = depth.step / panel_layout::quad;
+        const std::size_t part_steps = detail::max_of<std::size_t>(1, depth.padded_part / depth.step);
+        p.per_part = detail::ceil_div(part_steps, longest / step_quads);
+        p.quads = detail::ceil_div(part_steps, p.per_part) * step_quads;
         return p;
     }
 };
