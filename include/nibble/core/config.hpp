@@ -19,6 +19,9 @@
 // For lambdas, between the parameters and the body: in a large unit compilers stop inlining what is called twice.
 #define NIBBLE_INLINE_LAMBDA __attribute__((always_inline))
 #define NIBBLE_RESTRICT __restrict__
+// An integer whose value the optimiser knows nothing of: in a loop it keeps one offset for several bases, where GCC would
+// keep a pointer for each and, out of registers, move them through vector registers.
+#define NIBBLE_OPAQUE(x) __asm__("" : "+r"(x))
 #define NIBBLE_LIKELY(x) __builtin_expect(!!(x), 1)
 #define NIBBLE_UNLIKELY(x) __builtin_expect(!!(x), 0)
 #else

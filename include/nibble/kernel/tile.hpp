@@ -131,7 +131,7 @@ using word_source = packed_word_source<Isa, 8, void>;
 
 // Bytes a tile asks for ahead of its reads: far enough to cover the memory latency at full speed, and in the same panel
 // or the next.
-inline constexpr std::size_t prefetch_distance = 512;
+inline constexpr std::size_t prefetch_distance = 256;
 
 // results += scale x (exact integer dot product of a part), part by part in order; see gemm.hpp for the formula.
 template <class Source, std::size_t Panels, std::size_t Tokens, bool Zeros>
@@ -169,7 +169,13 @@ NIBBLE_NOINLINE void integer_tile(const integer_tile_arguments& arguments, const
                                            values + ((step * Source::quads + q) * Tokens + t) * Source::activation_bytes);
                 });
             }
-        offset += Steps * Source::bytes;
+        if constexpr (Panels > 1) {
+            offset += Steps * Source::bytes;
+            NIBBLE_OPAQUE(offset);
+        } else {
+            codes[0] += Steps * Source::bytes;
+            NIBBLE_OPAQUE(codes[0]);
+        }
         values += Steps * Source::quads * Tokens * Source::activation_bytes;
     };
     const auto products = [&](std::size_t quads, sums (&s)[Panels][Tokens][2]) NIBBLE_INLINE_LAMBDA {
@@ -366,7 +372,13 @@ NIBBLE_NOINLINE void real_tile(const real_tile_arguments& arguments, const tile_
                     }
                 });
             }
-        offset += Steps * Source::bytes;
+        if constexpr (Panels > 1) {
+            offset += Steps * Source::bytes;
+            NIBBLE_OPAQUE(offset);
+        } else {
+            weights[0] += Steps * Source::bytes;
+            NIBBLE_OPAQUE(weights[0]);
+        }
         values += Steps * Source::columns * Tokens;
     };
     for (std::size_t part = 0; part < range.parts; ++part) {
