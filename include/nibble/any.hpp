@@ -4,12 +4,14 @@
 #include <nibble/core/check.hpp>
 #include <nibble/core/executor.hpp>
 #include <nibble/core/view.hpp>
+#include <nibble/element/float16.hpp>
 #include <nibble/gemm.hpp>
 #include <nibble/pack.hpp>
 #include <nibble/quantize.hpp>
 #include <nibble/tensor/any_format.hpp>
 
 #include <cstddef>
+#include <type_traits>
 
 namespace nibble::inline NIBBLE_ABI {
 
@@ -49,6 +51,15 @@ template <isa Isa = best_isa, class List, executor Executor = serial>
 void gemm(matrix_view<const float> x, const any_packed<List>& w, matrix_view<float> y, const gemm_options& options,
           const Executor& threads = {}) {
     gemm<Isa>(x, w, y, identity{}, options, threads);
+}
+
+// fp16 or bf16 in or out.
+template <isa Isa = best_isa, class T, class List, class U, epilogue Epilogue = identity, executor Executor = serial>
+    requires(stored_float<std::remove_const_t<T>> && stored_float<U> && (sizeof(T) == 2 || sizeof(U) == 2))
+void gemm(matrix_view<T> x, const any_packed<List>& w, matrix_view<U> y, const Epilogue& finish = {},
+          const gemm_options& options = {}, const Executor& threads = {}) {
+    NIBBLE_CHECK(!w.empty(), "gemm: these weights are empty; pack some first");
+    w.visit([&](const auto& weights) { gemm<Isa>(x, weights, y, finish, options, threads); });
 }
 
 template <class List>

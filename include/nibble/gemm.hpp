@@ -7,6 +7,7 @@
 #include <nibble/core/view.hpp>
 #include <nibble/core/workspace.hpp>
 #include <nibble/dispatch/fixed.hpp>
+#include <nibble/element/float16.hpp>
 #include <nibble/epilogue/epilogue.hpp>
 #include <nibble/kernel/gemm.hpp>
 #include <nibble/tensor/packed.hpp>
@@ -14,6 +15,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 namespace nibble::inline NIBBLE_ABI {
 
@@ -39,6 +41,28 @@ template <any_scheme S>
                           kernel::gemm_plan<S>(w, tokens, per_group).workspace_bytes(concurrency));
 }
 
+namespace detail {
+
+template <isa Isa, stored_float T, any_scheme S, class Destination, epilogue Epilogue, executor Executor>
+void gemm_of_matrix(matrix_view<const T> x, const packed<S>& w, const Destination& y, const Epilogue& finish,
+                    const gemm_options& options, const Executor& threads) {
+    NIBBLE_CHECK(x.cols() == w.cols(), "gemm: x must have as many columns as the weights");
+    NIBBLE_CHECK(y.rows() == x.rows(), "gemm: y must have as many rows as x");
+    NIBBLE_CHECK(y.cols() == w.rows(), "gemm: y must have as many columns as the weights have rows");
+    epilogue_chain<identity, Epilogue>::check_epilogue(finish, y.rows(), y.cols());
+    if (y.rows() == 0 || y.cols() == 0) return;
+    const kernel::gemm_plan<S> plan(w, x.rows(), options.activations == activation_scale::per_group);
+    const std::size_t bytes = plan.workspace_bytes(threads.concurrency());
+    if (options.workspace != nullptr) {
+        kernel::run_gemm<Isa, S>(plan, x, w, y, finish, options.workspace->reserve(bytes), threads);
+    } else {
+        buffer own(bytes);
+        kernel::run_gemm<Isa, S>(plan, x, w, y, finish, own.data(), threads);
+    }
+}
+
+} // namespace detail
+
 // y = epilogue(x wᵀ): x is M x K, w N x K, y M x N, fp32 in and out; any M, N, K, and any strides.
 //
 // Elements whose values are small integers times a power of two (int, E2M1, E2M3, MXINT8, ternary, binary, yours): x is
@@ -56,25 +80,28 @@ template <any_scheme S>
 template <isa Isa = best_isa, any_scheme S, epilogue Epilogue = identity, executor Executor = serial>
 void gemm(matrix_view<const float> x, const packed<S>& w, matrix_view<float> y, const Epilogue& finish = {},
           const gemm_options& options = {}, const Executor& threads = {}) {
-    NIBBLE_CHECK(x.cols() == w.cols(), "gemm: x must have as many columns as the weights");
-    NIBBLE_CHECK(y.rows() == x.rows(), "gemm: y must have as many rows as x");
-    NIBBLE_CHECK(y.cols() == w.rows(), "gemm: y must have as many columns as the weights have rows");
-    epilogue_chain<identity, Epilogue>::check_epilogue(finish, y.rows(), y.cols());
-    if (y.empty()) return;
-    const kernel::gemm_plan<S> plan(w, x.rows(), options.activations == activation_scale::per_group);
-    const std::size_t bytes = plan.workspace_bytes(threads.concurrency());
-    if (options.workspace != nullptr) {
-        kernel::run_gemm<Isa, S>(plan, x, w, y, finish, options.workspace->reserve(bytes), threads);
-    } else {
-        buffer own(bytes);
-        kernel::run_gemm<Isa, S>(plan, x, w, y, finish, own.data(), threads);
-    }
+    detail::gemm_of_matrix<Isa>(x, w, y, finish, options, threads);
+}
+
+// fp16 or bf16 (float16.hpp) in or out or both, in any combination with fp32: x is converted, exactly, where it is quantized or
+// copied, y rounded once from the fp32 result where it is stored; no pass and no memory is added. An infinity in x is one,
+// in the integer family as above; a result beyond fp16's 65504 becomes one; NaN is stored as float16's or bfloat16's only NaN.
+template <isa Isa = best_isa, class T, any_scheme S, class U, epilogue Epilogue = identity, executor Executor = serial>
+    requires(stored_float<std::remove_const_t<T>> && stored_float<U> && (sizeof(T) == 2 || sizeof(U) == 2))
+void gemm(matrix_view<T> x, const packed<S>& w, matrix_view<U> y, const Epilogue& finish = {},
+          const gemm_options& options = {}, const Executor& threads = {}) {
+    detail::gemm_of_matrix<Isa>(matrix_view<const T>(x), w, y, finish, options, threads);
 }
 
 // Without an epilogue.
 template <isa Isa = best_isa, any_scheme S, executor Executor = serial>
 void gemm(matrix_view<const float> x, const packed<S>& w, matrix_view<float> y, const gemm_options& options,
           const Executor& threads = {}) {
+    gemm<Isa>(x, w, y, identity{}, options, threads);
+}
+template <isa Isa = best_isa, class T, any_scheme S, class U, executor Executor = serial>
+    requires(stored_float<std::remove_const_t<T>> && stored_float<U> && (sizeof(T) == 2 || sizeof(U) == 2))
+void gemm(matrix_view<T> x, const packed<S>& w, matrix_view<U> y, const gemm_options& options, const Executor& threads = {}) {
     gemm<Isa>(x, w, y, identity{}, options, threads);
 }
 

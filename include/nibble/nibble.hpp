@@ -14,6 +14,7 @@
 
 #include <nibble/element/codebook.hpp>
 #include <nibble/element/element.hpp>
+#include <nibble/element/float16.hpp>
 #include <nibble/element/float32.hpp>
 #include <nibble/element/integer.hpp>
 #include <nibble/element/minifloat.hpp>

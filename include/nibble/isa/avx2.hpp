@@ -285,6 +285,24 @@ struct avx2 : generic {
         }
     }
 
+    template <element E>
+    static NIBBLE_INLINE void encode_stored(typename E::code* to, const f32& a) noexcept {
+        constexpr detail::real_decode kind = detail::real_lanes_of<E>.kind;
+        static_assert(kind == detail::real_decode::half || kind == detail::real_decode::bfloat, "avx2: fp16 or bf16");
+        // One NaN for all, as the codec has it: the instruction keeps sign and payload.
+        const __m256 x = _mm256_blendv_ps(a, _mm256_set1_ps(detail::quiet_nan), _mm256_cmp_ps(a, a, _CMP_UNORD_Q));
+        auto* out = reinterpret_cast<__m128i*>(to);
+        if constexpr (kind == detail::real_decode::half) {
+            _mm_storeu_si128(out, _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+        } else {
+            const __m256i word = _mm256_castps_si256(x);
+            const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(word, 16), _mm256_set1_epi32(1));
+            const __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(word, _mm256_set1_epi32(0x7fff)), odd);
+            const __m256i top = _mm256_srli_epi32(rounded, 16);
+            _mm_storeu_si128(out, _mm_packus_epi32(_mm256_castsi256_si128(top), _mm256_extracti128_si256(top, 1)));
+        }
+    }
+
     static NIBBLE_INLINE void prefetch(const void* at) noexcept {
         _mm_prefetch(static_cast<const char*>(at), _MM_HINT_T0);
     }

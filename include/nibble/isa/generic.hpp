@@ -273,6 +273,12 @@ struct generic {
         return decode_stored<E>(from);
     }
 
+    // 8 values to consecutive codes of a 16-bit element, each rounded once; beyond the largest: infinity.
+    template <element E>
+    static NIBBLE_INLINE void encode_stored(typename E::code* to, const f32& a) noexcept {
+        for (int i = 0; i < 8; ++i) to[i] = E::template encode<rounding::nearest_even, overflow::special>(a.v[i]);
+    }
+
     static NIBBLE_INLINE void prefetch(const void* at) noexcept { __builtin_prefetch(at); }
 
 protected:

@@ -4,12 +4,16 @@
 #include <nibble/core/bits.hpp>
 #include <nibble/core/config.hpp>
 #include <nibble/core/view.hpp>
+#include <nibble/element/float16.hpp>
 #include <nibble/element/lanes.hpp>
+#include <nibble/isa/stored_lanes.hpp>
 #include <nibble/kernel/quantize.hpp>
 #include <nibble/tensor/layout.hpp>
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 namespace nibble::inline NIBBLE_ABI::kernel {
 
@@ -28,110 +32,238 @@ struct phase_plan {
         p.quads = detail::ceil_div(part_steps, p.per_part) * step_quads;
         return p;
     }
+    [[nodiscard]] friend constexpr bool operator==(const phase_plan&, const phase_plan&) noexcept = default;
 };
 
-// Quantized activations of one block of tokens (at most 4), as one tile reads them.
+// All that the order of activations in memory depends on, without the scheme's name: what two schemes must share so that
+// one set of activations serves both.
+struct activation_layout {
+    detail::depth_plan depth{};
+    phase_plan phases{};
+    std::size_t tokens = 0;
+    std::size_t token_blocks = 1;
+    bool real = false;     // fp32 values
+    bool wide = false;     // int16 pairs
+    bool per_part = false; // a scale per part, not one per token
+
+    // The first token of a block; of block token_blocks, the number of tokens.
+    [[nodiscard]] std::size_t block_token(std::size_t block) const noexcept {
+        return block * (tokens / token_blocks) + detail::min_of(block, tokens % token_blocks);
+    }
+    // Integers: int8 values of a row with its padding, which a worker needs on the way.
+    [[nodiscard]] std::size_t row_bytes() const noexcept { return real ? 0 : depth.padded; }
+};
+
+// Activations of all tokens, block after block (at most 4 tokens of integers, 6 of fp32), as one tile reads a block.
 //   values      narrow: [quad][token][4] int8; wide: [quad][token] four int16 in the order of columns 0 2 1 3
+//   real_values [padded column][token], zeros where columns are padded
 //   pair_sums   [part x per_part + phase][token]: sums over columns 0, 1 and over columns 2, 3 of every quad, two int16
 //   part_sums   [part][token]: the sum of the part's values (times its scale if scales are per part), as fp32
 //   scales      [token], or [part][token]
-struct activation_block {
-    std::int8_t* values;
-    std::int32_t* pair_sums;
-    float* part_sums;
-    float* scales;
+struct activation_memory {
+    std::int8_t* values = nullptr;
+    float* real_values = nullptr;
+    std::int32_t* pair_sums = nullptr;
+    float* part_sums = nullptr;
+    float* scales = nullptr;
+
+    [[nodiscard]] activation_memory block(const activation_layout& layout, std::size_t first) const noexcept {
+        activation_memory m = *this;
+        if (layout.real) {
+            m.real_values += first * layout.depth.padded;
+        } else {
+            m.values += first * layout.depth.padded * (layout.wide ? 2 : 1);
+            m.pair_sums += first * layout.depth.count * layout.phases.per_part;
+            m.scales += first * (layout.per_part ? layout.depth.count : 1);
+        }
+        m.part_sums += first * layout.depth.count;
+        return m;
+    }
+};
+
+// A row of x as fp32: in place, or converted a piece at a time, so that 16-bit activations need no pass of their own.
+template <class Isa, stored_float T>
+class row_reader {
+public:
+    static constexpr std::size_t longest = 512;
+    explicit row_reader(const T* row) noexcept : row_(row) {}
+    // Columns [first, first + count), count at most `longest`; valid until the next call.
+    [[nodiscard]] const float* piece(std::size_t first, std::size_t count) noexcept {
+        for (std::size_t i = 0; i < count; i += lanes<Isa>::width) {
+            const std::size_t n = detail::min_of(lanes<Isa>::width, count - i);
+            load_lanes<Isa>(row_ + first + i, n).store(piece_ + i, lanes<Isa>::width);
+        }
+        return piece_;
+    }
+
+private:
+    const T* row_;
+    float piece_[longest];
+};
+template <class Isa>
+class row_reader<Isa, float> {
+public:
+    static constexpr std::size_t longest = static_cast<std::size_t>(-1);
+    explicit row_reader(const float* row) noexcept : row_(row) {}
+    [[nodiscard]] const float* piece(std::size_t first, std::size_t) noexcept { return row_ + first; }
+
+private:
+    const float* row_;
+};
+// fp32 is read in the same way on every ISA: one copy of the loops below is enough.
+template <class Isa, stored_float T>
+using reader_of = row_reader<std::conditional_t<std::same_as<T, float>, void, Isa>, T>;
+
+// Calls visit(pointer, first, count) for the pieces of columns [first, first + count) in order.
+template <class Reader, class Visit>
+NIBBLE_INLINE void for_each_piece(Reader& x, std::size_t first, std::size_t count, Visit&& visit) noexcept {
+    if constexpr (Reader::longest > (SIZE_MAX >> 1)) {
+        visit(x.piece(first, count), std::size_t{0}, count);
+    } else {
+        for (std::size_t at = 0; at < count; at += Reader::longest) {
+            const std::size_t n = detail::min_of(Reader::longest, count - at);
+            visit(x.piece(first + at, n), at, n);
+        }
+    }
+}
+
+template <class Reader>
+[[nodiscard]] inline group_statistics measure_columns(Reader& x, std::size_t first, std::size_t count) noexcept {
+    group_statistics all{};
+    for_each_piece(x, first, count, [&](const float* from, std::size_t, std::size_t n) { join(all, measure<false>(from, n, false)); });
+    return all;
+}
+
+// What turns a row, or a part of one, into integers.
+struct row_grid {
+    float inverse = 0.0f; // value = round(x x inverse), clamped
+    float scale = 0.0f;   // what a value stands for
 };
 
 // value = round(x x 127 / max|x|) clamped to +-127, scale = max|x| / 127, ties to even. A token (or part) with a NaN or
 // an infinity gets the scale NaN, so that all its results are NaN; one whose magnitudes stay below 3.8e-37 becomes zero.
-inline float quantize_row(const float* x, std::size_t count, std::int8_t* out, float largest, bool nonfinite) noexcept {
-    const float inverse = static_cast<float>(detail::activation_limit) / largest;
-    if (nonfinite || !detail::is_finite(inverse)) {
+[[nodiscard]] inline row_grid grid_of(const group_statistics& g) noexcept {
+    const float limit = static_cast<float>(detail::activation_limit);
+    row_grid r{};
+    if (g.nonfinite) {
+        r.scale = detail::quiet_nan;
+    } else if (detail::is_finite(limit / g.largest)) {
+        r.inverse = limit / g.largest;
+        r.scale = g.largest / limit;
+    }
+    return r;
+}
+inline void quantize_values(const float* x, std::size_t count, const row_grid& grid, std::int8_t* out) noexcept {
+    if (grid.inverse == 0.0f) {
         for (std::size_t i = 0; i < count; ++i) out[i] = 0;
-        return nonfinite ? detail::quiet_nan : 0.0f;
+        return;
     }
     for (std::size_t i = 0; i < count; ++i) {
-        float v = detail::round_even(x[i] * inverse);
+        float v = detail::round_even(x[i] * grid.inverse);
         v = v > -127.0f ? v : -127.0f;
         v = v < 127.0f ? v : 127.0f;
         out[i] = static_cast<std::int8_t>(static_cast<std::int32_t>(v));
     }
-    return largest / static_cast<float>(detail::activation_limit);
 }
 
-// Quantizes tokens [first, first + tokens) of x into a block; `row` is scratch for depth.padded bytes.
-template <bool Wide>
-inline void quantize_block_of_tokens(matrix_view<const float> x, std::size_t first, std::size_t tokens,
-                                     const detail::depth_plan& depth, const phase_plan& phases, bool per_part,
-                                     const activation_block& out, std::int8_t* row) noexcept {
-    for (std::size_t t = 0; t < tokens; ++t) {
-        const float* from = x.row(first + t);
-        float scale = 0.0f;
-        group_statistics whole{};
-        if (!per_part) whole = measure(from, x.cols(), false);
-        for (std::size_t part = 0; part < depth.count; ++part) {
-            const std::size_t n = depth.columns(part);
-            const std::size_t begin = depth.begin(part);
-            const std::size_t padded = detail::round_up(n, depth.step);
-            const float* columns = from + depth.column(part);
-            const group_statistics g = per_part ? measure(columns, n, false) : whole;
-            scale = quantize_row(columns, n, row + begin, g.largest, g.nonfinite);
-            for (std::size_t i = n; i < padded; ++i) row[begin + i] = 0;
-            // Sums by phase.
-            std::int32_t total = 0;
-            const std::size_t quads = padded / panel_layout::quad;
-            for (std::size_t phase = 0, q = 0; q < quads; ++phase, q += phases.quads) {
-                std::int32_t low = 0;
-                std::int32_t high = 0;
-                const std::int8_t* v = row + begin + q * panel_layout::quad;
-                const std::size_t m = detail::min_of(phases.quads, quads - q);
-                for (std::size_t i = 0; i < m; ++i) {
-                    low += v[4 * i] + v[4 * i + 1];
-                    high += v[4 * i + 2] + v[4 * i + 3];
-                }
-                total += low + high;
-                out.pair_sums[(part * phases.per_part + phase) * tokens + t] = static_cast<std::int32_t>(
-                    static_cast<std::uint16_t>(low) | (static_cast<std::uint32_t>(static_cast<std::uint16_t>(high)) << 16));
+// Token t of a block of `tokens`: what `row` holds, int8 in padded order, to where tiles read it; `scale_of(part)` is the
+// scale of a part, or of the token.
+template <bool Wide, class ScaleOf>
+inline void place_token(const activation_layout& layout, const std::int8_t* row, std::size_t t, std::size_t tokens,
+                        const activation_memory& out, const ScaleOf& scale_of) noexcept {
+    const detail::depth_plan& depth = layout.depth;
+    const phase_plan& phases = layout.phases;
+    for (std::size_t part = 0; part < depth.count; ++part) {
+        const std::int8_t* values = row + depth.begin(part);
+        const std::size_t quads = detail::round_up(depth.columns(part), depth.step) / panel_layout::quad;
+        std::int32_t total = 0;
+        for (std::size_t phase = 0, q = 0; q < quads; ++phase, q += phases.quads) {
+            std::int32_t low = 0;
+            std::int32_t high = 0;
+            const std::int8_t* v = values + q * panel_layout::quad;
+            const std::size_t m = detail::min_of(phases.quads, quads - q);
+            for (std::size_t i = 0; i < m; ++i) {
+                low += v[4 * i] + v[4 * i + 1];
+                high += v[4 * i + 2] + v[4 * i + 3];
             }
-            const float sum = static_cast<float>(total);
-            out.part_sums[part * tokens + t] = per_part ? sum * scale : sum;
-            if (per_part) out.scales[part * tokens + t] = scale;
+            total += low + high;
+            out.pair_sums[(part * phases.per_part + phase) * tokens + t] = static_cast<std::int32_t>(
+                static_cast<std::uint16_t>(low) | (static_cast<std::uint32_t>(static_cast<std::uint16_t>(high)) << 16));
         }
-        if (!per_part) out.scales[t] = scale;
-        const std::size_t quads = depth.padded / panel_layout::quad;
-        if constexpr (Wide) {
-            auto* to = reinterpret_cast<std::int16_t*>(out.values) + 4 * t;
-            for (std::size_t q = 0; q < quads; ++q, to += 4 * tokens) {
-                to[0] = row[4 * q];
-                to[1] = row[4 * q + 2];
-                to[2] = row[4 * q + 1];
-                to[3] = row[4 * q + 3];
-            }
-        } else {
-            std::int8_t* to = out.values + 4 * t;
-            for (std::size_t q = 0; q < quads; ++q, to += 4 * tokens) __builtin_memcpy(to, row + 4 * q, 4);
+        const float sum = static_cast<float>(total);
+        out.part_sums[part * tokens + t] = layout.per_part ? sum * scale_of(part) : sum;
+        if (layout.per_part) out.scales[part * tokens + t] = scale_of(part);
+    }
+    if (!layout.per_part) out.scales[t] = scale_of(0);
+    const std::size_t quads = depth.padded / panel_layout::quad;
+    if constexpr (Wide) {
+        auto* to = reinterpret_cast<std::int16_t*>(out.values) + 4 * t;
+        for (std::size_t q = 0; q < quads; ++q, to += 4 * tokens) {
+            to[0] = row[4 * q];
+            to[1] = row[4 * q + 2];
+            to[2] = row[4 * q + 1];
+            to[3] = row[4 * q + 3];
         }
+    } else {
+        std::int8_t* to = out.values + 4 * t;
+        for (std::size_t q = 0; q < quads; ++q, to += 4 * tokens) __builtin_memcpy(to, row + 4 * q, 4);
     }
 }
 
-// fp32 activations of one block of tokens: values [padded column][token], zeros where columns are padded, and the sum of
-// each part's columns in order, [part][token].
-inline void copy_block_of_tokens(matrix_view<const float> x, std::size_t first, std::size_t tokens,
-                                 const detail::depth_plan& depth, float* values, float* part_sums) noexcept {
-    for (std::size_t t = 0; t < tokens; ++t) {
-        const float* from = x.row(first + t);
-        for (std::size_t part = 0; part < depth.count; ++part) {
-            const std::size_t n = depth.columns(part);
-            const float* columns = from + depth.column(part);
-            float* to = values + depth.begin(part) * tokens + t;
-            float sum = 0.0f;
-            for (std::size_t i = 0; i < n; ++i) {
-                to[i * tokens] = columns[i];
+// fp32 values of a token, one part after the other, and the sum of each part's columns in order.
+template <class Reader>
+inline void copy_token(const activation_layout& layout, Reader& x, std::size_t t, std::size_t tokens,
+                       const activation_memory& out) noexcept {
+    const detail::depth_plan& depth = layout.depth;
+    for (std::size_t part = 0; part < depth.count; ++part) {
+        const std::size_t n = depth.columns(part);
+        float* to = out.real_values + depth.begin(part) * tokens + t;
+        float sum = 0.0f;
+        for_each_piece(x, depth.column(part), n, [&](const float* columns, std::size_t at, std::size_t count) {
+            for (std::size_t i = 0; i < count; ++i) {
+                to[(at + i) * tokens] = columns[i];
                 sum += columns[i];
             }
-            for (std::size_t i = n; i < detail::round_up(n, depth.step); ++i) to[i * tokens] = 0.0f;
-            part_sums[part * tokens + t] = sum;
+        });
+        for (std::size_t i = n; i < detail::round_up(n, depth.step); ++i) to[i * tokens] = 0.0f;
+        out.part_sums[part * tokens + t] = sum;
+    }
+}
+
+// Tokens of one block of x, quantized or copied; `row` is scratch for layout.row_bytes() bytes.
+template <class Isa, stored_float T>
+inline void prepare_block(const activation_layout& layout, matrix_view<const T> x, std::size_t block,
+                          const activation_memory& memory, std::int8_t* row) noexcept {
+    const detail::depth_plan& depth = layout.depth;
+    const std::size_t first = layout.block_token(block);
+    const std::size_t tokens = layout.block_token(block + 1) - first;
+    const activation_memory out = memory.block(layout, first);
+    for (std::size_t t = 0; t < tokens; ++t) {
+        reader_of<Isa, T> from(x.row(first + t));
+        if (layout.real) {
+            copy_token(layout, from, t, tokens, out);
+            continue;
         }
+        row_grid whole{};
+        if (!layout.per_part) whole = grid_of(measure_columns(from, 0, depth.cols));
+        for (std::size_t part = 0; part < depth.count; ++part) {
+            const std::size_t n = depth.columns(part);
+            std::int8_t* to = row + depth.begin(part);
+            row_grid grid = whole;
+            if (layout.per_part) {
+                grid = grid_of(measure_columns(from, depth.column(part), n));
+                out.scales[part * tokens + t] = grid.scale;
+            }
+            for_each_piece(from, depth.column(part), n, [&](const float* columns, std::size_t at, std::size_t count) {
+                quantize_values(columns, count, grid, to + at);
+            });
+            for (std::size_t i = n; i < detail::round_up(n, depth.step); ++i) to[i] = 0;
+        }
+        const auto scale_of = [&](std::size_t part) { return layout.per_part ? out.scales[part * tokens + t] : whole.scale; };
+        if (layout.wide)
+            place_token<true>(layout, row, t, tokens, out, scale_of);
+        else
+            place_token<false>(layout, row, t, tokens, out, scale_of);
     }
 }
 

@@ -7,6 +7,7 @@
 #include <nibble/core/view.hpp>
 #include <nibble/epilogue/epilogue.hpp>
 #include <nibble/isa/lanes.hpp>
+#include <nibble/isa/stored_lanes.hpp>
 #include <nibble/kernel/activations.hpp>
 #include <nibble/kernel/gemm_plan.hpp>
 #include <nibble/kernel/gemm_sum.hpp>
@@ -17,43 +18,44 @@
 
 namespace nibble::inline NIBBLE_ABI::kernel {
 
+// Eight results to where they go.
+template <isa Isa, stored_float T>
+NIBBLE_INLINE void put(const matrix_view<T>& y, const lanes<Isa>& x, const position& at) noexcept {
+    store_lanes<Isa>(y.row(at.token) + at.output, x, at.count);
+}
+
 // The results of one panel to y: row factors, token scales, epilogue, store.
-template <isa Isa, epilogue Epilogue>
+template <isa Isa, epilogue Epilogue, class Destination>
 NIBBLE_INLINE void finish_panel(const float* results, const float* factors, const float* token_scales,
                                 std::size_t first_token, std::size_t tokens, std::size_t first_output, std::size_t outputs,
-                                const matrix_view<float>& y, const Epilogue& finish) {
+                                const Destination& y, const Epilogue& finish) {
     for (std::size_t t = 0; t < tokens; ++t)
         for (std::size_t half = 0; half < outputs; half += 8) {
             lanes<Isa> r(Isa::multiply(Isa::load(results + t * panel_layout::rows + half), Isa::load(factors + half)));
             if (token_scales != nullptr) r = r * lanes<Isa>(token_scales[t]);
             const position at{first_token + t, first_output + half, detail::min_of<std::size_t>(8, outputs - half)};
-            lanes<Isa>(finish(r.kept(), at)).store(y.row(at.token) + at.output, at.count);
+            put<Isa>(y, lanes<Isa>(finish(r.kept(), at)), at);
         }
 }
 
-// The activations of one block of tokens in the order tiles read them.
 template <any_scheme S>
-inline void prepare_task(const gemm_plan<S>& plan, matrix_view<const float> x,
-                         const typename gemm_plan<S>::shared_memory& shared,
-                         const typename gemm_plan<S>::worker_memory& own, std::size_t block) noexcept {
-    using P = gemm_plan<S>;
-    const std::size_t first = plan.block_token(block);
-    const std::size_t n = plan.block_token(block + 1) - first;
-    if constexpr (P::real) {
-        copy_block_of_tokens(x, first, n, plan.depth, shared.real_values + first * plan.depth.padded,
-                             shared.part_sums + first * plan.depth.count);
-    } else {
-        activation_block out{};
-        out.values = shared.values + first * plan.depth.padded * (P::wide ? 2 : 1);
-        out.pair_sums = shared.pair_sums + first * plan.depth.count * plan.phases.per_part;
-        out.part_sums = shared.part_sums + first * plan.depth.count;
-        out.scales = shared.scales + first * (plan.per_part ? plan.depth.count : 1);
-        quantize_block_of_tokens<P::wide>(x, first, n, plan.depth, plan.phases, plan.per_part, out, own.row);
-    }
+[[nodiscard]] inline activation_layout layout_of(const gemm_plan<S>& plan) noexcept {
+    return {.depth = plan.depth,
+            .phases = plan.phases,
+            .tokens = plan.tokens,
+            .token_blocks = plan.token_blocks,
+            .real = plan.real,
+            .wide = plan.wide,
+            .per_part = plan.per_part};
+}
+template <any_scheme S>
+[[nodiscard]] inline activation_memory memory_of(const gemm_plan<S>&,
+                                                 const typename gemm_plan<S>::shared_memory& shared) noexcept {
+    return {shared.values, shared.real_values, shared.pair_sums, shared.part_sums, shared.scales};
 }
 
-template <isa Isa, any_scheme S, epilogue Epilogue, executor Executor>
-inline void run_gemm(const gemm_plan<S>& plan, matrix_view<const float> x, const packed<S>& w, matrix_view<float> y,
+template <isa Isa, any_scheme S, stored_float T, class Destination, epilogue Epilogue, executor Executor>
+inline void run_gemm(const gemm_plan<S>& plan, matrix_view<const T> x, const packed<S>& w, const Destination& y,
                      const Epilogue& finish, std::byte* memory, const Executor& threads) {
     using P = gemm_plan<S>;
     arena pieces(memory);
@@ -65,8 +67,9 @@ inline void run_gemm(const gemm_plan<S>& plan, matrix_view<const float> x, const
         arena mine(memory + first_worker + worker * one.used());
         return plan.take_worker(mine);
     };
+    const activation_layout layout = layout_of(plan);
     threads.parallel_for(plan.token_blocks, [&](std::size_t block, std::size_t worker) {
-        prepare_task<S>(plan, x, shared, worker_memory(worker), block);
+        prepare_block<Isa>(layout, x, block, memory_of(plan, shared), worker_memory(worker).row);
     });
     threads.parallel_for(plan.panel_tasks * plan.token_tasks, [&](std::size_t task, std::size_t worker) {
         const std::size_t begin = task % plan.panel_tasks * plan.task_panels;
