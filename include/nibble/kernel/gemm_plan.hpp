@@ -79,12 +79,14 @@ struct gemm_plan {
         token_blocks = detail::max_of<std::size_t>(1, detail::ceil_div(m, tile_tokens));
         chunk_blocks = detail::min_of(token_blocks, 96 / tile_tokens);
         token_chunk = detail::min_of(m, chunk_blocks * tile_tokens);
-        // The lanes of a block take 16 KiB, half of the first-level cache, as every tile of tokens reads them again; with
-        // one token the packed stream is read once and only the widened scales count.
+        // The lanes of a block take 16 KiB, half of the first-level cache, as every tile of tokens reads them again.
         const std::size_t unit_bytes = real ? panel_layout::rows * sizeof(float) : direct && element::bits == 4 ? 32 : 64;
         block_units = m == 1 ? 1024 * panel_layout::quad / unit_columns : (std::size_t{16} << 10) / unit_bytes / panel_group;
+        // One token reads the packed stream once; blocks are then short, so that the scales, which are another stream, come
+        // in between a few lines at a time: the hardware's prefetcher keeps up and the processor does not wait for a burst.
         const std::size_t part_units = detail::max_of<std::size_t>(1, depth.padded_part / unit_columns);
-        block_parts = detail::min_of(detail::max_of<std::size_t>(1, block_units / part_units), 128 / panel_group);
+        const std::size_t units_at_once = m == 1 ? (direct ? 32 : 64) * panel_layout::quad / unit_columns : block_units;
+        block_parts = detail::min_of(detail::max_of<std::size_t>(1, units_at_once / part_units), 128 / panel_group);
         if (!real) block_units = detail::max_of<std::size_t>(1, block_units / phases.quads) * phases.quads;
         block_units = detail::round_up(block_units, depth.step / unit_columns);
         if (!real && block_units % phases.quads != 0) {
