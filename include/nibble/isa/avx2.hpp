@@ -161,6 +161,22 @@ struct avx2 : generic {
     [[nodiscard]] static NIBBLE_INLINE i32 multiply_pairs(const words& a, const words& b) noexcept {
         return {_mm256_madd_epi16(a.v, b.v)};
     }
+    // sums + multiply_pairs(a, b).
+    [[nodiscard]] static NIBBLE_INLINE i32 add_pairs(const i32& sums, const words& a, const words& b) noexcept {
+#if NIBBLE_HAS_VNNI
+        return {_mm256_dpwssd_epi32(sums.v, a.v, b.v)};
+#else
+        return add(sums, multiply_pairs(a, b));
+#endif
+    }
+    // sums + dot_finish(s).
+    [[nodiscard]] static NIBBLE_INLINE i32 add_finished(const i32& total, const sums& s) noexcept {
+#if NIBBLE_HAS_VNNI
+        return {_mm256_dpwssd_epi32(total.v, s.v, _mm256_set1_epi16(1))};
+#else
+        return add(total, dot_finish(s));
+#endif
+    }
     [[nodiscard]] static NIBBLE_INLINE i32 as_i32(const bytes& a) noexcept { return {a.v}; }
     [[nodiscard]] static NIBBLE_INLINE i32 zeros() noexcept { return {_mm256_setzero_si256()}; }
     [[nodiscard]] static NIBBLE_INLINE i32 add(const i32& a, const i32& b) noexcept {
@@ -185,11 +201,10 @@ struct avx2 : generic {
         constexpr detail::real_lanes how = detail::real_lanes_of<E>;
         if constexpr (how.kind == detail::real_decode::table16) {
             const __m256i index = Shift == 0 ? codes.v : _mm256_srli_epi32(codes.v, Shift);
-            const __m256 low = _mm256_permutevar8x32_ps(values<E, 0>(), index);
-            if constexpr (E::bits <= 3) return f32(low);
-            const __m256 high = _mm256_permutevar8x32_ps(values<E, 8>(), index);
-            const __m256 choice = _mm256_castsi256_ps(_mm256_slli_epi32(codes.v, 28 - Shift)); // bit 3 to the sign
-            return f32(_mm256_blendv_ps(low, high, choice));
+            if constexpr (E::bits <= 3)
+                return f32(_mm256_permutevar8x32_ps(values<E, 0>(), index));
+            else
+                return f32(two_tables(values<E, 0>(), index, values<E, 8>()));
         } else if constexpr (how.kind == detail::real_decode::integer) {
             constexpr int left = 32 - E::bits - Shift;
             static_assert(left >= 0);
@@ -308,6 +323,15 @@ struct avx2 : generic {
     }
 
 private:
+    // Entry (index & 15) of low, high.
+    [[nodiscard]] static NIBBLE_INLINE __m256 two_tables(__m256 low, __m256i index, __m256 high) noexcept {
+#if NIBBLE_HAS_AVX512VL
+        return _mm256_permutex2var_ps(low, index, high);
+#else
+        return _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, index), _mm256_permutevar8x32_ps(high, index),
+                                _mm256_castsi256_ps(_mm256_slli_epi32(index, 28)));
+#endif
+    }
     [[nodiscard]] static NIBBLE_INLINE __m256i mask(std::size_t count) noexcept {
         return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
     }

@@ -207,6 +207,11 @@ struct generic {
         for (int i = 0; i < 8; ++i) r.v[i] = a.v[2 * i] * b.v[2 * i] + a.v[2 * i + 1] * b.v[2 * i + 1];
         return r;
     }
+    // sums + multiply_pairs(a, b), and total + dot_finish(s): one instruction on some machines.
+    [[nodiscard]] static NIBBLE_INLINE i32 add_pairs(const i32& sums, const words& a, const words& b) noexcept {
+        return add(sums, multiply_pairs(a, b));
+    }
+    [[nodiscard]] static NIBBLE_INLINE i32 add_finished(const i32& total, const sums& s) noexcept { return add(total, s); }
     // Four bytes of each row as one int32 lane, column 0 in the lowest byte.
     [[nodiscard]] static NIBBLE_INLINE i32 as_i32(const bytes& a) noexcept {
         i32 r;

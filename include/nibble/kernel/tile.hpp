@@ -35,7 +35,7 @@ struct integer_tile_arguments {
     const float* part_sums = nullptr;    // of the range's first part
     const float* part_scales = nullptr;  // of the range's first part; null if scales are per token
     const float* scales = nullptr;       // [panel][part][16]
-    const std::int32_t* zeros = nullptr; // [panel][part][16] or null
+    const std::int32_t* zeros = nullptr; // [panel][part][16] or null: see widen_zeros
     const float* minimums = nullptr;     // [panel][part][16] or null
     std::size_t widened_stride = 0;      // floats from panel to panel in scales, zeros, minimums
     std::size_t phases_per_part = 1;
@@ -83,6 +83,9 @@ struct packed_source {
         Isa::pin(high);
     }
     [[nodiscard]] static NIBBLE_INLINE typename Isa::i32 finish(const sums& s) noexcept { return Isa::dot_finish(s); }
+    [[nodiscard]] static NIBBLE_INLINE typename Isa::i32 add_finished(const typename Isa::i32& total, const sums& s) noexcept {
+        return Isa::add_finished(total, s);
+    }
 };
 
 // Signed lanes of wide elements: two bytes apart as int16, summed in int32. Exact for every code and activation.
@@ -112,15 +115,18 @@ struct packed_word_source {
     static NIBBLE_INLINE void accumulate(sums& low, sums& high, const weights& w, const std::int8_t* activations) noexcept {
         const auto* from = reinterpret_cast<const std::int16_t*>(activations);
         const typename Isa::words even = Isa::broadcast2(from);
-        low = Isa::add(low, Isa::multiply_pairs(w.low_even, even));
-        high = Isa::add(high, Isa::multiply_pairs(w.high_even, even));
+        low = Isa::add_pairs(low, w.low_even, even);
+        high = Isa::add_pairs(high, w.high_even, even);
         const typename Isa::words odd = Isa::broadcast2(from + 2);
-        low = Isa::add(low, Isa::multiply_pairs(w.low_odd, odd));
-        high = Isa::add(high, Isa::multiply_pairs(w.high_odd, odd));
+        low = Isa::add_pairs(low, w.low_odd, odd);
+        high = Isa::add_pairs(high, w.high_odd, odd);
         Isa::pin(low);
         Isa::pin(high);
     }
     [[nodiscard]] static NIBBLE_INLINE typename Isa::i32 finish(const sums& s) noexcept { return s; }
+    [[nodiscard]] static NIBBLE_INLINE typename Isa::i32 add_finished(const typename Isa::i32& total, const sums& s) noexcept {
+        return Isa::add(total, s);
+    }
 };
 
 // Lanes that unpack_integer has made: one byte each, as 8-bit codes are.
@@ -193,11 +199,15 @@ NIBBLE_NOINLINE void integer_tile(const integer_tile_arguments& arguments, const
             for (std::size_t p = 0; p < Panels; ++p) s[p][t][0] = s[p][t][1] = start;
         }
     };
-    // The exact sum of a phase in int32.
+    // The exact sum of a phase in int32, and that on top of earlier phases. Zeros are stored negative.
     const auto widened = [&](const sums& s, const std::int32_t* pair, std::size_t wide) NIBBLE_INLINE_LAMBDA {
         i32 d = Source::finish(s);
-        if constexpr (Zeros)
-            d = Isa::subtract(d, Isa::multiply_pairs(Isa::load_words(a.zeros + wide), Isa::broadcast2(pair)));
+        if constexpr (Zeros) d = Isa::add_pairs(d, Isa::load_words(a.zeros + wide), Isa::broadcast2(pair));
+        return d;
+    };
+    const auto add_widened = [&](const i32& total, const sums& s, const std::int32_t* pair, std::size_t wide) NIBBLE_INLINE_LAMBDA {
+        i32 d = Source::add_finished(total, s);
+        if constexpr (Zeros) d = Isa::add_pairs(d, Isa::load_words(a.zeros + wide), Isa::broadcast2(pair));
         return d;
     };
     // A complete part into the results, by one fma each; scales per part of the activations, and minimums, are `Extra`: a
@@ -268,9 +278,8 @@ NIBBLE_NOINLINE void integer_tile(const integer_tile_arguments& arguments, const
                 begin(pairs, s);
                 products(quads, s);
                 each([&](std::size_t p, std::size_t t, std::size_t half, std::size_t) NIBBLE_INLINE_LAMBDA {
-                    totals[p][t][half] =
-                        Isa::add(totals[p][t][half],
-                                 widened(s[p][t][half], pairs + t, p * a.widened_stride + part * 16 + half * 8));
+                    totals[p][t][half] = add_widened(totals[p][t][half], s[p][t][half], pairs + t,
+                                                     p * a.widened_stride + part * 16 + half * 8);
                 });
                 pairs += Tokens;
             }

@@ -205,22 +205,28 @@ inline void widen_minimums(const packed<S>& w, const std::byte* panel, std::size
     }
 }
 
-// What is to be taken off each lane of an unsigned element besides its centre, twice as int16 in an int32, [part][16]:
-// zero - offset, so that centred lane - this = code - zero.
+// What comes on top of each lane of an unsigned element, given its centre, twice as int16 in an int32, [part][16]:
+// offset - zero, so that centred lane + this = code - zero.
 template <any_scheme S>
 inline void widen_zeros(const packed<S>& w, const std::byte* panel, std::size_t first, std::size_t parts,
                         std::int32_t* out) noexcept {
     using traits = detail::scheme_traits<S>;
     constexpr int offset = detail::lane_offset<typename traits::element>;
-    for (std::size_t part = first; part < first + parts; ++part, out += panel_layout::rows)
-        for (std::size_t r = 0; r < panel_layout::rows; ++r) {
-            int zero = 0;
-            if constexpr (S::has_integer_zero)
-                zero = reinterpret_cast<const std::uint8_t*>(panel + w.sections().zeros)[w.depth().scale_of(part) *
-                                                                                           panel_layout::rows + r];
-            const std::uint32_t one = static_cast<std::uint16_t>(zero - offset);
-            out[r] = static_cast<std::int32_t>(one | (one << 16));
+    const auto twice = [](int value) NIBBLE_INLINE_LAMBDA {
+        const std::uint32_t one = static_cast<std::uint16_t>(value);
+        return static_cast<std::int32_t>(one | (one << 16));
+    };
+    if constexpr (!S::has_integer_zero) {
+        for (std::size_t i = 0; i < parts * panel_layout::rows; ++i) out[i] = twice(offset);
+    } else {
+        const auto* zeros = reinterpret_cast<const std::uint8_t*>(panel + w.sections().zeros);
+        for (std::size_t part = first; part < first + parts; ++part, out += panel_layout::rows) {
+            // A copy of its own: a byte may alias anything, which would keep the loop scalar.
+            std::uint8_t from[panel_layout::rows];
+            __builtin_memcpy(from, zeros + w.depth().scale_of(part) * panel_layout::rows, sizeof from);
+            for (std::size_t r = 0; r < panel_layout::rows; ++r) out[r] = twice(offset - from[r]);
         }
+    }
 }
 
 } // namespace nibble::inline NIBBLE_ABI::kernel
