@@ -49,8 +49,9 @@ struct gemm_plan {
     // bits, a phase is as long as a block of columns.
     static constexpr std::size_t longest_phase = wide && !has_zeros ? 256 : detail::phase_quads<element>;
     static constexpr std::size_t tile_tokens = real ? 6 : 4;
-    // Panels that one token goes through at once: as many as there are registers for their sums.
-    static constexpr std::size_t most_panels = direct || real ? 4 : 2;
+    // Panels that one token goes through at once: as many as there are registers for their sums, of which short phases take
+    // two sets.
+    static constexpr std::size_t most_panels = direct || real || detail::phase_quads<element> >= 32 ? 4 : 2;
 
     detail::depth_plan depth;
     phase_plan phases;
