@@ -7,10 +7,12 @@
 #include <nibble/element/float16.hpp>
 #include <nibble/gemm.hpp>
 #include <nibble/pack.hpp>
+#include <nibble/prepare.hpp>
 #include <nibble/quantize.hpp>
 #include <nibble/tensor/any_format.hpp>
 
 #include <cstddef>
+#include <span>
 #include <type_traits>
 
 namespace nibble::inline NIBBLE_ABI {
@@ -60,6 +62,28 @@ void gemm(matrix_view<T> x, const any_packed<List>& w, matrix_view<U> y, const E
           const gemm_options& options = {}, const Executor& threads = {}) {
     NIBBLE_CHECK(!w.empty(), "gemm: these weights are empty; pack some first");
     w.visit([&](const auto& weights) { gemm<Isa>(x, weights, y, finish, options, threads); });
+}
+
+// Activations as the weights `w` want them; gemm of them takes any weights for which that is the same.
+template <isa Isa = best_isa, class T, class List, executor Executor = serial>
+    requires(stored_float<std::remove_const_t<T>>)
+void prepare(matrix_view<T> x, const any_packed<List>& w, prepared_activations& into,
+             const activation_options& options = {}, const Executor& threads = {}) {
+    NIBBLE_CHECK(!w.empty(), "prepare: these weights are empty; pack some first");
+    w.visit([&]<any_scheme S>(const packed<S>&) { prepare<S, Isa>(x, into, options, threads); });
+}
+template <isa Isa = best_isa, class List, class U, epilogue Epilogue = identity, executor Executor = serial>
+    requires(stored_float<U>)
+void gemm(const prepared_activations& x, const any_packed<List>& w, matrix_view<U> y, const Epilogue& finish = {},
+          const gemm_options& options = {}, const Executor& threads = {}) {
+    NIBBLE_CHECK(!w.empty(), "gemm: these weights are empty; pack some first");
+    w.visit([&](const auto& weights) { gemm<Isa>(x, weights, y, finish, options, threads); });
+}
+template <class List, executor Executor = serial>
+void weight_sums(const any_packed<List>& w, std::span<float> sums, const gemm_options& options = {},
+                 const Executor& threads = {}) {
+    NIBBLE_CHECK(!w.empty(), "weight_sums: these weights are empty; pack some first");
+    w.visit([&](const auto& weights) { weight_sums(weights, sums, options, threads); });
 }
 
 template <class List>

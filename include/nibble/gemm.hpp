@@ -2,6 +2,7 @@
 #pragma once
 
 #include <nibble/core/bits.hpp>
+#include <nibble/core/buffer.hpp>
 #include <nibble/core/check.hpp>
 #include <nibble/core/executor.hpp>
 #include <nibble/core/view.hpp>
@@ -10,58 +11,127 @@
 #include <nibble/element/float16.hpp>
 #include <nibble/epilogue/epilogue.hpp>
 #include <nibble/kernel/gemm.hpp>
+#include <nibble/prepare.hpp>
 #include <nibble/tensor/packed.hpp>
 #include <nibble/tensor/quantized.hpp>
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <type_traits>
 
 namespace nibble::inline NIBBLE_ABI {
 
-// Where activations get their scale on the way into an integer kernel.
-enum class activation_scale {
-    per_token, // max|x| of the token / 127
-    per_group, // of each group of columns that shares a weight scale: closer for activations with outliers, a few per
-               // cent slower with small groups
-};
-
 struct gemm_options {
     nibble::workspace* workspace = nullptr; // scratch kept between calls; without it every call allocates and frees its own
+    // How x is quantized, and which of its rows are the tokens: see prepare.hpp. Without meaning for activations that are
+    // prepared already.
     nibble::activation_scale activations = nibble::activation_scale::per_token;
+    nibble::activation_grid grid{};
+    std::span<const std::uint32_t> rows{};
+    // For activations with offsets: what weight_sums(w, ...) gave for these weights.
+    std::span<const float> weight_sums{};
 };
 
-// Bytes of workspace that calls with up to `tokens` rows of x need, for an engine that sizes its memory beforehand.
+// Bytes of workspace that calls with up to `tokens` rows of x need, for an engine that sizes its memory beforehand. Enough
+// for prepared activations too, which need less.
 template <any_scheme S>
 [[nodiscard]] std::size_t gemm_workspace_bytes(const packed<S>& w, std::size_t tokens, std::size_t concurrency,
                                                const gemm_options& options = {}) noexcept {
-    const bool per_group = options.activations == activation_scale::per_group;
+    const auto bytes = [&](std::size_t m) {
+        const kernel::gemm_plan<S> plan(w, m, options.activations == activation_scale::per_group);
+        return kernel::activation_bytes(plan, options.grid.asymmetric) + concurrency * kernel::worker_bytes(plan);
+    };
     // A single token takes several panels at once, so it may need more than two.
-    return detail::max_of(kernel::gemm_plan<S>(w, 1, per_group).workspace_bytes(concurrency),
-                          kernel::gemm_plan<S>(w, tokens, per_group).workspace_bytes(concurrency));
+    return detail::max_of(bytes(1), bytes(tokens));
 }
 
 namespace detail {
 
-template <isa Isa, stored_float T, any_scheme S, class Destination, epilogue Epilogue, executor Executor>
-void gemm_of_matrix(matrix_view<const T> x, const packed<S>& w, const Destination& y, const Epilogue& finish,
-                    const gemm_options& options, const Executor& threads) {
-    NIBBLE_CHECK(x.cols() == w.cols(), "gemm: x must have as many columns as the weights");
-    NIBBLE_CHECK(y.rows() == x.rows(), "gemm: y must have as many rows as x");
+template <any_scheme S, class Destination, epilogue Epilogue>
+void check_product(std::size_t tokens, std::size_t cols, const packed<S>& w, const Destination& y, const Epilogue& finish) {
+    NIBBLE_CHECK(cols == w.cols(), "gemm: x must have as many columns as the weights");
+    NIBBLE_CHECK(y.rows() == tokens, "gemm: y must have as many rows as x");
     NIBBLE_CHECK(y.cols() == w.rows(), "gemm: y must have as many columns as the weights have rows");
     epilogue_chain<identity, Epilogue>::check_epilogue(finish, y.rows(), y.cols());
-    if (y.rows() == 0 || y.cols() == 0) return;
-    const kernel::gemm_plan<S> plan(w, x.rows(), options.activations == activation_scale::per_group);
-    const std::size_t bytes = plan.workspace_bytes(threads.concurrency());
+}
+
+// `run(memory)` with that many bytes of the workspace, or of its own.
+template <class Run>
+void with_memory(const gemm_options& options, std::size_t bytes, const Run& run) {
     if (options.workspace != nullptr) {
-        kernel::run_gemm<Isa, S>(plan, x, w, y, finish, options.workspace->reserve(bytes), threads);
+        run(options.workspace->reserve(bytes));
     } else {
         buffer own(bytes);
-        kernel::run_gemm<Isa, S>(plan, x, w, y, finish, own.data(), threads);
+        run(own.data());
     }
 }
 
+inline void check_weight_sums(std::span<const float> sums, std::size_t outputs, bool asymmetric) {
+    NIBBLE_CHECK(!asymmetric || sums.size() == outputs,
+                 "gemm: activations with offsets need the sums of the weights: options.weight_sums, filled by "
+                 "weight_sums(w, sums) once per matrix");
+}
+
+template <isa Isa, stored_float T, any_scheme S, class Destination, epilogue Epilogue, executor Executor>
+void gemm_of_rows(const kernel::token_rows<T>& x, const packed<S>& w, const Destination& y, const Epilogue& finish,
+                  const gemm_options& options, const Executor& threads) {
+    check_product(x.count(), x.x.cols(), w, y, finish);
+    check_rows(x);
+    const kernel::gemm_plan<S> plan(w, x.count(), options.activations == activation_scale::per_group);
+    const bool asymmetric = options.grid.asymmetric && !plan.real;
+    if (!plan.real) check_grid(options.grid, options.activations, x.count());
+    check_weight_sums(options.weight_sums, w.rows(), asymmetric);
+    if (y.rows() == 0 || y.cols() == 0) return;
+    const std::size_t stride = kernel::worker_bytes(plan);
+    const std::size_t first = kernel::activation_bytes(plan, asymmetric);
+    with_memory(options, first + threads.concurrency() * stride, [&](std::byte* memory) {
+        kernel::arena shared(memory);
+        const kernel::activation_pieces<S> pieces(plan, asymmetric, shared);
+        const auto row_of = [&](std::size_t worker) {
+            return kernel::memory_of_worker(plan, memory + first + worker * stride).row;
+        };
+        prepare_tokens<Isa>(kernel::layout_of(plan), x, options.grid, pieces.all(), row_of, threads);
+        kernel::multiply<Isa, S>(plan, pieces, options.weight_sums.data(), w, y, finish, memory + first, threads);
+    });
+}
+
+template <isa Isa, any_scheme S, class Destination, epilogue Epilogue, executor Executor>
+void gemm_of_prepared(const prepared_activations& x, const packed<S>& w, const Destination& y, const Epilogue& finish,
+                      const gemm_options& options, const Executor& threads) {
+    check_product(x.tokens(), x.cols(), w, y, finish);
+    const kernel::activation_layout& layout = prepared_access::layout(x);
+    const kernel::gemm_plan<S> plan(w, x.tokens(), layout.per_part);
+    NIBBLE_CHECK(layout == kernel::layout_of(plan),
+                 "gemm: these activations were prepared for a scheme whose kernel reads them in another order; prepare them "
+                 "for this one");
+    check_weight_sums(options.weight_sums, w.rows(), x.asymmetric());
+    if (y.rows() == 0 || y.cols() == 0) return;
+    with_memory(options, threads.concurrency() * kernel::worker_bytes(plan), [&](std::byte* memory) {
+        kernel::multiply<Isa, S>(plan, prepared_access::pieces<S>(x, plan), options.weight_sums.data(), w, y, finish, memory,
+                                 threads);
+    });
+}
+
 } // namespace detail
+
+// sums(n) = sum over groups of [(sum of the integers, zero point taken off) x s(n, g)] by one fma each, in order, times
+// factor(n): the product, as gemm computes it, of the weights and a token of exact ones; minimums take no part. N numbers,
+// computed once per matrix, for activations with offsets.
+template <isa Isa = best_isa, any_scheme S, executor Executor = serial>
+void weight_sums(const packed<S>& w, std::span<float> sums, const gemm_options& options = {}, const Executor& threads = {}) {
+    NIBBLE_CHECK(sums.size() == w.rows(), "weight_sums: one number per row of the weights is needed");
+    if (w.rows() == 0) return;
+    const kernel::gemm_plan<S> plan(w, 1, false);
+    const std::size_t first = kernel::activation_bytes(plan, false);
+    detail::with_memory(options, first + threads.concurrency() * kernel::worker_bytes(plan), [&](std::byte* memory) {
+        kernel::arena shared(memory);
+        const kernel::activation_pieces<S> pieces(plan, false, shared);
+        kernel::prepare_ones(kernel::layout_of(plan), pieces.all(), kernel::memory_of_worker(plan, memory + first).row);
+        kernel::multiply<Isa, S>(plan, pieces, nullptr, w, matrix_view<float>(sums.data(), 1, sums.size()), identity{},
+                                 memory + first, threads);
+    });
+}
 
 // y = epilogue(x wᵀ): x is M x K, w N x K, y M x N, fp32 in and out; any M, N, K, and any strides.
 //
@@ -75,22 +145,26 @@ void gemm_of_matrix(matrix_view<const T> x, const packed<S>& w, const Destinatio
 // A group of more than 65536 columns counts as several of that length.
 //
 // The result is the same bit for bit for any executor, any M (row m depends on row m of x alone), any ISA and any tile.
+// With static scales, fewer bits or offsets in options.grid, x is quantized as activation_grid says; with an offset o(m),
+// y(m, n) is that sum of the integers as they are and at last fma(-o(m) x sx(m), sums(n), y) with the sums of weight_sums; a
+// minimum meets the sum of integer - o(m).
 // NaN or infinity in x: the whole row m of y is NaN in the integer family, IEEE arithmetic in the other. A NaN weight
 // makes its output NaN for every row. y must not overlap x or w, except as an epilogue documents.
 template <isa Isa = best_isa, any_scheme S, epilogue Epilogue = identity, executor Executor = serial>
 void gemm(matrix_view<const float> x, const packed<S>& w, matrix_view<float> y, const Epilogue& finish = {},
           const gemm_options& options = {}, const Executor& threads = {}) {
-    detail::gemm_of_matrix<Isa>(x, w, y, finish, options, threads);
+    detail::gemm_of_rows<Isa>(kernel::token_rows<float>{x, options.rows}, w, y, finish, options, threads);
 }
 
-// fp16 or bf16 (float16.hpp) in or out or both, in any combination with fp32: x is converted, exactly, where it is quantized or
-// copied, y rounded once from the fp32 result where it is stored; no pass and no memory is added. An infinity in x is one,
-// in the integer family as above; a result beyond fp16's 65504 becomes one; NaN is stored as float16's or bfloat16's only NaN.
+// fp16 or bf16 (float16.hpp) in or out or both, in any combination with fp32: x is converted, exactly, where it is quantized
+// or copied, y rounded once from the fp32 result where it is stored; no pass and no memory is added. An infinity in x is one,
+// in the integer family as above; a result beyond fp16's 65504 becomes one; NaN is stored as the only NaN of float16 or
+// bfloat16.
 template <isa Isa = best_isa, class T, any_scheme S, class U, epilogue Epilogue = identity, executor Executor = serial>
     requires(stored_float<std::remove_const_t<T>> && stored_float<U> && (sizeof(T) == 2 || sizeof(U) == 2))
 void gemm(matrix_view<T> x, const packed<S>& w, matrix_view<U> y, const Epilogue& finish = {},
           const gemm_options& options = {}, const Executor& threads = {}) {
-    detail::gemm_of_matrix<Isa>(matrix_view<const T>(x), w, y, finish, options, threads);
+    detail::gemm_of_rows<Isa>(kernel::token_rows<std::remove_const_t<T>>{x, options.rows}, w, y, finish, options, threads);
 }
 
 // Without an epilogue.
@@ -102,6 +176,20 @@ void gemm(matrix_view<const float> x, const packed<S>& w, matrix_view<float> y, 
 template <isa Isa = best_isa, class T, any_scheme S, class U, executor Executor = serial>
     requires(stored_float<std::remove_const_t<T>> && stored_float<U> && (sizeof(T) == 2 || sizeof(U) == 2))
 void gemm(matrix_view<T> x, const packed<S>& w, matrix_view<U> y, const gemm_options& options, const Executor& threads = {}) {
+    gemm<Isa>(x, w, y, identity{}, options, threads);
+}
+
+// Of prepared activations (prepare.hpp): the same bits as gemm of the x they were made of, which may be gone.
+template <isa Isa = best_isa, any_scheme S, class U, epilogue Epilogue = identity, executor Executor = serial>
+    requires(stored_float<U>)
+void gemm(const prepared_activations& x, const packed<S>& w, matrix_view<U> y, const Epilogue& finish = {},
+          const gemm_options& options = {}, const Executor& threads = {}) {
+    detail::gemm_of_prepared<Isa>(x, w, y, finish, options, threads);
+}
+template <isa Isa = best_isa, any_scheme S, class U, executor Executor = serial>
+    requires(stored_float<U>)
+void gemm(const prepared_activations& x, const packed<S>& w, matrix_view<U> y, const gemm_options& options,
+          const Executor& threads = {}) {
     gemm<Isa>(x, w, y, identity{}, options, threads);
 }
 

@@ -41,4 +41,5 @@
 
 #include <nibble/gemm.hpp>
 #include <nibble/pack.hpp>
+#include <nibble/prepare.hpp>
 #include <nibble/quantize.hpp>

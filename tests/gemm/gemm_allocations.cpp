@@ -107,6 +107,35 @@ TEST_CASE("gemm allocates nothing once its workspace is warm") {
     }
 }
 
+TEST_CASE("activations prepared again allocate only what was never held, and their products nothing") {
+    const std::size_t n = 40;
+    const std::size_t k = 300;
+    const std::vector<float> x = bell_values(33 * k, 57);
+    std::vector<float> y(33 * n);
+    const std::vector<float> w = bell_values(n * k, 56);
+    const auto check = [&]<class S>() {
+        const auto weights = nb::pack(nb::quantize<S>(nb::matrix_view<const float>(w.data(), n, k)));
+        const auto coded = nb::quantize<nb::int4_channel>(nb::matrix_view<const float>(x.data(), 33, k));
+        nb::workspace scratch(nb::gemm_workspace_bytes(weights, 33, 1));
+        nb::gemm_options options;
+        options.workspace = &scratch;
+        nb::prepared_activations a;
+        const std::size_t cold = allocations.load();
+        nb::prepare<S>(coded, a);
+        const std::size_t warm = allocations.load();
+        for (const std::size_t m : sizes{33, 1, 5, 33}) {
+            nb::prepare<S>(nb::matrix_view<const float>(x.data(), m, k), a);
+            nb::gemm(a, weights, nb::matrix_view<float>(y.data(), m, n), options);
+        }
+        const std::size_t last = allocations.load();
+        CHECK(warm - cold == 1);
+        CHECK(last - warm == 0);
+    };
+    check.operator()<nb::int4_g32>();
+    check.operator()<nb::int8_channel>();
+    check.operator()<nb::nf4_g64>();
+}
+
 TEST_CASE("an epilogue allocates nothing either, and without a workspace there is one allocation") {
     const std::size_t n = 40;
     const std::size_t k = 64;

@@ -1,8 +1,8 @@
 // gemm_contracts.cpp: broken contracts reach the failure handler before anything is written; empty shapes are fine.
 #include "support/catch.hpp"
+#include "support/contracts.hpp"
 #include "support/gemm_reference.hpp"
 
-#include <nibble/core/check.hpp>
 #include <nibble/epilogue/activation.hpp>
 #include <nibble/epilogue/bias.hpp>
 #include <nibble/epilogue/residual.hpp>
@@ -14,42 +14,12 @@
 
 #include <cstddef>
 #include <span>
-#include <string>
 #include <vector>
 
 namespace nb = nibble;
 using namespace gemm_test;
 
 namespace {
-
-struct contract_broken {
-    std::string message;
-};
-
-// Broken contracts are exceptions while one of these lives.
-class throwing_handler {
-public:
-    throwing_handler()
-        : before_(
-              nb::set_failure_handler([](const char* message, const char*, int) { throw contract_broken{message}; })) {}
-    throwing_handler(const throwing_handler&) = delete;
-    throwing_handler& operator=(const throwing_handler&) = delete;
-    ~throwing_handler() { nb::set_failure_handler(before_); }
-
-private:
-    nb::failure_handler before_;
-};
-
-// The message of the contract that `call` breaks, or "".
-template <class Call> std::string broken_by(const Call& call) {
-    const throwing_handler installed;
-    try {
-        call();
-    } catch (const contract_broken& what) {
-        return what.message;
-    }
-    return {};
-}
 
 template <class S> nb::packed<S> weights_of(std::size_t n, std::size_t k) {
     const std::vector<float> w = bell_values(n * k, 41);

@@ -228,6 +228,7 @@ inline std::vector<column_part> parts_of(const plain_weights& w) {
 struct int8_row {
     std::vector<std::int32_t> values;
     std::vector<float> scales; // one per part, or one in all
+    std::int32_t offset = 0;   // value = scale x (integer - offset)
 };
 
 // value = round(x (127 / max|x|)), scale = max|x| / 127; NaN or infinity anywhere makes the scale NaN; magnitudes so
@@ -261,57 +262,91 @@ inline int8_row quantize_activations(const float* x, std::size_t cols, const std
     return row;
 }
 
+// The integers of weights of the integer family, zero points taken off.
+inline std::vector<std::int32_t> integers_of(const plain_weights& w) {
+    std::vector<std::int32_t> integers;
+    for (std::size_t i = 0; i < w.rows; ++i)
+        for (std::size_t k = 0; k < w.cols; ++k) {
+            const double v = std::ldexp(static_cast<double>(w.elements[i * w.cols + k]), -w.exponent);
+            const float zero = w.has_minimum ? 0.0f : w.zeros[i * w.groups + k / w.run];
+            integers.push_back(static_cast<std::int32_t>(v) - static_cast<std::int32_t>(zero));
+        }
+    return integers;
+}
+
+// sums(n) as weight_sums documents them, integer family.
+inline std::vector<float> reference_weight_sums(const plain_weights& w) {
+    const std::vector<std::int32_t> integers = integers_of(w);
+    std::vector<float> sums;
+    for (std::size_t n = 0; n < w.rows; ++n) {
+        float acc = 0.0f;
+        for (const column_part& part : parts_of(w)) {
+            std::int64_t exact = 0;
+            for (std::size_t k = part.begin; k < part.end; ++k) exact += integers[n * w.cols + k];
+            const float scale = w.scales[n * w.groups + part.group] * std::ldexp(1.0f, w.exponent);
+            acc = std::fma(static_cast<float>(exact), scale, acc);
+        }
+        sums.push_back(acc * w.factors[n]);
+    }
+    return sums;
+}
+
+// One row of y from integer activations, which have one scale per part if per_group is set.
+inline void reference_row(const int8_row& a, bool per_group, bool asymmetric, const plain_weights& w,
+                          const std::vector<std::int32_t>& integers, const std::vector<float>& sums, float* y) {
+    const std::vector<column_part> parts = parts_of(w);
+    const float unit = std::ldexp(1.0f, w.exponent);
+    for (std::size_t n = 0; n < w.rows; ++n) {
+        float acc = 0.0f;
+        for (std::size_t p = 0; p < parts.size(); ++p) {
+            const column_part& part = parts[p];
+            std::int64_t exact = 0;
+            std::int64_t total = 0;
+            for (std::size_t k = part.begin; k < part.end; ++k) {
+                exact += std::int64_t{integers[n * w.cols + k]} * a.values[k];
+                total += a.values[k] - a.offset;
+            }
+            float scale = w.scales[n * w.groups + part.group] * unit;
+            float sum = static_cast<float>(total);
+            if (per_group) {
+                scale = scale * a.scales[p];
+                sum = sum * a.scales[p];
+            }
+            acc = std::fma(static_cast<float>(exact), scale, acc);
+            if (w.has_minimum) acc = std::fma(sum, w.zeros[n * w.groups + part.group], acc);
+        }
+        acc = acc * w.factors[n];
+        if (!per_group && w.cols != 0) acc = acc * a.scales[0];
+        if (asymmetric) acc = std::fma(static_cast<float>(-a.offset) * a.scales[0], sums[n], acc);
+        y[n] = acc;
+    }
+}
+
 // y = x wT, M x N in row-major order, bit for bit what gemm promises.
 inline std::vector<float> reference_gemm(nibble::matrix_view<const float> x, const plain_weights& w, bool per_group) {
     const std::vector<column_part> parts = parts_of(w);
     std::vector<float> y(x.rows() * w.rows);
-    std::vector<std::int32_t> integers;
-    if (w.integer) {
-        for (std::size_t i = 0; i < w.rows; ++i)
-            for (std::size_t k = 0; k < w.cols; ++k) {
-                const double v = std::ldexp(static_cast<double>(w.elements[i * w.cols + k]), -w.exponent);
-                const float zero = w.has_minimum ? 0.0f : w.zeros[i * w.groups + k / w.run];
-                integers.push_back(static_cast<std::int32_t>(v) - static_cast<std::int32_t>(zero));
-            }
-    }
-    const float unit = std::ldexp(1.0f, w.exponent);
+    const std::vector<std::int32_t> integers = w.integer ? integers_of(w) : std::vector<std::int32_t>{};
     for (std::size_t m = 0; m < x.rows(); ++m) {
         const float* row = x.row(m);
-        int8_row a;
-        if (w.integer) a = quantize_activations(row, w.cols, parts, per_group);
+        if (w.integer) {
+            const int8_row a = quantize_activations(row, w.cols, parts, per_group);
+            reference_row(a, per_group, false, w, integers, {}, y.data() + m * w.rows);
+            continue;
+        }
         for (std::size_t n = 0; n < w.rows; ++n) {
             float acc = 0.0f;
-            for (std::size_t p = 0; p < parts.size(); ++p) {
-                const column_part& part = parts[p];
-                float scale = w.scales[n * w.groups + part.group];
+            for (const column_part& part : parts) {
                 float dot = 0.0f;
                 float sum = 0.0f;
-                if (w.integer) {
-                    std::int64_t exact = 0;
-                    std::int64_t total = 0;
-                    for (std::size_t k = part.begin; k < part.end; ++k) {
-                        exact += std::int64_t{integers[n * w.cols + k]} * a.values[k];
-                        total += a.values[k];
-                    }
-                    dot = static_cast<float>(exact);
-                    sum = static_cast<float>(total);
-                    scale = scale * unit;
-                    if (per_group) {
-                        scale = scale * a.scales[p];
-                        sum = sum * a.scales[p];
-                    }
-                } else {
-                    for (std::size_t k = part.begin; k < part.end; ++k) {
-                        dot = std::fma(row[k], w.elements[n * w.cols + k], dot);
-                        sum += row[k];
-                    }
+                for (std::size_t k = part.begin; k < part.end; ++k) {
+                    dot = std::fma(row[k], w.elements[n * w.cols + k], dot);
+                    sum += row[k];
                 }
-                acc = std::fma(dot, scale, acc);
+                acc = std::fma(dot, w.scales[n * w.groups + part.group], acc);
                 if (w.has_minimum) acc = std::fma(sum, w.zeros[n * w.groups + part.group], acc);
             }
-            acc = acc * w.factors[n];
-            if (w.integer && !per_group && w.cols != 0) acc = acc * a.scales[0];
-            y[m * w.rows + n] = acc;
+            y[m * w.rows + n] = acc * w.factors[n];
         }
     }
     return y;

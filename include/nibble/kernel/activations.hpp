@@ -13,7 +13,29 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <type_traits>
+
+namespace nibble::inline NIBBLE_ABI {
+
+// How fp32, fp16 or bf16 activations become integers for an integer kernel: value = scale x (integer - offset).
+struct activation_grid {
+    // The largest magnitude of the integers: 127, or less, down to 1. 64: products of two unsigned 8-bit codes and integers
+    // fit in int16; 7: 4-bit activations.
+    int limit = 127;
+    // With an offset, for activations of one sign mostly, as unsigned 8-bit codes with a zero point have it:
+    // code = integer + 128, zero = offset + 128. Per token:
+    //   scale = max(x, 0) / (2 limit) - min(x, 0) / (2 limit),  offset = -limit - round(min(x, 0) / scale)
+    //   integer = round(x / scale) + offset
+    // (x / scale as x times the rounded reciprocal), clamped to +-limit: of the codes of 8 bits 0 is never produced.
+    bool asymmetric = false;
+    // Static scales, from a calibration: one for all, or one per token; each positive, and its reciprocal finite. Values
+    // beyond limit x scale saturate. With asymmetric, `zeros` has the zero points, as many.
+    std::span<const float> scales{};
+    std::span<const std::uint8_t> zeros{};
+};
+
+} // namespace nibble::inline NIBBLE_ABI
 
 namespace nibble::inline NIBBLE_ABI::kernel {
 
@@ -46,6 +68,8 @@ struct activation_layout {
     bool wide = false;     // int16 pairs
     bool per_part = false; // a scale per part, not one per token
 
+    [[nodiscard]] friend constexpr bool operator==(const activation_layout&, const activation_layout&) noexcept = default;
+
     // The first token of a block; of block token_blocks, the number of tokens.
     [[nodiscard]] std::size_t block_token(std::size_t block) const noexcept {
         return block * (tokens / token_blocks) + detail::min_of(block, tokens % token_blocks);
@@ -60,12 +84,14 @@ struct activation_layout {
 //   pair_sums   [part x per_part + phase][token]: sums over columns 0, 1 and over columns 2, 3 of every quad, two int16
 //   part_sums   [part][token]: the sum of the part's values (times its scale if scales are per part), as fp32
 //   scales      [token], or [part][token]
+//   corrections [token], of tokens with offsets: -offset x scale, by which the sums of the weights are to be added
 struct activation_memory {
     std::int8_t* values = nullptr;
     float* real_values = nullptr;
     std::int32_t* pair_sums = nullptr;
     float* part_sums = nullptr;
     float* scales = nullptr;
+    float* corrections = nullptr;
 
     [[nodiscard]] activation_memory block(const activation_layout& layout, std::size_t first) const noexcept {
         activation_memory m = *this;
@@ -75,6 +101,7 @@ struct activation_memory {
             m.values += first * layout.depth.padded * (layout.wide ? 2 : 1);
             m.pair_sums += first * layout.depth.count * layout.phases.per_part;
             m.scales += first * (layout.per_part ? layout.depth.count : 1);
+            if (m.corrections != nullptr) m.corrections += first;
         }
         m.part_sums += first * layout.depth.count;
         return m;
@@ -127,30 +154,56 @@ NIBBLE_INLINE void for_each_piece(Reader& x, std::size_t first, std::size_t coun
     }
 }
 
-template <class Reader>
+template <bool WithRange, class Reader>
 [[nodiscard]] inline group_statistics measure_columns(Reader& x, std::size_t first, std::size_t count) noexcept {
     group_statistics all{};
-    for_each_piece(x, first, count, [&](const float* from, std::size_t, std::size_t n) { join(all, measure<false>(from, n, false)); });
+    for_each_piece(x, first, count,
+                   [&](const float* from, std::size_t, std::size_t n) { join(all, measure<WithRange>(from, n, false)); });
     return all;
 }
 
-// What turns a row, or a part of one, into integers.
+// What turns a row, or a part of one, into integers: round(x x inverse) + offset, clamped to +-limit.
 struct row_grid {
-    float inverse = 0.0f; // value = round(x x inverse), clamped
-    float scale = 0.0f;   // what a value stands for
+    float inverse = 0.0f; // 0: all integers are 0
+    float scale = 0.0f;
+    float offset = 0.0f; // an integer
+    float limit = static_cast<float>(detail::activation_limit);
 };
 
-// value = round(x x 127 / max|x|) clamped to +-127, scale = max|x| / 127, ties to even. A token (or part) with a NaN or
-// an infinity gets the scale NaN, so that all its results are NaN; one whose magnitudes stay below 3.8e-37 becomes zero.
-[[nodiscard]] inline row_grid grid_of(const group_statistics& g) noexcept {
-    const float limit = static_cast<float>(detail::activation_limit);
+// scale = max|x| / limit, inverse = limit / max|x|; see activation_grid for the others. A token (or part) with a NaN or an
+// infinity gets the scale NaN, so that all its results are NaN; one of magnitudes so small that the inverse is not finite
+// (below 3.8e-37 with a limit of 127) becomes zero.
+[[nodiscard]] inline row_grid grid_of(const activation_grid& grid, const group_statistics& g, std::size_t token) noexcept {
     row_grid r{};
+    r.limit = static_cast<float>(grid.limit);
     if (g.nonfinite) {
         r.scale = detail::quiet_nan;
-    } else if (detail::is_finite(limit / g.largest)) {
-        r.inverse = limit / g.largest;
-        r.scale = g.largest / limit;
+        return r;
     }
+    float scale = 0.0f;
+    float inverse = 0.0f;
+    if (!grid.scales.empty()) {
+        scale = grid.scales[grid.scales.size() == 1 ? 0 : token];
+        inverse = 1.0f / scale;
+        if (grid.asymmetric) r.offset = static_cast<float>(grid.zeros[grid.zeros.size() == 1 ? 0 : token]) - 128.0f;
+    } else if (grid.asymmetric) {
+        const float steps = 2.0f * r.limit;
+        const float high = g.high > 0.0f ? g.high : 0.0f;
+        const float low = g.low < 0.0f ? g.low : 0.0f;
+        scale = high / steps - low / steps;
+        inverse = 1.0f / scale;
+    } else {
+        scale = g.largest / r.limit;
+        inverse = r.limit / g.largest;
+    }
+    if (!detail::is_finite(inverse)) return r;
+    if (grid.asymmetric && grid.scales.empty()) {
+        const float low = g.low < 0.0f ? g.low : 0.0f;
+        const float offset = -r.limit - detail::round_even(low * inverse);
+        r.offset = offset < r.limit ? offset : r.limit;
+    }
+    r.scale = scale;
+    r.inverse = inverse;
     return r;
 }
 inline void quantize_values(const float* x, std::size_t count, const row_grid& grid, std::int8_t* out) noexcept {
@@ -158,19 +211,21 @@ inline void quantize_values(const float* x, std::size_t count, const row_grid& g
         for (std::size_t i = 0; i < count; ++i) out[i] = 0;
         return;
     }
+    const float low = -grid.limit - grid.offset;
+    const float high = grid.limit - grid.offset;
     for (std::size_t i = 0; i < count; ++i) {
         float v = detail::round_even(x[i] * grid.inverse);
-        v = v > -127.0f ? v : -127.0f;
-        v = v < 127.0f ? v : 127.0f;
-        out[i] = static_cast<std::int8_t>(static_cast<std::int32_t>(v));
+        v = v > low ? v : low;
+        v = v < high ? v : high;
+        out[i] = static_cast<std::int8_t>(static_cast<std::int32_t>(v + grid.offset));
     }
 }
 
 // Token t of a block of `tokens`: what `row` holds, int8 in padded order, to where tiles read it; `scale_of(part)` is the
-// scale of a part, or of the token.
+// scale of a part, or of the token. The sums of parts are those of integer - offset.
 template <bool Wide, class ScaleOf>
 inline void place_token(const activation_layout& layout, const std::int8_t* row, std::size_t t, std::size_t tokens,
-                        const activation_memory& out, const ScaleOf& scale_of) noexcept {
+                        const activation_memory& out, std::int32_t offset, const ScaleOf& scale_of) noexcept {
     const detail::depth_plan& depth = layout.depth;
     const phase_plan& phases = layout.phases;
     for (std::size_t part = 0; part < depth.count; ++part) {
@@ -190,7 +245,7 @@ inline void place_token(const activation_layout& layout, const std::int8_t* row,
             out.pair_sums[(part * phases.per_part + phase) * tokens + t] = static_cast<std::int32_t>(
                 static_cast<std::uint16_t>(low) | (static_cast<std::uint32_t>(static_cast<std::uint16_t>(high)) << 16));
         }
-        const float sum = static_cast<float>(total);
+        const float sum = static_cast<float>(total - offset * static_cast<std::int32_t>(depth.columns(part)));
         out.part_sums[part * tokens + t] = layout.per_part ? sum * scale_of(part) : sum;
         if (layout.per_part) out.scales[part * tokens + t] = scale_of(part);
     }
@@ -230,10 +285,30 @@ inline void copy_token(const activation_layout& layout, Reader& x, std::size_t t
     }
 }
 
-// Tokens of one block of x, quantized or copied; `row` is scratch for layout.row_bytes() bytes.
+// The integers of `row` and their numbers to where tiles read them.
+template <class ScaleOf>
+inline void place_integers(const activation_layout& layout, const std::int8_t* row, std::size_t t, std::size_t tokens,
+                           const activation_memory& out, std::int32_t offset, const ScaleOf& scale_of) noexcept {
+    if (layout.wide)
+        place_token<true>(layout, row, t, tokens, out, offset, scale_of);
+    else
+        place_token<false>(layout, row, t, tokens, out, offset, scale_of);
+}
+
+// The tokens of one product: rows of x, all in order or those of a list.
+template <stored_float T>
+struct token_rows {
+    using value_type = T;
+    matrix_view<const T> x;
+    std::span<const std::uint32_t> list{};
+    [[nodiscard]] std::size_t count() const noexcept { return list.empty() ? x.rows() : list.size(); }
+    [[nodiscard]] const T* row(std::size_t token) const noexcept { return x.row(list.empty() ? token : list[token]); }
+};
+
+// Tokens of one block, quantized or copied; `row` is scratch for layout.row_bytes() bytes.
 template <class Isa, stored_float T>
-inline void prepare_block(const activation_layout& layout, matrix_view<const T> x, std::size_t block,
-                          const activation_memory& memory, std::int8_t* row) noexcept {
+inline void prepare_block(const activation_layout& layout, const token_rows<T>& x, const activation_grid& how,
+                          std::size_t block, const activation_memory& memory, std::int8_t* row) noexcept {
     const detail::depth_plan& depth = layout.depth;
     const std::size_t first = layout.block_token(block);
     const std::size_t tokens = layout.block_token(block + 1) - first;
@@ -244,14 +319,18 @@ inline void prepare_block(const activation_layout& layout, matrix_view<const T> 
             copy_token(layout, from, t, tokens, out);
             continue;
         }
+        const auto grid_for = [&](std::size_t column, std::size_t n) {
+            return how.asymmetric ? grid_of(how, measure_columns<true>(from, column, n), first + t)
+                                  : grid_of(how, measure_columns<false>(from, column, n), first + t);
+        };
         row_grid whole{};
-        if (!layout.per_part) whole = grid_of(measure_columns(from, 0, depth.cols));
+        if (!layout.per_part) whole = grid_for(0, depth.cols);
         for (std::size_t part = 0; part < depth.count; ++part) {
             const std::size_t n = depth.columns(part);
             std::int8_t* to = row + depth.begin(part);
             row_grid grid = whole;
             if (layout.per_part) {
-                grid = grid_of(measure_columns(from, depth.column(part), n));
+                grid = grid_for(depth.column(part), n);
                 out.scales[part * tokens + t] = grid.scale;
             }
             for_each_piece(from, depth.column(part), n, [&](const float* columns, std::size_t at, std::size_t count) {
@@ -259,12 +338,28 @@ inline void prepare_block(const activation_layout& layout, matrix_view<const T> 
             });
             for (std::size_t i = n; i < detail::round_up(n, depth.step); ++i) to[i] = 0;
         }
-        const auto scale_of = [&](std::size_t part) { return layout.per_part ? out.scales[part * tokens + t] : whole.scale; };
-        if (layout.wide)
-            place_token<true>(layout, row, t, tokens, out, scale_of);
-        else
-            place_token<false>(layout, row, t, tokens, out, scale_of);
+        if (out.corrections != nullptr) out.corrections[t] = (0.0f - whole.offset) * whole.scale;
+        place_integers(layout, row, t, tokens, out, static_cast<std::int32_t>(whole.offset), [&](std::size_t part) {
+            return layout.per_part ? out.scales[part * tokens + t] : whole.scale;
+        });
     }
+}
+
+// One token whose every value is the integer 1, under a scale of 1, and whose sums over parts are 0: its products are the
+// sums of the weights' integers, scaled, without minimums.
+inline void prepare_ones(const activation_layout& layout, const activation_memory& out, std::int8_t* row) noexcept {
+    const detail::depth_plan& depth = layout.depth;
+    for (std::size_t part = 0; part < depth.count; ++part) {
+        const std::size_t n = depth.columns(part);
+        for (std::size_t i = 0; i < detail::round_up(n, depth.step); ++i) {
+            if (layout.real)
+                out.real_values[depth.begin(part) + i] = i < n ? 1.0f : 0.0f;
+            else
+                row[depth.begin(part) + i] = i < n ? 1 : 0;
+        }
+    }
+    if (!layout.real) place_integers(layout, row, 0, 1, out, 0, [](std::size_t) { return 1.0f; });
+    for (std::size_t part = 0; part < depth.count; ++part) out.part_sums[part] = 0.0f;
 }
 
 } // namespace nibble::inline NIBBLE_ABI::kernel

@@ -158,12 +158,6 @@ struct gemm_plan {
         return detail::min_of(detail::max_of(block_units, block_parts * part_units <= block_units ? block_units : part_units),
                               detail::max_of(block_units, depth.padded / unit_columns));
     }
-    [[nodiscard]] std::size_t workspace_bytes(std::size_t workers) const noexcept {
-        arena counter;
-        (void)take_shared(counter);
-        for (std::size_t i = 0; i < workers; ++i) (void)take_worker(counter);
-        return counter.used();
-    }
 
     // visit(tile_range) for every column block, in order.
     template <class Visit>

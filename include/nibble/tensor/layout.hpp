@@ -72,6 +72,8 @@ struct depth_plan {
         }
         return d;
     }
+    [[nodiscard]] friend constexpr bool operator==(const depth_plan&, const depth_plan&) noexcept = default;
+
     // The first column of part p, and how many it has.
     [[nodiscard]] constexpr std::size_t column(std::size_t p) const noexcept {
         if (parts_per_run == 1) return p * run; // no division: this is asked once per part in the kernels

@@ -1,0 +1,216 @@
+// prepare.hpp: activations quantized once and multiplied by several matrices: queries, keys and values, or gate and up.
+#pragma once
+
+#include <nibble/core/bits.hpp>
+#include <nibble/core/buffer.hpp>
+#include <nibble/core/check.hpp>
+#include <nibble/core/executor.hpp>
+#include <nibble/core/view.hpp>
+#include <nibble/dispatch/fixed.hpp>
+#include <nibble/element/float16.hpp>
+#include <nibble/kernel/activations.hpp>
+#include <nibble/kernel/coded_activations.hpp>
+#include <nibble/kernel/gemm.hpp>
+#include <nibble/scheme/scheme.hpp>
+#include <nibble/tensor/packed.hpp>
+#include <nibble/tensor/quantized.hpp>
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <type_traits>
+
+namespace nibble::inline NIBBLE_ABI {
+
+// Where activations get their scale on the way into an integer kernel.
+enum class activation_scale {
+    per_token, // max|x| of the token / 127
+    per_group, // of each group of columns that shares a weight scale: closer for activations with outliers, a few per
+               // cent slower with small groups
+};
+
+// What prepare does to x; for schemes whose kernel takes fp32 activations only `rows` matters.
+struct activation_options {
+    nibble::activation_scale scale = nibble::activation_scale::per_token;
+    nibble::activation_grid grid{}; // static scales, offsets, fewer bits: per_token only
+    // Tokens by number: token i of the product is row rows[i] of x. Empty: all rows in order. As a product gathers them
+    // itself, no pass over x is added.
+    std::span<const std::uint32_t> rows{};
+};
+
+namespace detail {
+struct prepared_access;
+} // namespace detail
+
+// Activations of some tokens as a kernel reads them, owning their memory. They serve any weights whose kernel wants the same
+// order, on every ISA (checked by gemm): the same number of columns and of columns per scale, and the same kernel: fp32, or
+// integers of as many bits and both with zero points or both without. Preparing into an object again keeps its memory, if
+// that is large enough.
+class prepared_activations {
+public:
+    prepared_activations() noexcept = default;
+    explicit prepared_activations(allocator from) noexcept : from_(from) {}
+
+    [[nodiscard]] std::size_t tokens() const noexcept { return layout_.tokens; }
+    [[nodiscard]] std::size_t cols() const noexcept { return layout_.depth.cols; }
+    // Bytes held, which never become less.
+    [[nodiscard]] std::size_t bytes() const noexcept { return memory_.size(); }
+    // Do the integers have an offset, so that gemm needs the sums of the weights?
+    [[nodiscard]] bool asymmetric() const noexcept { return asymmetric_; }
+
+private:
+    friend struct detail::prepared_access;
+    allocator from_{};
+    buffer memory_{};
+    kernel::activation_layout layout_{};
+    bool asymmetric_ = false;
+};
+
+namespace detail {
+
+struct prepared_access {
+    // Room for the layout of `plan` and for `scratch_bytes` behind it.
+    template <any_scheme S>
+    [[nodiscard]] static std::byte* reserve(prepared_activations& to, const kernel::gemm_plan<S>& plan, bool asymmetric,
+                                            std::size_t scratch_bytes) {
+        const std::size_t bytes = kernel::activation_bytes(plan, asymmetric) + scratch_bytes;
+        clear(to);
+        if (bytes > to.memory_.size()) {
+            to.memory_ = buffer();
+            to.memory_ = buffer(bytes, to.from_);
+        }
+        to.layout_ = kernel::layout_of(plan);
+        to.asymmetric_ = asymmetric && !plan.real;
+        return to.memory_.data();
+    }
+    static void clear(prepared_activations& x) noexcept { x.layout_ = {}; }
+    [[nodiscard]] static const kernel::activation_layout& layout(const prepared_activations& x) noexcept {
+        return x.layout_;
+    }
+    // Where plan's kernel finds them; it writes nothing there.
+    template <any_scheme S>
+    [[nodiscard]] static kernel::activation_pieces<S> pieces(const prepared_activations& x,
+                                                             const kernel::gemm_plan<S>& plan) noexcept {
+        kernel::arena memory(const_cast<std::byte*>(x.memory_.data()));
+        return kernel::activation_pieces<S>(plan, x.asymmetric_, memory);
+    }
+};
+
+template <stored_float T>
+void check_rows(const kernel::token_rows<T>& x) {
+    for (const std::uint32_t row : x.list)
+        NIBBLE_CHECK(row < x.x.rows(), "prepare: a number in options.rows is not that of a row of x");
+}
+
+// Of activations that become integers.
+inline void check_grid(const activation_grid& grid, activation_scale scale, std::size_t tokens) {
+    NIBBLE_CHECK(grid.limit >= 1 && grid.limit <= 127, "activation_grid: limit must lie between 1 and 127");
+    const bool plain = grid.scales.empty() && grid.zeros.empty() && !grid.asymmetric;
+    if (plain) return;
+    NIBBLE_CHECK(scale == activation_scale::per_token,
+                 "activation_grid: static scales and offsets are per token; with scales per group take neither");
+    NIBBLE_CHECK(grid.scales.size() <= 1 || grid.scales.size() == tokens,
+                 "activation_grid: give one static scale, or one per token");
+    NIBBLE_CHECK(grid.zeros.size() == (grid.asymmetric ? grid.scales.size() : 0),
+                 "activation_grid: zeros belong to static scales with asymmetric, one to each");
+    for (const float s : grid.scales)
+        NIBBLE_CHECK(s > 0.0f && is_finite(s) && is_finite(1.0f / s),
+                     "activation_grid: a static scale must be positive, and its reciprocal finite");
+}
+
+// All blocks into `memory`; row_of(worker) is a worker's scratch of layout.row_bytes().
+template <class Isa, stored_float T, class RowOf, executor Executor>
+void prepare_tokens(const kernel::activation_layout& layout, const kernel::token_rows<T>& x, const activation_grid& grid,
+                    const kernel::activation_memory& memory, const RowOf& row_of, const Executor& threads) {
+    threads.parallel_for(layout.token_blocks, [&](std::size_t block, std::size_t worker) {
+        kernel::prepare_block<Isa>(layout, x, grid, block, memory, row_of(worker));
+    });
+}
+
+} // namespace detail
+
+// x, M x K of fp32, fp16 or bf16, as weights of scheme S want it, into `into`: what gemm(x, ...) does with the same options
+// before it multiplies. Allocates only if `into` has never held as much.
+template <any_scheme S, isa Isa = best_isa, class T, executor Executor = serial>
+    requires(stored_float<std::remove_const_t<T>>)
+void prepare(matrix_view<T> x, prepared_activations& into, const activation_options& options = {},
+             const Executor& threads = {}) {
+    const kernel::token_rows<std::remove_const_t<T>> rows{x, options.rows};
+    detail::check_rows(rows);
+    // Of weights the order of activations depends on nothing but the number of columns.
+    const kernel::gemm_plan<S> plan(packed<S>(0, x.cols()), rows.count(), options.scale == activation_scale::per_group);
+    if (!plan.real) detail::check_grid(options.grid, options.scale, rows.count());
+    const kernel::activation_layout layout = kernel::layout_of(plan);
+    const std::size_t stride = detail::round_up(layout.row_bytes(), 64);
+    std::byte* base = detail::prepared_access::reserve(into, plan, options.grid.asymmetric, stride * threads.concurrency());
+    if (base == nullptr) return;
+    const kernel::activation_pieces<S> pieces = detail::prepared_access::pieces<S>(into, plan);
+    std::byte* scratch = base + kernel::activation_bytes(plan, options.grid.asymmetric);
+    const auto row_of = [&](std::size_t worker) { return reinterpret_cast<std::int8_t*>(scratch + worker * stride); };
+    detail::prepare_tokens<Isa>(layout, rows, options.grid, pieces.all(), row_of, threads);
+}
+
+// The same into a new object.
+template <any_scheme S, isa Isa = best_isa, class T, executor Executor = serial>
+    requires(stored_float<std::remove_const_t<T>>)
+[[nodiscard]] prepared_activations prepare(matrix_view<T> x, const activation_options& options = {},
+                                           const Executor& threads = {}) {
+    prepared_activations made;
+    prepare<S, Isa>(x, made, options, threads);
+    return made;
+}
+
+// Activations that are quantized already, codes and scales as they are stored: both operands of the product are then
+// quantized matrices (W8A8, W4A4). A row is a token. For schemes S of the integer family A's element must be an integer of
+// at most 8 bits (times a power of two), with one scale per token, or per group of columns whose size is that of the
+// weights' groups or a multiple of it; with integer zero points one per token (then gemm needs the sums of the weights). The
+// code of -128 is refused by kernels for weights of few bits, and `into` is empty then. All other schemes take the values in
+// fp32, dequantized exactly as dequantize does.
+template <any_scheme S, any_scheme A, executor Executor = serial>
+void prepare(const quantized<A>& x, prepared_activations& into, const Executor& threads = {}) {
+    using element = typename A::element_type;
+    using P = kernel::gemm_plan<S>;
+    static_assert(element::bits <= 8, "prepare: x has 16 or 32 bits per value: pass it as a matrix");
+    static_assert(P::real || kernel::is_activation_element<element>,
+                  "prepare: x must be stored in integers of at most 8 bits to meet weights of this scheme; dequantize it");
+    static_assert(P::real || !A::has_minimum, "prepare: a minimum has no place in integer activations; dequantize x");
+    const std::size_t run = detail::scheme_traits<A>::run(x.cols());
+    const bool per_part = run < x.cols();
+    const P plan(packed<S>(0, x.cols()), x.rows(), per_part);
+    if constexpr (!P::real) {
+        NIBBLE_CHECK(!per_part || run % plan.depth.run == 0,
+                     "prepare: x must have one scale per token, or groups of the size of the weights' groups or a multiple "
+                     "of it");
+        NIBBLE_CHECK(!per_part || !A::has_integer_zero,
+                     "prepare: x has zero points per group; only one per token can be met");
+    }
+    constexpr bool asymmetric = A::has_integer_zero || detail::lane_offset<element> != 0;
+    NIBBLE_CHECK(P::real || !per_part || !asymmetric, "prepare: unsigned codes need one scale per token");
+    const kernel::activation_layout layout = kernel::layout_of(plan);
+    const std::size_t row_bytes = detail::round_up(layout.row_bytes(), 64);
+    const std::size_t stride = row_bytes + detail::round_up(x.cols(), 64);
+    std::byte* base = detail::prepared_access::reserve(into, plan, asymmetric, stride * threads.concurrency());
+    if (base == nullptr) return;
+    const kernel::activation_pieces<S> pieces = detail::prepared_access::pieces<S>(into, plan);
+    std::byte* scratch = base + kernel::activation_bytes(plan, asymmetric);
+    std::atomic<bool> below{false};
+    threads.parallel_for(layout.token_blocks, [&](std::size_t block, std::size_t worker) {
+        std::byte* own = scratch + worker * stride;
+        if (kernel::place_codes_of_block(layout, x, block, pieces.all(), reinterpret_cast<std::int8_t*>(own),
+                                         reinterpret_cast<std::uint8_t*>(own + row_bytes)))
+            below.store(true, std::memory_order_relaxed);
+    });
+    const bool taken = !below.load(std::memory_order_relaxed);
+    if (!taken) detail::prepared_access::clear(into);
+    NIBBLE_CHECK(taken,
+                 "prepare: x holds the code of -128, which weights of few bits cannot meet; quantize to -127 ... 127");
+}
+template <any_scheme S, any_scheme A, executor Executor = serial>
+[[nodiscard]] prepared_activations prepare(const quantized<A>& x, const Executor& threads = {}) {
+    prepared_activations made;
+    prepare<S>(x, made, threads);
+    return made;
+}
+
+} // namespace nibble::inline NIBBLE_ABI
