@@ -158,7 +158,7 @@ void gemm(matrix_view<const float> x, const packed<S>& w, matrix_view<float> y, 
 
 // fp16 or bf16 (float16.hpp) in or out or both, in any combination with fp32: x is converted, exactly, where it is quantized
 // or copied, y rounded once from the fp32 result where it is stored; no pass and no memory is added. An infinity in x is one,
-// in the integer family as above; a result beyond fp16's 65504 becomes one; NaN is stored as the only NaN of float16 or
+// in the integer family as above; a result beyond fp16's 65504 becomes one; NaN is stored as the only NaN of float16_t or
 // bfloat16.
 template <isa Isa = best_isa, class T, any_scheme S, class U, epilogue Epilogue = identity, executor Executor = serial>
     requires(stored_float<std::remove_const_t<T>> && stored_float<U> && (sizeof(T) == 2 || sizeof(U) == 2))

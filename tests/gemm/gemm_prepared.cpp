@@ -233,10 +233,10 @@ TEST_CASE("unsigned codes are activations with an offset") {
 TEST_CASE("16-bit activations are prepared as their values in fp32, and given rows in their order") {
     const product<nb::int4_g32> p(21, 1100);
     const std::vector<float> x = bell_values(9 * 1100, 9);
-    std::vector<nb::float16> narrow;
+    std::vector<nb::float16_t> narrow;
     std::vector<float> wide;
     for (const float v : x) {
-        narrow.push_back(nb::float16(v));
+        narrow.push_back(nb::float16_t(v));
         wide.push_back(static_cast<float>(narrow.back()));
     }
     const std::vector<std::uint32_t> rows = {7, 2, 2, 0, 8};
@@ -246,7 +246,7 @@ TEST_CASE("16-bit activations are prepared as their values in fp32, and given ro
     for (const std::uint32_t r : rows)
         gathered.insert(gathered.end(), wide.begin() + r * 1100, wide.begin() + (r + 1) * 1100);
     const std::vector<float> want = reference_gemm({gathered.data(), 5, 1100}, p.plain, false);
-    const nb::matrix_view<const nb::float16> from(narrow.data(), 9, 1100);
+    const nb::matrix_view<const nb::float16_t> from(narrow.data(), 9, 1100);
     p.check(nb::prepare<nb::int4_g32>(from, options), want, 5, "rows of fp16");
     nb::gemm_options direct;
     direct.rows = rows;

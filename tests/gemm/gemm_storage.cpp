@@ -144,16 +144,16 @@ TEST_CASE("storing and loading lanes is the scalar codec, bit for bit, on every 
             }
             CHECK(different == 0);
         };
-        all_of.template operator()<nb::float16>();
-        all_of.template operator()<nb::bfloat16>();
+        all_of.template operator()<nb::float16_t>();
+        all_of.template operator()<nb::bfloat16_t>();
     });
 }
 
 TEST_CASE("a part of a vector is stored without a byte more") {
     nb::for_each_isa([]<class I>() {
         for (std::size_t count = 0; count <= 8; ++count) {
-            nb::float16 y[10];
-            for (nb::float16& v : y) v = nb::float16::from_bits(0xabcd);
+            nb::float16_t y[10];
+            for (nb::float16_t& v : y) v = nb::float16_t::from_bits(0xabcd);
             nb::store_lanes<I>(y + 1, nb::lanes<I>(2.0f), count);
             for (std::size_t i = 0; i < 10; ++i) CHECK(y[i].bits == (i >= 1 && i <= count ? 0x4000 : 0xabcd));
         }
@@ -163,19 +163,19 @@ TEST_CASE("a part of a vector is stored without a byte more") {
 TEST_CASE("gemm in fp16, out in bf16, with a format of each kind") {
     nibble_test::for_each_kind([]<class Format>() {
         INFO(Format::name);
-        check_scheme<typename Format::scheme, nb::float16, nb::bfloat16>();
+        check_scheme<typename Format::scheme, nb::float16_t, nb::bfloat16_t>();
     });
 }
 
 TEST_CASE("gemm in and out in every pair of storage types") {
     const auto pairs = []<class S>() {
-        check_scheme<S, nb::float16, nb::float16>();
-        check_scheme<S, nb::float16, float>();
-        check_scheme<S, nb::bfloat16, nb::float16>();
-        check_scheme<S, nb::bfloat16, nb::bfloat16>();
-        check_scheme<S, nb::bfloat16, float>();
-        check_scheme<S, float, nb::float16>();
-        check_scheme<S, float, nb::bfloat16>();
+        check_scheme<S, nb::float16_t, nb::float16_t>();
+        check_scheme<S, nb::float16_t, float>();
+        check_scheme<S, nb::bfloat16_t, nb::float16_t>();
+        check_scheme<S, nb::bfloat16_t, nb::bfloat16_t>();
+        check_scheme<S, nb::bfloat16_t, float>();
+        check_scheme<S, float, nb::float16_t>();
+        check_scheme<S, float, nb::bfloat16_t>();
     };
     pairs.operator()<nb::int4_g32>();
     pairs.operator()<nb::int8_channel>();
@@ -197,11 +197,11 @@ TEST_CASE("NaN and infinities come in and go out in 16 bits as documented") {
             x[2 * k + 7] = std::numeric_limits<float>::quiet_NaN();
             x[3 * k + k - 1] = -std::numeric_limits<float>::infinity();
             for (std::size_t i = 0; i < k; ++i) x[4 * k + i] *= 3000.0f; // results beyond fp16
-            check_product<I, nb::float16, nb::float16>(w, plain, stored<nb::float16>(x), 5, false, 1);
-            check_product<I, nb::bfloat16, nb::float16>(w, plain, stored<nb::bfloat16>(x), 5, true, 2);
-            std::vector<nb::float16> y(5 * n);
-            const std::vector<nb::float16> from = stored<nb::float16>(x);
-            nb::gemm<I>(nb::matrix_view<const nb::float16>(from.data(), 5, k), w, nb::matrix_view<nb::float16>(y.data(), 5, n));
+            check_product<I, nb::float16_t, nb::float16_t>(w, plain, stored<nb::float16_t>(x), 5, false, 1);
+            check_product<I, nb::bfloat16_t, nb::float16_t>(w, plain, stored<nb::bfloat16_t>(x), 5, true, 2);
+            std::vector<nb::float16_t> y(5 * n);
+            const std::vector<nb::float16_t> from = stored<nb::float16_t>(x);
+            nb::gemm<I>(nb::matrix_view<const nb::float16_t>(from.data(), 5, k), w, nb::matrix_view<nb::float16_t>(y.data(), 5, n));
             std::size_t infinite = 0;
             for (std::size_t j = 0; j < n; ++j) {
                 if (integer) CHECK(y[1 * n + j].bits == 0x7e00);
@@ -224,11 +224,11 @@ TEST_CASE("an epilogue sees fp32, before the one rounding to 16 bits") {
         const std::vector<float> x = bell_values(3 * k, 6);
         const nb::matrix_view<const float> from(x.data(), 3, k);
         std::vector<float> wide(3 * n);
-        std::vector<nb::bfloat16> narrow(3 * n);
+        std::vector<nb::bfloat16_t> narrow(3 * n);
         nb::gemm<I>(from, w, nb::matrix_view<float>(wide.data(), 3, n), nb::gelu);
-        nb::gemm<I>(from, w, nb::matrix_view<nb::bfloat16>(narrow.data(), 3, n), nb::gelu);
+        nb::gemm<I>(from, w, nb::matrix_view<nb::bfloat16_t>(narrow.data(), 3, n), nb::gelu);
         std::size_t different = 0;
-        for (std::size_t i = 0; i < 3 * n; ++i) different += narrow[i].bits == nb::bfloat16(wide[i]).bits ? 0u : 1u;
+        for (std::size_t i = 0; i < 3 * n; ++i) different += narrow[i].bits == nb::bfloat16_t(wide[i]).bits ? 0u : 1u;
         CHECK(different == 0);
     });
 }

@@ -36,16 +36,16 @@ struct number_in_memory {
     [[nodiscard]] constexpr operator float() const noexcept { return Codec::decode(bits); }
 };
 
-using float16 = number_in_memory<f16>;
-using bfloat16 = number_in_memory<bf16>;
+using float16_t = number_in_memory<f16>;
+using bfloat16_t = number_in_memory<bf16>;
 
 // What activations and results are stored in.
 template <class T>
-concept stored_float = std::same_as<T, float> || std::same_as<T, float16> || std::same_as<T, bfloat16>;
+concept stored_float = std::same_as<T, float> || std::same_as<T, float16_t> || std::same_as<T, bfloat16_t>;
 
-static_assert(sizeof(float16) == 2 && std::is_trivial_v<float16> && std::is_trivial_v<bfloat16>);
-static_assert(float16(1.0f).bits == 0x3c00 && float16(65520.0f).bits == 0x7c00 && float16(65519.0f).bits == 0x7bff);
-static_assert(float16(-detail::quiet_nan).bits == 0x7e00 && bfloat16(-detail::quiet_nan).bits == 0x7fc0);
-static_assert(bfloat16(1.00390625f).bits == 0x3f80 && float(bfloat16(-2.0f)) == -2.0f && bfloat16(3.4e38f).bits == 0x7f80);
+static_assert(sizeof(float16_t) == 2 && std::is_trivial_v<float16_t> && std::is_trivial_v<bfloat16_t>);
+static_assert(float16_t(1.0f).bits == 0x3c00 && float16_t(65520.0f).bits == 0x7c00 && float16_t(65519.0f).bits == 0x7bff);
+static_assert(float16_t(-detail::quiet_nan).bits == 0x7e00 && bfloat16_t(-detail::quiet_nan).bits == 0x7fc0);
+static_assert(bfloat16_t(1.00390625f).bits == 0x3f80 && float(bfloat16_t(-2.0f)) == -2.0f && bfloat16_t(3.4e38f).bits == 0x7f80);
 
 } // namespace nibble::inline NIBBLE_ABI
