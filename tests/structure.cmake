@@ -28,7 +28,7 @@ nibble_structure_test(rules "${CMAKE_COMMAND}" "-DROOT=${PROJECT_SOURCE_DIR}"
 nibble_structure_test(readme "${CMAKE_COMMAND}" "-DROOT=${PROJECT_SOURCE_DIR}"
     -P "${PROJECT_SOURCE_DIR}/cmake/check_readme.cmake")
 
-foreach(folder headers odr fail contract consume)
+foreach(folder headers odr fail contract consume codegen)
     add_subdirectory(${folder})
 endforeach()
 add_subdirectory("${PROJECT_SOURCE_DIR}/bench/compile_time" compile_time)

@@ -204,8 +204,8 @@ template <class S> void check_scheme() {
 
 } // namespace
 
-TEST_CASE("prepared activations of every sort, with a format of each kind") {
-    nibble_test::for_each_kind([]<class Format>() {
+TEST_CASE("prepared activations of every sort, with a format of each family") {
+    nibble_test::for_each_family([]<class Format>() {
         INFO(Format::name);
         check_scheme<typename Format::scheme>();
     });

@@ -160,8 +160,8 @@ TEST_CASE("a part of a vector is stored without a byte more") {
     });
 }
 
-TEST_CASE("gemm in fp16, out in bf16, with a format of each kind") {
-    nibble_test::for_each_kind([]<class Format>() {
+TEST_CASE("gemm in fp16, out in bf16, with a format of each family") {
+    nibble_test::for_each_family([]<class Format>() {
         INFO(Format::name);
         check_scheme<typename Format::scheme, nb::float16_t, nb::bfloat16_t>();
     });

@@ -9,6 +9,7 @@
 #include <nibble/quantize.hpp>
 #include <nibble/scheme/formats.hpp>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -105,12 +106,48 @@ public:
     }
 };
 
+// Formats with the same tiles: they share a slice, so that these are compiled once.
+template <class T, bool Zeros> struct named_tiles {};
+template <class S> struct tiles_of {
+    using plan = nibble::kernel::gemm_plan<S>;
+    template <bool Real> static auto name() {
+        if constexpr (Real)
+            return named_tiles<typename S::element_type, false>{};
+        else
+            return named_tiles<typename nibble::kernel::source_of<nibble::generic, S, true>::type, plan::has_zeros>{};
+    }
+    using type = decltype(name<plan::real>());
+};
+
+// The slice of each format of the list, those it tests: the number of its tiles among all, modulo the slices.
+template <class... Formats> [[nodiscard]] constexpr auto slices_of(nibble::format_list<Formats...>) noexcept {
+    std::array<std::size_t, sizeof...(Formats)> slices{};
+    std::size_t at = 0;
+    std::size_t kinds = 0;
+    const auto place = [&]<class Format>() {
+        std::size_t first = at;
+        std::size_t other = 0;
+        ((std::is_same_v<typename tiles_of<typename Format::scheme>::type, typename tiles_of<typename Formats::scheme>::type> &&
+                  other < first
+              ? first = other
+              : first,
+          ++other),
+         ...);
+        slices[at] = first != at ? slices[first] : kinds++ % gemm_slices;
+        ++at;
+    };
+    (place.template operator()<Formats>(), ...);
+    return slices;
+}
+
 template <std::size_t Slice, class... Formats>
-std::vector<std::unique_ptr<gemm_format>> make_gemm_slice_of(nibble::format_list<Formats...>) {
+std::vector<std::unique_ptr<gemm_format>> make_gemm_slice_of(nibble::format_list<Formats...> list) {
+    static constexpr auto slices = slices_of(nibble::format_list<Formats...>{});
+    (void)list;
     std::vector<std::unique_ptr<gemm_format>> made;
     [&]<std::size_t... Index>(std::index_sequence<Index...>) {
         const auto add = [&]<std::size_t I, class Format>() {
-            if constexpr (I % gemm_slices == Slice && nibble_test::tested<I, Format>)
+            if constexpr (slices[I] == Slice && nibble_test::tested<I, Format>)
                 made.push_back(std::make_unique<gemm_format_of<Format>>());
         };
         (add.template operator()<Index, Formats>(), ...);
@@ -119,7 +156,6 @@ std::vector<std::unique_ptr<gemm_format>> make_gemm_slice_of(nibble::format_list
     return made;
 }
 
-// The formats whose place in the list is Slice modulo gemm_slices.
 template <std::size_t Slice> std::vector<std::unique_ptr<gemm_format>> make_gemm_slice() {
     return make_gemm_slice_of<Slice>(nibble::all_formats{});
 }

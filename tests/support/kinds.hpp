@@ -1,6 +1,7 @@
 // kinds.hpp: one format of each kind, for builds in which every format would take too long.
 #pragma once
 
+#include <nibble/element/lanes.hpp>
 #include <nibble/scheme/formats.hpp>
 
 #include <cstddef>
@@ -40,6 +41,30 @@ inline constexpr std::size_t tested_formats = []<class... Formats, std::size_t..
                                                   nibble::format_list<Formats...>, std::index_sequence<Index...>) {
     return (std::size_t{0} + ... + (tested<Index, Formats> ? 1u : 0u));
 }(nibble::all_formats{}, std::make_index_sequence<nibble::all_formats::size>{});
+
+// Formats of one family ask the same of activations and of what surrounds the sums; their codes differ.
+template <class A, class B>
+inline constexpr bool same_family =
+    nibble::detail::family_of<typename A::scheme::element_type> == nibble::detail::family_of<typename B::scheme::element_type> &&
+    A::scheme::has_integer_zero == B::scheme::has_integer_zero && A::scheme::has_minimum == B::scheme::has_minimum &&
+    A::scheme::two_level == B::scheme::two_level && A::scheme::scaled == B::scheme::scaled;
+
+// visit.operator()<Format>() for the first format of the list of each family.
+template <class Visit>
+void for_each_family(Visit&& visit) {
+    [&]<class... Formats, std::size_t... Index>(nibble::format_list<Formats...>, std::index_sequence<Index...>) {
+        const auto one = [&]<class Format, std::size_t At>() {
+            constexpr bool first = [] {
+                std::size_t at = 0;
+                bool found = false;
+                ((found = found || (at++ < At && same_family<Format, Formats>)), ...);
+                return !found;
+            }();
+            if constexpr (first) visit.template operator()<Format>();
+        };
+        (one.template operator()<Formats, Index>(), ...);
+    }(nibble::all_formats{}, std::make_index_sequence<nibble::all_formats::size>{});
+}
 
 template <class Visit>
 void for_each_kind(Visit&& visit) {

@@ -19,8 +19,8 @@
 // For lambdas, between the parameters and the body: in a large unit compilers stop inlining what is called twice.
 #define NIBBLE_INLINE_LAMBDA __attribute__((always_inline))
 #define NIBBLE_RESTRICT __restrict__
-// An integer whose value the optimiser knows nothing of: in a loop it keeps one offset for several bases, where GCC would
-// keep a pointer for each and, out of registers, move them through vector registers.
+// An integer or pointer whose value the optimiser knows nothing of: in a loop it then keeps one pointer for several streams,
+// where GCC would keep a pointer for each and, out of registers, move them through vector registers.
 #define NIBBLE_OPAQUE(x) __asm__("" : "+r"(x))
 #define NIBBLE_LIKELY(x) __builtin_expect(!!(x), 1)
 #define NIBBLE_UNLIKELY(x) __builtin_expect(!!(x), 0)
@@ -90,4 +90,11 @@
 #define NIBBLE_HAS_VNNI 1
 #else
 #define NIBBLE_HAS_VNNI 0
+#endif
+
+// Vector registers there are to plan for.
+#if defined(__AVX512VL__) || defined(__aarch64__)
+#define NIBBLE_VECTOR_REGISTERS 32
+#else
+#define NIBBLE_VECTOR_REGISTERS 16
 #endif

@@ -50,8 +50,12 @@ struct gemm_plan {
     static constexpr std::size_t longest_phase = wide && !has_zeros ? 256 : detail::phase_quads<element>;
     static constexpr std::size_t tile_tokens = real ? 6 : 4;
     // Panels that one token goes through at once: as many as there are registers for their sums, of which short phases take
-    // two sets.
-    static constexpr std::size_t most_panels = direct || real || detail::phase_quads<element> >= 32 ? 4 : 2;
+    // two sets, and for the codes of a step, of which elements with a plane of single bits have four quads.
+    static constexpr std::size_t most_panels =
+        direct || real ||
+                (detail::phase_quads<element> >= 32 && (NIBBLE_VECTOR_REGISTERS >= 32 || detail::step_quads<element> < 4))
+            ? 4
+            : 2;
 
     detail::depth_plan depth;
     phase_plan phases;

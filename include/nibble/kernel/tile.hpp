@@ -48,6 +48,7 @@ struct integer_tile_arguments {
 // A source says how the packed codes, or lanes made of them beforehand, become factors, and which products those take.
 //   quads, bytes      of one step, the least that each_quad reads
 //   activation_bytes  of one quad of one token
+//   unroll            quads per turn of the loop: more, and GCC runs out of registers
 //   each_quad(from, use)   use(quad, weights) for every quad of a step, each before the next is unpacked: few registers
 // Lanes of narrow elements, unpacked in registers: codes of `Bits` bits, looked up in Element's table unless that is void.
 template <isa Isa, int Bits, class Element>
@@ -57,6 +58,7 @@ struct packed_source {
     static constexpr std::size_t quads = detail::step_quads_of(Bits);
     static constexpr std::size_t bytes = detail::step_bytes_of(Bits);
     static constexpr std::size_t activation_bytes = 4;
+    static constexpr std::size_t unroll = element<Element> ? 2 : 4;
     struct weights {
         typename Isa::bytes low, high;
     };
@@ -96,6 +98,7 @@ struct packed_word_source {
     static constexpr std::size_t quads = detail::step_quads_of(Bits);
     static constexpr std::size_t bytes = detail::step_bytes_of(Bits);
     static constexpr std::size_t activation_bytes = 8;
+    static constexpr std::size_t unroll = 2;
     struct weights {
         typename Isa::words low_even, low_odd, high_even, high_odd;
     };
@@ -146,19 +149,22 @@ NIBBLE_NOINLINE void integer_tile(const integer_tile_arguments& arguments, const
     using sums = typename Source::sums;
     using i32 = typename Isa::i32;
     using f32 = typename Isa::f32;
-    // Copies, which no store to the results can change.
-    const integer_tile_arguments a = arguments;
-    const tile_range range = bounds;
-    constexpr std::size_t unroll = detail::max_of<std::size_t>(1, 4 / Source::quads / (Panels > 1 ? 2 : 1));
+    // What is asked for once per part is read from memory when it is: kept in registers it would push the pointers of the
+    // innermost loop out of them.
+    const auto fresh = [](const auto& of) NIBBLE_INLINE_LAMBDA {
+        const auto* at = &of;
+        NIBBLE_OPAQUE(at);
+        return at;
+    };
+    constexpr std::size_t unroll = detail::max_of<std::size_t>(1, Source::unroll / Source::quads / (Panels > 1 ? 2 : 1));
     constexpr std::size_t quads_at_once = unroll * Source::quads;
     // One base per panel and one offset for all, so that a load is base + offset.
     const std::uint8_t* codes[Panels];
 #pragma GCC unroll 8
-    for (std::size_t p = 0; p < Panels; ++p) codes[p] = a.codes + p * a.codes_stride;
+    for (std::size_t p = 0; p < Panels; ++p) codes[p] = arguments.codes + p * arguments.codes_stride;
     std::size_t offset = 0;
-    const std::int8_t* values = a.values;
-    const std::int32_t* pair_sums = a.pair_sums;
-    const bool extra = a.part_scales != nullptr || a.minimums != nullptr;
+    const std::int8_t* values = arguments.values;
+    const std::int32_t* pair_sums = arguments.pair_sums;
 
     // The products of `quads` quads on top of s.
     const auto steps = [&]<std::size_t Steps>(sums (&s)[Panels][Tokens][2]) NIBBLE_INLINE_LAMBDA {
@@ -191,45 +197,54 @@ NIBBLE_NOINLINE void integer_tile(const integer_tile_arguments& arguments, const
 #pragma GCC unroll 1
             for (; quads != 0; quads -= Source::quads) steps.template operator()<1>(s);
     };
-    const auto begin = [&](const std::int32_t* pairs, sums (&s)[Panels][Tokens][2]) NIBBLE_INLINE_LAMBDA {
+    const auto begin = [](int center, const std::int32_t* pairs, sums (&s)[Panels][Tokens][2]) NIBBLE_INLINE_LAMBDA {
 #pragma GCC unroll 8
         for (std::size_t t = 0; t < Tokens; ++t) {
-            const sums start = Source::start(pairs + t, a.center);
+            const sums start = Source::start(pairs + t, center);
 #pragma GCC unroll 8
             for (std::size_t p = 0; p < Panels; ++p) s[p][t][0] = s[p][t][1] = start;
         }
     };
     // The exact sum of a phase in int32, and that on top of earlier phases. Zeros are stored negative.
-    const auto widened = [&](const sums& s, const std::int32_t* pair, std::size_t wide) NIBBLE_INLINE_LAMBDA {
+    const auto widened = [](const std::int32_t* zeros, const sums& s, const std::int32_t* pair) NIBBLE_INLINE_LAMBDA {
         i32 d = Source::finish(s);
-        if constexpr (Zeros) d = Isa::add_pairs(d, Isa::load_words(a.zeros + wide), Isa::broadcast2(pair));
+        if constexpr (Zeros) d = Isa::add_pairs(d, Isa::load_words(zeros), Isa::broadcast2(pair));
         return d;
     };
-    const auto add_widened = [&](const i32& total, const sums& s, const std::int32_t* pair, std::size_t wide) NIBBLE_INLINE_LAMBDA {
+    const auto add_widened = [](const i32& total, const std::int32_t* zeros, const sums& s,
+                                const std::int32_t* pair) NIBBLE_INLINE_LAMBDA {
         i32 d = Source::add_finished(total, s);
-        if constexpr (Zeros) d = Isa::add_pairs(d, Isa::load_words(a.zeros + wide), Isa::broadcast2(pair));
+        if constexpr (Zeros) d = Isa::add_pairs(d, Isa::load_words(zeros), Isa::broadcast2(pair));
         return d;
     };
     // A complete part into the results, by one fma each; scales per part of the activations, and minimums, are `Extra`: a
     // branch per vector would cost as much as the work.
-    const auto join = [&]<bool Extra>(std::size_t part, const auto& total) NIBBLE_INLINE_LAMBDA {
+    const auto join = []<bool Extra>(const integer_tile_arguments* given, std::size_t part, const auto& total) NIBBLE_INLINE_LAMBDA {
+        // Read before the stores to the results, which might change them for all the compiler knows.
+        float* const results = given->results;
+        const float* const scales = given->scales + part * 16;
+        const float* const part_scales = Extra ? given->part_scales : nullptr;
+        const float* const minimums = Extra ? given->minimums : nullptr;
+        const float* const part_sums = Extra ? given->part_sums + part * Tokens : nullptr;
+        const std::int32_t* const zeros = Zeros ? given->zeros + part * 16 : nullptr;
+        const std::size_t stride = Panels > 1 ? given->widened_stride : 0;
 #pragma GCC unroll 8
         for (std::size_t p = 0; p < Panels; ++p)
 #pragma GCC unroll 2
             for (std::size_t half = 0; half < 2; ++half) {
-                const std::size_t wide = p * a.widened_stride + part * 16 + half * 8;
-                const f32 scale = Isa::load(a.scales + wide);
+                const std::size_t wide = p * stride + half * 8;
+                const f32 scale = Isa::load(scales + wide);
 #pragma GCC unroll 8
                 for (std::size_t t = 0; t < Tokens; ++t) {
-                    float* to = a.results + (p * Tokens + t) * 16 + half * 8;
-                    const f32 dot = Isa::to_float(total(p, t, half, wide));
+                    float* to = results + (p * Tokens + t) * 16 + half * 8;
+                    const f32 dot = Isa::to_float(total(Zeros ? zeros + wide : nullptr, p, t, half));
                     if constexpr (Extra) {
-                        const std::size_t one = part * Tokens + t;
                         f32 both = scale;
-                        if (a.part_scales != nullptr) both = Isa::multiply(both, Isa::broadcast(a.part_scales[one]));
+                        if (part_scales != nullptr)
+                            both = Isa::multiply(both, Isa::broadcast(part_scales[part * Tokens + t]));
                         f32 r = Isa::fma(dot, both, Isa::load(to));
-                        if (a.minimums != nullptr)
-                            r = Isa::fma(Isa::broadcast(a.part_sums[one]), Isa::load(a.minimums + wide), r);
+                        if (minimums != nullptr)
+                            r = Isa::fma(Isa::broadcast(part_sums[t]), Isa::load(minimums + part * 16 + wide), r);
                         Isa::store(to, r);
                     } else {
                         Isa::store(to, Isa::fma(dot, scale, Isa::load(to)));
@@ -238,59 +253,69 @@ NIBBLE_NOINLINE void integer_tile(const integer_tile_arguments& arguments, const
             }
     };
     const auto complete = [&](std::size_t part, const auto& total) NIBBLE_INLINE_LAMBDA {
-        if (extra)
-            join.template operator()<true>(part, total);
+        const integer_tile_arguments* given = fresh(arguments);
+        if (given->part_scales != nullptr || given->minimums != nullptr)
+            join.template operator()<true>(given, part, total);
         else
-            join.template operator()<false>(part, total);
+            join.template operator()<false>(given, part, total);
     };
 
-    for (std::size_t part = 0; part < range.parts; ++part) {
-        const bool last_part = part + 1 == range.parts;
-        std::size_t left = last_part ? range.last_units : range.part_units;
+    for (std::size_t part = 0; part < fresh(bounds)->parts; ++part) {
+        const tile_range* range = fresh(bounds);
+        const integer_tile_arguments* given = fresh(arguments);
+        const bool last_part = part + 1 == range->parts;
+        std::size_t left = last_part ? range->last_units : range->part_units;
         const std::int32_t* pairs = pair_sums;
-        const bool resumed = range.resume && part == 0;
-        const bool finished = !last_part || range.finish;
+        const bool resumed = range->resume && part == 0;
+        const bool finished = !last_part || range->finish;
+        const int center = given->center;
+        pair_sums += given->phases_per_part * Tokens;
         sums s[Panels][Tokens][2];
-        if (left <= a.phase_quads && !resumed && finished) { // one phase is all of the part
-            begin(pairs, s);
+        if (left <= given->phase_quads && !resumed && finished) { // one phase is all of the part
+            begin(center, pairs, s);
             products(left, s);
-            complete(part, [&](std::size_t p, std::size_t t, std::size_t half, std::size_t wide)
-                               NIBBLE_INLINE_LAMBDA { return widened(s[p][t][half], pairs + t, wide); });
-        } else {
-            i32 totals[Panels][Tokens][2];
-            const auto each = [&](const auto& visit) NIBBLE_INLINE_LAMBDA {
-#pragma GCC unroll 8
-                for (std::size_t p = 0; p < Panels; ++p)
-#pragma GCC unroll 8
-                    for (std::size_t t = 0; t < Tokens; ++t)
-#pragma GCC unroll 2
-                        for (std::size_t half = 0; half < 2; ++half) visit(p, t, half, (p * Tokens + t) * 16 + half * 8);
-            };
-            if (resumed)
-                each([&](std::size_t p, std::size_t t, std::size_t half, std::size_t at)
-                         NIBBLE_INLINE_LAMBDA { totals[p][t][half] = Isa::load(a.totals + at); });
-            else
-                each([&](std::size_t p, std::size_t t, std::size_t half, std::size_t)
-                         NIBBLE_INLINE_LAMBDA { totals[p][t][half] = Isa::zeros(); });
-            while (left != 0) {
-                const std::size_t quads = left < a.phase_quads ? left : a.phase_quads;
-                left -= quads;
-                begin(pairs, s);
-                products(quads, s);
-                each([&](std::size_t p, std::size_t t, std::size_t half, std::size_t) NIBBLE_INLINE_LAMBDA {
-                    totals[p][t][half] = add_widened(totals[p][t][half], s[p][t][half], pairs + t,
-                                                     p * a.widened_stride + part * 16 + half * 8);
-                });
-                pairs += Tokens;
-            }
-            if (finished)
-                complete(part, [&](std::size_t p, std::size_t t, std::size_t half, std::size_t)
-                                   NIBBLE_INLINE_LAMBDA { return totals[p][t][half]; });
-            else
-                each([&](std::size_t p, std::size_t t, std::size_t half, std::size_t at)
-                         NIBBLE_INLINE_LAMBDA { Isa::store(a.totals + at, totals[p][t][half]); });
+            complete(part, [&](const std::int32_t* zeros, std::size_t p, std::size_t t, std::size_t half)
+                               NIBBLE_INLINE_LAMBDA { return widened(zeros, s[p][t][half], pairs + t); });
+            continue;
         }
-        pair_sums += a.phases_per_part * Tokens;
+        const std::size_t phase_quads = given->phase_quads;
+        i32 totals[Panels][Tokens][2];
+        const auto each = [](const auto& visit) NIBBLE_INLINE_LAMBDA {
+#pragma GCC unroll 8
+            for (std::size_t p = 0; p < Panels; ++p)
+#pragma GCC unroll 8
+                for (std::size_t t = 0; t < Tokens; ++t)
+#pragma GCC unroll 2
+                    for (std::size_t half = 0; half < 2; ++half) visit(p, t, half, (p * Tokens + t) * 16 + half * 8);
+        };
+        if (resumed)
+            each([&](std::size_t p, std::size_t t, std::size_t half, std::size_t at)
+                     NIBBLE_INLINE_LAMBDA { totals[p][t][half] = Isa::load(given->totals + at); });
+        else
+            each([&](std::size_t p, std::size_t t, std::size_t half, std::size_t)
+                     NIBBLE_INLINE_LAMBDA { totals[p][t][half] = Isa::zeros(); });
+        while (left != 0) {
+            const std::size_t quads = left < phase_quads ? left : phase_quads;
+            left -= quads;
+            begin(center, pairs, s);
+            products(quads, s);
+            const integer_tile_arguments* now = fresh(arguments);
+            const std::int32_t* const zeros = Zeros ? now->zeros + part * 16 : nullptr;
+            const std::size_t stride = Panels > 1 ? now->widened_stride : 0;
+            each([&](std::size_t p, std::size_t t, std::size_t half, std::size_t) NIBBLE_INLINE_LAMBDA {
+                totals[p][t][half] = add_widened(totals[p][t][half], Zeros ? zeros + p * stride + half * 8 : nullptr,
+                                                 s[p][t][half], pairs + t);
+            });
+            pairs += Tokens;
+        }
+        if (finished) {
+            complete(part, [&](const std::int32_t*, std::size_t p, std::size_t t, std::size_t half)
+                               NIBBLE_INLINE_LAMBDA { return totals[p][t][half]; });
+        } else {
+            std::int32_t* to = fresh(arguments)->totals;
+            each([&](std::size_t p, std::size_t t, std::size_t half, std::size_t at)
+                     NIBBLE_INLINE_LAMBDA { Isa::store(to + at, totals[p][t][half]); });
+        }
     }
 }
 
@@ -357,14 +382,17 @@ template <class Source, std::size_t Panels, std::size_t Tokens>
 NIBBLE_NOINLINE void real_tile(const real_tile_arguments& arguments, const tile_range& bounds) noexcept {
     using Isa = typename Source::isa_type;
     using f32 = typename Isa::f32;
-    const real_tile_arguments a = arguments;
-    const tile_range range = bounds;
-    constexpr std::size_t unroll = detail::max_of<std::size_t>(1, (Panels > 1 ? 2 : 4) / Source::columns);
+    const auto fresh = [](const auto& of) NIBBLE_INLINE_LAMBDA { // as in integer_tile
+        const auto* at = &of;
+        NIBBLE_OPAQUE(at);
+        return at;
+    };
+    constexpr std::size_t unroll = detail::max_of<std::size_t>(1, (Panels > 1 || Tokens > 4 ? 2 : 4) / Source::columns);
     const std::byte* weights[Panels];
 #pragma GCC unroll 8
-    for (std::size_t p = 0; p < Panels; ++p) weights[p] = a.weights + p * a.weights_stride;
+    for (std::size_t p = 0; p < Panels; ++p) weights[p] = arguments.weights + p * arguments.weights_stride;
     std::size_t offset = 0;
-    const float* values = a.values;
+    const float* values = arguments.values;
     const auto steps = [&]<std::size_t Steps>(f32 (&s)[Panels][Tokens][2]) NIBBLE_INLINE_LAMBDA {
 #pragma GCC unroll 8
         for (std::size_t step = 0; step < Steps; ++step)
@@ -390,25 +418,34 @@ NIBBLE_NOINLINE void real_tile(const real_tile_arguments& arguments, const tile_
         }
         values += Steps * Source::columns * Tokens;
     };
-    for (std::size_t part = 0; part < range.parts; ++part) {
-        const bool last_part = part + 1 == range.parts;
-        std::size_t columns = last_part ? range.last_units : range.part_units;
+    for (std::size_t part = 0; part < fresh(bounds)->parts; ++part) {
+        const tile_range* range = fresh(bounds);
+        const float* resumed = fresh(arguments)->totals;
+        const bool last_part = part + 1 == range->parts;
+        std::size_t columns = last_part ? range->last_units : range->part_units;
         f32 s[Panels][Tokens][2];
-        const bool begun = range.resume && part == 0;
+        const bool begun = range->resume && part == 0;
 #pragma GCC unroll 8
         for (std::size_t p = 0; p < Panels; ++p)
 #pragma GCC unroll 8
             for (std::size_t t = 0; t < Tokens; ++t)
 #pragma GCC unroll 2
                 for (std::size_t half = 0; half < 2; ++half)
-                    s[p][t][half] = begun ? Isa::load(a.totals + (p * Tokens + t) * 16 + half * 8) : Isa::broadcast(0.0f);
+                    s[p][t][half] = begun ? Isa::load(resumed + (p * Tokens + t) * 16 + half * 8) : Isa::broadcast(0.0f);
 #pragma GCC unroll 1
         for (; columns >= unroll * Source::columns; columns -= unroll * Source::columns)
             steps.template operator()<unroll>(s);
         if constexpr (unroll > 1)
 #pragma GCC unroll 1
             for (; columns != 0; columns -= Source::columns) steps.template operator()<1>(s);
-        const bool complete = !last_part || range.finish;
+        const real_tile_arguments* given = fresh(arguments);
+        float* const results = given->results;
+        float* const totals = given->totals;
+        const float* const scales = given->scales + part * 16;
+        const float* const minimums = given->minimums;
+        const float* const part_sums = given->part_sums + part * Tokens;
+        const std::size_t stride = Panels > 1 ? given->widened_stride : 0;
+        const bool complete = !last_part || range->finish;
 #pragma GCC unroll 8
         for (std::size_t p = 0; p < Panels; ++p)
 #pragma GCC unroll 8
@@ -417,14 +454,14 @@ NIBBLE_NOINLINE void real_tile(const real_tile_arguments& arguments, const tile_
                 for (std::size_t half = 0; half < 2; ++half) {
                     const std::size_t at = (p * Tokens + t) * 16 + half * 8;
                     if (!complete) {
-                        Isa::store(a.totals + at, s[p][t][half]);
+                        Isa::store(totals + at, s[p][t][half]);
                         continue;
                     }
-                    const std::size_t wide = p * a.widened_stride + part * 16 + half * 8;
-                    f32 r = Isa::fma(s[p][t][half], Isa::load(a.scales + wide), Isa::load(a.results + at));
-                    if (a.minimums != nullptr)
-                        r = Isa::fma(Isa::broadcast(a.part_sums[part * Tokens + t]), Isa::load(a.minimums + wide), r);
-                    Isa::store(a.results + at, r);
+                    const std::size_t wide = p * stride + half * 8;
+                    f32 r = Isa::fma(s[p][t][half], Isa::load(scales + wide), Isa::load(results + at));
+                    if (minimums != nullptr)
+                        r = Isa::fma(Isa::broadcast(part_sums[t]), Isa::load(minimums + part * 16 + wide), r);
+                    Isa::store(results + at, r);
                 }
     }
 }

@@ -1,0 +1,41 @@
+// tiles.cpp: the tiles that the products spend their time in, one of each family and shape, for hot_loops.sh to read.
+#include <nibble/kernel/tile.hpp>
+
+#include <nibble/isa/avx2.hpp>
+#include <nibble/scheme/formats.hpp>
+
+namespace nibble::inline NIBBLE_ABI::kernel {
+
+#define NIBBLE_TEST_INTEGER(source, panels, tokens)                                                                    \
+    template void integer_tile<source, panels, tokens, false>(const integer_tile_arguments&, const tile_range&) noexcept;
+
+using nibbles = packed_source<avx2, 4, void>;
+using nibble_table = packed_source<avx2, 4, e2m1>;
+using bits2 = packed_source<avx2, 2, void>;
+using bits3 = packed_source<avx2, 3, void>;
+using bits6 = packed_source<avx2, 6, void>;
+using bytes = byte_source<avx2>;
+using words = word_source<avx2>;
+NIBBLE_TEST_INTEGER(nibbles, 1, 1)
+NIBBLE_TEST_INTEGER(nibbles, 1, 2)
+NIBBLE_TEST_INTEGER(nibbles, 1, 4)
+NIBBLE_TEST_INTEGER(nibbles, 4, 1)
+NIBBLE_TEST_INTEGER(nibble_table, 1, 4)
+NIBBLE_TEST_INTEGER(nibble_table, 4, 1)
+NIBBLE_TEST_INTEGER(bits2, 4, 1)
+NIBBLE_TEST_INTEGER(bits3, (NIBBLE_VECTOR_REGISTERS >= 32 ? 4 : 2), 1)
+NIBBLE_TEST_INTEGER(bits6, 2, 1)
+NIBBLE_TEST_INTEGER(bytes, 1, 4)
+NIBBLE_TEST_INTEGER(words, 1, 4)
+NIBBLE_TEST_INTEGER(words, 4, 1)
+
+#define NIBBLE_TEST_REAL(source, panels, tokens)                                                                       \
+    template void real_tile<source, panels, tokens>(const real_tile_arguments&, const tile_range&) noexcept;
+
+using lanes_in_cache = real_source<avx2>;
+using halves = packed_real_source<avx2, f16>;
+NIBBLE_TEST_REAL(lanes_in_cache, 1, 4)
+NIBBLE_TEST_REAL(lanes_in_cache, 1, 6)
+NIBBLE_TEST_REAL(halves, 4, 1)
+
+} // namespace nibble::inline NIBBLE_ABI::kernel
