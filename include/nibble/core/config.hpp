@@ -13,11 +13,29 @@
 #error "nibble needs GCC 12 or newer"
 #endif
 
+// Under AddressSanitizer and ThreadSanitizer every access is checked: what is inlined a hundred times into one tile would then
+// take compilers minutes.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define NIBBLE_SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || __has_feature(memory_sanitizer)
+#define NIBBLE_SANITIZED 1
+#endif
+#endif
+#if !defined(NIBBLE_SANITIZED)
+#define NIBBLE_SANITIZED 0
+#endif
+
 #if defined(__GNUC__) || defined(__clang__)
+#if NIBBLE_SANITIZED
+#define NIBBLE_INLINE inline
+#define NIBBLE_INLINE_LAMBDA
+#else
 #define NIBBLE_INLINE inline __attribute__((always_inline))
-#define NIBBLE_NOINLINE __attribute__((noinline))
 // For lambdas, between the parameters and the body: in a large unit compilers stop inlining what is called twice.
 #define NIBBLE_INLINE_LAMBDA __attribute__((always_inline))
+#endif
+#define NIBBLE_NOINLINE __attribute__((noinline))
 #define NIBBLE_RESTRICT __restrict__
 // An integer or pointer whose value the optimiser knows nothing of: in a loop it then keeps one pointer for several streams,
 // where GCC would keep a pointer for each and, out of registers, move them through vector registers.
