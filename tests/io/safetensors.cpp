@@ -86,4 +86,13 @@ TEST_CASE("safetensors files at the edge of the format are read", "[io]") {
     CHECK(file.find("\xe2\x82\xac") != nullptr);
     CHECK(file.find(std::string_view("\0\xc3\xa9\xe2\x82\xac", 6)) != nullptr);
     CHECK(file.find("z")->rows() == 0);
+
+    // No rows of more columns than bytes could be counted for: nothing to read.
+    const bytes wide = safetensors(R"({"f":{"dtype":"F32","shape":[0,9223372036854775807],"data_offsets":[0,0]},)"
+                                   R"("b":{"dtype":"BF16","shape":[0,18446744073709551614],"data_offsets":[0,0]}})",
+                                   0);
+    REQUIRE(nb::safetensors_file::parse(wide, file).ok());
+    REQUIRE(file.tensors().size() == 2);
+    for (const nb::tensor_info& tensor : file.tensors())
+        CHECK(nb::read_matrix(tensor, {nullptr, 0, tensor.cols()}).ok());
 }

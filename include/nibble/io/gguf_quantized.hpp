@@ -33,10 +33,7 @@ namespace detail {
         return {status_code::mismatch, name + ": " + std::string(tensor.type_name) + " has blocks of " +
                                            std::to_string(tensor.decoder->elements) +
                                            " weights, which do not divide a row of " + std::to_string(tensor.cols())};
-    std::size_t count = 0;
-    std::size_t bytes = 0;
-    if (!count_elements(tensor.shape, count) || !row_bytes(tensor, row) || !multiply(tensor.rows(), row, bytes) ||
-        bytes != tensor.bytes || (tensor.data == nullptr && bytes != 0))
+    if (!has_its_bytes(tensor, row))
         return {status_code::mismatch,
                 name + " has " + std::to_string(tensor.bytes) + " bytes, which is not what its shape and type need"};
     return {};

@@ -115,6 +115,14 @@ inline void decode_elements(tensor_type type, const std::byte* from, float* to, 
            !__builtin_add_overflow(out, tensor.decoder->row_bytes, &out);
 }
 
+// Whether the tensor's bytes are what its shape and type need; `row` is the bytes of one row.
+[[nodiscard]] inline bool has_its_bytes(const tensor_info& tensor, std::size_t& row) noexcept {
+    std::size_t count = 0;
+    std::size_t bytes = 0;
+    return count_elements(tensor.shape, count) && row_bytes(tensor, row) && multiply(tensor.rows(), row, bytes) &&
+           bytes == tensor.bytes && (tensor.data != nullptr || bytes == 0);
+}
+
 [[nodiscard]] inline std::string shape_text(std::size_t rows, std::size_t cols) {
     return std::to_string(rows) + " x " + std::to_string(cols);
 }
@@ -138,11 +146,9 @@ inline void decode_elements(tensor_type type, const std::byte* from, float* to, 
                                            detail::shape_text(rows, cols) + ", asked for " +
                                            detail::shape_text(out.rows(), out.cols()) + " from row " +
                                            std::to_string(first)};
-    std::size_t count = 0;
+    if (rows == 0 && tensor.bytes == 0) return {}; // of any number of columns, also one whose bytes are beyond counting
     std::size_t row_bytes = 0;
-    std::size_t bytes = 0;
-    if (!detail::count_elements(tensor.shape, count) || !detail::row_bytes(tensor, row_bytes) ||
-        !detail::multiply(rows, row_bytes, bytes) || bytes != tensor.bytes || (tensor.data == nullptr && bytes != 0))
+    if (!detail::has_its_bytes(tensor, row_bytes))
         return {status_code::mismatch, "tensor " + detail::quoted(tensor.name) + " has " +
                                            std::to_string(tensor.bytes) +
                                            " bytes, which is not what its shape and type need"};
