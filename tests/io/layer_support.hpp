@@ -368,16 +368,23 @@ inline float fp4_value(unsigned code) {
     return (code & 8u) != 0 ? -magnitude : magnitude;
 }
 
-// The signed dynamic map: midpoints of 2^i intervals of [0.1, 1] times 10^(i - 6), i = 0 ... 6, of both signs, 0 and 1.
+// The signed dynamic map: midpoints of 2^i intervals of [0.1, 1] times 10^(i - 6), i = 0 ... 6, of both signs, 0 and 1; in
+// fp32, as PyTorch computes it.
 inline std::vector<float> dynamic_map() {
     std::vector<float> map(256, 0.0f);
     std::size_t at = 0;
-    for (int i = 0; i <= 6; ++i)
-        for (int j = 0; j < (1 << i); ++j, ++at) {
-            const long double middle = 0.1L + 0.9L * (2 * j + 1) / (2.0L * (1 << i));
-            map[128 + at] = static_cast<float>(middle * std::pow(10.0L, i - 6));
+    for (int i = 0; i <= 6; ++i) {
+        const int last = 1 << i;
+        const float step = (1.0f - 0.1f) / static_cast<float>(last);
+        std::vector<float> ends;
+        for (int j = 0; j <= last; ++j)
+            ends.push_back(2 * j < last || j == 0 ? std::fma(step, static_cast<float>(j), 0.1f)
+                                                  : std::fma(-step, static_cast<float>(last - j), 1.0f));
+        for (std::size_t j = 0; j + 1 < ends.size(); ++j, ++at) {
+            map[128 + at] = (ends[j] + ends[j + 1]) / 2.0f * static_cast<float>(std::pow(10.0, i - 6));
             map[126 - at] = -map[128 + at];
         }
+    }
     map[255] = 1.0f;
     return map;
 }

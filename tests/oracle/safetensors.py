@@ -181,7 +181,7 @@ nf4 = np.array([-1, -0.6961928009986877, -0.5250730514526367, -0.394917488098144
                 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1], dtype=np.float32)
 fp4 = np.array([0, 0.0625, 8, 12, 4, 6, 2, 3], dtype=np.float32) / np.float32(12)
 fp4 = np.concatenate([fp4, -fp4])
-# The map as it is computed in fp32, which differs from the exact one here and there: the reader must not mind.
+# The map as NumPy computes it in fp32, which differs from PyTorch's here and there: the reader must not mind.
 positive = []
 for i in range(7):
     bounds = np.linspace(0.1, 1, 2**i + 1, dtype=np.float32)

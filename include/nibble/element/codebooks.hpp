@@ -95,22 +95,25 @@ using bitmod_fp4_ea_minus = codebook<bitmod_fp4_levels<-16>>;
 
 // The signed 8-bit dynamic map of bitsandbytes (Dettmers, "8-bit Approximations", 2015), of its double quantization and
 // 8-bit optimizers: for i = 0 ... 6 the midpoints of 2^i equal intervals of [0.1, 1], times 10^(i - 6), with both
-// signs; 0; and 1. 256 values in ascending order, each rounded once from double (bitsandbytes computes in fp32 and may
-// differ by one unit in the last place; its checkpoints bring the map along).
+// signs; 0; and 1. 256 values in ascending order, with the bits that PyTorch gives create_dynamic_map on machines that fuse
+// multiply and add: every step is rounded to fp32, the ends of intervals are counted from the nearer end of [0.1, 1].
 struct dynamic8_levels {
 private:
     static constexpr detail::table<float, 256> all = [] {
+        // End number `at` of `intervals` intervals. The product of 24 and 7 bits is exact in double and so is the sum, so that
+        // one rounding remains, as in a fused multiply-add.
+        const auto end_of = [](int at, int intervals) {
+            const float step = (1.0f - 0.1f) / static_cast<float>(intervals);
+            const bool low = at < (intervals + 1) / 2;
+            const double away = static_cast<double>(step) * (low ? at : intervals - at);
+            return static_cast<float>(low ? static_cast<double>(0.1f) + away : 1.0 - away);
+        };
+        constexpr float decades[7] = {1e-6f, 1e-5f, 1e-4f, 1e-3f, 1e-2f, 1e-1f, 1.0f};
         detail::table<float, 256> t{};
-        std::size_t at = 0;
-        double decade = 1e6;
-        for (int i = 0; i <= 6; ++i) {
-            const int intervals = 1 << i;
-            // Midpoint j is 0.1 + 0.9 (2 j + 1) / (2 x intervals): over one denominator, so that one division rounds.
-            for (int j = 0; j < intervals; ++j, ++at)
-                t.at[128 + at] =
-                    static_cast<float>((2.0 * intervals + 9.0 * (2 * j + 1)) / (20.0 * intervals * decade));
-            decade /= 10.0;
-        }
+        std::size_t at = 128;
+        for (int i = 0; i <= 6; ++i)
+            for (int j = 0; j < 1 << i; ++j, ++at)
+                t.at[at] = (end_of(j, 1 << i) + end_of(j + 1, 1 << i)) / 2.0f * decades[i];
         t.at[255] = 1.0f;
         t.at[127] = 0.0f;
         for (std::size_t i = 0; i < 127; ++i) t.at[i] = -t.at[254 - i];
@@ -126,6 +129,6 @@ static_assert(bnb_fp4::encode(0.3f) == 4 && bnb_fp4::encode(-0.3f) == 12 && bnb_
 static_assert(bnb_fp4::encode(0.9f) == 3 && bnb_fp4::encode(-0.002f) == 0 && bnb_fp4::decode(5) == 0.5f);
 static_assert(iq4_nl::bits == 4 && flint4::bits == 4 && flint4::encode(0.0f) == 7 && dynamic8::bits == 8);
 static_assert(bitmod_fp3_er_minus::encode(-2.9f) == 4 && bitmod_fp4_ea_plus::encode(99.0f) == 8);
-static_assert(dynamic8::decode(127) == 0.0f && dynamic8::decode(128) == 5.5e-7f && dynamic8::decode(255) == 1.0f);
+static_assert(dynamic8::decode(127) == 0.0f && dynamic8::decode(128) == 0.55f * 1e-6f && dynamic8::decode(255) == 1.0f);
 
 } // namespace nibble::inline NIBBLE_ABI
