@@ -9,6 +9,7 @@
 #include <nibble/core/workspace.hpp>
 #include <nibble/dispatch/fixed.hpp>
 #include <nibble/element/float16.hpp>
+#include <nibble/epilogue/destination.hpp>
 #include <nibble/epilogue/epilogue.hpp>
 #include <nibble/kernel/gemm.hpp>
 #include <nibble/prepare.hpp>
@@ -34,7 +35,7 @@ struct gemm_options {
 };
 
 // Bytes of workspace that calls with up to `tokens` rows of x need, for an engine that sizes its memory beforehand. Enough
-// for prepared activations too, which need less.
+// for prepared activations too, which need less; gemm_gated of two such matrices needs at most twice as much.
 template <any_scheme S>
 [[nodiscard]] std::size_t gemm_workspace_bytes(const packed<S>& w, std::size_t tokens, std::size_t concurrency,
                                                const gemm_options& options = {}) noexcept {
@@ -48,12 +49,19 @@ template <any_scheme S>
 
 namespace detail {
 
-template <any_scheme S, class Destination, epilogue Epilogue>
-void check_product(std::size_t tokens, std::size_t cols, const packed<S>& w, const Destination& y, const Epilogue& finish) {
+template <class Product, class Destination, epilogue Epilogue>
+void check_product(std::size_t tokens, std::size_t cols, const Product& product, const Destination& y, const Epilogue& finish) {
+    const auto& w = product.matrix(0);
+    for (std::size_t i = 1; i < Product::matrices; ++i)
+        NIBBLE_CHECK(product.matrix(i).rows() == w.rows() && product.matrix(i).cols() == w.cols(),
+                     "gemm_gated: gate and up must have the same shape");
     NIBBLE_CHECK(cols == w.cols(), "gemm: x must have as many columns as the weights");
     NIBBLE_CHECK(y.rows() == tokens, "gemm: y must have as many rows as x");
     NIBBLE_CHECK(y.cols() == w.rows(), "gemm: y must have as many columns as the weights have rows");
+    check_destination(y);
     epilogue_chain<identity, Epilogue>::check_epilogue(finish, y.rows(), y.cols());
+    if constexpr (requires { product.activation; })
+        epilogue_chain<identity, Epilogue>::check_epilogue(product.activation, y.rows(), y.cols());
 }
 
 // `run(memory)` with that many bytes of the workspace, or of its own.
@@ -67,23 +75,25 @@ void with_memory(const gemm_options& options, std::size_t bytes, const Run& run)
     }
 }
 
-inline void check_weight_sums(std::span<const float> sums, std::size_t outputs, bool asymmetric) {
-    NIBBLE_CHECK(!asymmetric || sums.size() == outputs,
+template <class Product>
+void check_weight_sums(std::span<const float> sums, const Product& product, bool asymmetric) {
+    NIBBLE_CHECK(!asymmetric || sums.size() == Product::matrices * product.matrix(0).rows(),
                  "gemm: activations with offsets need the sums of the weights: options.weight_sums, filled by "
-                 "weight_sums(w, sums) once per matrix");
+                 "weight_sums(w, sums) once per matrix (for gemm_gated: those of gate, then those of up)");
 }
 
-template <isa Isa, stored_float T, any_scheme S, class Destination, epilogue Epilogue, executor Executor>
-void gemm_of_rows(const kernel::token_rows<T>& x, const packed<S>& w, const Destination& y, const Epilogue& finish,
+template <isa Isa, stored_float T, class Product, class Destination, epilogue Epilogue, executor Executor>
+void gemm_of_rows(const kernel::token_rows<T>& x, const Product& product, const Destination& y, const Epilogue& finish,
                   const gemm_options& options, const Executor& threads) {
-    check_product(x.count(), x.x.cols(), w, y, finish);
+    using S = typename Product::scheme_type;
+    check_product(x.count(), x.x.cols(), product, y, finish);
     check_rows(x);
-    const kernel::gemm_plan<S> plan(w, x.count(), options.activations == activation_scale::per_group);
+    const kernel::gemm_plan<S> plan(product.matrix(0), x.count(), options.activations == activation_scale::per_group);
     const bool asymmetric = options.grid.asymmetric && !plan.real;
     if (!plan.real) check_grid(options.grid, options.activations, x.count());
-    check_weight_sums(options.weight_sums, w.rows(), asymmetric);
+    check_weight_sums(options.weight_sums, product, asymmetric);
     if (y.rows() == 0 || y.cols() == 0) return;
-    const std::size_t stride = kernel::worker_bytes(plan);
+    const std::size_t stride = Product::matrices * kernel::worker_bytes(plan);
     const std::size_t first = kernel::activation_bytes(plan, asymmetric);
     with_memory(options, first + threads.concurrency() * stride, [&](std::byte* memory) {
         kernel::arena shared(memory);
@@ -92,24 +102,23 @@ void gemm_of_rows(const kernel::token_rows<T>& x, const packed<S>& w, const Dest
             return kernel::memory_of_worker(plan, memory + first + worker * stride).row;
         };
         prepare_tokens<Isa>(kernel::layout_of(plan), x, options.grid, pieces.all(), row_of, threads);
-        kernel::multiply<Isa, S>(plan, pieces, options.weight_sums.data(), w, y, finish, memory + first, threads);
+        kernel::multiply<Isa>(plan, pieces, options.weight_sums.data(), product, y, finish, memory + first, threads);
     });
 }
 
-template <isa Isa, any_scheme S, class Destination, epilogue Epilogue, executor Executor>
-void gemm_of_prepared(const prepared_activations& x, const packed<S>& w, const Destination& y, const Epilogue& finish,
+template <isa Isa, class Product, class Destination, epilogue Epilogue, executor Executor>
+void gemm_of_prepared(const prepared_activations& x, const Product& product, const Destination& y, const Epilogue& finish,
                       const gemm_options& options, const Executor& threads) {
-    check_product(x.tokens(), x.cols(), w, y, finish);
+    using S = typename Product::scheme_type;
+    check_product(x.tokens(), x.cols(), product, y, finish);
     const kernel::activation_layout& layout = prepared_access::layout(x);
-    const kernel::gemm_plan<S> plan(w, x.tokens(), layout.per_part);
-    NIBBLE_CHECK(layout == kernel::layout_of(plan),
-                 "gemm: these activations were prepared for a scheme whose kernel reads them in another order; prepare them "
-                 "for this one");
-    check_weight_sums(options.weight_sums, w.rows(), x.asymmetric());
+    const kernel::gemm_plan<S> plan(product.matrix(0), x.tokens(), layout.per_part);
+    check_layout(layout, kernel::layout_of(plan));
+    check_weight_sums(options.weight_sums, product, x.asymmetric());
     if (y.rows() == 0 || y.cols() == 0) return;
-    with_memory(options, threads.concurrency() * kernel::worker_bytes(plan), [&](std::byte* memory) {
-        kernel::multiply<Isa, S>(plan, prepared_access::pieces<S>(x, plan), options.weight_sums.data(), w, y, finish, memory,
-                                 threads);
+    with_memory(options, threads.concurrency() * Product::matrices * kernel::worker_bytes(plan), [&](std::byte* memory) {
+        kernel::multiply<Isa>(plan, prepared_access::pieces<S>(x, plan), options.weight_sums.data(), product, y, finish,
+                              memory, threads);
     });
 }
 
@@ -128,8 +137,8 @@ void weight_sums(const packed<S>& w, std::span<float> sums, const gemm_options& 
         kernel::arena shared(memory);
         const kernel::activation_pieces<S> pieces(plan, false, shared);
         kernel::prepare_ones(kernel::layout_of(plan), pieces.all(), kernel::memory_of_worker(plan, memory + first).row);
-        kernel::multiply<Isa, S>(plan, pieces, nullptr, w, matrix_view<float>(sums.data(), 1, sums.size()), identity{},
-                                 memory + first, threads);
+        kernel::multiply<Isa>(plan, pieces, nullptr, kernel::plain_product<S>{w},
+                              matrix_view<float>(sums.data(), 1, sums.size()), identity{}, memory + first, threads);
     });
 }
 
@@ -153,7 +162,7 @@ void weight_sums(const packed<S>& w, std::span<float> sums, const gemm_options& 
 template <isa Isa = best_isa, any_scheme S, epilogue Epilogue = identity, executor Executor = serial>
 void gemm(matrix_view<const float> x, const packed<S>& w, matrix_view<float> y, const Epilogue& finish = {},
           const gemm_options& options = {}, const Executor& threads = {}) {
-    detail::gemm_of_rows<Isa>(kernel::token_rows<float>{x, options.rows}, w, y, finish, options, threads);
+    detail::gemm_of_rows<Isa>(kernel::token_rows<float>{x, options.rows}, kernel::plain_product<S>{w}, y, finish, options, threads);
 }
 
 // fp16 or bf16 (float16.hpp) in or out or both, in any combination with fp32: x is converted, exactly, where it is quantized
@@ -164,7 +173,8 @@ template <isa Isa = best_isa, class T, any_scheme S, class U, epilogue Epilogue 
     requires(stored_float<std::remove_const_t<T>> && stored_float<U> && (sizeof(T) == 2 || sizeof(U) == 2))
 void gemm(matrix_view<T> x, const packed<S>& w, matrix_view<U> y, const Epilogue& finish = {},
           const gemm_options& options = {}, const Executor& threads = {}) {
-    detail::gemm_of_rows<Isa>(kernel::token_rows<std::remove_const_t<T>>{x, options.rows}, w, y, finish, options, threads);
+    detail::gemm_of_rows<Isa>(kernel::token_rows<std::remove_const_t<T>>{x, options.rows}, kernel::plain_product<S>{w}, y,
+                              finish, options, threads);
 }
 
 // Without an epilogue.
@@ -184,13 +194,50 @@ template <isa Isa = best_isa, any_scheme S, class U, epilogue Epilogue = identit
     requires(stored_float<U>)
 void gemm(const prepared_activations& x, const packed<S>& w, matrix_view<U> y, const Epilogue& finish = {},
           const gemm_options& options = {}, const Executor& threads = {}) {
-    detail::gemm_of_prepared<Isa>(x, w, y, finish, options, threads);
+    detail::gemm_of_prepared<Isa>(x, kernel::plain_product<S>{w}, y, finish, options, threads);
 }
 template <isa Isa = best_isa, any_scheme S, class U, executor Executor = serial>
     requires(stored_float<U>)
 void gemm(const prepared_activations& x, const packed<S>& w, matrix_view<U> y, const gemm_options& options,
           const Executor& threads = {}) {
     gemm<Isa>(x, w, y, identity{}, options, threads);
+}
+
+// To a destination instead of a matrix: rows chosen by number (scatter_rows, scatter_add of epilogue/destination.hpp), codes
+// of a quantized matrix (requantize of requantize.hpp), or one of your own. The bits that are put are those that the others
+// would store in fp32.
+template <isa Isa = best_isa, class T, any_scheme S, destination D, epilogue Epilogue = identity, executor Executor = serial>
+    requires(stored_float<std::remove_const_t<T>>)
+void gemm(matrix_view<T> x, const packed<S>& w, const D& y, const Epilogue& finish = {}, const gemm_options& options = {},
+          const Executor& threads = {}) {
+    detail::gemm_of_rows<Isa>(kernel::token_rows<std::remove_const_t<T>>{x, options.rows}, kernel::plain_product<S>{w}, y,
+                              finish, options, threads);
+}
+template <isa Isa = best_isa, any_scheme S, destination D, epilogue Epilogue = identity, executor Executor = serial>
+void gemm(const prepared_activations& x, const packed<S>& w, const D& y, const Epilogue& finish = {},
+          const gemm_options& options = {}, const Executor& threads = {}) {
+    detail::gemm_of_prepared<Isa>(x, kernel::plain_product<S>{w}, y, finish, options, threads);
+}
+
+// y = finish(activation(x gateᵀ) x (x upᵀ)), value by value: the first half of a gated feed-forward layer, SwiGLU with silu,
+// GeGLU with gelu or gelu_erf, ReGLU with relu. Both matrices, of one scheme and shape, are read panel by panel in one pass
+// over activations that are quantized once, and neither product is stored. The bits are those of two calls of gemm, the
+// first with `activation` as its epilogue, and a multiplication in fp32. For activations with offsets options.weight_sums
+// has the sums of gate, then those of up.
+template <isa Isa = best_isa, class T, any_scheme S, class Y, epilogue Activation, epilogue Epilogue = identity,
+          executor Executor = serial>
+    requires(stored_float<std::remove_const_t<T>>)
+void gemm_gated(matrix_view<T> x, const packed<S>& gate, const packed<S>& up, const Y& y, const Activation& activation,
+                const Epilogue& finish = {}, const gemm_options& options = {}, const Executor& threads = {}) {
+    detail::gemm_of_rows<Isa>(kernel::token_rows<std::remove_const_t<T>>{x, options.rows},
+                              kernel::gated_product<S, Activation>{gate, up, activation}, y, finish, options, threads);
+}
+template <isa Isa = best_isa, any_scheme S, class Y, epilogue Activation, epilogue Epilogue = identity,
+          executor Executor = serial>
+void gemm_gated(const prepared_activations& x, const packed<S>& gate, const packed<S>& up, const Y& y,
+                const Activation& activation, const Epilogue& finish = {}, const gemm_options& options = {},
+                const Executor& threads = {}) {
+    detail::gemm_of_prepared<Isa>(x, kernel::gated_product<S, Activation>{gate, up, activation}, y, finish, options, threads);
 }
 
 // Kernels read the packed form only: pack once, multiply often.

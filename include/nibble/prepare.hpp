@@ -45,14 +45,14 @@ struct prepared_access;
 
 // Activations of some tokens as a kernel reads them, owning their memory. They serve any weights whose kernel wants the same
 // order, on every ISA (checked by gemm): the same number of columns and of columns per scale, and the same kernel: fp32, or
-// integers of as many bits and both with zero points or both without. Preparing into an object again keeps its memory, if
+// integers, without VNNI of as many bits and both with zero points or both without. Preparing into an object again keeps its memory, if
 // that is large enough.
 class prepared_activations {
 public:
     prepared_activations() noexcept = default;
     explicit prepared_activations(allocator from) noexcept : from_(from) {}
 
-    [[nodiscard]] std::size_t tokens() const noexcept { return layout_.tokens; }
+    [[nodiscard]] std::size_t tokens() const noexcept { return layout_.blocks.tokens; }
     [[nodiscard]] std::size_t cols() const noexcept { return layout_.depth.cols; }
     // Bytes held, which never become less.
     [[nodiscard]] std::size_t bytes() const noexcept { return memory_.size(); }
@@ -103,6 +103,12 @@ void check_rows(const kernel::token_rows<T>& x) {
         NIBBLE_CHECK(row < x.x.rows(), "prepare: a number in options.rows is not that of a row of x");
 }
 
+inline void check_layout(const kernel::activation_layout& prepared, const kernel::activation_layout& wanted) {
+    NIBBLE_CHECK(prepared == wanted,
+                 "gemm: these activations were prepared for a scheme whose kernel reads them in another order; prepare them "
+                 "for this one");
+}
+
 // Of activations that become integers.
 inline void check_grid(const activation_grid& grid, activation_scale scale, std::size_t tokens) {
     NIBBLE_CHECK(grid.limit >= 1 && grid.limit <= 127, "activation_grid: limit must lie between 1 and 127");
@@ -119,11 +125,23 @@ inline void check_grid(const activation_grid& grid, activation_scale scale, std:
                      "activation_grid: a static scale must be positive, and its reciprocal finite");
 }
 
+// One token of exact ones for weights of `cols` columns.
+template <any_scheme S>
+void prepare_ones(std::size_t cols, prepared_activations& into) {
+    const kernel::gemm_plan<S> plan(packed<S>(0, cols), 1, false);
+    const kernel::activation_layout layout = kernel::layout_of(plan);
+    std::byte* base = prepared_access::reserve(into, plan, false, round_up(layout.row_bytes(), 64));
+    if (base == nullptr) return;
+    const kernel::activation_pieces<S> pieces = prepared_access::pieces<S>(into, plan);
+    kernel::prepare_ones(layout, pieces.all(),
+                         reinterpret_cast<std::int8_t*>(base + kernel::activation_bytes(plan, false)));
+}
+
 // All blocks into `memory`; row_of(worker) is a worker's scratch of layout.row_bytes().
 template <class Isa, stored_float T, class RowOf, executor Executor>
 void prepare_tokens(const kernel::activation_layout& layout, const kernel::token_rows<T>& x, const activation_grid& grid,
                     const kernel::activation_memory& memory, const RowOf& row_of, const Executor& threads) {
-    threads.parallel_for(layout.token_blocks, [&](std::size_t block, std::size_t worker) {
+    threads.parallel_for(layout.blocks.count, [&](std::size_t block, std::size_t worker) {
         kernel::prepare_block<Isa>(layout, x, grid, block, memory, row_of(worker));
     });
 }
@@ -195,13 +213,14 @@ void prepare(const quantized<A>& x, prepared_activations& into, const Executor& 
     const kernel::activation_pieces<S> pieces = detail::prepared_access::pieces<S>(into, plan);
     std::byte* scratch = base + kernel::activation_bytes(plan, asymmetric);
     std::atomic<bool> below{false};
-    threads.parallel_for(layout.token_blocks, [&](std::size_t block, std::size_t worker) {
+    threads.parallel_for(layout.blocks.count, [&](std::size_t block, std::size_t worker) {
         std::byte* own = scratch + worker * stride;
         if (kernel::place_codes_of_block(layout, x, block, pieces.all(), reinterpret_cast<std::int8_t*>(own),
                                          reinterpret_cast<std::uint8_t*>(own + row_bytes)))
             below.store(true, std::memory_order_relaxed);
     });
-    const bool taken = !below.load(std::memory_order_relaxed);
+    // The same on every machine, though VNNI takes -128 everywhere.
+    const bool taken = P::real || !detail::fits_int16_sums<typename S::element_type> || !below.load(std::memory_order_relaxed);
     if (!taken) detail::prepared_access::clear(into);
     NIBBLE_CHECK(taken,
                  "prepare: x holds the code of -128, which weights of few bits cannot meet; quantize to -127 ... 127");

@@ -32,7 +32,7 @@ objdump -d --no-show-raw-insn -C "$object" | awk -v flags="$*" '
             if (!inner) continue
             hot = 0; bad = 0; reloads = 0; what = ""
             for (j = from; j <= i; ++j) {
-                if (text[j] ~ /vpmaddubsw|vpmaddwd|vpdpwssd|vfn?m(add|sub)/) ++hot
+                if (text[j] ~ /vpmaddubsw|vpmaddwd|vpdpbusd|vfn?m(add|sub)/) ++hot
                 if (text[j] ~ /\tmov +-?[0-9a-fx]*\(%rsp\),%r/ && ++reloads <= 4) continue
                 if (text[j] ~ /\(%rsp/ || text[j] ~ /vmovq .*%xmm.*%r|vmovq .*%r.*%xmm/) { ++bad; what = what "\n        " text[j] }
             }

@@ -18,14 +18,14 @@ using bytes = byte_source<avx2>;
 using words = word_source<avx2>;
 NIBBLE_TEST_INTEGER(nibbles, 1, 1)
 NIBBLE_TEST_INTEGER(nibbles, 1, 2)
-NIBBLE_TEST_INTEGER(nibbles, 1, 4)
+NIBBLE_TEST_INTEGER(nibbles, 1, integer_tile_tokens)
 NIBBLE_TEST_INTEGER(nibbles, 4, 1)
-NIBBLE_TEST_INTEGER(nibble_table, 1, 4)
+NIBBLE_TEST_INTEGER(nibble_table, 1, integer_tile_tokens)
 NIBBLE_TEST_INTEGER(nibble_table, 4, 1)
 NIBBLE_TEST_INTEGER(bits2, 4, 1)
 NIBBLE_TEST_INTEGER(bits3, (NIBBLE_VECTOR_REGISTERS >= 32 ? 4 : 2), 1)
 NIBBLE_TEST_INTEGER(bits6, 2, 1)
-NIBBLE_TEST_INTEGER(bytes, 1, 4)
+NIBBLE_TEST_INTEGER(bytes, 1, integer_tile_tokens)
 NIBBLE_TEST_INTEGER(words, 1, 4)
 NIBBLE_TEST_INTEGER(words, 4, 1)
 

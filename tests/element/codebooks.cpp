@@ -210,13 +210,13 @@ TEST_CASE("dynamic map: midpoints of decades, sorted", "[element][codebook][gold
 }
 
 TEST_CASE("lists of integers times a power of two get integer kernels", "[element][codebook]") {
-    STATIC_REQUIRE(family_of<iq4_nl> == kernel_family::wide);
+    STATIC_REQUIRE(family_of<iq4_nl> == nibble_test::family_of_8_bits);
     STATIC_REQUIRE(family_of<flint4> == kernel_family::narrow);
     STATIC_REQUIRE(family_of<bitmod_fp3_ea_plus> == kernel_family::narrow);
     STATIC_REQUIRE(family_of<bitmod_fp4_ea_minus> == kernel_family::narrow);
     STATIC_REQUIRE(family_of<dense_shift<3>> == kernel_family::narrow);
     STATIC_REQUIRE(family_of<signed_log2<3>> == kernel_family::narrow);
-    STATIC_REQUIRE(family_of<signed_log2<4>> == kernel_family::wide);
+    STATIC_REQUIRE(family_of<signed_log2<4>> == nibble_test::family_of_8_bits);
     STATIC_REQUIRE(family_of<bnb_fp4> == kernel_family::real);
     STATIC_REQUIRE(family_of<signed_log_root_two<4>> == kernel_family::real);
     STATIC_REQUIRE(family_of<dynamic8> == kernel_family::real);

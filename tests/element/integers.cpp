@@ -25,10 +25,10 @@ TEST_CASE("integer elements of any kind get integer kernels", "[element]") {
     STATIC_REQUIRE(family_of<nibble::bipolar<4>> == kernel_family::narrow);
     STATIC_REQUIRE(family_of<nibble::bipolar<5>> == kernel_family::narrow);
     // Its 63 is too large for four pairs of products in int16.
-    STATIC_REQUIRE(family_of<nibble::bipolar<6>> == kernel_family::wide);
-    STATIC_REQUIRE(family_of<nibble::bipolar<7>> == kernel_family::wide);
+    STATIC_REQUIRE(family_of<nibble::bipolar<6>> == nibble_test::family_of_8_bits);
+    STATIC_REQUIRE(family_of<nibble::bipolar<7>> == nibble_test::family_of_8_bits);
     STATIC_REQUIRE(family_of<nibble::sign_magnitude<4>> == kernel_family::narrow);
-    STATIC_REQUIRE(family_of<nibble::sign_magnitude<8>> == kernel_family::wide);
+    STATIC_REQUIRE(family_of<nibble::sign_magnitude<8>> == nibble_test::family_of_8_bits);
     STATIC_REQUIRE(family_of<nibble::balanced<2>> == kernel_family::narrow);
     STATIC_REQUIRE(family_of<nibble::balanced<4>> == kernel_family::narrow);
     STATIC_REQUIRE(nibble::largest<nibble::balanced<2>> == 4.0f);

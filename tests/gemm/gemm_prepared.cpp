@@ -216,9 +216,9 @@ TEST_CASE("unsigned codes are activations with an offset") {
         const product<S> p(21, 160);
         std::vector<float> x = bell_values(5 * 160, 8);
         p.template check_coded<nb::int4_channel_asym>(x, 5, "uint4");
-        // A code of 0 is -128 where int8 tiles stop at -127, unless the kernel sums pairs in 32 bits.
+        // A code of 0 is -128 where int8 tiles stop at -127, unless the kernel sums in 32 bits.
         const auto coded = nb::quantize<nb::int8_channel_asym>(nb::matrix_view<const float>(x.data(), 5, 160));
-        if (nb::kernel::gemm_plan<S>::wide || nb::kernel::gemm_plan<S>::real)
+        if (nb::kernel::gemm_plan<S>::real || !nb::detail::fits_int16_sums<typename S::element_type>)
             p.template check_coded<nb::int8_channel_asym>(x, 5, "uint8");
         else
             CHECK(broken_by([&] { (void)nb::prepare<S>(coded); }).find("-128") != std::string::npos);
@@ -296,10 +296,15 @@ TEST_CASE("one preparation serves matrices whose kernels read activations alike,
     const product<nb::int4_g32> one(21, 256);
     const product<nb::int4_g32_asym> two(40, 256);
     const product<nb::mxint8> wide(21, 256);
+    const product<nb::fp8_e4m3_channel> real(21, 256);
     one.check(a, reference_gemm(from, one.plain, false), 5, "queries");
     two.check(a, reference_gemm(from, two.plain, false), 5, "keys");
     fenced_matrix y(5, 21, 1);
-    CHECK(broken_by([&] { nb::gemm(a, wide.w, y.view()); }).find("another order") != std::string::npos);
+    if (nb::detail::sums_bytes_in_int32)
+        wide.check(a, reference_gemm(from, wide.plain, false), 5, "values");
+    else
+        CHECK(broken_by([&] { nb::gemm(a, wide.w, y.view()); }).find("another order") != std::string::npos);
+    CHECK(broken_by([&] { nb::gemm(a, real.w, y.view()); }).find("another order") != std::string::npos);
     const product<nb::int4_g64> other(21, 256);
     CHECK(broken_by([&] { nb::gemm(a, other.w, y.view()); }).find("another order") != std::string::npos);
     const product<nb::int4_g32> narrow(21, 255);

@@ -61,6 +61,10 @@ template <class Element> [[nodiscard]] codec codec_of() {
 // with x.
 void check_codec(const codec& tested, const reference_codec& reference, std::size_t samples);
 
+// Of integers that are too large for sums in int16.
+inline constexpr nibble::detail::kernel_family family_of_8_bits =
+    nibble::detail::sums_bytes_in_int32 ? nibble::detail::kernel_family::narrow : nibble::detail::kernel_family::wide;
+
 // What the library derives from an element's values.
 struct derived_facts {
     std::string name;

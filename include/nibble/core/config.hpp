@@ -98,13 +98,13 @@
 #endif
 
 // 256-bit forms of newer instructions, which the AVX2 kernels take where the flags have them: a table of 16 fp32 values in one
-// shuffle, a product of int16 pairs and its sum in one instruction. The results are the same bits.
+// shuffle; four products of unsigned and signed bytes summed in int32 in one instruction. The results are the same bits.
 #if NIBBLE_HAS_AVX2 && defined(__AVX512VL__) && defined(__AVX512F__)
 #define NIBBLE_HAS_AVX512VL 1
 #else
 #define NIBBLE_HAS_AVX512VL 0
 #endif
-#if NIBBLE_HAS_AVX512VL && defined(__AVX512VNNI__)
+#if NIBBLE_HAS_AVX2 && ((defined(__AVX512VL__) && defined(__AVX512VNNI__)) || defined(__AVXVNNI__))
 #define NIBBLE_HAS_VNNI 1
 #else
 #define NIBBLE_HAS_VNNI 0

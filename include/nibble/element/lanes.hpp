@@ -15,10 +15,13 @@ namespace nibble::inline NIBBLE_ABI::detail {
 // ---- kernel family -------------------------------------------------------------------------------------------------------
 
 enum class kernel_family {
-    narrow, // unsigned lanes of at most 7 bits: byte products summed in int16 before they are widened
+    narrow, // unsigned lanes: byte products, summed in int16 before they are widened, or in int32 at once
     wide,   // signed 8-bit lanes: products of int16 pairs summed in int32
     real,   // no small integers: fp32 lanes
 };
+
+// Whether the machine sums byte products in int32 (VNNI): then 8 bits are as narrow as 4, and all integers have unsigned lanes.
+inline constexpr bool sums_bytes_in_int32 = NIBBLE_HAS_VNNI != 0;
 
 // Largest magnitude of a quantized activation; -128 is never produced.
 inline constexpr int activation_limit = 127;
@@ -29,14 +32,16 @@ inline constexpr int activation_limit = 127;
     return 32767 / (2 * max_of(magnitude, 1) * activation_limit);
 }
 
+// Whether int16 sums serve an integer element. 129: one instruction sums two products unsigned x signed, which must fit in
+// int16 by themselves. Below a depth of 4 the widening costs more than int16 products would.
+template <element E>
+inline constexpr bool fits_int16_sums =
+    integer_grid_of<E>.high - integer_grid_of<E>.low <= 129 && narrow_depth(integer_grid_of<E>.magnitude) >= 4;
+
 template <element E>
 inline constexpr kernel_family family_of = [] {
-    constexpr integer_grid g = integer_grid_of<E>;
-    if (!g.exists) return kernel_family::real;
-    // 129: one instruction sums two products unsigned x signed, which must fit in int16 by themselves. Below a depth of 4
-    // the widening costs more than int16 products would.
-    if (g.high - g.low <= 129 && narrow_depth(g.magnitude) >= 4) return kernel_family::narrow;
-    return kernel_family::wide;
+    if (!integer_grid_of<E>.exists) return kernel_family::real;
+    return sums_bytes_in_int32 || fits_int16_sums<E> ? kernel_family::narrow : kernel_family::wide;
 }();
 
 // The integer of a lane, relative to the centre: narrow lanes are integer - low, of which the kernel takes `center` off
@@ -54,12 +59,14 @@ inline constexpr int lane_offset = [] {
     return g.linear && g.low == 0 ? (1 << (E::bits - 1)) : 0;
 }();
 
-// Quads (4 consecutive k) per int16 phase of a narrow element; for wide ones the length over which sums of activations
-// are kept, so that they fit in int16.
+// Quads (4 consecutive k) per int16 phase of a narrow element; where sums are in int32, the length over which sums of
+// activations are kept, so that they fit in int16: 128 quads x 2 columns x 127.
 template <element E>
-inline constexpr std::size_t phase_quads = family_of<E> == kernel_family::narrow
-                                               ? static_cast<std::size_t>(min_of(narrow_depth(integer_grid_of<E>.magnitude), 64))
-                                               : 64;
+inline constexpr std::size_t phase_quads = [] {
+    if (sums_bytes_in_int32) return std::size_t{128};
+    if (family_of<E> != kernel_family::narrow) return std::size_t{64};
+    return static_cast<std::size_t>(min_of(narrow_depth(integer_grid_of<E>.magnitude), 64));
+}();
 
 // The lane of every code: unsigned for narrow elements, two's complement for wide ones.
 template <small_element E>

@@ -3,6 +3,7 @@
 //
 // instruction           what for                       per cycle, Zen 3 (measured, kernel-techniques section 0)
 // vpmaddubsw            4 products to 2 int16          2 (with vpmaddwd)
+// vpdpbusd (VNNI)       4 products onto an int32       2 (Intel)
 // vpaddw                int16 sums                     4
 // vpmaddwd              int16 pairs to int32           2 (with vpmaddubsw)
 // vpbroadcastd m32      activations to every row       2, load ports only
@@ -42,9 +43,13 @@ struct avx2 : generic {
     struct words {
         __m256i v;
     };
+#if NIBBLE_HAS_VNNI
+    using sums = i32;
+#else
     struct sums {
         __m256i v; // 16 int16, two per row
     };
+#endif
 
     // ---- fp32 lanes ---------------------------------------------------------------------------------------------------
 
@@ -136,6 +141,15 @@ struct avx2 : generic {
     [[nodiscard]] static NIBBLE_INLINE bytes broadcast4(const std::int8_t* from) noexcept {
         return {broadcast_dword(from)};
     }
+#if NIBBLE_HAS_VNNI
+    [[nodiscard]] static NIBBLE_INLINE sums dot_start(const std::int32_t* pair, int center) noexcept {
+        return {_mm256_madd_epi16(broadcast_dword(pair), _mm256_set1_epi16(static_cast<short>(-center)))};
+    }
+    [[nodiscard]] static NIBBLE_INLINE sums dot(const sums& s, const bytes& codes, const bytes& activations) noexcept {
+        return {dot_bytes(s.v, codes.v, activations.v)};
+    }
+    [[nodiscard]] static NIBBLE_INLINE i32 dot_finish(const sums& s) noexcept { return s; }
+#else
     [[nodiscard]] static NIBBLE_INLINE sums dot_start(const std::int32_t* pair, int center) noexcept {
         return {_mm256_mullo_epi16(broadcast_dword(pair), _mm256_set1_epi16(static_cast<short>(-center)))};
     }
@@ -146,7 +160,8 @@ struct avx2 : generic {
         return {_mm256_madd_epi16(s.v, _mm256_set1_epi16(1))};
     }
     // Without it GCC 12 re-associates the sums of several quads into one serial chain and spills an accumulator.
-    static NIBBLE_INLINE void pin(sums& s) noexcept { __asm__("" : "+x"(s.v)); }
+    static NIBBLE_INLINE void pin(sums& s) noexcept { __asm__("" : "+v"(s.v)); }
+#endif
 
     [[nodiscard]] static NIBBLE_INLINE words even_words(const bytes& a) noexcept {
         return {_mm256_srai_epi16(_mm256_slli_epi16(a.v, 8), 8)};
@@ -161,21 +176,12 @@ struct avx2 : generic {
     [[nodiscard]] static NIBBLE_INLINE i32 multiply_pairs(const words& a, const words& b) noexcept {
         return {_mm256_madd_epi16(a.v, b.v)};
     }
-    // sums + multiply_pairs(a, b).
-    [[nodiscard]] static NIBBLE_INLINE i32 add_pairs(const i32& sums, const words& a, const words& b) noexcept {
-#if NIBBLE_HAS_VNNI
-        return {_mm256_dpwssd_epi32(sums.v, a.v, b.v)};
-#else
-        return add(sums, multiply_pairs(a, b));
-#endif
+    // sums + multiply_pairs(a, b), and sums + dot_finish(s).
+    [[nodiscard]] static NIBBLE_INLINE i32 add_pairs(const i32& total, const words& a, const words& b) noexcept {
+        return add(total, multiply_pairs(a, b));
     }
-    // sums + dot_finish(s).
     [[nodiscard]] static NIBBLE_INLINE i32 add_finished(const i32& total, const sums& s) noexcept {
-#if NIBBLE_HAS_VNNI
-        return {_mm256_dpwssd_epi32(total.v, s.v, _mm256_set1_epi16(1))};
-#else
         return add(total, dot_finish(s));
-#endif
     }
     [[nodiscard]] static NIBBLE_INLINE i32 as_i32(const bytes& a) noexcept { return {a.v}; }
     [[nodiscard]] static NIBBLE_INLINE i32 zeros() noexcept { return {_mm256_setzero_si256()}; }
@@ -192,7 +198,7 @@ struct avx2 : generic {
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), a.v);
     }
     [[nodiscard]] static NIBBLE_INLINE f32 to_float(const i32& a) noexcept { return f32(_mm256_cvtepi32_ps(a.v)); }
-    static NIBBLE_INLINE void pin(i32& s) noexcept { __asm__("" : "+x"(s.v)); }
+    static NIBBLE_INLINE void pin(i32& s) noexcept { __asm__("" : "+v"(s.v)); }
 
     // ---- codes to fp32 --------------------------------------------------------------------------------------------------
 
@@ -323,6 +329,16 @@ struct avx2 : generic {
     }
 
 private:
+#if NIBBLE_HAS_VNNI
+    // Per int32: sum + four products of an unsigned and a signed byte.
+    [[nodiscard]] static NIBBLE_INLINE __m256i dot_bytes(__m256i sum, __m256i codes, __m256i activations) noexcept {
+#if NIBBLE_HAS_AVX512VL && defined(__AVX512VNNI__)
+        return _mm256_dpbusd_epi32(sum, codes, activations);
+#else
+        return _mm256_dpbusd_avx_epi32(sum, codes, activations);
+#endif
+    }
+#endif
     // Entry (index & 15) of low, high.
     [[nodiscard]] static NIBBLE_INLINE __m256 two_tables(__m256 low, __m256i index, __m256 high) noexcept {
 #if NIBBLE_HAS_AVX512VL

@@ -57,28 +57,48 @@ struct phase_plan {
     [[nodiscard]] friend constexpr bool operator==(const phase_plan&, const phase_plan&) noexcept = default;
 };
 
+// How tokens are cut into blocks, each of which one tile takes at once.
+struct token_blocks {
+    std::size_t tokens = 0;
+    std::size_t count = 1; // no block is empty unless there are no tokens
+    std::size_t whole = 0; // the first so many have `longest` tokens; the others share the rest as equally as they can
+    std::size_t longest = 1;
+
+    // Tiles exist for `longest` tokens and for 1 ... `shorter`. If they exist for all numbers up to the longest, the last
+    // tokens are cut in two: 5 = 3 + 2, not 4 + 1.
+    [[nodiscard]] static constexpr token_blocks make(std::size_t tokens, std::size_t longest, std::size_t shorter) noexcept {
+        token_blocks b{.tokens = tokens, .count = 1, .whole = tokens / longest, .longest = longest};
+        if (tokens % longest != 0 && b.whole != 0 && shorter == longest) --b.whole;
+        b.count = detail::max_of<std::size_t>(1, b.whole + detail::ceil_div(tokens - b.whole * longest, shorter));
+        return b;
+    }
+    // The first token of a block; of block `count`, the number of tokens.
+    [[nodiscard]] constexpr std::size_t first(std::size_t block) const noexcept {
+        if (block <= whole) return block * longest;
+        const std::size_t rest = tokens - whole * longest;
+        const std::size_t blocks = count - whole;
+        return whole * longest + (block - whole) * (rest / blocks) + detail::min_of(block - whole, rest % blocks);
+    }
+    [[nodiscard]] friend constexpr bool operator==(const token_blocks&, const token_blocks&) noexcept = default;
+};
+
 // All that the order of activations in memory depends on, without the scheme's name: what two schemes must share so that
 // one set of activations serves both.
 struct activation_layout {
     detail::depth_plan depth{};
     phase_plan phases{};
-    std::size_t tokens = 0;
-    std::size_t token_blocks = 1;
+    token_blocks blocks{};
     bool real = false;     // fp32 values
     bool wide = false;     // int16 pairs
     bool per_part = false; // a scale per part, not one per token
 
     [[nodiscard]] friend constexpr bool operator==(const activation_layout&, const activation_layout&) noexcept = default;
 
-    // The first token of a block; of block token_blocks, the number of tokens.
-    [[nodiscard]] std::size_t block_token(std::size_t block) const noexcept {
-        return block * (tokens / token_blocks) + detail::min_of(block, tokens % token_blocks);
-    }
     // Integers: int8 values of a row with its padding, which a worker needs on the way.
     [[nodiscard]] std::size_t row_bytes() const noexcept { return real ? 0 : depth.padded; }
 };
 
-// Activations of all tokens, block after block (at most 4 tokens of integers, 6 of fp32), as one tile reads a block.
+// Activations of all tokens, block after block, as one tile reads a block.
 //   values      narrow: [quad][token][4] int8; wide: [quad][token] four int16 in the order of columns 0 2 1 3
 //   real_values [padded column][token], zeros where columns are padded
 //   pair_sums   [part x per_part + phase][token]: sums over columns 0, 1 and over columns 2, 3 of every quad, two int16
@@ -310,8 +330,8 @@ template <class Isa, stored_float T>
 inline void prepare_block(const activation_layout& layout, const token_rows<T>& x, const activation_grid& how,
                           std::size_t block, const activation_memory& memory, std::int8_t* row) noexcept {
     const detail::depth_plan& depth = layout.depth;
-    const std::size_t first = layout.block_token(block);
-    const std::size_t tokens = layout.block_token(block + 1) - first;
+    const std::size_t first = layout.blocks.first(block);
+    const std::size_t tokens = layout.blocks.first(block + 1) - first;
     const activation_memory out = memory.block(layout, first);
     for (std::size_t t = 0; t < tokens; ++t) {
         reader_of<Isa, T> from(x.row(first + t));

@@ -63,15 +63,15 @@ private:
 };
 
 // Tokens of one block; `row` is scratch for layout.row_bytes() bytes and `codes` for cols, rounded up to 8. True if a code
-// stands for -128 where tiles take no more than -127.
+// stands for -128, which not all tiles take.
 template <any_scheme A>
 [[nodiscard]] inline bool place_codes_of_block(const activation_layout& layout, const quantized<A>& x, std::size_t block,
                                                const activation_memory& memory, std::int8_t* row,
                                                std::uint8_t* codes) noexcept {
     using element = typename A::element_type;
     const detail::depth_plan& depth = layout.depth;
-    const std::size_t first = layout.block_token(block);
-    const std::size_t tokens = layout.block_token(block + 1) - first;
+    const std::size_t first = layout.blocks.first(block);
+    const std::size_t tokens = layout.blocks.first(block + 1) - first;
     const activation_memory out = memory.block(layout, first);
     bool below = false;
     for (std::size_t t = 0; t < tokens; ++t) {
@@ -106,7 +106,7 @@ template <any_scheme A>
         if (out.corrections != nullptr) out.corrections[t] = static_cast<float>(-offset) * scale_of(0);
         place_integers(layout, row, t, tokens, out, offset, scale_of);
     }
-    return below && !layout.wide;
+    return below;
 }
 
 } // namespace nibble::inline NIBBLE_ABI::kernel

@@ -5,6 +5,7 @@
 #include <nibble/core/config.hpp>
 #include <nibble/core/executor.hpp>
 #include <nibble/core/view.hpp>
+#include <nibble/epilogue/destination.hpp>
 #include <nibble/epilogue/epilogue.hpp>
 #include <nibble/isa/lanes.hpp>
 #include <nibble/isa/stored_lanes.hpp>
@@ -18,38 +19,73 @@
 
 namespace nibble::inline NIBBLE_ABI::kernel {
 
-// Eight results to where they go.
+// Eight results to where they go: a matrix, or whatever a destination (epilogue/destination.hpp) makes of them.
 template <isa Isa, stored_float T>
 NIBBLE_INLINE void put(const matrix_view<T>& y, const lanes<Isa>& x, const position& at) noexcept {
     store_lanes<Isa>(y.row(at.token) + at.output, x, at.count);
 }
+template <isa Isa, destination Destination>
+NIBBLE_INLINE void put(const Destination& y, const lanes<Isa>& x, const position& at) noexcept {
+    y.put(x, at);
+}
 
 // What makes numbers of the sums of a panel, for the tokens of a task.
 struct panel_numbers {
+    const float* results = nullptr;     // [token][16], the sums
     const float* factors = nullptr;     // of its rows
     const float* scales = nullptr;      // of the tokens, or null
     const float* corrections = nullptr; // of the tokens, or null
     const float* weight_sums = nullptr; // of its rows, with corrections
 };
 template <isa Isa>
-[[nodiscard]] NIBBLE_INLINE lanes<Isa> finished(const float* results, const panel_numbers& by, std::size_t t,
-                                                std::size_t half, std::size_t count) noexcept {
-    lanes<Isa> r(Isa::multiply(Isa::load(results + t * panel_layout::rows + half), Isa::load(by.factors + half)));
+[[nodiscard]] NIBBLE_INLINE lanes<Isa> finished(const panel_numbers& by, std::size_t t, std::size_t half,
+                                                std::size_t count) noexcept {
+    lanes<Isa> r(Isa::multiply(Isa::load(by.results + t * panel_layout::rows + half), Isa::load(by.factors + half)));
     if (by.scales != nullptr) r = r * lanes<Isa>(by.scales[t]);
     if (by.corrections != nullptr)
         r = fma(lanes<Isa>(by.corrections[t]), lanes<Isa>::load(by.weight_sums + half, count), r.kept());
     return r.kept();
 }
 
+// What is multiplied: the matrices, all of one shape, and how their numbers at one place become one result.
+template <any_scheme S>
+struct plain_product {
+    using scheme_type = S;
+    static constexpr std::size_t matrices = 1;
+    const packed<S>& weights;
+    [[nodiscard]] const packed<S>& matrix(std::size_t) const noexcept { return weights; }
+    template <isa Isa>
+    [[nodiscard]] NIBBLE_INLINE lanes<Isa> result(const panel_numbers* by, std::size_t t, std::size_t half,
+                                                  const position& at) const noexcept {
+        return finished<Isa>(by[0], t, half, at.count);
+    }
+};
+// activation(x gateᵀ) x (x upᵀ)
+template <any_scheme S, epilogue Activation>
+struct gated_product {
+    using scheme_type = S;
+    static constexpr std::size_t matrices = 2;
+    const packed<S>& gate;
+    const packed<S>& up;
+    const Activation& activation;
+    [[nodiscard]] const packed<S>& matrix(std::size_t i) const noexcept { return i == 0 ? gate : up; }
+    template <isa Isa>
+    [[nodiscard]] NIBBLE_INLINE lanes<Isa> result(const panel_numbers* by, std::size_t t, std::size_t half,
+                                                  const position& at) const noexcept {
+        const lanes<Isa> g(activation(finished<Isa>(by[0], t, half, at.count), at));
+        return (g.kept() * finished<Isa>(by[1], t, half, at.count)).kept();
+    }
+};
+
 // The results of one panel to y: row factors, token scales, epilogue, store.
-template <isa Isa, epilogue Epilogue, class Destination>
-NIBBLE_INLINE void finish_panel(const float* results, const panel_numbers& by, std::size_t first_token, std::size_t tokens,
-                                std::size_t first_output, std::size_t outputs, const Destination& y,
+template <isa Isa, class Product, epilogue Epilogue, class Destination>
+NIBBLE_INLINE void finish_panel(const Product& product, const panel_numbers* by, std::size_t first_token,
+                                std::size_t tokens, std::size_t first_output, std::size_t outputs, const Destination& y,
                                 const Epilogue& finish) {
     for (std::size_t t = 0; t < tokens; ++t)
         for (std::size_t half = 0; half < outputs; half += 8) {
             const position at{first_token + t, first_output + half, detail::min_of<std::size_t>(8, outputs - half)};
-            put<Isa>(y, lanes<Isa>(finish(finished<Isa>(results, by, t, half, at.count), at)), at);
+            put<Isa>(y, lanes<Isa>(finish(product.template result<Isa>(by, t, half, at), at)), at);
         }
 }
 
@@ -57,8 +93,7 @@ template <any_scheme S>
 [[nodiscard]] inline activation_layout layout_of(const gemm_plan<S>& plan) noexcept {
     return {.depth = plan.depth,
             .phases = plan.phases,
-            .tokens = plan.tokens,
-            .token_blocks = plan.token_blocks,
+            .blocks = plan.blocks,
             .real = plan.real,
             .wide = plan.wide,
             .per_part = plan.per_part};
@@ -103,34 +138,48 @@ inline void for_each_group(const gemm_plan<S>& plan, const Executor& threads, co
         const std::size_t begin = task % plan.panel_tasks * plan.task_panels;
         const std::size_t end = detail::min_of(plan.panels, begin + plan.task_panels);
         const std::size_t first_block = task / plan.panel_tasks * plan.chunk_blocks;
-        const std::size_t end_block = detail::min_of(plan.token_blocks, first_block + plan.chunk_blocks);
+        const std::size_t end_block = detail::min_of(plan.blocks.count, first_block + plan.chunk_blocks);
         for (std::size_t first = begin; first < end; first += plan.panel_group)
             group(first, detail::min_of(plan.panel_group, end - first), first_block, end_block, worker);
     });
 }
 
-// y from activations in place; `workers` has worker_bytes for each.
-template <isa Isa, any_scheme S, class Destination, epilogue Epilogue, executor Executor>
-inline void multiply(const gemm_plan<S>& plan, const activation_pieces<S>& x, const float* weight_sums, const packed<S>& w,
-                     const Destination& y, const Epilogue& finish, std::byte* workers, const Executor& threads) {
+// y from activations in place; `workers` has worker_bytes for each and for each matrix. `weight_sums`, for activations with
+// offsets: of the first matrix, then of the next.
+template <isa Isa, class Product, class Destination, epilogue Epilogue, executor Executor>
+inline void multiply(const gemm_plan<typename Product::scheme_type>& plan,
+                     const activation_pieces<typename Product::scheme_type>& x, const float* weight_sums,
+                     const Product& product, const Destination& y, const Epilogue& finish, std::byte* workers,
+                     const Executor& threads) {
+    using S = typename Product::scheme_type;
     const bool token_scales = !plan.real && !plan.per_part;
     const std::size_t stride = worker_bytes(plan);
     for_each_group(plan, threads, [&](std::size_t first, std::size_t panels, std::size_t first_block, std::size_t end_block,
                                       std::size_t worker) {
-        const typename gemm_plan<S>::worker_memory own = memory_of_worker(plan, workers + worker * stride);
-        const std::size_t first_token = plan.block_token(first_block);
-        const std::size_t tokens = plan.block_token(end_block) - first_token;
-        sum_group<Isa, S>(plan, w, x.shared, own, first, panels, first_block, end_block, first + plan.panel_group);
+        const std::size_t first_token = plan.blocks.first(first_block);
+        const std::size_t tokens = plan.blocks.first(end_block) - first_token;
+        const float* results[Product::matrices];
+        for (std::size_t i = 0; i < Product::matrices; ++i) {
+            const typename gemm_plan<S>::worker_memory own =
+                memory_of_worker(plan, workers + (worker * Product::matrices + i) * stride);
+            sum_group<Isa, S>(plan, product.matrix(i), x.shared, own, first, panels, first_block, end_block,
+                              first + plan.panel_group);
+            results[i] = own.results;
+        }
         for (std::size_t p = 0; p < panels; ++p) {
             const std::size_t output = (first + p) * panel_layout::rows;
-            panel_numbers by{};
-            by.factors = reinterpret_cast<const float*>(w.panel(first + p) + w.sections().factors);
-            if (token_scales) by.scales = x.shared.scales + first_token;
-            if (x.corrections != nullptr) {
-                by.corrections = x.corrections + first_token;
-                by.weight_sums = weight_sums + output;
+            panel_numbers by[Product::matrices]{};
+            for (std::size_t i = 0; i < Product::matrices; ++i) {
+                const packed<S>& w = product.matrix(i);
+                by[i].results = results[i] + p * tokens * panel_layout::rows;
+                by[i].factors = reinterpret_cast<const float*>(w.panel(first + p) + w.sections().factors);
+                if (token_scales) by[i].scales = x.shared.scales + first_token;
+                if (x.corrections != nullptr) {
+                    by[i].corrections = x.corrections + first_token;
+                    by[i].weight_sums = weight_sums + i * plan.outputs + output;
+                }
             }
-            finish_panel<Isa>(own.results + p * tokens * panel_layout::rows, by, first_token, tokens, output,
+            finish_panel<Isa>(product, by, first_token, tokens, output,
                               detail::min_of(panel_layout::rows, plan.outputs - output), y, finish);
         }
     });

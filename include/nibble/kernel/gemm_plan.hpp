@@ -48,7 +48,7 @@ struct gemm_plan {
     // Sums of a wide element fit in 32 bits over a whole part: without a zero point, which wants sums of activations in 16
     // bits, a phase is as long as a block of columns.
     static constexpr std::size_t longest_phase = wide && !has_zeros ? 256 : detail::phase_quads<element>;
-    static constexpr std::size_t tile_tokens = real ? 6 : 4;
+    static constexpr std::size_t tile_tokens = real ? 6 : integer_tile_tokens;
     // Panels that one token goes through at once: as many as there are registers for their sums, of which short phases take
     // two sets, and for the codes of a step, of which elements with a plane of single bits have four quads.
     static constexpr std::size_t most_panels =
@@ -59,6 +59,7 @@ struct gemm_plan {
 
     detail::depth_plan depth;
     phase_plan phases;
+    token_blocks blocks;
     std::size_t tokens = 0;
     std::size_t outputs = 0;
     std::size_t panels = 0;
@@ -66,8 +67,7 @@ struct gemm_plan {
     bool packed_tiles = false;   // tiles read the packed stream
     std::size_t panel_group = 1; // panels that go through the columns together
     std::size_t task_panels = 1; // panels per task, a multiple of panel_group
-    std::size_t token_blocks = 1; // tokens are cut into so many blocks of equal size, give or take one: 5 = 3 + 2, not 4 + 1
-    std::size_t chunk_blocks = 1; // blocks per task
+    std::size_t chunk_blocks = 1; // blocks of tokens per task
     std::size_t token_chunk = 1;  // tokens per task, at most
     std::size_t unit_columns = 1;
     std::size_t block_units = 1; // units (quads, or columns for real) per column block
@@ -76,13 +76,13 @@ struct gemm_plan {
     std::size_t token_tasks = 1;
 
     gemm_plan(const packed<S>& w, std::size_t m, bool scale_per_part) noexcept
-        : depth(w.depth()), phases(phase_plan::make(depth, longest_phase)), tokens(m), outputs(w.rows()),
+        : depth(w.depth()), phases(phase_plan::make(depth, longest_phase)),
+          blocks(token_blocks::make(m, tile_tokens, real ? tile_tokens : shorter_tile_tokens)), tokens(m), outputs(w.rows()),
           panels(w.panels()), per_part(scale_per_part && !real) {
         unit_columns = real ? 1 : panel_layout::quad;
         panel_group = m == 1 ? most_panels : 1;
-        packed_tiles = direct || m == 1 || (linear && m <= tile_tokens);
-        token_blocks = detail::max_of<std::size_t>(1, detail::ceil_div(m, tile_tokens));
-        chunk_blocks = detail::min_of(token_blocks, 96 / tile_tokens);
+        packed_tiles = direct || m == 1 || (linear && blocks.count == 1);
+        chunk_blocks = detail::min_of(blocks.count, 96 / tile_tokens);
         token_chunk = detail::min_of(m, chunk_blocks * tile_tokens);
         // The lanes of a block take 16 KiB, half of the first-level cache, as every tile of tokens reads them again.
         const std::size_t unit_bytes = real ? panel_layout::rows * sizeof(float) : direct && element::bits == 4 ? 32 : 64;
@@ -105,12 +105,7 @@ struct gemm_plan {
         // be asked for in time, but enough tasks to balance.
         task_panels = panel_group * (m == 1 ? detail::max_of<std::size_t>(1, detail::min_of<std::size_t>(4, panels / 64)) : 1);
         panel_tasks = detail::ceil_div(panels, task_panels);
-        token_tasks = detail::ceil_div(token_blocks, chunk_blocks);
-    }
-
-    // The first token of a block; of block token_blocks, the number of tokens.
-    [[nodiscard]] std::size_t block_token(std::size_t block) const noexcept {
-        return block * (tokens / token_blocks) + detail::min_of(block, tokens % token_blocks);
+        token_tasks = detail::ceil_div(blocks.count, chunk_blocks);
     }
 
     // Memory that all workers share.

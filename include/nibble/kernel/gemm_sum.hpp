@@ -35,7 +35,10 @@ NIBBLE_INLINE void integer_tile_of(std::size_t tokens, const integer_tile_argume
     case 1: return integer_tile<Source, Panels, 1, Zeros>(a, r);
     case 2: return integer_tile<Source, Panels, 2, Zeros>(a, r);
     case 3: return integer_tile<Source, Panels, 3, Zeros>(a, r);
-    default: return integer_tile<Source, Panels, 4, Zeros>(a, r);
+    case 4: return integer_tile<Source, Panels, 4, Zeros>(a, r);
+    default:
+        if constexpr (integer_tile_tokens > shorter_tile_tokens)
+            return integer_tile<Source, Panels, integer_tile_tokens, Zeros>(a, r);
     }
 }
 template <class Source>
@@ -66,25 +69,29 @@ NIBBLE_INLINE void prefetch_scales(const packed<S>& w, const std::byte* panel, s
 }
 
 // Sums of one group of panels, `panels` from `first_panel` on, against the token blocks [first_block, end_block);
-// `next_panel` is where the worker goes on, or w.panels().
-template <isa Isa, any_scheme S>
-NIBBLE_INLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w, const typename gemm_plan<S>::shared_memory& shared,
-                            const typename gemm_plan<S>::worker_memory& own, std::size_t first_panel, std::size_t panels,
-                            std::size_t first_block, std::size_t end_block, std::size_t next_panel) noexcept {
+// `next_panel` is where the worker goes on, or w.panels(). With Integers no scale takes part: what remains is the exact sum of
+// a row's only part, [panel][token][16] in own.totals.
+template <isa Isa, any_scheme S, bool Integers = false>
+NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
+                               const typename gemm_plan<S>::shared_memory& shared,
+                               const typename gemm_plan<S>::worker_memory& own, std::size_t first_panel, std::size_t panels,
+                               std::size_t first_block, std::size_t end_block, std::size_t next_panel) noexcept {
     using P = gemm_plan<S>;
     using element = typename S::element_type;
     constexpr std::size_t rows = panel_layout::rows;
-    const std::size_t first_token = plan.block_token(first_block);
-    const std::size_t tokens = plan.block_token(end_block) - first_token;
-    __builtin_memset(own.results, 0, panels * tokens * rows * sizeof(float));
+    const std::size_t first_token = plan.blocks.first(first_block);
+    const std::size_t tokens = plan.blocks.first(end_block) - first_token;
+    __builtin_memset(Integers ? static_cast<void*>(own.totals) : own.results, 0, panels * tokens * rows * sizeof(float));
     const bool together = panels == P::most_panels && tokens == 1;
-    plan.for_each_block([&](const tile_range& r) {
+    plan.for_each_block([&](const tile_range& range) {
+        tile_range r = range;
+        if constexpr (Integers) r.finish = false;
         const std::size_t stride = r.parts * rows;
         const std::size_t units = (r.parts - 1) * r.part_units + r.last_units;
         const std::size_t offset = w.sections().codes + r.begin / plan.depth.step * detail::step_bytes<element>;
         for (std::size_t p = 0; p < panels; ++p) {
             const std::byte* panel = w.panel(first_panel + p);
-            widen_scales<Isa>(w, panel, r.part, r.parts, own.scales + p * stride);
+            if constexpr (!Integers) widen_scales<Isa>(w, panel, r.part, r.parts, own.scales + p * stride);
             if constexpr (S::has_minimum) widen_minimums<Isa>(w, panel, r.part, r.parts, own.minimums + p * stride);
             if constexpr (P::has_zeros) widen_zeros(w, panel, r.part, r.parts, own.zeros + p * stride);
             if constexpr (!P::direct)
@@ -96,13 +103,14 @@ NIBBLE_INLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w, const
                         unpack_integer<Isa, element>(codes, units, reinterpret_cast<std::uint8_t*>(own.lanes) + p * units * 64);
                 }
         }
-        if (r.finish && r.part + r.parts == plan.depth.count) {
+        if (range.finish && r.part + r.parts == plan.depth.count) {
             for (std::size_t p = next_panel; p < detail::min_of(next_panel + panels, plan.panels); ++p) {
                 const std::byte* panel = w.panel(p);
                 prefetch_scales<Isa>(w, panel, 0, detail::min_of(plan.block_parts, plan.depth.count));
-                for (std::size_t at = 0; at < prefetch_distance; at += 64) Isa::prefetch(panel + w.sections().codes + at);
+                const std::size_t ahead = together ? prefetch_distance<P::most_panels> : prefetch_distance<1>;
+                for (std::size_t at = 0; at < ahead; at += 64) Isa::prefetch(panel + w.sections().codes + at);
             }
-        } else if (r.finish) {
+        } else if (range.finish) {
             const std::size_t part = r.part + r.parts;
             for (std::size_t p = 0; p < panels; ++p)
                 prefetch_scales<Isa>(w, w.panel(first_panel + p), part,
@@ -114,8 +122,8 @@ NIBBLE_INLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w, const
             a.widened_stride = stride;
             for (std::size_t p = 0; p < (together ? 1 : panels); ++p)
                 for (std::size_t block = first_block; block < end_block; ++block) {
-                    const std::size_t token = plan.block_token(block);
-                    const std::size_t n = plan.block_token(block + 1) - token;
+                    const std::size_t token = plan.blocks.first(block);
+                    const std::size_t n = plan.blocks.first(block + 1) - token;
                     const std::size_t t = token - first_token;
                     a.weights = plan.packed_tiles ? w.panel(first_panel + p) + offset : own.lanes + p * units * rows * sizeof(float);
                     a.values = shared.real_values + token * plan.depth.padded + r.begin * n;
@@ -142,8 +150,8 @@ NIBBLE_INLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w, const
             a.center = detail::lane_center<element>;
             for (std::size_t p = 0; p < (together ? 1 : panels); ++p)
                 for (std::size_t block = first_block; block < end_block; ++block) {
-                    const std::size_t token = plan.block_token(block);
-                    const std::size_t n = plan.block_token(block + 1) - token;
+                    const std::size_t token = plan.blocks.first(block);
+                    const std::size_t n = plan.blocks.first(block + 1) - token;
                     const std::size_t t = token - first_token;
                     a.codes = reinterpret_cast<const std::uint8_t*>(
                         plan.packed_tiles ? w.panel(first_panel + p) + offset : own.lanes + p * units * 64);

@@ -138,9 +138,18 @@ using byte_source = packed_source<Isa, 8, void>;
 template <isa Isa>
 using word_source = packed_word_source<Isa, 8, void>;
 
-// Bytes a tile asks for ahead of its reads: far enough to cover the memory latency at full speed, and in the same panel
-// or the next.
-inline constexpr std::size_t prefetch_distance = 256;
+// Bytes a tile asks for ahead of its reads, in the same panel or the next: far enough to cover the memory latency at full
+// speed. Several panels are several streams, which are that much further ahead together. Measured on Emerald Rapids: one
+// panel and 4 or 8 tokens at 256, 512, 1024, 2048 bytes: 1, 1.2, 1.5, 1.7; four panels and one token: 1, 1.08, 1.1, 1.07.
+// Zen 4 lost with more than 512 bytes in four streams.
+template <std::size_t Panels>
+inline constexpr std::size_t prefetch_distance = Panels > 1 ? 512 : 2048;
+
+// Tokens of the integer tiles: 1 ... shorter_tile_tokens, and integer_tile_tokens. An instruction that sums in int32 has a
+// latency of five cycles and a throughput of two per cycle: it takes more sums at once than one of int16, if there are
+// registers for them.
+inline constexpr std::size_t shorter_tile_tokens = 4;
+inline constexpr std::size_t integer_tile_tokens = detail::sums_bytes_in_int32 && NIBBLE_VECTOR_REGISTERS >= 32 ? 8 : 4;
 
 // results += scale x (exact integer dot product of a part), part by part in order; see gemm.hpp for the formula.
 template <class Source, std::size_t Panels, std::size_t Tokens, bool Zeros>
@@ -173,7 +182,7 @@ NIBBLE_NOINLINE void integer_tile(const integer_tile_arguments& arguments, const
 #pragma GCC unroll 8
             for (std::size_t p = 0; p < Panels; ++p) {
                 const std::uint8_t* from = codes[p] + offset + step * Source::bytes;
-                if (Source::bytes * Steps < 64 || step * Source::bytes % 64 == 0) Isa::prefetch(from + prefetch_distance);
+                if (Source::bytes * Steps < 64 || step * Source::bytes % 64 == 0) Isa::prefetch(from + prefetch_distance<Panels>);
                 Source::each_quad(from, [&](std::size_t q, const typename Source::weights& w) NIBBLE_INLINE_LAMBDA {
 #pragma GCC unroll 8
                     for (std::size_t t = 0; t < Tokens; ++t)
@@ -399,7 +408,7 @@ NIBBLE_NOINLINE void real_tile(const real_tile_arguments& arguments, const tile_
 #pragma GCC unroll 8
             for (std::size_t p = 0; p < Panels; ++p) {
                 const std::byte* from = weights[p] + offset + step * Source::bytes;
-                if (Source::bytes * Steps < 64 || step * Source::bytes % 64 == 0) Isa::prefetch(from + prefetch_distance);
+                if (Source::bytes * Steps < 64 || step * Source::bytes % 64 == 0) Isa::prefetch(from + prefetch_distance<Panels>);
                 Source::each_column(from, [&](std::size_t column, const f32& low, const f32& high) NIBBLE_INLINE_LAMBDA {
 #pragma GCC unroll 8
                     for (std::size_t t = 0; t < Tokens; ++t) {
