@@ -35,11 +35,16 @@
 
 #include <nibble/epilogue/activation.hpp>
 #include <nibble/epilogue/bias.hpp>
+#include <nibble/epilogue/destination.hpp>
 #include <nibble/epilogue/epilogue.hpp>
+#include <nibble/epilogue/gate.hpp>
+#include <nibble/epilogue/low_rank.hpp>
 #include <nibble/epilogue/residual.hpp>
 #include <nibble/epilogue/scale.hpp>
 
 #include <nibble/gemm.hpp>
+#include <nibble/gemm_integer.hpp>
 #include <nibble/pack.hpp>
 #include <nibble/prepare.hpp>
 #include <nibble/quantize.hpp>
+#include <nibble/requantize.hpp>
