@@ -39,12 +39,17 @@ struct gemm_options {
 template <any_scheme S>
 [[nodiscard]] std::size_t gemm_workspace_bytes(const packed<S>& w, std::size_t tokens, std::size_t concurrency,
                                                const gemm_options& options = {}) noexcept {
-    const auto bytes = [&](std::size_t m) {
-        const kernel::gemm_plan<S> plan(w, m, options.activations == activation_scale::per_group);
-        return kernel::activation_bytes(plan, options.grid.asymmetric) + concurrency * kernel::worker_bytes(plan);
+    const auto plan_of = [&](std::size_t m) {
+        return kernel::gemm_plan<S>(w, m, options.activations == activation_scale::per_group);
     };
-    // A single token takes several panels at once, so it may need more than two.
-    return detail::max_of(bytes(1), bytes(tokens));
+    const kernel::gemm_plan<S> all = plan_of(tokens);
+    // What a worker needs grows with the tokens of a chunk, and those may be fewer for more tokens, as chunks are of one
+    // size; a single token takes more panels at once than others do.
+    const std::size_t one = kernel::worker_bytes(plan_of(1));
+    const std::size_t most = kernel::worker_bytes(plan_of(detail::min_of(tokens, all.most_tokens)));
+    return detail::max_of(kernel::activation_bytes(all, options.grid.asymmetric),
+                          kernel::activation_bytes(plan_of(1), options.grid.asymmetric)) +
+           concurrency * detail::max_of(one, most);
 }
 
 namespace detail {

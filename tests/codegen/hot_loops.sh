@@ -15,7 +15,7 @@ if ! command -v objdump >/dev/null; then
     echo "no objdump"
     exit "$skipped"
 fi
-if [[ $* == *native* ]] && ! "$compiler" "$@" -dM -E -x c++ /dev/null | grep -q __AVX2__; then
+if [[ $* == *native* ]] && ! "$compiler" "$@" -dM -E -x c++ /dev/null | grep __AVX2__ >/dev/null; then
     echo "no AVX2 on this machine"
     exit "$skipped"
 fi

@@ -14,7 +14,7 @@ using nibble_table = packed_source<avx2, 4, e2m1>;
 using bits2 = packed_source<avx2, 2, void>;
 using bits3 = packed_source<avx2, 3, void>;
 using bits6 = packed_source<avx2, 6, void>;
-using bytes = byte_source<avx2>;
+using bytes = byte_source<detail::tile_isa_of<avx2>>;
 using words = word_source<avx2>;
 NIBBLE_TEST_INTEGER(nibbles, 1, 1)
 NIBBLE_TEST_INTEGER(nibbles, 1, 2)
@@ -32,10 +32,10 @@ NIBBLE_TEST_INTEGER(words, 4, 1)
 #define NIBBLE_TEST_REAL(source, panels, tokens)                                                                       \
     template void real_tile<source, panels, tokens>(const real_tile_arguments&, const tile_range&) noexcept;
 
-using lanes_in_cache = real_source<avx2>;
+using lanes_in_cache = real_source<detail::tile_isa_of<avx2>>;
 using halves = packed_real_source<avx2, f16>;
 NIBBLE_TEST_REAL(lanes_in_cache, 1, 4)
-NIBBLE_TEST_REAL(lanes_in_cache, 1, 6)
+NIBBLE_TEST_REAL(lanes_in_cache, 1, real_tile_tokens)
 NIBBLE_TEST_REAL(halves, 4, 1)
 
 } // namespace nibble::inline NIBBLE_ABI::kernel

@@ -110,6 +110,13 @@
 #define NIBBLE_HAS_VNNI 0
 #endif
 
+// Tiles in 512 bits over lanes in cache.
+#if NIBBLE_HAS_AVX512VL && defined(__AVX512BW__) && defined(__AVX512VNNI__)
+#define NIBBLE_HAS_AVX512 1
+#else
+#define NIBBLE_HAS_AVX512 0
+#endif
+
 // Vector registers there are to plan for.
 #if defined(__AVX512VL__) || defined(__aarch64__)
 #define NIBBLE_VECTOR_REGISTERS 32

@@ -239,4 +239,12 @@ inline constexpr half_lanes half_lanes_of = [] {
     return h;
 }();
 
+// Of the elements that real_decode::shift serves, those of 3 bits of exponent or less: many of their codes are subnormal, and
+// numbers near zero are the most frequent. Where a machine takes its time over subnormal numbers in fp32, they take another way.
+template <element E>
+inline constexpr bool often_subnormal = [] {
+    constexpr real_lanes r = real_lanes_of<E>;
+    return r.kind == real_decode::shift && r.magnitude_bits - (23 - r.shift) <= 3;
+}();
+
 } // namespace nibble::inline NIBBLE_ABI::detail

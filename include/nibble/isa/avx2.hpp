@@ -221,6 +221,21 @@ struct avx2 : generic {
                 x = _mm256_srli_epi32(x, 32 - E::bits);
             const __m256 value = _mm256_cvtepi32_ps(x);
             return how.factor == 1.0f ? f32(value) : f32(_mm256_mul_ps(value, _mm256_set1_ps(how.factor)));
+        } else if constexpr (detail::often_subnormal<E> && how.has_sign && how.magnitude_bits == 5 && NIBBLE_HAS_AVX512VL) {
+            return f32(signed_table<E, Shift>(codes.v));
+        } else if constexpr (detail::often_subnormal<E> && detail::half_lanes_of<E>.exists) {
+            // By way of fp16, sixteen bits to a lane and those packed.
+            constexpr detail::half_lanes half = detail::half_lanes_of<E>;
+            constexpr int magnitude = ((1 << how.magnitude_bits) - 1) << half.shift;
+            constexpr int top = how.magnitude_bits - (how.has_sign ? 0 : 1);
+            constexpr int left = 31 - top - Shift;
+            __m256i x = left == 0 ? codes.v : _mm256_slli_epi32(codes.v, left);
+            if constexpr (how.has_sign)
+                x = _mm256_and_si256(_mm256_srai_epi32(x, 31 - top - half.shift), _mm256_set1_epi32(magnitude | 0x8000));
+            else
+                x = _mm256_and_si256(_mm256_srli_epi32(x, 31 - top - half.shift), _mm256_set1_epi32(magnitude));
+            x = _mm256_permute4x64_epi64(_mm256_packus_epi32(x, x), 0x08);
+            return f32(_mm256_mul_ps(_mm256_cvtph_ps(_mm256_castsi256_si128(x)), _mm256_set1_ps(half.factor)));
         } else if constexpr (how.kind == detail::real_decode::shift) {
             // Arithmetic shift: the sign stays where fp32 has it, the copies it leaves behind are masked off.
             constexpr int top = how.magnitude_bits - (how.has_sign ? 0 : 1);
@@ -348,6 +363,20 @@ private:
                                 _mm256_castsi256_ps(_mm256_slli_epi32(index, 28)));
 #endif
     }
+#if NIBBLE_HAS_AVX512VL
+    // A sign above 5 bits of magnitude: two registers of 16 magnitudes and one shuffle.
+    template <element E, int Shift>
+    [[nodiscard]] static NIBBLE_INLINE __m256 signed_table(__m256i codes) noexcept {
+        alignas(64) float v[32];
+        for (std::size_t i = 0; i < 32; ++i) v[i] = decode_table<E>.at[i];
+        const __m256i index = Shift == 0 ? codes : _mm256_srli_epi32(codes, Shift);
+        const __m512 magnitude =
+            _mm512_permutex2var_ps(_mm512_load_ps(v), _mm512_castsi256_si512(index), _mm512_load_ps(v + 16));
+        constexpr int left = 31 - 5 - Shift;
+        const __m256i sign = _mm256_and_si256(_mm256_slli_epi32(codes, left), _mm256_set1_epi32(static_cast<int>(0x80000000u)));
+        return _mm256_or_ps(_mm512_castps512_ps256(magnitude), _mm256_castsi256_ps(sign));
+    }
+#endif
     [[nodiscard]] static NIBBLE_INLINE __m256i mask(std::size_t count) noexcept {
         return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
     }
@@ -374,5 +403,7 @@ private:
 static_assert(isa<avx2>);
 
 } // namespace nibble::inline NIBBLE_ABI
+
+#include <nibble/isa/avx512.hpp>
 
 #endif // NIBBLE_HAS_AVX2

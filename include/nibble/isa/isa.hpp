@@ -29,4 +29,17 @@ concept isa = requires(const float* from, float* to, typename Isa::f32 a, const 
     { Isa::to_float(i) } -> std::same_as<typename Isa::f32>;
 };
 
+namespace detail {
+
+// The instruction set of tiles over unpacked lanes: an ISA itself, unless its header names a wider one, whose vectors hold all
+// 16 rows of a panel.
+template <isa Isa>
+struct tile_isa {
+    using type = Isa;
+};
+template <isa Isa>
+using tile_isa_of = typename tile_isa<Isa>::type;
+
+} // namespace detail
+
 } // namespace nibble::inline NIBBLE_ABI

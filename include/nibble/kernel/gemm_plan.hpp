@@ -39,20 +39,24 @@ struct gemm_plan {
     static constexpr detail::kernel_family family = detail::family_of<element>;
     static constexpr bool real = family == detail::kernel_family::real;
     static constexpr bool wide = family == detail::kernel_family::wide;
-    // Tiles read the packed stream and unpack it in registers if that costs nothing, as 4- and 8-bit integers do, or if the
-    // codes are read once: for one token, and for one tile of tokens where linear elements of one width share the code.
-    // Otherwise lanes are unpacked into the first-level cache once for all tiles of tokens.
+    // Tiles read the packed stream and unpack it in registers if the codes are read once: for one token, and for one tile of
+    // tokens where elements share the code. For several tiles of tokens lanes are unpacked into the first-level cache once,
+    // unless they are what is stored (8-bit integers, fp32), or unpacking costs nothing: 4 bits in 256-bit tiles, which have
+    // two vectors to fill where those of 512 bits have one.
     static constexpr bool linear = !real && detail::integer_grid_of<element>.linear && (!wide || element::bits == 8);
-    static constexpr bool direct = (!wide && !real && element::bits == 4) || (linear && element::bits == 8);
+    static constexpr bool nibbles = !wide && !real && element::bits == 4;
+    static constexpr bool plain = real && element::bits == 32;
+    static constexpr bool direct = (nibbles && NIBBLE_HAS_AVX512 == 0) || (linear && element::bits == 8) || plain;
+    static constexpr bool few_direct = linear || nibbles || element::bits > 8;
     static constexpr bool has_zeros = !real && (S::has_integer_zero || detail::lane_offset<element> != 0);
     // Sums of a wide element fit in 32 bits over a whole part: without a zero point, which wants sums of activations in 16
     // bits, a phase is as long as a block of columns.
     static constexpr std::size_t longest_phase = wide && !has_zeros ? 256 : detail::phase_quads<element>;
-    static constexpr std::size_t tile_tokens = real ? 6 : integer_tile_tokens;
+    static constexpr std::size_t tile_tokens = real ? real_tile_tokens : integer_tile_tokens;
     // Panels that one token goes through at once: as many as there are registers for their sums, of which short phases take
     // two sets, and for the codes of a step, of which elements with a plane of single bits have four quads.
     static constexpr std::size_t most_panels =
-        direct || real ||
+        direct || nibbles || real ||
                 (detail::phase_quads<element> >= 32 && (NIBBLE_VECTOR_REGISTERS >= 32 || detail::step_quads<element> < 4))
             ? 4
             : 2;
@@ -69,6 +73,7 @@ struct gemm_plan {
     std::size_t task_panels = 1; // panels per task, a multiple of panel_group
     std::size_t chunk_blocks = 1; // blocks of tokens per task
     std::size_t token_chunk = 1;  // tokens per task, at most
+    std::size_t most_tokens = 1;  // that token_chunk can be for any number of tokens
     std::size_t unit_columns = 1;
     std::size_t block_units = 1; // units (quads, or columns for real) per column block
     std::size_t block_parts = 1;
@@ -77,12 +82,16 @@ struct gemm_plan {
 
     gemm_plan(const packed<S>& w, std::size_t m, bool scale_per_part) noexcept
         : depth(w.depth()), phases(phase_plan::make(depth, longest_phase)),
-          blocks(token_blocks::make(m, tile_tokens, real ? tile_tokens : shorter_tile_tokens)), tokens(m), outputs(w.rows()),
-          panels(w.panels()), per_part(scale_per_part && !real) {
+          blocks(token_blocks::make(m, tile_tokens, real ? shorter_real_tile_tokens : shorter_tile_tokens)), tokens(m),
+          outputs(w.rows()), panels(w.panels()), per_part(scale_per_part && !real) {
         unit_columns = real ? 1 : panel_layout::quad;
-        panel_group = m == 1 ? most_panels : 1;
-        packed_tiles = direct || m == 1 || (linear && blocks.count == 1);
-        chunk_blocks = detail::min_of(blocks.count, 96 / tile_tokens);
+        // Several panels are unpacked side by side, so that activations, which are larger than their lanes, come from the
+        // second-level cache once for all of them.
+        packed_tiles = direct || m == 1 || (few_direct && (real ? m <= 12 : blocks.count == 1));
+        panel_group = m == 1 ? most_panels : real && !packed_tiles ? 4 : 2;
+        // Weights are read, and unpacked, once per chunk of tokens: large chunks, unless there are too few panels to go round.
+        most_tokens = panels / panel_group < 64 ? 96 : real ? 384 : 192;
+        chunk_blocks = detail::ceil_div(blocks.count, detail::ceil_div(blocks.count, most_tokens / tile_tokens));
         token_chunk = detail::min_of(m, chunk_blocks * tile_tokens);
         // The lanes of a block take 16 KiB, half of the first-level cache, as every tile of tokens reads them again.
         const std::size_t unit_bytes = real ? panel_layout::rows * sizeof(float) : direct && element::bits == 4 ? 32 : 64;
@@ -90,7 +99,7 @@ struct gemm_plan {
         // One token reads the packed stream once; blocks are then short, so that the scales, which are another stream, come
         // in between a few lines at a time: the hardware's prefetcher keeps up and the processor does not wait for a burst.
         const std::size_t part_units = detail::max_of<std::size_t>(1, depth.padded_part / unit_columns);
-        const std::size_t units_at_once = m == 1 ? (direct ? 32 : 64) * panel_layout::quad / unit_columns : block_units;
+        const std::size_t units_at_once = m == 1 ? (direct || nibbles ? 32 : 64) * panel_layout::quad / unit_columns : block_units;
         block_parts = detail::min_of(detail::max_of<std::size_t>(1, units_at_once / part_units), 128 / panel_group);
         if (!real) block_units = detail::max_of<std::size_t>(1, block_units / phases.quads) * phases.quads;
         block_units = detail::round_up(block_units, depth.step / unit_columns);

@@ -5,6 +5,7 @@
 #include <nibble/core/bits.hpp>
 #include <nibble/core/config.hpp>
 #include <nibble/element/lanes.hpp>
+#include <nibble/isa/isa.hpp>
 #include <nibble/kernel/gemm_plan.hpp>
 #include <nibble/kernel/tile.hpp>
 #include <nibble/kernel/unpack.hpp>
@@ -23,10 +24,10 @@ struct source_of {
     // Linear elements of one width share their kernels: codes are stored so that masking alone makes lanes of them.
     using lookup = std::conditional_t<gemm_plan<S>::linear, void, element>;
     static constexpr bool wide = gemm_plan<S>::wide;
-    using type =
-        std::conditional_t<wide,
-                           std::conditional_t<Packed, packed_word_source<Isa, element::bits, lookup>, word_source<Isa>>,
-                           std::conditional_t<Packed, packed_source<Isa, element::bits, lookup>, byte_source<Isa>>>;
+    static constexpr bool in_registers = Packed && !(gemm_plan<S>::linear && element::bits == 8);
+    using type = std::conditional_t<
+        wide, std::conditional_t<Packed, packed_word_source<Isa, element::bits, lookup>, word_source<Isa>>,
+        std::conditional_t<in_registers, packed_source<Isa, element::bits, lookup>, byte_source<detail::tile_isa_of<Isa>>>>;
 };
 
 template <class Source, bool Zeros, std::size_t Panels>
@@ -49,7 +50,9 @@ NIBBLE_INLINE void real_tile_of(std::size_t tokens, const real_tile_arguments& a
     case 3: return real_tile<Source, 1, 3>(a, r);
     case 4: return real_tile<Source, 1, 4>(a, r);
     case 5: return real_tile<Source, 1, 5>(a, r);
-    default: return real_tile<Source, 1, 6>(a, r);
+    case 6: return real_tile<Source, 1, 6>(a, r);
+    default:
+        if constexpr (real_tile_tokens > shorter_real_tile_tokens) return real_tile<Source, 1, real_tile_tokens>(a, r);
     }
 }
 
@@ -120,11 +123,11 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
             real_tile_arguments a{};
             a.weights_stride = plan.packed_tiles ? w.panel_bytes() : units * rows * sizeof(float);
             a.widened_stride = stride;
-            for (std::size_t p = 0; p < (together ? 1 : panels); ++p)
-                for (std::size_t block = first_block; block < end_block; ++block) {
-                    const std::size_t token = plan.blocks.first(block);
-                    const std::size_t n = plan.blocks.first(block + 1) - token;
-                    const std::size_t t = token - first_token;
+            for (std::size_t block = first_block; block < end_block; ++block) {
+                const std::size_t token = plan.blocks.first(block);
+                const std::size_t n = plan.blocks.first(block + 1) - token;
+                const std::size_t t = token - first_token;
+                for (std::size_t p = 0; p < (together ? 1 : panels); ++p) {
                     a.weights = plan.packed_tiles ? w.panel(first_panel + p) + offset : own.lanes + p * units * rows * sizeof(float);
                     a.values = shared.real_values + token * plan.depth.padded + r.begin * n;
                     a.part_sums = shared.part_sums + token * plan.depth.count + r.part * n;
@@ -134,11 +137,14 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
                     a.totals = reinterpret_cast<float*>(own.totals) + (p * tokens + t) * rows;
                     if (together)
                         real_tile<packed_real_source<Isa, element>, P::most_panels, 1>(a, r);
-                    else if (plan.packed_tiles)
-                        real_tile<packed_real_source<Isa, element>, 1, 1>(a, r);
+                    else if (P::plain || !plan.packed_tiles)
+                        real_tile_of<real_source<detail::tile_isa_of<Isa>>>(n, a, r);
+                    else if constexpr (P::few_direct)
+                        real_tile_of<packed_real_source<Isa, element>>(n, a, r);
                     else
-                        real_tile_of<real_source<Isa>>(n, a, r);
+                        real_tile<packed_real_source<Isa, element>, 1, 1>(a, r);
                 }
+            }
         } else {
             using packed_source = typename source_of<Isa, S, true>::type;
             using lanes_source = typename source_of<Isa, S, false>::type;
@@ -148,11 +154,11 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
             a.phases_per_part = plan.phases.per_part;
             a.phase_quads = plan.phases.quads;
             a.center = detail::lane_center<element>;
-            for (std::size_t p = 0; p < (together ? 1 : panels); ++p)
-                for (std::size_t block = first_block; block < end_block; ++block) {
-                    const std::size_t token = plan.blocks.first(block);
-                    const std::size_t n = plan.blocks.first(block + 1) - token;
-                    const std::size_t t = token - first_token;
+            for (std::size_t block = first_block; block < end_block; ++block) {
+                const std::size_t token = plan.blocks.first(block);
+                const std::size_t n = plan.blocks.first(block + 1) - token;
+                const std::size_t t = token - first_token;
+                for (std::size_t p = 0; p < (together ? 1 : panels); ++p) {
                     a.codes = reinterpret_cast<const std::uint8_t*>(
                         plan.packed_tiles ? w.panel(first_panel + p) + offset : own.lanes + p * units * 64);
                     a.values = shared.values + (token * plan.depth.padded + r.begin * n) * (P::wide ? 2 : 1);
@@ -170,11 +176,12 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
                         integer_tile<packed_source, P::most_panels, 1, P::has_zeros>(a, r);
                     else if (!plan.packed_tiles)
                         integer_tile_of<lanes_source, P::has_zeros, 1>(n, a, r);
-                    else if constexpr (P::linear || P::direct)
+                    else if constexpr (P::few_direct)
                         integer_tile_of<packed_source, P::has_zeros, 1>(n, a, r);
                     else
                         integer_tile<packed_source, 1, 1, P::has_zeros>(a, r);
                 }
+            }
         }
     });
 }

@@ -49,6 +49,7 @@ struct integer_tile_arguments {
 //   quads, bytes      of one step, the least that each_quad reads
 //   activation_bytes  of one quad of one token
 //   unroll            quads per turn of the loop: more, and GCC runs out of registers
+//   halves            vectors that the 16 rows of a panel take: 2, or 1 in 512 bits
 //   each_quad(from, use)   use(quad, weights) for every quad of a step, each before the next is unpacked: few registers
 // Lanes of narrow elements, unpacked in registers: codes of `Bits` bits, looked up in Element's table unless that is void.
 template <isa Isa, int Bits, class Element>
@@ -59,30 +60,37 @@ struct packed_source {
     static constexpr std::size_t bytes = detail::step_bytes_of(Bits);
     static constexpr std::size_t activation_bytes = 4;
     static constexpr std::size_t unroll = element<Element> ? 2 : 4;
+    static constexpr std::size_t halves = panel_layout::rows / Isa::width;
     struct weights {
-        typename Isa::bytes low, high;
+        typename Isa::bytes v[halves];
     };
     template <class Use>
     static NIBBLE_INLINE void each_quad(const std::uint8_t* from, const Use& use) noexcept {
-        typename Isa::bytes low;
-        spread_lanes<Isa, Bits>(from, [&](std::size_t v, const typename Isa::bytes& codes) NIBBLE_INLINE_LAMBDA {
-            typename Isa::bytes lanes = codes;
-            if constexpr (element<Element>) lanes = to_lanes<Isa, Element>(codes);
-            if (v % 2 == 0)
-                low = lanes;
-            else
-                use(v / 2, weights{low, lanes});
-        });
+        if constexpr (halves == 1) {
+            static_assert(Bits == 8 && !element<Element>, "tiles of whole panels read lanes");
+            use(0, weights{{Isa::load_bytes(from)}});
+        } else {
+            typename Isa::bytes low;
+            spread_lanes<Isa, Bits>(from, [&](std::size_t v, const typename Isa::bytes& codes) NIBBLE_INLINE_LAMBDA {
+                typename Isa::bytes lanes = codes;
+                if constexpr (element<Element>) lanes = to_lanes<Isa, Element>(codes);
+                if (v % 2 == 0)
+                    low = lanes;
+                else
+                    use(v / 2, weights{{low, lanes}});
+            });
+        }
     }
     [[nodiscard]] static NIBBLE_INLINE sums start(const std::int32_t* pair, int center) noexcept {
         return Isa::dot_start(pair, center);
     }
-    static NIBBLE_INLINE void accumulate(sums& low, sums& high, const weights& w, const std::int8_t* activations) noexcept {
+    static NIBBLE_INLINE void accumulate(sums (&s)[halves], const weights& w, const std::int8_t* activations) noexcept {
         const typename Isa::bytes a = Isa::broadcast4(activations);
-        low = Isa::dot(low, w.low, a);
-        high = Isa::dot(high, w.high, a);
-        Isa::pin(low);
-        Isa::pin(high);
+#pragma GCC unroll 2
+        for (std::size_t h = 0; h < halves; ++h) {
+            s[h] = Isa::dot(s[h], w.v[h], a);
+            Isa::pin(s[h]);
+        }
     }
     [[nodiscard]] static NIBBLE_INLINE typename Isa::i32 finish(const sums& s) noexcept { return Isa::dot_finish(s); }
     [[nodiscard]] static NIBBLE_INLINE typename Isa::i32 add_finished(const typename Isa::i32& total, const sums& s) noexcept {
@@ -99,6 +107,7 @@ struct packed_word_source {
     static constexpr std::size_t bytes = detail::step_bytes_of(Bits);
     static constexpr std::size_t activation_bytes = 8;
     static constexpr std::size_t unroll = 2;
+    static constexpr std::size_t halves = 2;
     struct weights {
         typename Isa::words low_even, low_odd, high_even, high_odd;
     };
@@ -115,7 +124,9 @@ struct packed_word_source {
         });
     }
     [[nodiscard]] static NIBBLE_INLINE sums start(const std::int32_t*, int) noexcept { return Isa::zeros(); }
-    static NIBBLE_INLINE void accumulate(sums& low, sums& high, const weights& w, const std::int8_t* activations) noexcept {
+    static NIBBLE_INLINE void accumulate(sums (&s)[halves], const weights& w, const std::int8_t* activations) noexcept {
+        sums& low = s[0];
+        sums& high = s[1];
         const auto* from = reinterpret_cast<const std::int16_t*>(activations);
         const typename Isa::words even = Isa::broadcast2(from);
         low = Isa::add_pairs(low, w.low_even, even);
@@ -165,6 +176,8 @@ NIBBLE_NOINLINE void integer_tile(const integer_tile_arguments& arguments, const
         NIBBLE_OPAQUE(at);
         return at;
     };
+    constexpr std::size_t halves = Source::halves;
+    constexpr std::size_t lanes = panel_layout::rows / halves;
     constexpr std::size_t unroll = detail::max_of<std::size_t>(1, Source::unroll / Source::quads / (Panels > 1 ? 2 : 1));
     constexpr std::size_t quads_at_once = unroll * Source::quads;
     // One base per panel and one offset for all, so that a load is base + offset.
@@ -176,7 +189,7 @@ NIBBLE_NOINLINE void integer_tile(const integer_tile_arguments& arguments, const
     const std::int32_t* pair_sums = arguments.pair_sums;
 
     // The products of `quads` quads on top of s.
-    const auto steps = [&]<std::size_t Steps>(sums (&s)[Panels][Tokens][2]) NIBBLE_INLINE_LAMBDA {
+    const auto steps = [&]<std::size_t Steps>(sums (&s)[Panels][Tokens][halves]) NIBBLE_INLINE_LAMBDA {
 #pragma GCC unroll 8
         for (std::size_t step = 0; step < Steps; ++step)
 #pragma GCC unroll 8
@@ -186,7 +199,7 @@ NIBBLE_NOINLINE void integer_tile(const integer_tile_arguments& arguments, const
                 Source::each_quad(from, [&](std::size_t q, const typename Source::weights& w) NIBBLE_INLINE_LAMBDA {
 #pragma GCC unroll 8
                     for (std::size_t t = 0; t < Tokens; ++t)
-                        Source::accumulate(s[p][t][0], s[p][t][1], w,
+                        Source::accumulate(s[p][t], w,
                                            values + ((step * Source::quads + q) * Tokens + t) * Source::activation_bytes);
                 });
             }
@@ -199,19 +212,21 @@ NIBBLE_NOINLINE void integer_tile(const integer_tile_arguments& arguments, const
         }
         values += Steps * Source::quads * Tokens * Source::activation_bytes;
     };
-    const auto products = [&](std::size_t quads, sums (&s)[Panels][Tokens][2]) NIBBLE_INLINE_LAMBDA {
+    const auto products = [&](std::size_t quads, sums (&s)[Panels][Tokens][halves]) NIBBLE_INLINE_LAMBDA {
 #pragma GCC unroll 1
         for (; quads >= quads_at_once; quads -= quads_at_once) steps.template operator()<unroll>(s);
         if constexpr (unroll > 1)
 #pragma GCC unroll 1
             for (; quads != 0; quads -= Source::quads) steps.template operator()<1>(s);
     };
-    const auto begin = [](int center, const std::int32_t* pairs, sums (&s)[Panels][Tokens][2]) NIBBLE_INLINE_LAMBDA {
+    const auto begin = [](int center, const std::int32_t* pairs, sums (&s)[Panels][Tokens][halves]) NIBBLE_INLINE_LAMBDA {
 #pragma GCC unroll 8
         for (std::size_t t = 0; t < Tokens; ++t) {
             const sums start = Source::start(pairs + t, center);
 #pragma GCC unroll 8
-            for (std::size_t p = 0; p < Panels; ++p) s[p][t][0] = s[p][t][1] = start;
+            for (std::size_t p = 0; p < Panels; ++p)
+#pragma GCC unroll 2
+                for (std::size_t half = 0; half < halves; ++half) s[p][t][half] = start;
         }
     };
     // The exact sum of a phase in int32, and that on top of earlier phases. Zeros are stored negative.
@@ -240,12 +255,12 @@ NIBBLE_NOINLINE void integer_tile(const integer_tile_arguments& arguments, const
 #pragma GCC unroll 8
         for (std::size_t p = 0; p < Panels; ++p)
 #pragma GCC unroll 2
-            for (std::size_t half = 0; half < 2; ++half) {
-                const std::size_t wide = p * stride + half * 8;
+            for (std::size_t half = 0; half < halves; ++half) {
+                const std::size_t wide = p * stride + half * lanes;
                 const f32 scale = Isa::load(scales + wide);
 #pragma GCC unroll 8
                 for (std::size_t t = 0; t < Tokens; ++t) {
-                    float* to = results + (p * Tokens + t) * 16 + half * 8;
+                    float* to = results + (p * Tokens + t) * 16 + half * lanes;
                     const f32 dot = Isa::to_float(total(Zeros ? zeros + wide : nullptr, p, t, half));
                     if constexpr (Extra) {
                         f32 both = scale;
@@ -279,7 +294,7 @@ NIBBLE_NOINLINE void integer_tile(const integer_tile_arguments& arguments, const
         const bool finished = !last_part || range->finish;
         const int center = given->center;
         pair_sums += given->phases_per_part * Tokens;
-        sums s[Panels][Tokens][2];
+        sums s[Panels][Tokens][halves];
         if (left <= given->phase_quads && !resumed && finished) { // one phase is all of the part
             begin(center, pairs, s);
             products(left, s);
@@ -288,14 +303,14 @@ NIBBLE_NOINLINE void integer_tile(const integer_tile_arguments& arguments, const
             continue;
         }
         const std::size_t phase_quads = given->phase_quads;
-        i32 totals[Panels][Tokens][2];
+        i32 totals[Panels][Tokens][halves];
         const auto each = [](const auto& visit) NIBBLE_INLINE_LAMBDA {
 #pragma GCC unroll 8
             for (std::size_t p = 0; p < Panels; ++p)
 #pragma GCC unroll 8
                 for (std::size_t t = 0; t < Tokens; ++t)
 #pragma GCC unroll 2
-                    for (std::size_t half = 0; half < 2; ++half) visit(p, t, half, (p * Tokens + t) * 16 + half * 8);
+                    for (std::size_t half = 0; half < halves; ++half) visit(p, t, half, (p * Tokens + t) * 16 + half * lanes);
         };
         if (resumed)
             each([&](std::size_t p, std::size_t t, std::size_t half, std::size_t at)
@@ -312,7 +327,7 @@ NIBBLE_NOINLINE void integer_tile(const integer_tile_arguments& arguments, const
             const std::int32_t* const zeros = Zeros ? now->zeros + part * 16 : nullptr;
             const std::size_t stride = Panels > 1 ? now->widened_stride : 0;
             each([&](std::size_t p, std::size_t t, std::size_t half, std::size_t) NIBBLE_INLINE_LAMBDA {
-                totals[p][t][half] = add_widened(totals[p][t][half], Zeros ? zeros + p * stride + half * 8 : nullptr,
+                totals[p][t][half] = add_widened(totals[p][t][half], Zeros ? zeros + p * stride + half * lanes : nullptr,
                                                  s[p][t][half], pairs + t);
             });
             pairs += Tokens;
@@ -342,17 +357,24 @@ struct real_tile_arguments {
     float* totals = nullptr;
 };
 
-// Real sources as above, by columns: each_column(from, use) gives use(column, rows 0-7, rows 8-15) for those of a step.
+// Real sources as above, by columns: each_column(from, use) gives use(column, the vectors of its 16 rows) for those of a step.
 // fp32 lanes that unpack_real has made.
 template <isa Isa>
 struct real_source {
     using isa_type = Isa;
     static constexpr std::size_t columns = 1;
     static constexpr std::size_t bytes = panel_layout::rows * sizeof(float);
+    static constexpr std::size_t halves = panel_layout::rows / Isa::width;
+    struct weights {
+        typename Isa::f32 v[halves];
+    };
     template <class Use>
     static NIBBLE_INLINE void each_column(const std::byte* from, const Use& use) noexcept {
         const auto* lanes = reinterpret_cast<const float*>(from);
-        use(0, Isa::load(lanes), Isa::load(lanes + 8));
+        if constexpr (halves == 1)
+            use(0, weights{{Isa::load(lanes)}});
+        else
+            use(0, weights{{Isa::load(lanes), Isa::load(lanes + 8)}});
     }
 };
 // Codes in the packed stream, decoded in registers.
@@ -361,11 +383,15 @@ struct packed_real_source {
     using isa_type = Isa;
     static constexpr std::size_t columns = E::bits > 8 ? 1 : panel_layout::quad * detail::step_quads<E>;
     static constexpr std::size_t bytes = E::bits > 8 ? panel_layout::rows * sizeof(typename E::code) : detail::step_bytes<E>;
+    static constexpr std::size_t halves = 2;
+    struct weights {
+        typename Isa::f32 v[halves];
+    };
     template <class Use>
     static NIBBLE_INLINE void each_column(const std::byte* from, const Use& use) noexcept {
         if constexpr (E::bits > 8) {
             const auto* codes = reinterpret_cast<const typename E::code*>(from);
-            use(0, Isa::template decode_stored<E>(codes), Isa::template decode_stored<E>(codes + 8));
+            use(0, weights{{Isa::template decode_stored<E>(codes), Isa::template decode_stored<E>(codes + 8)}});
         } else {
             typename Isa::bytes low;
             spread_lanes<Isa, E::bits>(
@@ -377,14 +403,18 @@ struct packed_real_source {
                     }
                     const typename Isa::i32 a = Isa::as_i32(low);
                     const typename Isa::i32 b = Isa::as_i32(stored);
-                    use(2 * v - 2, Isa::template decode<E, 0>(a), Isa::template decode<E, 0>(b));
-                    use(2 * v - 1, Isa::template decode<E, 8>(a), Isa::template decode<E, 8>(b));
-                    use(2 * v, Isa::template decode<E, 16>(a), Isa::template decode<E, 16>(b));
-                    use(2 * v + 1, Isa::template decode<E, 24>(a), Isa::template decode<E, 24>(b));
+                    use(2 * v - 2, weights{{Isa::template decode<E, 0>(a), Isa::template decode<E, 0>(b)}});
+                    use(2 * v - 1, weights{{Isa::template decode<E, 8>(a), Isa::template decode<E, 8>(b)}});
+                    use(2 * v, weights{{Isa::template decode<E, 16>(a), Isa::template decode<E, 16>(b)}});
+                    use(2 * v + 1, weights{{Isa::template decode<E, 24>(a), Isa::template decode<E, 24>(b)}});
                 });
         }
     }
 };
+
+// Tokens of the fp32 tiles, likewise: 8 sums at least, in two vectors for 256 bits and one for 512.
+inline constexpr std::size_t shorter_real_tile_tokens = 6;
+inline constexpr std::size_t real_tile_tokens = NIBBLE_HAS_AVX512 != 0 ? 12 : 6;
 
 // results = fma(sum of a part, scale, results), part by part in order; each sum is one chain of fma over its columns.
 template <class Source, std::size_t Panels, std::size_t Tokens>
@@ -396,25 +426,27 @@ NIBBLE_NOINLINE void real_tile(const real_tile_arguments& arguments, const tile_
         NIBBLE_OPAQUE(at);
         return at;
     };
+    constexpr std::size_t halves = Source::halves;
+    constexpr std::size_t lanes = panel_layout::rows / halves;
     constexpr std::size_t unroll = detail::max_of<std::size_t>(1, (Panels > 1 || Tokens > 4 ? 2 : 4) / Source::columns);
     const std::byte* weights[Panels];
 #pragma GCC unroll 8
     for (std::size_t p = 0; p < Panels; ++p) weights[p] = arguments.weights + p * arguments.weights_stride;
     std::size_t offset = 0;
     const float* values = arguments.values;
-    const auto steps = [&]<std::size_t Steps>(f32 (&s)[Panels][Tokens][2]) NIBBLE_INLINE_LAMBDA {
+    const auto steps = [&]<std::size_t Steps>(f32 (&s)[Panels][Tokens][halves]) NIBBLE_INLINE_LAMBDA {
 #pragma GCC unroll 8
         for (std::size_t step = 0; step < Steps; ++step)
 #pragma GCC unroll 8
             for (std::size_t p = 0; p < Panels; ++p) {
                 const std::byte* from = weights[p] + offset + step * Source::bytes;
                 if (Source::bytes * Steps < 64 || step * Source::bytes % 64 == 0) Isa::prefetch(from + prefetch_distance<Panels>);
-                Source::each_column(from, [&](std::size_t column, const f32& low, const f32& high) NIBBLE_INLINE_LAMBDA {
-#pragma GCC unroll 8
+                Source::each_column(from, [&](std::size_t column, const typename Source::weights& w) NIBBLE_INLINE_LAMBDA {
+#pragma GCC unroll 16
                     for (std::size_t t = 0; t < Tokens; ++t) {
                         const f32 x = Isa::broadcast(values[(step * Source::columns + column) * Tokens + t]);
-                        s[p][t][0] = Isa::fma(x, low, s[p][t][0]);
-                        s[p][t][1] = Isa::fma(x, high, s[p][t][1]);
+#pragma GCC unroll 2
+                        for (std::size_t half = 0; half < halves; ++half) s[p][t][half] = Isa::fma(x, w.v[half], s[p][t][half]);
                     }
                 });
             }
@@ -432,15 +464,15 @@ NIBBLE_NOINLINE void real_tile(const real_tile_arguments& arguments, const tile_
         const float* resumed = fresh(arguments)->totals;
         const bool last_part = part + 1 == range->parts;
         std::size_t columns = last_part ? range->last_units : range->part_units;
-        f32 s[Panels][Tokens][2];
+        f32 s[Panels][Tokens][halves];
         const bool begun = range->resume && part == 0;
 #pragma GCC unroll 8
         for (std::size_t p = 0; p < Panels; ++p)
-#pragma GCC unroll 8
+#pragma GCC unroll 16
             for (std::size_t t = 0; t < Tokens; ++t)
 #pragma GCC unroll 2
-                for (std::size_t half = 0; half < 2; ++half)
-                    s[p][t][half] = begun ? Isa::load(resumed + (p * Tokens + t) * 16 + half * 8) : Isa::broadcast(0.0f);
+                for (std::size_t half = 0; half < halves; ++half)
+                    s[p][t][half] = begun ? Isa::load(resumed + (p * Tokens + t) * 16 + half * lanes) : Isa::broadcast(0.0f);
 #pragma GCC unroll 1
         for (; columns >= unroll * Source::columns; columns -= unroll * Source::columns)
             steps.template operator()<unroll>(s);
@@ -457,16 +489,16 @@ NIBBLE_NOINLINE void real_tile(const real_tile_arguments& arguments, const tile_
         const bool complete = !last_part || range->finish;
 #pragma GCC unroll 8
         for (std::size_t p = 0; p < Panels; ++p)
-#pragma GCC unroll 8
+#pragma GCC unroll 16
             for (std::size_t t = 0; t < Tokens; ++t)
 #pragma GCC unroll 2
-                for (std::size_t half = 0; half < 2; ++half) {
-                    const std::size_t at = (p * Tokens + t) * 16 + half * 8;
+                for (std::size_t half = 0; half < halves; ++half) {
+                    const std::size_t at = (p * Tokens + t) * 16 + half * lanes;
                     if (!complete) {
                         Isa::store(totals + at, s[p][t][half]);
                         continue;
                     }
-                    const std::size_t wide = p * stride + half * 8;
+                    const std::size_t wide = p * stride + half * lanes;
                     f32 r = Isa::fma(s[p][t][half], Isa::load(scales + wide), Isa::load(results + at));
                     if (minimums != nullptr)
                         r = Isa::fma(Isa::broadcast(part_sums[t]), Isa::load(minimums + part * 16 + wide), r);

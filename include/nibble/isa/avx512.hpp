@@ -1,0 +1,88 @@
+// avx512.hpp: what the tiles of products need in 512 bits: 16 rows, a whole panel, in one register. Included by avx2.hpp.
+// Compiler flags: -mavx512f -mavx512bw -mavx512vl -mavx512vnni (with -mavx2 -mfma -mf16c)
+#pragma once
+
+#include <nibble/core/config.hpp>
+#include <nibble/isa/avx2.hpp>
+#include <nibble/isa/isa.hpp>
+
+#if NIBBLE_HAS_AVX512
+
+#include <cstddef>
+#include <cstdint>
+#include <immintrin.h>
+
+namespace nibble::inline NIBBLE_ABI {
+
+// No ISA to choose: avx2's tiles take it for lanes that lie unpacked in cache, where a panel's rows are side by side. All else
+// is avx2's.
+struct avx512_tiles : avx2 {
+    static constexpr const char* name = "avx512";
+    static constexpr std::size_t width = 16;
+
+    struct f32 {
+        __m512 v;
+    };
+    struct i32 {
+        __m512i v;
+    };
+    struct bytes {
+        __m512i v;
+    };
+    struct words {
+        __m512i v;
+    };
+    using sums = i32;
+
+    [[nodiscard]] static NIBBLE_INLINE f32 load(const float* from) noexcept { return {_mm512_loadu_ps(from)}; }
+    static NIBBLE_INLINE void store(float* to, const f32& a) noexcept { _mm512_storeu_ps(to, a.v); }
+    [[nodiscard]] static NIBBLE_INLINE f32 broadcast(float a) noexcept { return {_mm512_set1_ps(a)}; }
+    [[nodiscard]] static NIBBLE_INLINE f32 multiply(const f32& a, const f32& b) noexcept { return {_mm512_mul_ps(a.v, b.v)}; }
+    [[nodiscard]] static NIBBLE_INLINE f32 fma(const f32& a, const f32& b, const f32& c) noexcept {
+        return {_mm512_fmadd_ps(a.v, b.v, c.v)};
+    }
+    [[nodiscard]] static NIBBLE_INLINE i32 load(const std::int32_t* from) noexcept { return {_mm512_loadu_si512(from)}; }
+    static NIBBLE_INLINE void store(std::int32_t* to, const i32& a) noexcept { _mm512_storeu_si512(to, a.v); }
+    [[nodiscard]] static NIBBLE_INLINE f32 to_float(const i32& a) noexcept { return {_mm512_cvtepi32_ps(a.v)}; }
+    [[nodiscard]] static NIBBLE_INLINE i32 zeros() noexcept { return {_mm512_setzero_si512()}; }
+    [[nodiscard]] static NIBBLE_INLINE i32 add(const i32& a, const i32& b) noexcept { return {_mm512_add_epi32(a.v, b.v)}; }
+
+    [[nodiscard]] static NIBBLE_INLINE bytes load_bytes(const std::uint8_t* from) noexcept { return {_mm512_loadu_si512(from)}; }
+    [[nodiscard]] static NIBBLE_INLINE bytes broadcast4(const std::int8_t* from) noexcept { return {broadcast_dword(from)}; }
+    [[nodiscard]] static NIBBLE_INLINE sums dot_start(const std::int32_t* pair, int center) noexcept {
+        return {_mm512_madd_epi16(broadcast_dword(pair), _mm512_set1_epi16(static_cast<short>(-center)))};
+    }
+    [[nodiscard]] static NIBBLE_INLINE sums dot(const sums& s, const bytes& codes, const bytes& activations) noexcept {
+        return {_mm512_dpbusd_epi32(s.v, codes.v, activations.v)};
+    }
+    [[nodiscard]] static NIBBLE_INLINE i32 dot_finish(const sums& s) noexcept { return s; }
+    [[nodiscard]] static NIBBLE_INLINE words broadcast2(const void* from) noexcept { return {broadcast_dword(from)}; }
+    [[nodiscard]] static NIBBLE_INLINE words load_words(const std::int32_t* from) noexcept { return {_mm512_loadu_si512(from)}; }
+    [[nodiscard]] static NIBBLE_INLINE i32 add_pairs(const i32& total, const words& a, const words& b) noexcept {
+        return {_mm512_dpwssd_epi32(total.v, a.v, b.v)};
+    }
+    [[nodiscard]] static NIBBLE_INLINE i32 add_finished(const i32& total, const sums& s) noexcept { return add(total, s); }
+    static NIBBLE_INLINE void pin(i32& s) noexcept { __asm__("" : "+v"(s.v)); }
+
+private:
+    [[nodiscard]] static NIBBLE_INLINE __m512i broadcast_dword(const void* from) noexcept {
+        std::int32_t word = 0;
+        __builtin_memcpy(&word, from, 4);
+        return _mm512_set1_epi32(word);
+    }
+};
+
+static_assert(isa<avx512_tiles>);
+
+namespace detail {
+
+template <>
+struct tile_isa<avx2> {
+    using type = avx512_tiles;
+};
+
+} // namespace detail
+
+} // namespace nibble::inline NIBBLE_ABI
+
+#endif // NIBBLE_HAS_AVX512
