@@ -9,11 +9,11 @@ namespace nibble::inline NIBBLE_ABI::kernel {
 #define NIBBLE_TEST_INTEGER(source, panels, tokens)                                                                    \
     template void integer_tile<source, panels, tokens, false>(const integer_tile_arguments&, const tile_range&) noexcept;
 
-using nibbles = packed_source<avx2, 4, void>;
-using nibble_table = packed_source<avx2, 4, e2m1>;
-using bits2 = packed_source<avx2, 2, void>;
-using bits3 = packed_source<avx2, 3, void>;
-using bits6 = packed_source<avx2, 6, void>;
+using nibbles = packed_source<detail::tile_isa_of<avx2>, 4, void>;
+using nibble_table = packed_source<detail::tile_isa_of<avx2>, 4, e2m1>;
+using bits2 = packed_source<detail::tile_isa_of<avx2>, 2, void>;
+using bits3 = packed_source<detail::tile_isa_of<avx2>, 3, void>;
+using bits6 = packed_source<detail::tile_isa_of<avx2>, 6, void>;
 using bytes = byte_source<detail::tile_isa_of<avx2>>;
 using words = word_source<avx2>;
 NIBBLE_TEST_INTEGER(nibbles, 1, 1)

@@ -14,8 +14,8 @@
 
 namespace nibble::inline NIBBLE_ABI {
 
-// No ISA to choose: avx2's tiles take it for lanes that lie unpacked in cache, where a panel's rows are side by side. All else
-// is avx2's.
+// No ISA to choose: avx2's tiles take it for lanes that lie unpacked in cache, where a panel's rows are side by side, and for
+// codes that they unpack in registers. All else is avx2's.
 struct avx512_tiles : avx2 {
     static constexpr const char* name = "avx512";
     static constexpr std::size_t width = 16;
@@ -48,6 +48,25 @@ struct avx512_tiles : avx2 {
     [[nodiscard]] static NIBBLE_INLINE i32 add(const i32& a, const i32& b) noexcept { return {_mm512_add_epi32(a.v, b.v)}; }
 
     [[nodiscard]] static NIBBLE_INLINE bytes load_bytes(const std::uint8_t* from) noexcept { return {_mm512_loadu_si512(from)}; }
+    // Of 32 bytes b: (b >> Low) & Mask for the lower 8 rows, (b >> High) & Mask for the upper 8.
+    template <int Low, int High, int Mask>
+    [[nodiscard]] static NIBBLE_INLINE bytes fields(const std::uint8_t* from) noexcept {
+        const __m512i twice = _mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+        const __m512i shifts = _mm512_inserti64x4(_mm512_set1_epi16(Low), _mm256_set1_epi16(High), 1);
+        return {_mm512_and_si512(_mm512_srlv_epi16(twice, shifts), _mm512_set1_epi8(Mask))};
+    }
+    template <int Shift>
+    [[nodiscard]] static NIBBLE_INLINE bytes join(const bytes& a, const bytes& b) noexcept {
+        return {_mm512_or_si512(a.v, _mm512_slli_epi16(b.v, Shift))};
+    }
+    template <std::size_t Size>
+        requires(Size <= 16)
+    [[nodiscard]] static NIBBLE_INLINE bytes lookup(const detail::table<std::uint8_t, Size>& table, const bytes& a) noexcept {
+        alignas(16) std::uint8_t entries[16];
+        for (std::size_t i = 0; i < 16; ++i) entries[i] = table.at[i % Size];
+        const __m128i row = _mm_load_si128(reinterpret_cast<const __m128i*>(entries));
+        return {_mm512_shuffle_epi8(_mm512_broadcast_i32x4(row), a.v)};
+    }
     [[nodiscard]] static NIBBLE_INLINE bytes broadcast4(const std::int8_t* from) noexcept { return {broadcast_dword(from)}; }
     [[nodiscard]] static NIBBLE_INLINE sums dot_start(const std::int32_t* pair, int center) noexcept {
         return {_mm512_madd_epi16(broadcast_dword(pair), _mm512_set1_epi16(static_cast<short>(-center)))};

@@ -24,10 +24,11 @@ struct source_of {
     // Linear elements of one width share their kernels: codes are stored so that masking alone makes lanes of them.
     using lookup = std::conditional_t<gemm_plan<S>::linear, void, element>;
     static constexpr bool wide = gemm_plan<S>::wide;
-    static constexpr bool in_registers = Packed && !(gemm_plan<S>::linear && element::bits == 8);
+    // Tables of more than 16 entries take several shuffles, which are avx2's.
+    using packed_isa = std::conditional_t<gemm_plan<S>::linear || element::bits <= 4, detail::tile_isa_of<Isa>, Isa>;
     using type = std::conditional_t<
         wide, std::conditional_t<Packed, packed_word_source<Isa, element::bits, lookup>, word_source<Isa>>,
-        std::conditional_t<in_registers, packed_source<Isa, element::bits, lookup>, byte_source<detail::tile_isa_of<Isa>>>>;
+        std::conditional_t<Packed, packed_source<packed_isa, element::bits, lookup>, byte_source<detail::tile_isa_of<Isa>>>>;
 };
 
 template <class Source, bool Zeros, std::size_t Panels>

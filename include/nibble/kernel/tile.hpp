@@ -67,8 +67,12 @@ struct packed_source {
     template <class Use>
     static NIBBLE_INLINE void each_quad(const std::uint8_t* from, const Use& use) noexcept {
         if constexpr (halves == 1) {
-            static_assert(Bits == 8 && !element<Element>, "tiles of whole panels read lanes");
-            use(0, weights{{Isa::load_bytes(from)}});
+            spread_panel_lanes<Isa, Bits>(from, [&](std::size_t q, const typename Isa::bytes& codes) NIBBLE_INLINE_LAMBDA {
+                if constexpr (element<Element>)
+                    use(q, weights{{to_lanes<Isa, Element>(codes)}});
+                else
+                    use(q, weights{{codes}});
+            });
         } else {
             typename Isa::bytes low;
             spread_lanes<Isa, Bits>(from, [&](std::size_t v, const typename Isa::bytes& codes) NIBBLE_INLINE_LAMBDA {

@@ -11,6 +11,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 namespace nibble::inline NIBBLE_ABI::kernel {
 
@@ -77,6 +78,42 @@ NIBBLE_INLINE void spread_lanes(const std::uint8_t* in, const Put& put) noexcept
         quad.template operator()<1>();
         quad.template operator()<2>();
         quad.template operator()<3>();
+    }
+}
+
+// The same for vectors that hold both A and B: quad q's through put(q).
+template <isa Isa, int Bits, class Put>
+NIBBLE_INLINE void spread_panel_lanes(const std::uint8_t* in, const Put& put) noexcept {
+    using bytes = typename Isa::bytes;
+    if constexpr (Bits == 8) {
+        put(0, Isa::load_bytes(in));
+    } else {
+        // Two bits of a quad, from a plane whose 32 bytes are those of two quads.
+        const auto pair = []<std::size_t Q>(const std::uint8_t* plane) NIBBLE_INLINE_LAMBDA {
+            if constexpr (Q % 2 == 0)
+                return Isa::template fields<0, 2, 3>(plane + 32 * (Q / 2));
+            else
+                return Isa::template fields<4, 6, 3>(plane + 32 * (Q / 2));
+        };
+        const auto quad = [&]<std::size_t Q>() NIBBLE_INLINE_LAMBDA {
+            constexpr std::size_t quads = detail::step_quads_of(Bits);
+            bytes lanes;
+            if constexpr (Bits >= 4) lanes = Isa::template fields<0, 4, 15>(in + 32 * Q);
+            if constexpr (Bits >= 6) lanes = Isa::template join<4>(lanes, pair.template operator()<Q>(in + 32 * quads));
+            if constexpr (Bits == 2 || Bits == 3) lanes = pair.template operator()<Q>(in);
+            if constexpr (Bits % 2 == 1) {
+                const bytes bit =
+                    Isa::template fields<2 * Q, 2 * Q + 1, 1>(in + detail::step_bytes_of(Bits) - panel_layout::rows * 2);
+                if constexpr (Bits == 1)
+                    lanes = bit;
+                else
+                    lanes = Isa::template join<Bits - 1>(lanes, bit);
+            }
+            put(Q, lanes);
+        };
+        [&]<std::size_t... Q>(std::index_sequence<Q...>) NIBBLE_INLINE_LAMBDA {
+            (quad.template operator()<Q>(), ...);
+        }(std::make_index_sequence<detail::step_quads_of(Bits)>{});
     }
 }
 
