@@ -33,7 +33,7 @@ NIBBLE_TEST_INTEGER(words, 4, 1)
     template void real_tile<source, panels, tokens>(const real_tile_arguments&, const tile_range&) noexcept;
 
 using lanes_in_cache = real_source<detail::tile_isa_of<avx2>>;
-using halves = packed_real_source<avx2, f16>;
+using halves = real_packed_source<avx2, f16>;
 NIBBLE_TEST_REAL(lanes_in_cache, 1, 4)
 NIBBLE_TEST_REAL(lanes_in_cache, 1, real_tile_tokens)
 NIBBLE_TEST_REAL(halves, 4, 1)

@@ -117,6 +117,17 @@
 #define NIBBLE_HAS_AVX512 0
 #endif
 
+// Around functions of 512 bits: GCC 12 warns of the undefined registers in its own headers, wherever those are inlined.
+#if defined(__GNUC__) && !defined(__clang__)
+#define NIBBLE_GCC_UNDEFINED_BEGIN                                                                                    \
+    _Pragma("GCC diagnostic push") _Pragma("GCC diagnostic ignored \"-Wmaybe-uninitialized\"")                        \
+        _Pragma("GCC diagnostic ignored \"-Wuninitialized\"")
+#define NIBBLE_GCC_UNDEFINED_END _Pragma("GCC diagnostic pop")
+#else
+#define NIBBLE_GCC_UNDEFINED_BEGIN
+#define NIBBLE_GCC_UNDEFINED_END
+#endif
+
 // Vector registers there are to plan for.
 #if defined(__AVX512VL__) || defined(__aarch64__)
 #define NIBBLE_VECTOR_REGISTERS 32

@@ -364,6 +364,7 @@ private:
 #endif
     }
 #if NIBBLE_HAS_AVX512VL
+    NIBBLE_GCC_UNDEFINED_BEGIN
     // A sign above 5 bits of magnitude: two registers of 16 magnitudes and one shuffle.
     template <element E, int Shift>
     [[nodiscard]] static NIBBLE_INLINE __m256 signed_table(__m256i codes) noexcept {
@@ -376,6 +377,7 @@ private:
         const __m256i sign = _mm256_and_si256(_mm256_slli_epi32(codes, left), _mm256_set1_epi32(static_cast<int>(0x80000000u)));
         return _mm256_or_ps(_mm512_castps512_ps256(magnitude), _mm256_castsi256_ps(sign));
     }
+    NIBBLE_GCC_UNDEFINED_END
 #endif
     [[nodiscard]] static NIBBLE_INLINE __m256i mask(std::size_t count) noexcept {
         return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));

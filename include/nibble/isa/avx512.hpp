@@ -3,6 +3,8 @@
 #pragma once
 
 #include <nibble/core/config.hpp>
+#include <nibble/element/element.hpp>
+#include <nibble/element/lanes.hpp>
 #include <nibble/isa/avx2.hpp>
 #include <nibble/isa/isa.hpp>
 
@@ -11,6 +13,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <immintrin.h>
+
+NIBBLE_GCC_UNDEFINED_BEGIN
 
 namespace nibble::inline NIBBLE_ABI {
 
@@ -83,7 +87,80 @@ struct avx512_tiles : avx2 {
     [[nodiscard]] static NIBBLE_INLINE i32 add_finished(const i32& total, const sums& s) noexcept { return add(total, s); }
     static NIBBLE_INLINE void pin(i32& s) noexcept { __asm__("" : "+v"(s.v)); }
 
+    // ---- codes to fp32 --------------------------------------------------------------------------------------------------
+
+    // Which elements are decoded here; all others are avx2's.
+    template <element E>
+    static constexpr bool decodes = [] {
+        using detail::real_decode;
+        constexpr real_decode kind = detail::real_lanes_of<E>.kind;
+        return kind == real_decode::half || kind == real_decode::bfloat || kind == real_decode::plain ||
+               kind == real_decode::table16 || (kind == real_decode::shift && detail::real_lanes_of<E>.infinite_from == 0);
+    }();
+
+    [[nodiscard]] static NIBBLE_INLINE i32 as_i32(const bytes& a) noexcept { return {a.v}; }
+
+    template <element E, int Shift = 0>
+        requires(decodes<E> && E::bits <= 8)
+    [[nodiscard]] static NIBBLE_INLINE f32 decode(const i32& codes) noexcept {
+        constexpr detail::real_lanes how = detail::real_lanes_of<E>;
+        if constexpr (how.kind == detail::real_decode::table16) {
+            return {_mm512_permutexvar_ps(moved_right<Shift>(codes.v), values<E, 0>())};
+        } else {
+            constexpr int top = how.magnitude_bits - (how.has_sign ? 0 : 1);
+            constexpr int left = 31 - top - Shift;
+            static_assert(left >= 0);
+            const __m512i high = left == 0 ? codes.v : _mm512_slli_epi32(codes.v, left);
+            if constexpr (detail::often_subnormal<E> && how.has_sign && how.magnitude_bits == 5) {
+                const __m512 magnitude =
+                    _mm512_permutex2var_ps(values<E, 0>(), moved_right<Shift>(codes.v), values<E, 16>());
+                const __m512i sign = _mm512_and_si512(high, _mm512_set1_epi32(static_cast<int>(0x80000000u)));
+                return {_mm512_castsi512_ps(_mm512_or_si512(_mm512_castps_si512(magnitude), sign))};
+            } else if constexpr (detail::often_subnormal<E> && detail::half_lanes_of<E>.exists) {
+                constexpr detail::half_lanes half = detail::half_lanes_of<E>;
+                constexpr int magnitude = ((1 << how.magnitude_bits) - 1) << half.shift;
+                constexpr unsigned right = static_cast<unsigned>(31 - top - half.shift);
+                const __m512i x = how.has_sign ? _mm512_and_si512(_mm512_srai_epi32(high, right), _mm512_set1_epi32(magnitude | 0x8000))
+                                               : _mm512_and_si512(_mm512_srli_epi32(high, right), _mm512_set1_epi32(magnitude));
+                return {_mm512_mul_ps(_mm512_cvtph_ps(_mm512_cvtepi32_epi16(x)), _mm512_set1_ps(half.factor))};
+            } else {
+                constexpr unsigned magnitude = ((1u << how.magnitude_bits) - 1u) << how.shift;
+                constexpr unsigned right = static_cast<unsigned>(31 - top - how.shift);
+                const __m512i x =
+                    how.has_sign
+                        ? _mm512_and_si512(_mm512_srai_epi32(high, right), _mm512_set1_epi32(static_cast<int>(magnitude | 0x80000000u)))
+                        : _mm512_and_si512(_mm512_srli_epi32(high, right), _mm512_set1_epi32(static_cast<int>(magnitude)));
+                return {_mm512_mul_ps(_mm512_castsi512_ps(x), _mm512_set1_ps(how.factor))};
+            }
+        }
+    }
+    template <element E>
+        requires(decodes<E> && E::bits > 8)
+    [[nodiscard]] static NIBBLE_INLINE f32 decode_stored(const typename E::code* from) noexcept {
+        constexpr detail::real_decode kind = detail::real_lanes_of<E>.kind;
+        if constexpr (kind == detail::real_decode::plain) {
+            return {_mm512_castsi512_ps(_mm512_loadu_si512(from))};
+        } else {
+            const __m256i words = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+            if constexpr (kind == detail::real_decode::half)
+                return {_mm512_cvtph_ps(words)};
+            else
+                return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(words), 16))};
+        }
+    }
+
 private:
+    template <int Shift>
+    [[nodiscard]] static NIBBLE_INLINE __m512i moved_right(__m512i codes) noexcept {
+        return Shift == 0 ? codes : _mm512_srli_epi32(codes, Shift);
+    }
+    template <element E, std::size_t First>
+    [[nodiscard]] static NIBBLE_INLINE __m512 values() noexcept {
+        constexpr std::size_t size = std::size_t{1} << E::bits;
+        alignas(64) float v[16];
+        for (std::size_t i = 0; i < 16; ++i) v[i] = decode_table<E>.at[(First + i) % size];
+        return _mm512_load_ps(v);
+    }
     [[nodiscard]] static NIBBLE_INLINE __m512i broadcast_dword(const void* from) noexcept {
         std::int32_t word = 0;
         __builtin_memcpy(&word, from, 4);
@@ -103,5 +180,7 @@ struct tile_isa<avx2> {
 } // namespace detail
 
 } // namespace nibble::inline NIBBLE_ABI
+
+NIBBLE_GCC_UNDEFINED_END
 
 #endif // NIBBLE_HAS_AVX512

@@ -137,13 +137,13 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
                     a.results = own.results + (p * tokens + t) * rows;
                     a.totals = reinterpret_cast<float*>(own.totals) + (p * tokens + t) * rows;
                     if (together)
-                        real_tile<packed_real_source<Isa, element>, P::most_panels, 1>(a, r);
+                        real_tile<real_packed_source<Isa, element>, P::most_panels, 1>(a, r);
                     else if (P::plain || !plan.packed_tiles)
                         real_tile_of<real_source<detail::tile_isa_of<Isa>>>(n, a, r);
                     else if constexpr (P::few_direct)
-                        real_tile_of<packed_real_source<Isa, element>>(n, a, r);
+                        real_tile_of<real_packed_source<Isa, element>>(n, a, r);
                     else
-                        real_tile<packed_real_source<Isa, element>, 1, 1>(a, r);
+                        real_tile<real_packed_source<Isa, element>, 1, 1>(a, r);
                 }
             }
         } else {

@@ -10,6 +10,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 namespace nibble::inline NIBBLE_ABI::kernel {
 
@@ -387,7 +388,7 @@ struct packed_real_source {
     using isa_type = Isa;
     static constexpr std::size_t columns = E::bits > 8 ? 1 : panel_layout::quad * detail::step_quads<E>;
     static constexpr std::size_t bytes = E::bits > 8 ? panel_layout::rows * sizeof(typename E::code) : detail::step_bytes<E>;
-    static constexpr std::size_t halves = 2;
+    static constexpr std::size_t halves = panel_layout::rows / Isa::width;
     struct weights {
         typename Isa::f32 v[halves];
     };
@@ -395,7 +396,20 @@ struct packed_real_source {
     static NIBBLE_INLINE void each_column(const std::byte* from, const Use& use) noexcept {
         if constexpr (E::bits > 8) {
             const auto* codes = reinterpret_cast<const typename E::code*>(from);
-            use(0, weights{{Isa::template decode_stored<E>(codes), Isa::template decode_stored<E>(codes + 8)}});
+            if constexpr (halves == 1)
+                use(0, weights{{Isa::template decode_stored<E>(codes)}});
+            else
+                use(0, weights{{Isa::template decode_stored<E>(codes), Isa::template decode_stored<E>(codes + 8)}});
+        } else if constexpr (halves == 1) {
+            spread_panel_lanes<Isa, E::bits>(
+                reinterpret_cast<const std::uint8_t*>(from),
+                [&](std::size_t q, const typename Isa::bytes& stored) NIBBLE_INLINE_LAMBDA {
+                    const typename Isa::i32 codes = Isa::as_i32(stored);
+                    use(4 * q, weights{{Isa::template decode<E, 0>(codes)}});
+                    use(4 * q + 1, weights{{Isa::template decode<E, 8>(codes)}});
+                    use(4 * q + 2, weights{{Isa::template decode<E, 16>(codes)}});
+                    use(4 * q + 3, weights{{Isa::template decode<E, 24>(codes)}});
+                });
         } else {
             typename Isa::bytes low;
             spread_lanes<Isa, E::bits>(
@@ -415,6 +429,18 @@ struct packed_real_source {
         }
     }
 };
+
+// The ISA whose tiles decode an element in registers: the wider one if it can.
+template <isa Isa, element E>
+inline constexpr bool decodes_in_tiles = [] {
+    using tiles = detail::tile_isa_of<Isa>;
+    if constexpr (tiles::width == Isa::width)
+        return true;
+    else
+        return tiles::template decodes<E>;
+}();
+template <isa Isa, element E>
+using real_packed_source = packed_real_source<std::conditional_t<decodes_in_tiles<Isa, E>, detail::tile_isa_of<Isa>, Isa>, E>;
 
 // Tokens of the fp32 tiles, likewise: 8 sums at least, in two vectors for 256 bits and one for 512.
 inline constexpr std::size_t shorter_real_tile_tokens = 6;
