@@ -46,17 +46,56 @@
 #error "nibble supports GCC 12 or newer and Clang 16 or newer"
 #endif
 
+#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#define NIBBLE_HAS_AVX2 1
+#else
+#define NIBBLE_HAS_AVX2 0
+#endif
+
+// Newer instructions that the AVX2 kernels take where the flags have them; the results are the same bits. Forms of 256 bits: a
+// table of 16 fp32 values in one shuffle.
+#if NIBBLE_HAS_AVX2 && defined(__AVX512VL__) && defined(__AVX512F__)
+#define NIBBLE_HAS_AVX512VL 1
+#else
+#define NIBBLE_HAS_AVX512VL 0
+#endif
+
+// Tiles of products in 512 bits.
+#if NIBBLE_HAS_AVX512VL && defined(__AVX512BW__) && defined(__AVX512VNNI__)
+#define NIBBLE_HAS_AVX512 1
+#else
+#define NIBBLE_HAS_AVX512 0
+#endif
+
+// Four products of unsigned and signed bytes summed in int32 in one instruction, of 256 bits. Which kernels there are and the
+// order of weights and activations depend on it: NIBBLE_ISA_TAG must tell apart whatever these macros do.
+#if NIBBLE_HAS_AVX512 || (NIBBLE_HAS_AVX2 && defined(__AVXVNNI__) && (NIBBLE_HAS_AVX512VL || !defined(__AVX512F__)))
+#define NIBBLE_HAS_VNNI 1
+#else
+#define NIBBLE_HAS_VNNI 0
+#endif
+
 // Everything in nibble lives in an inline namespace that names the version and the instruction set of the translation
 // unit. Two units compiled with different flags then share no weak symbol, so the linker can never keep an AVX2 copy of
 // a function for a program part that must run without it; passing a nibble type between such units is a link error.
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512VNNI__)
+#if NIBBLE_HAS_AVX512
 #define NIBBLE_ISA_TAG avx512_vnni
+#elif NIBBLE_HAS_AVX512VL && NIBBLE_HAS_VNNI
+#define NIBBLE_ISA_TAG avx512vl_avx_vnni
+#elif NIBBLE_HAS_AVX512VL
+#define NIBBLE_ISA_TAG avx512vl
+#elif NIBBLE_HAS_AVX2 && defined(__AVX512F__)
+#define NIBBLE_ISA_TAG avx512f
+#elif defined(__AVX512F__) && defined(__FMA__)
+#define NIBBLE_ISA_TAG avx512f_without_f16c
 #elif defined(__AVX512F__)
-#define NIBBLE_ISA_TAG avx512
-#elif defined(__AVXVNNI__)
+#define NIBBLE_ISA_TAG avx512f_without_fma
+#elif NIBBLE_HAS_VNNI
 #define NIBBLE_ISA_TAG avx_vnni
-#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#elif NIBBLE_HAS_AVX2
 #define NIBBLE_ISA_TAG avx2
+#elif defined(__AVX__) && defined(__FMA__)
+#define NIBBLE_ISA_TAG avx_fma
 #elif defined(__AVX__)
 #define NIBBLE_ISA_TAG avx
 #elif defined(__SSE4_1__)
@@ -91,32 +130,6 @@
 #define NIBBLE_HAS_FMA 0
 #endif
 
-#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
-#define NIBBLE_HAS_AVX2 1
-#else
-#define NIBBLE_HAS_AVX2 0
-#endif
-
-// 256-bit forms of newer instructions, which the AVX2 kernels take where the flags have them: a table of 16 fp32 values in one
-// shuffle; four products of unsigned and signed bytes summed in int32 in one instruction. The results are the same bits.
-#if NIBBLE_HAS_AVX2 && defined(__AVX512VL__) && defined(__AVX512F__)
-#define NIBBLE_HAS_AVX512VL 1
-#else
-#define NIBBLE_HAS_AVX512VL 0
-#endif
-#if NIBBLE_HAS_AVX2 && ((defined(__AVX512VL__) && defined(__AVX512VNNI__)) || defined(__AVXVNNI__))
-#define NIBBLE_HAS_VNNI 1
-#else
-#define NIBBLE_HAS_VNNI 0
-#endif
-
-// Tiles in 512 bits over lanes in cache.
-#if NIBBLE_HAS_AVX512VL && defined(__AVX512BW__) && defined(__AVX512VNNI__)
-#define NIBBLE_HAS_AVX512 1
-#else
-#define NIBBLE_HAS_AVX512 0
-#endif
-
 // Around functions of 512 bits: GCC 12 warns of the undefined registers in its own headers, wherever those are inlined.
 #if defined(__GNUC__) && !defined(__clang__)
 #define NIBBLE_GCC_UNDEFINED_BEGIN                                                                                    \
@@ -129,7 +142,7 @@
 #endif
 
 // Vector registers there are to plan for.
-#if defined(__AVX512VL__) || defined(__aarch64__)
+#if NIBBLE_HAS_AVX512VL || defined(__aarch64__)
 #define NIBBLE_VECTOR_REGISTERS 32
 #else
 #define NIBBLE_VECTOR_REGISTERS 16

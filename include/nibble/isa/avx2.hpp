@@ -347,7 +347,7 @@ private:
 #if NIBBLE_HAS_VNNI
     // Per int32: sum + four products of an unsigned and a signed byte.
     [[nodiscard]] static NIBBLE_INLINE __m256i dot_bytes(__m256i sum, __m256i codes, __m256i activations) noexcept {
-#if NIBBLE_HAS_AVX512VL && defined(__AVX512VNNI__)
+#if NIBBLE_HAS_AVX512
         return _mm256_dpbusd_epi32(sum, codes, activations);
 #else
         return _mm256_dpbusd_avx_epi32(sum, codes, activations);
