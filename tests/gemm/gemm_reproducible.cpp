@@ -91,6 +91,19 @@ TEST_CASE("a token's results do not depend on the other tokens") {
     SUCCEED();
 }
 
+TEST_CASE("nor on the size of the chunks that many tokens and outputs are cut into") {
+    for (const auto& format : gemm_formats()) {
+        const job work(*format, 400, 4100, 40);
+        const std::vector<float> all = work.run(0, 0, 400, false, scrambled(2, 5));
+        for (const std::size_t first : sizes{0, 95, 133, 191, 199, 383, 397}) {
+            const std::vector<float> few = work.run(0, first, 3, false, any_executor{});
+            const std::string found = difference(few, all.data() + first * work.outputs, work.outputs);
+            if (!found.empty()) FAIL_CHECK(format->name() << ", tokens from " << first << " on: " << found);
+        }
+    }
+    SUCCEED();
+}
+
 TEST_CASE("a workspace left dirty by another shape and format changes nothing") {
     nb::workspace scratch;
     const auto& formats = gemm_formats();

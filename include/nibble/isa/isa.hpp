@@ -16,6 +16,7 @@ namespace nibble::inline NIBBLE_ABI {
 //   bytes             32 bytes: 8 rows x 4 columns of codes, or four activations for every row
 //   words             16 int16: 8 rows x 2 columns
 //   sums              what integer products are summed in (int16 or int32 lanes)
+// A type that serves tiles alone (tile_isa below) may have vectors of twice that length, and says so in `width`.
 template <class Isa>
 concept isa = requires(const float* from, float* to, typename Isa::f32 a, const std::int32_t* pair, typename Isa::bytes b,
                        typename Isa::sums s, typename Isa::i32 i) {

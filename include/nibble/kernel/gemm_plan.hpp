@@ -47,7 +47,7 @@ struct gemm_plan {
     static constexpr bool nibbles = !wide && !real && element::bits == 4;
     static constexpr bool plain = real && element::bits == 32;
     static constexpr bool direct = (nibbles && NIBBLE_HAS_AVX512 == 0) || (linear && element::bits == 8) || plain;
-    static constexpr bool few_direct = linear || nibbles || element::bits > 8;
+    static constexpr bool few_direct = linear || nibbles || element::bits > 8; // packed tiles for several tokens exist
     static constexpr bool has_zeros = !real && (S::has_integer_zero || detail::lane_offset<element> != 0);
     // Sums of a wide element fit in 32 bits over a whole part: without a zero point, which wants sums of activations in 16
     // bits, a phase is as long as a block of columns.
@@ -85,9 +85,10 @@ struct gemm_plan {
           blocks(token_blocks::make(m, tile_tokens, real ? shorter_real_tile_tokens : shorter_tile_tokens)), tokens(m),
           outputs(w.rows()), panels(w.panels()), per_part(scale_per_part && !real) {
         unit_columns = real ? 1 : panel_layout::quad;
-        // Several panels are unpacked side by side, so that activations, which are larger than their lanes, come from the
-        // second-level cache once for all of them.
+        // fp16 and bf16 are decoded so cheaply that doing it twice, for two tiles of tokens, is less than storing lanes.
         packed_tiles = direct || m == 1 || (few_direct && (real ? m <= 12 : blocks.count == 1));
+        // Several panels go through a block of columns side by side, so that activations, which are larger than their lanes,
+        // come from the second-level cache once for all of them.
         panel_group = m == 1 ? most_panels : real && !packed_tiles ? 4 : 2;
         // Weights are read, and unpacked, once per chunk of tokens: large chunks, unless there are too few panels to go round.
         most_tokens = panels / panel_group < 64 ? 96 : real ? 384 : 192;

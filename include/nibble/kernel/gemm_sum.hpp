@@ -74,7 +74,7 @@ NIBBLE_INLINE void prefetch_scales(const packed<S>& w, const std::byte* panel, s
 
 // Sums of one group of panels, `panels` from `first_panel` on, against the token blocks [first_block, end_block);
 // `next_panel` is where the worker goes on, or w.panels(). With Integers no scale takes part: what remains is the exact sum of
-// a row's only part, [panel][token][16] in own.totals.
+// a row's only part, [panel][token][16] in own.totals. Not inline: one copy for all epilogues and destinations.
 template <isa Isa, any_scheme S, bool Integers = false>
 NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
                                const typename gemm_plan<S>::shared_memory& shared,

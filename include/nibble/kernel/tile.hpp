@@ -46,6 +46,20 @@ struct integer_tile_arguments {
     std::int32_t* totals = nullptr;      // likewise: sums of an unfinished part
 };
 
+// use(quad, A, B) for the quads of a step: their lanes, looked up in Element's table unless that is void.
+template <isa Isa, int Bits, class Element, class Use>
+NIBBLE_INLINE void each_pair_of_lanes(const std::uint8_t* from, const Use& use) noexcept {
+    typename Isa::bytes low;
+    spread_lanes<Isa, Bits>(from, [&](std::size_t v, const typename Isa::bytes& codes) NIBBLE_INLINE_LAMBDA {
+        typename Isa::bytes lanes = codes;
+        if constexpr (element<Element>) lanes = to_lanes<Isa, Element>(codes);
+        if (v % 2 == 0)
+            low = lanes;
+        else
+            use(v / 2, low, lanes);
+    });
+}
+
 // A source says how the packed codes, or lanes made of them beforehand, become factors, and which products those take.
 //   quads, bytes      of one step, the least that each_quad reads
 //   activation_bytes  of one quad of one token
@@ -75,15 +89,10 @@ struct packed_source {
                     use(q, weights{{codes}});
             });
         } else {
-            typename Isa::bytes low;
-            spread_lanes<Isa, Bits>(from, [&](std::size_t v, const typename Isa::bytes& codes) NIBBLE_INLINE_LAMBDA {
-                typename Isa::bytes lanes = codes;
-                if constexpr (element<Element>) lanes = to_lanes<Isa, Element>(codes);
-                if (v % 2 == 0)
-                    low = lanes;
-                else
-                    use(v / 2, weights{{low, lanes}});
-            });
+            each_pair_of_lanes<Isa, Bits, Element>(
+                from, [&](std::size_t q, const typename Isa::bytes& a, const typename Isa::bytes& b) NIBBLE_INLINE_LAMBDA {
+                    use(q, weights{{a, b}});
+                });
         }
     }
     [[nodiscard]] static NIBBLE_INLINE sums start(const std::int32_t* pair, int center) noexcept {
@@ -118,15 +127,10 @@ struct packed_word_source {
     };
     template <class Use>
     static NIBBLE_INLINE void each_quad(const std::uint8_t* from, const Use& use) noexcept {
-        typename Isa::bytes low;
-        spread_lanes<Isa, Bits>(from, [&](std::size_t v, const typename Isa::bytes& codes) NIBBLE_INLINE_LAMBDA {
-            typename Isa::bytes lanes = codes;
-            if constexpr (element<Element>) lanes = to_lanes<Isa, Element>(codes);
-            if (v % 2 == 0)
-                low = lanes;
-            else
-                use(v / 2, weights{Isa::even_words(low), Isa::odd_words(low), Isa::even_words(lanes), Isa::odd_words(lanes)});
-        });
+        each_pair_of_lanes<Isa, Bits, Element>(
+            from, [&](std::size_t q, const typename Isa::bytes& a, const typename Isa::bytes& b) NIBBLE_INLINE_LAMBDA {
+                use(q, weights{Isa::even_words(a), Isa::odd_words(a), Isa::even_words(b), Isa::odd_words(b)});
+            });
     }
     [[nodiscard]] static NIBBLE_INLINE sums start(const std::int32_t*, int) noexcept { return Isa::zeros(); }
     static NIBBLE_INLINE void accumulate(sums (&s)[halves], const weights& w, const std::int8_t* activations) noexcept {
