@@ -320,8 +320,7 @@ void check_facts(const derived_facts& f) {
     if (f.family != kernel_family::real) {
         int magnitude = 0;
         for (std::size_t c = 0; c < codes; ++c) {
-            const int lane = f.family == kernel_family::narrow ? static_cast<int>(f.lanes[c])
-                                                               : static_cast<int>(static_cast<std::int8_t>(f.lanes[c]));
+            const int lane = static_cast<int>(f.lanes[c]);
             const int centred = lane - f.lane_center;
             magnitude = std::max(magnitude, std::abs(centred));
             const double value = std::ldexp(static_cast<double>(centred + f.lane_offset), f.grid.exponent);
@@ -332,10 +331,9 @@ void check_facts(const derived_facts& f) {
         }
         // 4 products per quad in two int16 sums: 2 x magnitude x 127 each; sums of the activations alone where products are
         // summed in int32.
-        if (nibble::detail::sums_bytes_in_int32) magnitude = 1;
-        if (f.family == kernel_family::narrow)
-            lanes.expect(static_cast<int>(f.phase_quads) * 2 * magnitude * 127 <= 32767,
-                         [&](std::ostream& out) { out << "phase " << f.phase_quads << ", magnitude " << magnitude; });
+        if (nibble::detail::sums_bytes_in_int32 || f.family == kernel_family::wide) magnitude = 1;
+        lanes.expect(static_cast<int>(f.phase_quads) * 2 * magnitude * 127 <= 32767,
+                     [&](std::ostream& out) { out << "phase " << f.phase_quads << ", magnitude " << magnitude; });
     }
     lanes.report();
 

@@ -16,11 +16,11 @@ namespace nibble::inline NIBBLE_ABI::detail {
 
 enum class kernel_family {
     narrow, // unsigned lanes: byte products, summed in int16 before they are widened, or in int32 at once
-    wide,   // signed 8-bit lanes: products of int16 pairs summed in int32
+    wide,   // the same lanes, for which int16 has no room: products of int16 pairs summed in int32
     real,   // no small integers: fp32 lanes
 };
 
-// Whether the machine sums byte products in int32 (VNNI): then 8 bits are as narrow as 4, and all integers have unsigned lanes.
+// Whether the machine sums byte products in int32 (VNNI): then 8 bits are as narrow as 4.
 inline constexpr bool sums_bytes_in_int32 = NIBBLE_HAS_VNNI != 0;
 
 // Largest magnitude of a quantized activation; -128 is never produced.
@@ -44,14 +44,9 @@ inline constexpr kernel_family family_of = [] {
     return sums_bytes_in_int32 || fits_int16_sums<E> ? kernel_family::narrow : kernel_family::wide;
 }();
 
-// The integer of a lane, relative to the centre: narrow lanes are integer - low, of which the kernel takes `center` off
-// again; wide lanes are the integers themselves, for an unsigned 8-bit element shifted by 128.
+// Lanes are unsigned, integer - low; the kernel takes the centre off again, by way of the sums of the activations.
 template <element E>
-inline constexpr int lane_center = [] {
-    constexpr integer_grid g = integer_grid_of<E>;
-    if (family_of<E> == kernel_family::narrow) return g.center;
-    return 0;
-}();
+inline constexpr int lane_center = integer_grid_of<E>.center;
 // What the kernel's centred integer plus this gives the element's own integer: 0 but for unsigned elements.
 template <element E>
 inline constexpr int lane_offset = [] {
@@ -60,15 +55,14 @@ inline constexpr int lane_offset = [] {
 }();
 
 // Quads (4 consecutive k) per int16 phase of a narrow element; where sums are in int32, the length over which sums of
-// activations are kept, so that they fit in int16: 128 quads x 2 columns x 127.
+// activations are kept, so that they fit in int16: 128 quads x 2 columns x 127, or x -128.
 template <element E>
 inline constexpr std::size_t phase_quads = [] {
-    if (sums_bytes_in_int32) return std::size_t{128};
-    if (family_of<E> != kernel_family::narrow) return std::size_t{64};
+    if (sums_bytes_in_int32 || family_of<E> != kernel_family::narrow) return std::size_t{128};
     return static_cast<std::size_t>(min_of(narrow_depth(integer_grid_of<E>.magnitude), 64));
 }();
 
-// The lane of every code: unsigned for narrow elements, two's complement for wide ones.
+// The lane of every code.
 template <small_element E>
 inline constexpr auto lane_table = [] {
     table<std::uint8_t, (std::size_t{1} << E::bits)> t{};
@@ -78,8 +72,7 @@ inline constexpr auto lane_table = [] {
         for (int i = 0; i < g.exponent; ++i) v *= 0.5;
         for (int i = 0; i > g.exponent; --i) v *= 2.0;
         const int integer = g.exists ? static_cast<int>(v) : 0;
-        t.at[c] = static_cast<std::uint8_t>(family_of<E> == kernel_family::narrow ? integer - g.low
-                                                                                  : integer - lane_offset<E>);
+        t.at[c] = static_cast<std::uint8_t>(integer - g.low);
     }
     return t;
 }();

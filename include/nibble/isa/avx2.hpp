@@ -115,9 +115,6 @@ struct avx2 : generic {
     [[nodiscard]] static NIBBLE_INLINE bytes join(const bytes& a, const bytes& b) noexcept {
         return {_mm256_or_si256(a.v, _mm256_slli_epi16(b.v, Shift))};
     }
-    [[nodiscard]] static NIBBLE_INLINE bytes subtract_bytes(const bytes& a, std::uint8_t b) noexcept {
-        return {_mm256_sub_epi8(a.v, _mm256_set1_epi8(static_cast<char>(b)))};
-    }
     template <std::size_t Size>
     [[nodiscard]] static NIBBLE_INLINE bytes lookup(const detail::table<std::uint8_t, Size>& table, const bytes& a) noexcept {
         if constexpr (Size <= 16) {
@@ -141,9 +138,12 @@ struct avx2 : generic {
     [[nodiscard]] static NIBBLE_INLINE bytes broadcast4(const std::int8_t* from) noexcept {
         return {broadcast_dword(from)};
     }
+    [[nodiscard]] static NIBBLE_INLINE i32 pairs_start(const std::int32_t* pair, int center) noexcept {
+        return {_mm256_madd_epi16(broadcast_dword(pair), _mm256_set1_epi16(static_cast<short>(-center)))};
+    }
 #if NIBBLE_HAS_VNNI
     [[nodiscard]] static NIBBLE_INLINE sums dot_start(const std::int32_t* pair, int center) noexcept {
-        return {_mm256_madd_epi16(broadcast_dword(pair), _mm256_set1_epi16(static_cast<short>(-center)))};
+        return pairs_start(pair, center);
     }
     [[nodiscard]] static NIBBLE_INLINE sums dot(const sums& s, const bytes& codes, const bytes& activations) noexcept {
         return {dot_bytes(s.v, codes.v, activations.v)};
@@ -163,15 +163,21 @@ struct avx2 : generic {
     static NIBBLE_INLINE void pin(sums& s) noexcept { __asm__("" : "+v"(s.v)); }
 #endif
 
+    // Two shifts, not a mask: tiles of four tokens have no register for one. Clang would make a mask of them again.
     [[nodiscard]] static NIBBLE_INLINE words even_words(const bytes& a) noexcept {
-        return {_mm256_srai_epi16(_mm256_slli_epi16(a.v, 8), 8)};
+        __m256i high = _mm256_slli_epi16(a.v, 8);
+        __asm__("" : "+x"(high));
+        return {_mm256_srli_epi16(high, 8)};
     }
-    [[nodiscard]] static NIBBLE_INLINE words odd_words(const bytes& a) noexcept { return {_mm256_srai_epi16(a.v, 8)}; }
+    [[nodiscard]] static NIBBLE_INLINE words odd_words(const bytes& a) noexcept { return {_mm256_srli_epi16(a.v, 8)}; }
     [[nodiscard]] static NIBBLE_INLINE words broadcast2(const void* from) noexcept {
         return {broadcast_dword(from)};
     }
-    [[nodiscard]] static NIBBLE_INLINE words load_words(const std::int32_t* from) noexcept {
-        return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))};
+    [[nodiscard]] static NIBBLE_INLINE words load_words(const void* from) noexcept {
+        return {_mm256_loadu_si256(static_cast<const __m256i*>(from))};
+    }
+    static NIBBLE_INLINE void store_words(std::int16_t* to, const words& a) noexcept {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), a.v);
     }
     [[nodiscard]] static NIBBLE_INLINE i32 multiply_pairs(const words& a, const words& b) noexcept {
         return {_mm256_madd_epi16(a.v, b.v)};

@@ -80,7 +80,7 @@ struct avx512_tiles : avx2 {
     }
     [[nodiscard]] static NIBBLE_INLINE i32 dot_finish(const sums& s) noexcept { return s; }
     [[nodiscard]] static NIBBLE_INLINE words broadcast2(const void* from) noexcept { return {broadcast_dword(from)}; }
-    [[nodiscard]] static NIBBLE_INLINE words load_words(const std::int32_t* from) noexcept { return {_mm512_loadu_si512(from)}; }
+    [[nodiscard]] static NIBBLE_INLINE words load_words(const void* from) noexcept { return {_mm512_loadu_si512(from)}; }
     [[nodiscard]] static NIBBLE_INLINE i32 add_pairs(const i32& total, const words& a, const words& b) noexcept {
         return {_mm512_dpwssd_epi32(total.v, a.v, b.v)};
     }

@@ -147,9 +147,6 @@ public:
     [[nodiscard]] static NIBBLE_INLINE bytes join(const bytes& a, const bytes& b) noexcept {
         return {a.low | b.low << Shift, a.high | b.high << Shift};
     }
-    [[nodiscard]] static NIBBLE_INLINE bytes subtract_bytes(const bytes& a, std::uint8_t b) noexcept {
-        return {a.low - b, a.high - b};
-    }
     // table[a] of a table with Size entries (a power of two), a below Size.
     template <std::size_t Size>
     [[nodiscard]] static NIBBLE_INLINE bytes lookup(const detail::table<std::uint8_t, Size>& table, const bytes& a) noexcept {
@@ -167,9 +164,7 @@ public:
     // Sums that start at -center x (the sum of the activations to come), given as two int16 in one int32: the sum over
     // columns 0 and 1 of each quad in the lower half, 2 and 3 in the upper.
     [[nodiscard]] static NIBBLE_INLINE sums dot_start(const std::int32_t* pair, int center) noexcept {
-        const std::int32_t total = static_cast<std::int16_t>(*pair) + static_cast<std::int16_t>(*pair >> 16);
-        const i32x4 a = i32x4{} + -center * total;
-        return {a, a};
+        return pairs_start(pair, center);
     }
     // Per row: sum += unsigned codes . signed activations, over 4 columns.
     [[nodiscard]] static NIBBLE_INLINE sums dot(const sums& s, const bytes& codes, const bytes& activations) noexcept {
@@ -179,23 +174,30 @@ public:
     // Keeps the compiler from re-associating sums across quads; nothing here.
     static NIBBLE_INLINE void pin(sums&) noexcept {}
 
-    // Signed bytes b0 b1 b2 b3 of each row as int16: b0 b2, and b1 b3.
+    // The same start of sums that are in int32 on every machine.
+    [[nodiscard]] static NIBBLE_INLINE i32 pairs_start(const std::int32_t* pair, int center) noexcept {
+        const std::int32_t total = static_cast<std::int16_t>(*pair) + static_cast<std::int16_t>(*pair >> 16);
+        const i32x4 a = i32x4{} + -center * total;
+        return {a, a};
+    }
+    // Unsigned bytes b0 b1 b2 b3 of each row as int16: b0 b2, and b1 b3.
     [[nodiscard]] static NIBBLE_INLINE words even_words(const bytes& a) noexcept {
-        return {even(a.low), even(a.high)};
+        return {unsigned_even(a.low), unsigned_even(a.high)};
     }
     [[nodiscard]] static NIBBLE_INLINE words odd_words(const bytes& a) noexcept {
-        return {odd(a.low), odd(a.high)};
+        return {unsigned_odd(a.low), unsigned_odd(a.high)};
     }
     // Two int16, wherever they are stored, to every row.
     [[nodiscard]] static NIBBLE_INLINE words broadcast2(const void* from) noexcept {
         const i16x8 a = std::bit_cast<i16x8>(four_bytes(from));
         return {a, a};
     }
-    [[nodiscard]] static NIBBLE_INLINE words load_words(const std::int32_t* from) noexcept {
+    [[nodiscard]] static NIBBLE_INLINE words load_words(const void* from) noexcept {
         words r;
         __builtin_memcpy(&r, from, sizeof r);
         return r;
     }
+    static NIBBLE_INLINE void store_words(std::int16_t* to, const words& a) noexcept { __builtin_memcpy(to, &a, sizeof a); }
     // Per row: a[0] x b[0] + a[1] x b[1].
     [[nodiscard]] static NIBBLE_INLINE i32 multiply_pairs(const words& a, const words& b) noexcept {
         return {even(a.low) * even(b.low) + odd(a.low) * odd(b.low), even(a.high) * even(b.high) + odd(a.high) * odd(b.high)};
@@ -287,14 +289,20 @@ private:
         return std::bit_cast<i16x8>(std::bit_cast<u16x8>(a) << 8) >> 8;
     }
     [[nodiscard]] static NIBBLE_INLINE i16x8 odd(const u8x16& a) noexcept { return std::bit_cast<i16x8>(a) >> 8; }
+    [[nodiscard]] static NIBBLE_INLINE i16x8 unsigned_even(const u8x16& a) noexcept {
+        return std::bit_cast<i16x8>(std::bit_cast<u16x8>(a) & std::uint16_t{0xff});
+    }
+    [[nodiscard]] static NIBBLE_INLINE i16x8 unsigned_odd(const u8x16& a) noexcept {
+        return std::bit_cast<i16x8>(std::bit_cast<u16x8>(a) >> 8);
+    }
     [[nodiscard]] static NIBBLE_INLINE i32x4 even(const i16x8& a) noexcept {
         return std::bit_cast<i32x4>(std::bit_cast<u32x4>(a) << 16) >> 16;
     }
     [[nodiscard]] static NIBBLE_INLINE i32x4 odd(const i16x8& a) noexcept { return std::bit_cast<i32x4>(a) >> 16; }
     // Unsigned codes times signed activations, four columns a row; 255 x -128 fits in 16 bits.
     [[nodiscard]] static NIBBLE_INLINE i32x4 dot_half(const u8x16& codes, const u8x16& activations) noexcept {
-        const i16x8 a = std::bit_cast<i16x8>(std::bit_cast<u16x8>(codes) & std::uint16_t{0xff}) * even(activations);
-        const i16x8 b = std::bit_cast<i16x8>(std::bit_cast<u16x8>(codes) >> 8) * odd(activations);
+        const i16x8 a = unsigned_even(codes) * even(activations);
+        const i16x8 b = unsigned_odd(codes) * odd(activations);
         return even(a) + odd(a) + (even(b) + odd(b));
     }
 };

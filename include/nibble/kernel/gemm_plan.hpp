@@ -41,17 +41,16 @@ struct gemm_plan {
     static constexpr bool wide = family == detail::kernel_family::wide;
     // Tiles read the packed stream and unpack it in registers if the codes are read once: for one token, and for one tile of
     // tokens where elements share the code. For several tiles of tokens lanes are unpacked into the first-level cache once,
-    // unless they are what is stored (8-bit integers, fp32), or unpacking costs nothing: 4 bits in 256-bit tiles, which have
-    // two vectors to fill where those of 512 bits have one.
-    static constexpr bool linear = !real && detail::integer_grid_of<element>.linear && (!wide || element::bits == 8);
+    // unless they are what is stored (bytes, fp32), or unpacking costs nothing: 4 bits in 256-bit tiles, which have two
+    // vectors to fill where those of 512 bits have one.
+    static constexpr bool linear = !real && detail::integer_grid_of<element>.linear;
     static constexpr bool nibbles = !wide && !real && element::bits == 4;
     static constexpr bool plain = real && element::bits == 32;
-    static constexpr bool direct = (nibbles && NIBBLE_HAS_AVX512 == 0) || (linear && element::bits == 8) || plain;
+    static constexpr bool direct = (nibbles && NIBBLE_HAS_AVX512 == 0) || (linear && !wide && element::bits == 8) || plain;
     static constexpr bool few_direct = linear || nibbles || element::bits > 8; // packed tiles for several tokens exist
     static constexpr bool has_zeros = !real && (S::has_integer_zero || detail::lane_offset<element> != 0);
-    // Sums of a wide element fit in 32 bits over a whole part: without a zero point, which wants sums of activations in 16
-    // bits, a phase is as long as a block of columns.
-    static constexpr std::size_t longest_phase = wide && !has_zeros ? 256 : detail::phase_quads<element>;
+    // Bytes of the lanes of a quad, or of a column, in cache.
+    static constexpr std::size_t lane_bytes = panel_layout::rows * (wide ? 8 : 4);
     static constexpr std::size_t tile_tokens = real ? real_tile_tokens : integer_tile_tokens;
     // Panels that one token goes through at once: as many as there are registers for their sums, of which short phases take
     // two sets, and for the codes of a step, of which elements with a plane of single bits have four quads.
@@ -81,7 +80,7 @@ struct gemm_plan {
     std::size_t token_tasks = 1;
 
     gemm_plan(const packed<S>& w, std::size_t m, bool scale_per_part) noexcept
-        : depth(w.depth()), phases(phase_plan::make(depth, longest_phase)),
+        : depth(w.depth()), phases(phase_plan::make(depth, detail::phase_quads<element>)),
           blocks(token_blocks::make(m, tile_tokens, real ? shorter_real_tile_tokens : shorter_tile_tokens)), tokens(m),
           outputs(w.rows()), panels(w.panels()), per_part(scale_per_part && !real) {
         unit_columns = real ? 1 : panel_layout::quad;
@@ -95,7 +94,7 @@ struct gemm_plan {
         chunk_blocks = detail::ceil_div(blocks.count, detail::ceil_div(blocks.count, most_tokens / tile_tokens));
         token_chunk = detail::min_of(m, chunk_blocks * tile_tokens);
         // The lanes of a block take 16 KiB, half of the first-level cache, as every tile of tokens reads them again.
-        const std::size_t unit_bytes = real ? panel_layout::rows * sizeof(float) : direct && element::bits == 4 ? 32 : 64;
+        const std::size_t unit_bytes = direct && element::bits == 4 ? 32 : lane_bytes;
         block_units = m == 1 ? 1024 * panel_layout::quad / unit_columns : (std::size_t{16} << 10) / unit_bytes / panel_group;
         // One token reads the packed stream once; blocks are then short, so that the scales, which are another stream, come
         // in between a few lines at a time: the hardware's prefetcher keeps up and the processor does not wait for a burst.
@@ -144,7 +143,7 @@ struct gemm_plan {
         float* scales = nullptr;
         float* minimums = nullptr;
         std::int32_t* zeros = nullptr;
-        std::byte* lanes = nullptr; // of one block of columns: bytes, or fp32
+        std::byte* lanes = nullptr; // of one block of columns: bytes, int16, or fp32
         float* results = nullptr;
         std::byte* totals = nullptr;
     };
@@ -157,7 +156,7 @@ struct gemm_plan {
         if constexpr (has_zeros) s.zeros = memory.take<std::int32_t>(widened);
         const std::size_t units = longest_block();
         if (!packed_tiles)
-            s.lanes = memory.take<std::byte>(panel_group * units * panel_layout::rows * (real ? sizeof(float) : panel_layout::quad));
+            s.lanes = memory.take<std::byte>(panel_group * units * lane_bytes);
         s.results = memory.take<float>(panel_group * token_chunk * panel_layout::rows);
         s.totals = memory.take<std::byte>(panel_group * token_chunk * panel_layout::rows * 4);
         return s;

@@ -101,10 +101,13 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
             if constexpr (!P::direct)
                 if (!plan.packed_tiles) {
                     const auto* codes = reinterpret_cast<const std::uint8_t*>(panel + offset);
+                    std::byte* lanes = own.lanes + p * units * P::lane_bytes;
                     if constexpr (P::real)
-                        unpack_real<Isa, element>(codes, units, reinterpret_cast<float*>(own.lanes) + p * units * rows);
+                        unpack_real<Isa, element>(codes, units, reinterpret_cast<float*>(lanes));
+                    else if constexpr (P::wide)
+                        unpack_words<Isa, element>(codes, units, reinterpret_cast<std::int16_t*>(lanes));
                     else
-                        unpack_integer<Isa, element>(codes, units, reinterpret_cast<std::uint8_t*>(own.lanes) + p * units * 64);
+                        unpack_integer<Isa, element>(codes, units, reinterpret_cast<std::uint8_t*>(lanes));
                 }
         }
         if (range.finish && r.part + r.parts == plan.depth.count) {
@@ -122,14 +125,14 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
         }
         if constexpr (P::real) {
             real_tile_arguments a{};
-            a.weights_stride = plan.packed_tiles ? w.panel_bytes() : units * rows * sizeof(float);
+            a.weights_stride = plan.packed_tiles ? w.panel_bytes() : units * P::lane_bytes;
             a.widened_stride = stride;
             for (std::size_t block = first_block; block < end_block; ++block) {
                 const std::size_t token = plan.blocks.first(block);
                 const std::size_t n = plan.blocks.first(block + 1) - token;
                 const std::size_t t = token - first_token;
                 for (std::size_t p = 0; p < (together ? 1 : panels); ++p) {
-                    a.weights = plan.packed_tiles ? w.panel(first_panel + p) + offset : own.lanes + p * units * rows * sizeof(float);
+                    a.weights = plan.packed_tiles ? w.panel(first_panel + p) + offset : own.lanes + p * units * P::lane_bytes;
                     a.values = shared.real_values + token * plan.depth.padded + r.begin * n;
                     a.part_sums = shared.part_sums + token * plan.depth.count + r.part * n;
                     a.scales = own.scales + p * stride;
@@ -150,7 +153,7 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
             using packed_source = typename source_of<Isa, S, true>::type;
             using lanes_source = typename source_of<Isa, S, false>::type;
             integer_tile_arguments a{};
-            a.codes_stride = plan.packed_tiles ? w.panel_bytes() : units * 64;
+            a.codes_stride = plan.packed_tiles ? w.panel_bytes() : units * P::lane_bytes;
             a.widened_stride = stride;
             a.phases_per_part = plan.phases.per_part;
             a.phase_quads = plan.phases.quads;
@@ -161,7 +164,7 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
                 const std::size_t t = token - first_token;
                 for (std::size_t p = 0; p < (together ? 1 : panels); ++p) {
                     a.codes = reinterpret_cast<const std::uint8_t*>(
-                        plan.packed_tiles ? w.panel(first_panel + p) + offset : own.lanes + p * units * 64);
+                        plan.packed_tiles ? w.panel(first_panel + p) + offset : own.lanes + p * units * P::lane_bytes);
                     a.values = shared.values + (token * plan.depth.padded + r.begin * n) * (P::wide ? 2 : 1);
                     a.pair_sums = shared.pair_sums + token * plan.depth.count * plan.phases.per_part +
                                   (r.part * plan.phases.per_part + r.phase) * n;

@@ -13,15 +13,11 @@
 namespace nibble::inline NIBBLE_ABI::kernel {
 
 // What a stored code is XORed with on its way into a panel: linear elements of the integer families are stored so that
-// masking alone makes lanes of them (narrow: ascending from 0; 8-bit wide: two's complement).
+// masking alone makes lanes of them, ascending from 0.
 template <element E>
 inline constexpr unsigned panel_flip = [] {
     constexpr detail::integer_grid g = detail::integer_grid_of<E>;
-    constexpr detail::kernel_family f = detail::family_of<E>;
-    if (!g.linear || f == detail::kernel_family::real) return 0u;
-    unsigned flip = static_cast<unsigned>(g.flip);
-    if (f == detail::kernel_family::wide && E::bits == 8) flip ^= 0x80u;
-    return flip;
+    return g.exists && g.linear ? static_cast<unsigned>(g.flip) : 0u;
 }();
 
 // The code that pads columns: the element's zero where it has one.

@@ -112,27 +112,20 @@ struct packed_source {
     }
 };
 
-// Signed lanes of wide elements: two bytes apart as int16, summed in int32. Exact for every code and activation.
-template <isa Isa, int Bits, class Element>
-struct packed_word_source {
+// What sources of lanes as int16 have in common: products of pairs, summed in int32. Exact for every code and activation.
+template <isa Isa>
+struct word_products {
     using isa_type = Isa;
     using sums = typename Isa::i32;
-    static constexpr std::size_t quads = detail::step_quads_of(Bits);
-    static constexpr std::size_t bytes = detail::step_bytes_of(Bits);
     static constexpr std::size_t activation_bytes = 8;
     static constexpr std::size_t unroll = 2;
     static constexpr std::size_t halves = 2;
     struct weights {
         typename Isa::words low_even, low_odd, high_even, high_odd;
     };
-    template <class Use>
-    static NIBBLE_INLINE void each_quad(const std::uint8_t* from, const Use& use) noexcept {
-        each_pair_of_lanes<Isa, Bits, Element>(
-            from, [&](std::size_t q, const typename Isa::bytes& a, const typename Isa::bytes& b) NIBBLE_INLINE_LAMBDA {
-                use(q, weights{Isa::even_words(a), Isa::odd_words(a), Isa::even_words(b), Isa::odd_words(b)});
-            });
+    [[nodiscard]] static NIBBLE_INLINE sums start(const std::int32_t* pair, int center) noexcept {
+        return Isa::pairs_start(pair, center);
     }
-    [[nodiscard]] static NIBBLE_INLINE sums start(const std::int32_t*, int) noexcept { return Isa::zeros(); }
     static NIBBLE_INLINE void accumulate(sums (&s)[halves], const weights& w, const std::int8_t* activations) noexcept {
         sums& low = s[0];
         sums& high = s[1];
@@ -152,11 +145,35 @@ struct packed_word_source {
     }
 };
 
+// Lanes of wide elements, unpacked and widened in registers.
+template <isa Isa, int Bits, class Element>
+struct packed_word_source : word_products<Isa> {
+    using weights = typename word_products<Isa>::weights;
+    static constexpr std::size_t quads = detail::step_quads_of(Bits);
+    static constexpr std::size_t bytes = detail::step_bytes_of(Bits);
+    template <class Use>
+    static NIBBLE_INLINE void each_quad(const std::uint8_t* from, const Use& use) noexcept {
+        each_pair_of_lanes<Isa, Bits, Element>(
+            from, [&](std::size_t q, const typename Isa::bytes& a, const typename Isa::bytes& b) NIBBLE_INLINE_LAMBDA {
+                use(q, weights{Isa::even_words(a), Isa::odd_words(a), Isa::even_words(b), Isa::odd_words(b)});
+            });
+    }
+};
+
 // Lanes that unpack_integer has made: one byte each, as 8-bit codes are.
 template <isa Isa>
 using byte_source = packed_source<Isa, 8, void>;
+// Lanes that unpack_words has made.
 template <isa Isa>
-using word_source = packed_word_source<Isa, 8, void>;
+struct word_source : word_products<Isa> {
+    using weights = typename word_products<Isa>::weights;
+    static constexpr std::size_t quads = 1;
+    static constexpr std::size_t bytes = 128;
+    template <class Use>
+    static NIBBLE_INLINE void each_quad(const std::uint8_t* from, const Use& use) noexcept {
+        use(0, weights{Isa::load_words(from), Isa::load_words(from + 32), Isa::load_words(from + 64), Isa::load_words(from + 96)});
+    }
+};
 
 // Bytes a tile asks for ahead of its reads, in the same panel or the next: far enough to cover the memory latency at full
 // speed. Several panels are several streams, which are that much further ahead together. Measured on Emerald Rapids: one

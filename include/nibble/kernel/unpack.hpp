@@ -1,4 +1,4 @@
-// kernel/unpack.hpp: steps of packed codes to byte lanes or fp32 lanes, and scales to fp32; what a kernel does once per
+// kernel/unpack.hpp: steps of packed codes to byte, int16 or fp32 lanes, and scales to fp32; what a kernel does once per
 // panel before it multiplies.
 #pragma once
 
@@ -120,13 +120,10 @@ NIBBLE_INLINE void spread_panel_lanes(const std::uint8_t* in, const Put& put) no
 // The integer lanes of a stored vector of codes: see detail::lane_table.
 template <isa Isa, element E>
 [[nodiscard]] NIBBLE_INLINE typename Isa::bytes to_lanes(const typename Isa::bytes& stored) noexcept {
-    constexpr detail::integer_grid g = detail::integer_grid_of<E>;
-    if constexpr (!g.linear)
-        return Isa::template lookup<detail::lane_table<E>.size>(detail::lane_table<E>, stored);
-    else if constexpr (detail::family_of<E> == detail::kernel_family::wide && E::bits < 8)
-        return Isa::subtract_bytes(stored, static_cast<std::uint8_t>(-g.low + detail::lane_offset<E>));
-    else
+    if constexpr (detail::integer_grid_of<E>.linear)
         return stored;
+    else
+        return Isa::template lookup<detail::lane_table<E>.size>(detail::lane_table<E>, stored);
 }
 
 // `quads` quads (whole steps) of codes to 64 integer lanes each.
@@ -137,6 +134,20 @@ NIBBLE_NOINLINE void unpack_integer(const std::uint8_t* in, std::size_t quads, s
         Isa::prefetch(in + 1024);
         spread_lanes<Isa, E::bits>(in, [&](std::size_t v, const typename Isa::bytes& codes) NIBBLE_INLINE_LAMBDA {
             Isa::store_bytes(out + 32 * v, to_lanes<Isa, E>(codes));
+        });
+    }
+}
+
+// The same lanes as int16: per quad A's columns 0 and 2 of each row, A's 1 and 3, B's 0 and 2, B's 1 and 3.
+template <isa Isa, element E>
+NIBBLE_NOINLINE void unpack_words(const std::uint8_t* in, std::size_t quads, std::int16_t* out) noexcept {
+    constexpr std::size_t step = detail::step_quads<E>;
+    for (std::size_t q = 0; q < quads; q += step, in += detail::step_bytes<E>, out += 64 * step) {
+        Isa::prefetch(in + 1024);
+        spread_lanes<Isa, E::bits>(in, [&](std::size_t v, const typename Isa::bytes& codes) NIBBLE_INLINE_LAMBDA {
+            const typename Isa::bytes lanes = to_lanes<Isa, E>(codes);
+            Isa::store_words(out + 32 * v, Isa::even_words(lanes));
+            Isa::store_words(out + 32 * v + 16, Isa::odd_words(lanes));
         });
     }
 }
