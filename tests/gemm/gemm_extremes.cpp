@@ -221,6 +221,7 @@ TEST_CASE("scales of every kind: zero, subnormal, huge, infinite, NaN") {
             pattern.zero = [&](std::size_t row, std::size_t) { return minimums[row % minimums.size()]; };
             const auto offset = format->fill(minimums.size(), k, pattern);
             for (const bool per_group : {false, true}) compare(*format, *offset, x, per_group, "odd minimums");
+            pattern.zero = nullptr;
         }
         if (format->two_level()) {
             for (const std::uint32_t outer : interesting(format->outer_bits())) {
