@@ -1,6 +1,7 @@
 // gemm.cpp: nibble_gemm, every format's product beside the machine's limits and other libraries, on Google Benchmark.
 //   nibble_gemm --formats='^int4' --tokens=1,128 --sizes=11008x4096 --threads=1,2
-// Lines are named gemm/<scheme>/<isa>/<M>x<N>x<K>/threads:<T>. Each has the counters
+// Lines are named gemm/<scheme>/<isa>/<M>x<N>x<K>/threads:<T>; <scheme>_a7 is the scheme with activations of 7 bits, where that
+// is another kernel. Each has the counters
 //   weight_GBps        bytes of packed weights per second
 //   of_read_bandwidth  that over the rate at which the same threads read 256 MiB at the same moment
 //   GFLOPs             2 M N K per second
@@ -25,6 +26,7 @@
 #include <cmath>
 #include <cstdio>
 #include <exception>
+#include <memory>
 #include <regex>
 #include <string>
 #include <thread>
@@ -133,7 +135,14 @@ int run(const arguments& given, std::vector<char*> benchmark_arguments) {
     const auto consider = [&](const subject& one) {
         if (std::regex_search(std::string(one.format->name()), wanted)) subjects.push_back(one);
     };
-    for (const auto& one : bench::all_schemes()) consider({one.get(), nibble::best_isa::name, false, false});
+    std::vector<std::unique_ptr<bench::scheme>> variants;
+    for (const auto& one : bench::all_schemes()) {
+        consider({one.get(), nibble::best_isa::name, false, false});
+        if (auto variant = one->with_seven_bits()) {
+            consider({variant.get(), nibble::best_isa::name, false, false});
+            variants.push_back(std::move(variant));
+        }
+    }
     for (const bench::peer& one : peers) consider({one.product.get(), one.isa, one.own_threads, one.fp32});
     if (subjects.empty()) throw bench::user_error("no format has a name matching '" + given.formats + "'");
 

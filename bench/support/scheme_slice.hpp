@@ -11,6 +11,8 @@
 
 #include <cstddef>
 #include <memory>
+#include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -23,7 +25,7 @@ namespace detail {
 template <class Scheme>
 class packed_weights_of final : public packed_weights {
 public:
-    explicit packed_weights_of(nibble::packed<Scheme> weights) : weights_(std::move(weights)) {}
+    packed_weights_of(nibble::packed<Scheme> weights, int limit) : weights_(std::move(weights)), limit_(limit) {}
 
     [[nodiscard]] std::size_t bytes() const override { return weights_.bytes(); }
     [[nodiscard]] std::unique_ptr<packed_weights> clone() const override {
@@ -31,40 +33,56 @@ public:
     }
     void gemm(nibble::matrix_view<const float> x, nibble::matrix_view<float> y, nibble::workspace& scratch,
               executor_ref threads) const override {
-        nibble::gemm(x, weights_, y, nibble::identity{}, nibble::gemm_options{.workspace = &scratch}, threads);
+        nibble::gemm(x, weights_, y, nibble::identity{},
+                     nibble::gemm_options{.workspace = &scratch, .grid = {.limit = limit_}}, threads);
     }
 
 private:
     nibble::packed<Scheme> weights_;
+    int limit_;
 };
 
 template <class Scheme>
 class quantized_weights_of final : public quantized_weights {
 public:
-    explicit quantized_weights_of(nibble::quantized<Scheme> weights) : weights_(std::move(weights)) {}
+    quantized_weights_of(nibble::quantized<Scheme> weights, int limit) : weights_(std::move(weights)), limit_(limit) {}
 
     [[nodiscard]] double bits_per_weight() const override { return nibble::bits_per_weight(weights_); }
     void dequantize(nibble::matrix_view<float> out, executor_ref threads) const override {
         nibble::dequantize(weights_, out, threads);
     }
     [[nodiscard]] std::unique_ptr<packed_weights> pack(executor_ref threads) const override {
-        return std::make_unique<packed_weights_of<Scheme>>(nibble::pack(weights_, threads));
+        return std::make_unique<packed_weights_of<Scheme>>(nibble::pack(weights_, threads), limit_);
     }
 
 private:
     nibble::quantized<Scheme> weights_;
+    int limit_;
 };
 
 template <class Format>
 class scheme_of final : public scheme {
 public:
-    [[nodiscard]] std::string_view name() const override { return Format::name; }
+    static constexpr int seven_bits = 64;
+    explicit scheme_of(int limit = nibble::activation_grid{}.limit)
+        : name_(std::string(Format::name) + (limit == seven_bits ? "_a7" : "")), limit_(limit) {}
+    [[nodiscard]] std::string_view name() const override { return name_; }
+    [[nodiscard]] std::unique_ptr<scheme> with_seven_bits() const override {
+        if constexpr (nibble::kernel::gemm_plan<typename Format::scheme>::has_words)
+            return std::make_unique<scheme_of>(seven_bits);
+        else
+            return nullptr;
+    }
     [[nodiscard]] std::unique_ptr<quantized_weights> quantize(nibble::matrix_view<const float> weights,
                                                               executor_ref threads) const override {
         using S = typename Format::scheme;
         return std::make_unique<quantized_weights_of<S>>(
-            nibble::quantize<S>(weights, nibble::quantize_options{}, threads));
+            nibble::quantize<S>(weights, nibble::quantize_options{}, threads), limit_);
     }
+
+private:
+    std::string name_;
+    int limit_;
 };
 
 template <std::size_t Slice, class... Formats>

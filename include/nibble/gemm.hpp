@@ -39,17 +39,19 @@ struct gemm_options {
 template <any_scheme S>
 [[nodiscard]] std::size_t gemm_workspace_bytes(const packed<S>& w, std::size_t tokens, std::size_t concurrency,
                                                const gemm_options& options = {}) noexcept {
-    const auto plan_of = [&](std::size_t m) {
-        return kernel::gemm_plan<S>(w, m, options.activations == activation_scale::per_group);
+    const auto plan_of = [&](std::size_t m, int limit) {
+        return kernel::gemm_plan<S>(w, m, options.activations == activation_scale::per_group, limit);
     };
-    const kernel::gemm_plan<S> all = plan_of(tokens);
+    const kernel::gemm_plan<S> all = plan_of(tokens, options.grid.limit);
     // What a worker needs grows with the tokens of a chunk, and those may be fewer for more tokens, as chunks are of one
-    // size; a single token takes more panels at once than others do.
-    const std::size_t one = kernel::worker_bytes(plan_of(1));
-    const std::size_t most = kernel::worker_bytes(plan_of(detail::min_of(tokens, all.most_tokens)));
+    // size; a single token takes more panels at once than others do. Prepared activations may have any limit.
+    std::size_t worker = 0;
+    for (const int limit : {1, detail::activation_limit})
+        for (const std::size_t m : {std::size_t{1}, detail::min_of(tokens, all.most_tokens)})
+            worker = detail::max_of(worker, kernel::worker_bytes(plan_of(m, limit)));
     return detail::max_of(kernel::activation_bytes(all, options.grid.asymmetric),
-                          kernel::activation_bytes(plan_of(1), options.grid.asymmetric)) +
-           concurrency * detail::max_of(one, most);
+                          kernel::activation_bytes(plan_of(1, options.grid.limit), options.grid.asymmetric)) +
+           concurrency * worker;
 }
 
 namespace detail {
@@ -93,7 +95,8 @@ void gemm_of_rows(const kernel::token_rows<T>& x, const Product& product, const 
     using S = typename Product::scheme_type;
     check_product(x.count(), x.x.cols(), product, y, finish);
     check_rows(x);
-    const kernel::gemm_plan<S> plan(product.matrix(0), x.count(), options.activations == activation_scale::per_group);
+    const kernel::gemm_plan<S> plan(product.matrix(0), x.count(), options.activations == activation_scale::per_group,
+                                    options.grid.limit);
     const bool asymmetric = options.grid.asymmetric && !plan.real;
     if (!plan.real) check_grid(options.grid, options.activations, x.count());
     check_weight_sums(options.weight_sums, product, asymmetric);
@@ -117,7 +120,7 @@ void gemm_of_prepared(const prepared_activations& x, const Product& product, con
     using S = typename Product::scheme_type;
     check_product(x.tokens(), x.cols(), product, y, finish);
     const kernel::activation_layout& layout = prepared_access::layout(x);
-    const kernel::gemm_plan<S> plan(product.matrix(0), x.tokens(), layout.per_part);
+    const kernel::gemm_plan<S> plan(product.matrix(0), x.tokens(), layout.per_part, layout.limit);
     check_layout(layout, kernel::layout_of(plan));
     check_weight_sums(options.weight_sums, product, x.asymmetric());
     if (y.rows() == 0 || y.cols() == 0) return;
@@ -136,7 +139,7 @@ template <isa Isa = best_isa, any_scheme S, executor Executor = serial>
 void weight_sums(const packed<S>& w, std::span<float> sums, const gemm_options& options = {}, const Executor& threads = {}) {
     NIBBLE_CHECK(sums.size() == w.rows(), "weight_sums: one number per row of the weights is needed");
     if (w.rows() == 0) return;
-    const kernel::gemm_plan<S> plan(w, 1, false);
+    const kernel::gemm_plan<S> plan(w, 1, false, 1);
     const std::size_t first = kernel::activation_bytes(plan, false);
     detail::with_memory(options, first + threads.concurrency() * kernel::worker_bytes(plan), [&](std::byte* memory) {
         kernel::arena shared(memory);

@@ -45,8 +45,8 @@ struct prepared_access;
 
 // Activations of some tokens as a kernel reads them, owning their memory. They serve any weights whose kernel wants the same
 // order, on every ISA (checked by gemm): the same number of columns and of columns per scale, and the same kernel: fp32, or
-// integers, without VNNI of as many bits and both with zero points or both without. Preparing into an object again keeps its memory, if
-// that is large enough.
+// integers, without VNNI of as many bits, or of 8 and as small as activation_grid::limit says. Preparing into an object again
+// keeps its memory, if that is large enough.
 class prepared_activations {
 public:
     prepared_activations() noexcept = default;
@@ -128,7 +128,7 @@ inline void check_grid(const activation_grid& grid, activation_scale scale, std:
 // One token of exact ones for weights of `cols` columns.
 template <any_scheme S>
 void prepare_ones(std::size_t cols, prepared_activations& into) {
-    const kernel::gemm_plan<S> plan(packed<S>(0, cols), 1, false);
+    const kernel::gemm_plan<S> plan(packed<S>(0, cols), 1, false, 1);
     const kernel::activation_layout layout = kernel::layout_of(plan);
     std::byte* base = prepared_access::reserve(into, plan, false, round_up(layout.row_bytes(), 64));
     if (base == nullptr) return;
@@ -157,7 +157,8 @@ void prepare(matrix_view<T> x, prepared_activations& into, const activation_opti
     const kernel::token_rows<std::remove_const_t<T>> rows{x, options.rows};
     detail::check_rows(rows);
     // Of weights the order of activations depends on nothing but the number of columns.
-    const kernel::gemm_plan<S> plan(packed<S>(0, x.cols()), rows.count(), options.scale == activation_scale::per_group);
+    const kernel::gemm_plan<S> plan(packed<S>(0, x.cols()), rows.count(), options.scale == activation_scale::per_group,
+                                    options.grid.limit);
     if (!plan.real) detail::check_grid(options.grid, options.scale, rows.count());
     const kernel::activation_layout layout = kernel::layout_of(plan);
     const std::size_t stride = detail::round_up(layout.row_bytes(), 64);
@@ -195,7 +196,7 @@ void prepare(const quantized<A>& x, prepared_activations& into, const Executor& 
     static_assert(P::real || !A::has_minimum, "prepare: a minimum has no place in integer activations; dequantize x");
     const std::size_t run = detail::scheme_traits<A>::run(x.cols());
     const bool per_part = run < x.cols();
-    const P plan(packed<S>(0, x.cols()), x.rows(), per_part);
+    const P plan(packed<S>(0, x.cols()), x.rows(), per_part, kernel::activation_magnitude<element>);
     if constexpr (!P::real) {
         NIBBLE_CHECK(!per_part || run % plan.depth.run == 0,
                      "prepare: x must have one scale per token, or groups of the size of the weights' groups or a multiple "

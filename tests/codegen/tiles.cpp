@@ -16,6 +16,7 @@ using bits3 = packed_source<detail::tile_isa_of<avx2>, 3, void>;
 using bits6 = packed_source<detail::tile_isa_of<avx2>, 6, void>;
 using bytes = byte_source<detail::tile_isa_of<avx2>>;
 using words = word_source<avx2>;
+using small_activations = byte_source<int32_dots<avx2>>;
 using packed_words = packed_word_source<avx2, 8, void>;
 NIBBLE_TEST_INTEGER(nibbles, 1, 1)
 NIBBLE_TEST_INTEGER(nibbles, 1, 2)
@@ -30,6 +31,8 @@ NIBBLE_TEST_INTEGER(bytes, 1, integer_tile_tokens)
 NIBBLE_TEST_INTEGER(words, 1, 4)
 NIBBLE_TEST_INTEGER(packed_words, 1, 4)
 NIBBLE_TEST_INTEGER(packed_words, 4, 1)
+NIBBLE_TEST_INTEGER(small_activations, 1, 4)
+NIBBLE_TEST_INTEGER(small_activations, 4, 1)
 
 #define NIBBLE_TEST_REAL(source, panels, tokens)                                                                       \
     template void real_tile<source, panels, tokens>(const real_tile_arguments&, const tile_range&) noexcept;

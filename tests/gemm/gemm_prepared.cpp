@@ -305,6 +305,15 @@ TEST_CASE("one preparation serves matrices whose kernels read activations alike,
     else
         CHECK(broken_by([&] { nb::gemm(a, wide.w, y.view()); }).find("another order") != std::string::npos);
     CHECK(broken_by([&] { nb::gemm(a, real.w, y.view()); }).find("another order") != std::string::npos);
+    // Activations of 7 bits are bytes for weights of 8 bits too, on every machine.
+    nb::activation_options small;
+    small.grid.limit = 64;
+    std::vector<int8_row> rows;
+    for (std::size_t t = 0; t < 5; ++t) rows.push_back(quantize_by(small.grid, from.row(t), 256, t));
+    const nb::prepared_activations seven = nb::prepare<nb::int4_g32>(from, small);
+    one.check(seven, one.by_rows(rows, false, false), 5, "queries in 7 bits");
+    wide.check(seven, wide.by_rows(rows, false, false), 5, "values in 7 bits");
+    wide.check(nb::prepare<nb::mxint8>(from, small), wide.by_rows(rows, false, false), 5, "values alone in 7 bits");
     const product<nb::int4_g64> other(21, 256);
     CHECK(broken_by([&] { nb::gemm(a, other.w, y.view()); }).find("another order") != std::string::npos);
     const product<nb::int4_g32> narrow(21, 255);

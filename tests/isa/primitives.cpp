@@ -217,6 +217,24 @@ template <class I> void check_integer_primitives() {
             dots_right = dots_right && dots[r] == want;
         }
 
+        // Any codes at all, and activations of which two products fit in int16.
+        std::int8_t small[4];
+        for (std::int8_t& x : small)
+            x = static_cast<std::int8_t>(round % 3 == 0 ? (from.below(2) == 0 ? 64 : -64)
+                                                        : static_cast<int>(from.below(129)) - 64);
+        std::uint8_t any[32];
+        for (std::uint8_t& x : any) x = static_cast<std::uint8_t>(round % 3 == 0 ? 255 * from.below(2) : from.bits());
+        const std::int32_t small_pair = static_cast<std::int32_t>(
+            static_cast<std::uint16_t>(small[0] + small[1]) |
+            (static_cast<std::uint32_t>(static_cast<std::uint16_t>(small[2] + small[3])) << 16));
+        const std::vector<std::int32_t> quads = values<I>(
+            I::add_quads(I::pairs_start(&small_pair, 128), I::load_bytes(any), I::broadcast4(small)));
+        for (std::size_t r = 0; r < 8; ++r) {
+            std::int32_t want = 0;
+            for (std::size_t j = 0; j < 4; ++j) want += (any[4 * r + j] - 128) * small[j];
+            dots_right = dots_right && quads[r] == want;
+        }
+
         // Products of int16 pairs, and the words they are made of.
         std::int16_t two[2] = {static_cast<std::int16_t>(from.bits()), static_cast<std::int16_t>(from.bits())};
         if (two[0] == -32768) two[0] = 0;

@@ -16,7 +16,7 @@ namespace nibble::inline NIBBLE_ABI::detail {
 
 enum class kernel_family {
     narrow, // unsigned lanes: byte products, summed in int16 before they are widened, or in int32 at once
-    wide,   // the same lanes, for which int16 has no room: products of int16 pairs summed in int32
+    wide,   // the same lanes, for which int16 has no room: products of int16 pairs, or of bytes if small, summed in int32
     real,   // no small integers: fp32 lanes
 };
 
@@ -37,6 +37,12 @@ inline constexpr int activation_limit = 127;
 template <element E>
 inline constexpr bool fits_int16_sums =
     integer_grid_of<E>.high - integer_grid_of<E>.low <= 129 && narrow_depth(integer_grid_of<E>.magnitude) >= 4;
+
+// The largest magnitude of activations such that two products with lanes of E fit in int16 whatever the codes: up to there
+// byte products, two of them added by one instruction, make exact sums in int32. 64 for 8 bits; 128, which only -128 reaches,
+// if the integers of E are at most 128 apart.
+template <element E>
+inline constexpr int byte_limit = min_of(128, 16384 / max_of(1, integer_grid_of<E>.high - integer_grid_of<E>.low));
 
 template <element E>
 inline constexpr kernel_family family_of = [] {

@@ -146,7 +146,10 @@ struct avx2 : generic {
         return pairs_start(pair, center);
     }
     [[nodiscard]] static NIBBLE_INLINE sums dot(const sums& s, const bytes& codes, const bytes& activations) noexcept {
-        return {dot_bytes(s.v, codes.v, activations.v)};
+        return add_quads(s, codes, activations);
+    }
+    [[nodiscard]] static NIBBLE_INLINE i32 add_quads(const i32& total, const bytes& codes, const bytes& activations) noexcept {
+        return {dot_bytes(total.v, codes.v, activations.v)};
     }
     [[nodiscard]] static NIBBLE_INLINE i32 dot_finish(const sums& s) noexcept { return s; }
 #else
@@ -158,6 +161,9 @@ struct avx2 : generic {
     }
     [[nodiscard]] static NIBBLE_INLINE i32 dot_finish(const sums& s) noexcept {
         return {_mm256_madd_epi16(s.v, _mm256_set1_epi16(1))};
+    }
+    [[nodiscard]] static NIBBLE_INLINE i32 add_quads(const i32& total, const bytes& codes, const bytes& activations) noexcept {
+        return add_finished(total, {_mm256_maddubs_epi16(codes.v, activations.v)});
     }
     // Without it GCC 12 re-associates the sums of several quads into one serial chain and spills an accumulator.
     static NIBBLE_INLINE void pin(sums& s) noexcept { __asm__("" : "+v"(s.v)); }

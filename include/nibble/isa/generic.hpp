@@ -168,7 +168,7 @@ public:
     }
     // Per row: sum += unsigned codes . signed activations, over 4 columns.
     [[nodiscard]] static NIBBLE_INLINE sums dot(const sums& s, const bytes& codes, const bytes& activations) noexcept {
-        return {s.low + dot_half(codes.low, activations.low), s.high + dot_half(codes.high, activations.high)};
+        return add_quads(s, codes, activations);
     }
     [[nodiscard]] static NIBBLE_INLINE i32 dot_finish(const sums& s) noexcept { return s; }
     // Keeps the compiler from re-associating sums across quads; nothing here.
@@ -179,6 +179,10 @@ public:
         const std::int32_t total = static_cast<std::int16_t>(*pair) + static_cast<std::int16_t>(*pair >> 16);
         const i32x4 a = i32x4{} + -center * total;
         return {a, a};
+    }
+    // The same as dot in int32 on every machine, where two products fit in int16.
+    [[nodiscard]] static NIBBLE_INLINE i32 add_quads(const i32& total, const bytes& codes, const bytes& activations) noexcept {
+        return {total.low + dot_half(codes.low, activations.low), total.high + dot_half(codes.high, activations.high)};
     }
     // Unsigned bytes b0 b1 b2 b3 of each row as int16: b0 b2, and b1 b3.
     [[nodiscard]] static NIBBLE_INLINE words even_words(const bytes& a) noexcept {

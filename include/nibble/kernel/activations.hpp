@@ -20,8 +20,12 @@ namespace nibble::inline NIBBLE_ABI {
 
 // How fp32, fp16 or bf16 activations become integers for an integer kernel: value = scale x (integer - offset).
 struct activation_grid {
-    // The largest magnitude of the integers: 127, or less, down to 1. 64: products of two unsigned 8-bit codes and integers
-    // fit in int16; 7: 4-bit activations.
+    // The largest magnitude of the integers: 127, or less, down to 1; 7: 4-bit activations. 64 or less, 7 bits, is faster for
+    // 8-bit weights where the machine has no instruction that sums byte products in int32 (AVX2 without VNNI): two products
+    // then fit in int16, so that weights and activations meet as bytes, not as int16, by three instructions for 32 products
+    // instead of four. It costs one bit of the activations, and the results are exact sums like all others. More exactly, of
+    // an element whose integers lie `range` apart, of 255 with 8 bits: 16384 / range or less (68 for IQ4_NL's values); up to a
+    // range of 128 any limit will do. Where VNNI is, it changes nothing but the rounding of x.
     int limit = 127;
     // With an offset, for activations of one sign mostly, as unsigned 8-bit codes with a zero point have it:
     // code = integer + 128, zero = offset + 128. Per token:
@@ -91,6 +95,7 @@ struct activation_layout {
     bool real = false;     // fp32 values
     bool wide = false;     // int16 pairs
     bool per_part = false; // a scale per part, not one per token
+    int limit = detail::activation_limit; // the largest magnitude, on which it depends whether weights of 8 bits want int16
 
     [[nodiscard]] friend constexpr bool operator==(const activation_layout&, const activation_layout&) noexcept = default;
 
@@ -99,7 +104,7 @@ struct activation_layout {
 };
 
 // Activations of all tokens, block after block, as one tile reads a block.
-//   values      narrow: [quad][token][4] int8; wide: [quad][token] four int16 in the order of columns 0 2 1 3
+//   values      [quad][token][4] int8; wide: [quad][token] four int16 in the order of columns 0 2 1 3
 //   real_values [padded column][token], zeros where columns are padded
 //   pair_sums   [part x per_part + phase][token]: sums over columns 0, 1 and over columns 2, 3 of every quad, two int16
 //   part_sums   [part][token]: the sum of the part's values (times its scale if scales are per part), as fp32

@@ -36,6 +36,13 @@ inline constexpr bool is_activation_element = [] {
     return g.exists && g.low - detail::lane_offset<E> >= -128 && g.high - detail::lane_offset<E> <= 127;
 }();
 
+// The largest magnitude of those integers.
+template <element E>
+inline constexpr int activation_magnitude = [] {
+    constexpr detail::integer_grid g = detail::integer_grid_of<E>;
+    return detail::max_of(detail::lane_offset<E> - g.low, g.high - detail::lane_offset<E>);
+}();
+
 // A row of stored codes as fp32, by the formula of quantized.hpp.
 template <any_scheme A>
 class code_reader {

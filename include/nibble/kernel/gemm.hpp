@@ -96,7 +96,8 @@ template <any_scheme S>
             .blocks = plan.blocks,
             .real = plan.real,
             .wide = plan.wide,
-            .per_part = plan.per_part};
+            .per_part = plan.per_part,
+            .limit = plan.limit};
 }
 // The activations' memory as the preparation and the sums see it, the corrections behind it.
 template <any_scheme S>

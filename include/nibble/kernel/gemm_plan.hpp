@@ -38,19 +38,19 @@ struct gemm_plan {
     using element = typename S::element_type;
     static constexpr detail::kernel_family family = detail::family_of<element>;
     static constexpr bool real = family == detail::kernel_family::real;
-    static constexpr bool wide = family == detail::kernel_family::wide;
+    static constexpr bool wide_element = family == detail::kernel_family::wide;
+    // Are there activations, of 8 bits, that lanes can only meet as int16?
+    static constexpr bool has_words = wide_element && detail::byte_limit<element> < 128;
     // Tiles read the packed stream and unpack it in registers if the codes are read once: for one token, and for one tile of
     // tokens where elements share the code. For several tiles of tokens lanes are unpacked into the first-level cache once,
-    // unless they are what is stored (bytes, fp32), or unpacking costs nothing: 4 bits in 256-bit tiles, which have two
+    // unless they are what is stored (8-bit integers, fp32), or unpacking costs nothing: 4 bits in 256-bit tiles, which have two
     // vectors to fill where those of 512 bits have one.
     static constexpr bool linear = !real && detail::integer_grid_of<element>.linear;
-    static constexpr bool nibbles = !wide && !real && element::bits == 4;
+    static constexpr bool nibbles = !wide_element && !real && element::bits == 4;
     static constexpr bool plain = real && element::bits == 32;
-    static constexpr bool direct = (nibbles && NIBBLE_HAS_AVX512 == 0) || (linear && !wide && element::bits == 8) || plain;
+    static constexpr bool direct = (nibbles && NIBBLE_HAS_AVX512 == 0) || (linear && element::bits == 8) || plain;
     static constexpr bool few_direct = linear || nibbles || element::bits > 8; // packed tiles for several tokens exist
     static constexpr bool has_zeros = !real && (S::has_integer_zero || detail::lane_offset<element> != 0);
-    // Bytes of the lanes of a quad, or of a column, in cache.
-    static constexpr std::size_t lane_bytes = panel_layout::rows * (wide ? 8 : 4);
     static constexpr std::size_t tile_tokens = real ? real_tile_tokens : integer_tile_tokens;
     // Panels that one token goes through at once: as many as there are registers for their sums, of which short phases take
     // two sets, and for the codes of a step, of which elements with a plane of single bits have four quads.
@@ -67,6 +67,9 @@ struct gemm_plan {
     std::size_t outputs = 0;
     std::size_t panels = 0;
     bool per_part = false;       // activation scales per part
+    int limit = detail::activation_limit; // the largest magnitude of the activations
+    bool wide = false;           // lanes and activations as int16
+    std::size_t lane_bytes = 0;  // of the lanes of a quad, or of a column, in cache
     bool packed_tiles = false;   // tiles read the packed stream
     std::size_t panel_group = 1; // panels that go through the columns together
     std::size_t task_panels = 1; // panels per task, a multiple of panel_group
@@ -79,13 +82,14 @@ struct gemm_plan {
     std::size_t panel_tasks = 1;
     std::size_t token_tasks = 1;
 
-    gemm_plan(const packed<S>& w, std::size_t m, bool scale_per_part) noexcept
+    gemm_plan(const packed<S>& w, std::size_t m, bool scale_per_part, int largest_activation) noexcept
         : depth(w.depth()), phases(phase_plan::make(depth, detail::phase_quads<element>)),
           blocks(token_blocks::make(m, tile_tokens, real ? shorter_real_tile_tokens : shorter_tile_tokens)), tokens(m),
-          outputs(w.rows()), panels(w.panels()), per_part(scale_per_part && !real) {
+          outputs(w.rows()), panels(w.panels()), per_part(scale_per_part && !real), limit(largest_activation),
+          wide(has_words && largest_activation > detail::byte_limit<element>), lane_bytes(panel_layout::rows * (wide ? 8 : 4)) {
         unit_columns = real ? 1 : panel_layout::quad;
         // fp16 and bf16 are decoded so cheaply that doing it twice, for two tiles of tokens, is less than storing lanes.
-        packed_tiles = direct || m == 1 || (few_direct && (real ? m <= 12 : blocks.count == 1));
+        packed_tiles = (direct && !wide) || m == 1 || (few_direct && (real ? m <= 12 : blocks.count == 1));
         // Several panels go through a block of columns side by side, so that activations, which are larger than their lanes,
         // come from the second-level cache once for all of them.
         panel_group = m == 1 ? most_panels : real && !packed_tiles ? 4 : 2;

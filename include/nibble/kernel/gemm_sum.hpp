@@ -17,18 +17,19 @@
 
 namespace nibble::inline NIBBLE_ABI::kernel {
 
-// Which source an integer scheme's tile reads: the packed stream (Packed), or lanes made of it.
-template <isa Isa, any_scheme S, bool Packed>
+// Which source an integer scheme's tile reads: the packed stream (Packed), or lanes made of it; as int16 (Words), or bytes.
+template <isa Isa, any_scheme S, bool Packed, bool Words = false>
 struct source_of {
     using element = typename S::element_type;
     // Linear elements of one width share their kernels: codes are stored so that masking alone makes lanes of them.
     using lookup = std::conditional_t<gemm_plan<S>::linear, void, element>;
-    static constexpr bool wide = gemm_plan<S>::wide;
+    template <class Machine>
+    using sums_of = std::conditional_t<gemm_plan<S>::wide_element, int32_dots_of<Machine>, Machine>;
     // Tables of more than 16 entries take several shuffles, which are avx2's.
-    using packed_isa = std::conditional_t<gemm_plan<S>::linear || element::bits <= 4, detail::tile_isa_of<Isa>, Isa>;
+    using packed_isa = sums_of<std::conditional_t<gemm_plan<S>::linear || element::bits <= 4, detail::tile_isa_of<Isa>, Isa>>;
     using type = std::conditional_t<
-        wide, std::conditional_t<Packed, packed_word_source<Isa, element::bits, lookup>, word_source<Isa>>,
-        std::conditional_t<Packed, packed_source<packed_isa, element::bits, lookup>, byte_source<detail::tile_isa_of<Isa>>>>;
+        Words, std::conditional_t<Packed, packed_word_source<Isa, element::bits, lookup>, word_source<Isa>>,
+        std::conditional_t<Packed, packed_source<packed_isa, element::bits, lookup>, byte_source<sums_of<detail::tile_isa_of<Isa>>>>>;
 };
 
 template <class Source, bool Zeros, std::size_t Panels>
@@ -98,16 +99,15 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
             if constexpr (!Integers) widen_scales<Isa>(w, panel, r.part, r.parts, own.scales + p * stride);
             if constexpr (S::has_minimum) widen_minimums<Isa>(w, panel, r.part, r.parts, own.minimums + p * stride);
             if constexpr (P::has_zeros) widen_zeros(w, panel, r.part, r.parts, own.zeros + p * stride);
-            if constexpr (!P::direct)
+            if constexpr (!P::direct || P::has_words)
                 if (!plan.packed_tiles) {
                     const auto* codes = reinterpret_cast<const std::uint8_t*>(panel + offset);
-                    std::byte* lanes = own.lanes + p * units * P::lane_bytes;
-                    if constexpr (P::real)
-                        unpack_real<Isa, element>(codes, units, reinterpret_cast<float*>(lanes));
-                    else if constexpr (P::wide)
-                        unpack_words<Isa, element>(codes, units, reinterpret_cast<std::int16_t*>(lanes));
-                    else
-                        unpack_integer<Isa, element>(codes, units, reinterpret_cast<std::uint8_t*>(lanes));
+                    std::byte* lanes = own.lanes + p * units * plan.lane_bytes;
+                    if constexpr (P::real) unpack_real<Isa, element>(codes, units, reinterpret_cast<float*>(lanes));
+                    if constexpr (P::has_words)
+                        if (plan.wide) unpack_words<Isa, element>(codes, units, reinterpret_cast<std::int16_t*>(lanes));
+                    if constexpr (!P::real && !P::direct)
+                        if (!plan.wide) unpack_integer<Isa, element>(codes, units, reinterpret_cast<std::uint8_t*>(lanes));
                 }
         }
         if (range.finish && r.part + r.parts == plan.depth.count) {
@@ -125,14 +125,14 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
         }
         if constexpr (P::real) {
             real_tile_arguments a{};
-            a.weights_stride = plan.packed_tiles ? w.panel_bytes() : units * P::lane_bytes;
+            a.weights_stride = plan.packed_tiles ? w.panel_bytes() : units * plan.lane_bytes;
             a.widened_stride = stride;
             for (std::size_t block = first_block; block < end_block; ++block) {
                 const std::size_t token = plan.blocks.first(block);
                 const std::size_t n = plan.blocks.first(block + 1) - token;
                 const std::size_t t = token - first_token;
                 for (std::size_t p = 0; p < (together ? 1 : panels); ++p) {
-                    a.weights = plan.packed_tiles ? w.panel(first_panel + p) + offset : own.lanes + p * units * P::lane_bytes;
+                    a.weights = plan.packed_tiles ? w.panel(first_panel + p) + offset : own.lanes + p * units * plan.lane_bytes;
                     a.values = shared.real_values + token * plan.depth.padded + r.begin * n;
                     a.part_sums = shared.part_sums + token * plan.depth.count + r.part * n;
                     a.scales = own.scales + p * stride;
@@ -150,10 +150,8 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
                 }
             }
         } else {
-            using packed_source = typename source_of<Isa, S, true>::type;
-            using lanes_source = typename source_of<Isa, S, false>::type;
             integer_tile_arguments a{};
-            a.codes_stride = plan.packed_tiles ? w.panel_bytes() : units * P::lane_bytes;
+            a.codes_stride = plan.packed_tiles ? w.panel_bytes() : units * plan.lane_bytes;
             a.widened_stride = stride;
             a.phases_per_part = plan.phases.per_part;
             a.phase_quads = plan.phases.quads;
@@ -164,8 +162,8 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
                 const std::size_t t = token - first_token;
                 for (std::size_t p = 0; p < (together ? 1 : panels); ++p) {
                     a.codes = reinterpret_cast<const std::uint8_t*>(
-                        plan.packed_tiles ? w.panel(first_panel + p) + offset : own.lanes + p * units * P::lane_bytes);
-                    a.values = shared.values + (token * plan.depth.padded + r.begin * n) * (P::wide ? 2 : 1);
+                        plan.packed_tiles ? w.panel(first_panel + p) + offset : own.lanes + p * units * plan.lane_bytes);
+                    a.values = shared.values + (token * plan.depth.padded + r.begin * n) * (plan.wide ? 2 : 1);
                     a.pair_sums = shared.pair_sums + token * plan.depth.count * plan.phases.per_part +
                                   (r.part * plan.phases.per_part + r.phase) * n;
                     a.part_sums = shared.part_sums + token * plan.depth.count + r.part * n;
@@ -176,14 +174,24 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
                     a.minimums = S::has_minimum ? own.minimums + p * stride : nullptr;
                     a.results = own.results + (p * tokens + t) * rows;
                     a.totals = reinterpret_cast<std::int32_t*>(own.totals) + (p * tokens + t) * rows;
-                    if (together)
-                        integer_tile<packed_source, P::most_panels, 1, P::has_zeros>(a, r);
-                    else if (!plan.packed_tiles)
-                        integer_tile_of<lanes_source, P::has_zeros, 1>(n, a, r);
-                    else if constexpr (P::few_direct)
-                        integer_tile_of<packed_source, P::has_zeros, 1>(n, a, r);
-                    else
-                        integer_tile<packed_source, 1, 1, P::has_zeros>(a, r);
+                    const auto run = [&]<bool Words>() NIBBLE_INLINE_LAMBDA {
+                        using packed_source = typename source_of<Isa, S, true, Words>::type;
+                        using lanes_source = typename source_of<Isa, S, false, Words>::type;
+                        if (together)
+                            integer_tile<packed_source, P::most_panels, 1, P::has_zeros>(a, r);
+                        else if (!plan.packed_tiles)
+                            integer_tile_of<lanes_source, P::has_zeros, 1>(n, a, r);
+                        else if constexpr (P::few_direct)
+                            integer_tile_of<packed_source, P::has_zeros, 1>(n, a, r);
+                        else
+                            integer_tile<packed_source, 1, 1, P::has_zeros>(a, r);
+                    };
+                    if constexpr (P::has_words)
+                        if (plan.wide) {
+                            run.template operator()<true>();
+                            continue;
+                        }
+                    run.template operator()<false>();
                 }
             }
         }

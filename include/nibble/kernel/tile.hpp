@@ -112,6 +112,24 @@ struct packed_source {
     }
 };
 
+// Isa with the sums of byte products in int32, for lanes and activations of which int16 has room for two products and no more
+// (detail::byte_limit).
+template <isa Isa>
+struct int32_dots : Isa {
+    using sums = typename Isa::i32;
+    [[nodiscard]] static NIBBLE_INLINE sums dot_start(const std::int32_t* pair, int center) noexcept {
+        return Isa::pairs_start(pair, center);
+    }
+    [[nodiscard]] static NIBBLE_INLINE sums dot(const sums& s, const typename Isa::bytes& codes,
+                                                const typename Isa::bytes& activations) noexcept {
+        return Isa::add_quads(s, codes, activations);
+    }
+    [[nodiscard]] static NIBBLE_INLINE sums dot_finish(const sums& s) noexcept { return s; }
+    [[nodiscard]] static NIBBLE_INLINE sums add_finished(const sums& total, const sums& s) noexcept { return Isa::add(total, s); }
+};
+template <isa Isa>
+using int32_dots_of = std::conditional_t<std::is_same_v<typename Isa::sums, typename Isa::i32>, Isa, int32_dots<Isa>>;
+
 // What sources of lanes as int16 have in common: products of pairs, summed in int32. Exact for every code and activation.
 template <isa Isa>
 struct word_products {
