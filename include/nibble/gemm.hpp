@@ -47,7 +47,7 @@ template <any_scheme S>
     // size; a single token takes more panels at once than others do. Prepared activations may have any limit.
     std::size_t worker = 0;
     for (const int limit : {1, detail::activation_limit})
-        for (const std::size_t m : {std::size_t{1}, detail::min_of(tokens, all.most_tokens)})
+        for (const std::size_t m : {std::size_t{1}, detail::min_of(tokens, plan_of(tokens, limit).most_tokens)})
             worker = detail::max_of(worker, kernel::worker_bytes(plan_of(m, limit)));
     return detail::max_of(kernel::activation_bytes(all, options.grid.asymmetric),
                           kernel::activation_bytes(plan_of(1, options.grid.limit), options.grid.asymmetric)) +

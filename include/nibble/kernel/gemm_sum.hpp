@@ -27,9 +27,10 @@ struct source_of {
     using sums_of = std::conditional_t<gemm_plan<S>::wide_element, int32_dots_of<Machine>, Machine>;
     // Tables of more than 16 entries take several shuffles, which are avx2's.
     using packed_isa = sums_of<std::conditional_t<gemm_plan<S>::linear || element::bits <= 4, detail::tile_isa_of<Isa>, Isa>>;
+    using lanes_isa = sums_of<detail::tile_isa_of<Isa>>;
     using type = std::conditional_t<
         Words, std::conditional_t<Packed, packed_word_source<Isa, element::bits, lookup>, word_source<Isa>>,
-        std::conditional_t<Packed, packed_source<packed_isa, element::bits, lookup>, byte_source<sums_of<detail::tile_isa_of<Isa>>>>>;
+        std::conditional_t<Packed, packed_source<packed_isa, element::bits, lookup>, byte_source<lanes_isa>>>;
 };
 
 template <class Source, bool Zeros, std::size_t Panels>
@@ -123,6 +124,22 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
                 prefetch_scales<Isa>(w, w.panel(first_panel + p), part,
                                      detail::min_of(plan.block_parts, plan.depth.count - part));
         }
+        // Lanes are made in bursts, which would wait for memory while nothing is asked of it in between: the codes that come next
+        // are, a share with every block of tokens.
+        const bool last = r.part + r.parts == plan.depth.count && range.finish;
+        const std::size_t code_bytes = units * plan.unit_columns / plan.depth.step * detail::step_bytes<element>;
+        const auto prefetch_codes = [&](std::size_t block) {
+            if (plan.packed_tiles) return;
+            const std::size_t lines = code_bytes / 64;
+            const std::size_t at = (block - first_block) * lines / (end_block - first_block);
+            const std::size_t end = (block - first_block + 1) * lines / (end_block - first_block);
+            for (std::size_t p = 0; p < panels; ++p) {
+                const std::size_t panel = last ? next_panel + p : first_panel + p;
+                if (panel >= plan.panels) return;
+                const std::byte* from = w.panel(panel) + (last ? w.sections().codes : offset + code_bytes);
+                for (std::size_t line = at; line < end; ++line) Isa::prefetch(from + line * 64);
+            }
+        };
         if constexpr (P::real) {
             real_tile_arguments a{};
             a.weights_stride = plan.packed_tiles ? w.panel_bytes() : units * plan.lane_bytes;
@@ -131,6 +148,7 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
                 const std::size_t token = plan.blocks.first(block);
                 const std::size_t n = plan.blocks.first(block + 1) - token;
                 const std::size_t t = token - first_token;
+                prefetch_codes(block);
                 for (std::size_t p = 0; p < (together ? 1 : panels); ++p) {
                     a.weights = plan.packed_tiles ? w.panel(first_panel + p) + offset : own.lanes + p * units * plan.lane_bytes;
                     a.values = shared.real_values + token * plan.depth.padded + r.begin * n;
@@ -160,6 +178,7 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
                 const std::size_t token = plan.blocks.first(block);
                 const std::size_t n = plan.blocks.first(block + 1) - token;
                 const std::size_t t = token - first_token;
+                prefetch_codes(block);
                 for (std::size_t p = 0; p < (together ? 1 : panels); ++p) {
                     a.codes = reinterpret_cast<const std::uint8_t*>(
                         plan.packed_tiles ? w.panel(first_panel + p) + offset : own.lanes + p * units * plan.lane_bytes);

@@ -65,11 +65,13 @@ NIBBLE_INLINE void each_pair_of_lanes(const std::uint8_t* from, const Use& use) 
 //   activation_bytes  of one quad of one token
 //   unroll            quads per turn of the loop: more, and GCC runs out of registers
 //   halves            vectors that the 16 rows of a panel take: 2, or 1 in 512 bits
+//   streams           from memory, or perhaps: the tile asks for what comes next
 //   each_quad(from, use)   use(quad, weights) for every quad of a step, each before the next is unpacked: few registers
 // Lanes of narrow elements, unpacked in registers: codes of `Bits` bits, looked up in Element's table unless that is void.
 template <isa Isa, int Bits, class Element>
 struct packed_source {
     using isa_type = Isa;
+    static constexpr bool streams = true;
     using sums = typename Isa::sums;
     static constexpr std::size_t quads = detail::step_quads_of(Bits);
     static constexpr std::size_t bytes = detail::step_bytes_of(Bits);
@@ -167,6 +169,7 @@ struct word_products {
 template <isa Isa, int Bits, class Element>
 struct packed_word_source : word_products<Isa> {
     using weights = typename word_products<Isa>::weights;
+    static constexpr bool streams = true;
     static constexpr std::size_t quads = detail::step_quads_of(Bits);
     static constexpr std::size_t bytes = detail::step_bytes_of(Bits);
     template <class Use>
@@ -185,11 +188,13 @@ using byte_source = packed_source<Isa, 8, void>;
 template <isa Isa>
 struct word_source : word_products<Isa> {
     using weights = typename word_products<Isa>::weights;
+    static constexpr bool streams = false;
     static constexpr std::size_t quads = 1;
     static constexpr std::size_t bytes = 128;
     template <class Use>
     static NIBBLE_INLINE void each_quad(const std::uint8_t* from, const Use& use) noexcept {
-        use(0, weights{Isa::load_words(from), Isa::load_words(from + 32), Isa::load_words(from + 64), Isa::load_words(from + 96)});
+        use(0, weights{Isa::load_words(from), Isa::load_words(from + 32), Isa::load_words(from + 64),
+                       Isa::load_words(from + 96)});
     }
 };
 
@@ -239,7 +244,8 @@ NIBBLE_NOINLINE void integer_tile(const integer_tile_arguments& arguments, const
 #pragma GCC unroll 8
             for (std::size_t p = 0; p < Panels; ++p) {
                 const std::uint8_t* from = codes[p] + offset + step * Source::bytes;
-                if (Source::bytes * Steps < 64 || step * Source::bytes % 64 == 0) Isa::prefetch(from + prefetch_distance<Panels>);
+                if constexpr (Source::streams)
+                    if (Source::bytes * Steps < 64 || step * Source::bytes % 64 == 0) Isa::prefetch(from + prefetch_distance<Panels>);
                 Source::each_quad(from, [&](std::size_t q, const typename Source::weights& w) NIBBLE_INLINE_LAMBDA {
 #pragma GCC unroll 8
                     for (std::size_t t = 0; t < Tokens; ++t)

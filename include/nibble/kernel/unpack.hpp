@@ -138,12 +138,12 @@ NIBBLE_NOINLINE void unpack_integer(const std::uint8_t* in, std::size_t quads, s
     }
 }
 
-// The same lanes as int16: per quad A's columns 0 and 2 of each row, A's 1 and 3, B's 0 and 2, B's 1 and 3.
+// The same lanes as int16: per quad A's columns 0 and 2 of each row, A's 1 and 3, B's 0 and 2, B's 1 and 3. The codes have
+// been asked for before: what a burst asks for ahead of its end only makes it wait.
 template <isa Isa, element E>
 NIBBLE_NOINLINE void unpack_words(const std::uint8_t* in, std::size_t quads, std::int16_t* out) noexcept {
     constexpr std::size_t step = detail::step_quads<E>;
     for (std::size_t q = 0; q < quads; q += step, in += detail::step_bytes<E>, out += 64 * step) {
-        Isa::prefetch(in + 1024);
         spread_lanes<Isa, E::bits>(in, [&](std::size_t v, const typename Isa::bytes& codes) NIBBLE_INLINE_LAMBDA {
             const typename Isa::bytes lanes = to_lanes<Isa, E>(codes);
             Isa::store_words(out + 32 * v, Isa::even_words(lanes));
