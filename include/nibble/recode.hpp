@@ -22,8 +22,19 @@ struct recode_plan {
     int exponent = 0;
     bool exact = false; // every value that From's encoder makes has a code in To
 };
+
+// Whether To is From with other values for the same codes: they stay what they are.
+template <small_element From, small_element To>
+inline constexpr bool shares_codes = [] {
+    if constexpr (requires { typename To::rounded_element; })
+        return std::same_as<typename To::rounded_element, From>;
+    else
+        return false;
+}();
+
 template <small_element From, small_element To>
 inline constexpr recode_plan recode_plan_of = [] {
+    if (shares_codes<From, To>) return recode_plan{};
     const auto exact_with = [](int exponent) {
         for (std::size_t c = 0; c < decode_table<From>.size; ++c) {
             const float v = decode_table<From>.at[c];
@@ -47,7 +58,8 @@ inline constexpr auto recode_table = [] {
     constexpr recode_plan plan = recode_plan_of<From, To>;
     table<std::uint8_t, (std::size_t{1} << From::bits)> t{};
     for (std::size_t c = 0; c < t.size; ++c)
-        t.at[c] = encode<To, Rounding>(decode_table<From>.at[c] * exp2i(-plan.exponent));
+        t.at[c] = shares_codes<From, To> ? static_cast<std::uint8_t>(c)
+                                         : encode<To, Rounding>(decode_table<From>.at[c] * exp2i(-plan.exponent));
     return t;
 }();
 
@@ -57,9 +69,10 @@ inline constexpr auto recode_table = [] {
 // code of To exists for every value of From (int4 to int8, ternary to int2, E2M1 to int5 ...) nothing is lost; otherwise e
 // is the distance between the largest positive values' powers of two and codes are rounded a second time, to the nearest even code
 // unless Rounding says otherwise, and saturate: int8 to int4 is Double Rounding's bit switch, round(c / 16) under 16 times
-// the scale (see quantize for the first rounding).
+// the scale (see quantize for the first rounding). To rounded_levels of q's element q keeps its codes and its scales.
 // Both schemes must have the same granularity, scales of formats that hold the product exactly (a scale that they do not
-// is an error), and the same minimum or none. Elements have at most 8 bits. NaN codes become To's NaN, or 0.
+// is an error), and the same minimum or none; an offset of the scales needs e to be 0. Elements have at most 8 bits. NaN codes
+// become To's NaN, or 0.
 // One pass over the codes; allocates the result and, per row in work, one row of codes.
 template <any_scheme To, rounding Rounding = rounding::nearest_even, any_scheme From, executor Executor = serial>
 [[nodiscard]] quantized<To> recode(const quantized<From>& q, const Executor& threads = {}) {
@@ -72,18 +85,20 @@ template <any_scheme To, rounding Rounding = rounding::nearest_even, any_scheme 
     static_assert(std::same_as<typename From::granularity_type, typename To::granularity_type> &&
                       From::scaled == To::scaled,
                   "recode: both schemes must share scales among the same weights; dequantize and quantize changes that");
-    static_assert(std::same_as<typename From::zero_type, typename To::zero_type> && !From::has_integer_zero &&
-                      From::has_offset == To::has_offset && !From::has_offset,
-                  "recode: both schemes must have the same minimum or none; an integer zero or an offset has no exact "
-                  "counterpart: dequantize and quantize");
+    static_assert(std::same_as<typename From::zero_type, typename To::zero_type> && !From::has_integer_zero,
+                  "recode: both schemes must have the same minimum or none; an integer zero has no exact counterpart: "
+                  "dequantize and quantize");
     static_assert(Rounding != rounding::stochastic && Rounding != rounding::learned,
                   "recode: codes go through one table, so the rounding must follow from the code alone");
     constexpr int exponent = detail::recode_plan_of<from_element, to_element>.exponent;
     constexpr const auto& table = detail::recode_table<from_element, to_element, Rounding>;
+    static_assert(From::has_offset == To::has_offset && (!From::has_offset || exponent == 0),
+                  "recode: an offset has no exact counterpart where scales change: dequantize and quantize");
     static_assert(From::scaled || exponent == 0, "recode: without a scale the values would change; use a scaled scheme");
 
     quantized<To> out(q.rows(), q.cols());
     out.set_nonfinite(q.nonfinite());
+    if constexpr (To::has_offset) out.set_offset(q.offset());
     if (q.rows() == 0 || q.cols() == 0) return out;
     threads.parallel_for(q.rows(), [&](std::size_t row, std::size_t) {
         std::uint8_t codes[kernel::quantize_block];

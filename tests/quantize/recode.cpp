@@ -72,6 +72,40 @@ TEST_CASE("recode: nothing is lost where the target has every value", "[recode]"
     STATIC_REQUIRE(nibble::detail::recode_plan_of<int8, int4>.exponent == 4);
 }
 
+// The codes and the scales that q has, under the rounded levels, which are as near to the old ones as their factor says.
+template <class From, class To> void check_rounded() {
+    const std::vector<float> x = normal(5 * 203);
+    const auto q = quantize<From>(matrix_view<const float>(x.data(), 5, 203));
+    const auto r = recode<To>(q, nibble_test::test_executor{3});
+    const double bound = 0.5 / To::element_type::factor;
+    std::size_t wrong = 0;
+    std::size_t moved = 0;
+    for (std::size_t i = 0; i < 5; ++i)
+        for (std::size_t j = 0; j < 203; ++j) {
+            const double before = static_cast<double>(From::element_type::decode(q.code_at(i, j)));
+            const double after = static_cast<double>(To::element_type::decode(r.code_at(i, j)));
+            wrong += q.code_at(i, j) == r.code_at(i, j) && q.scale_at(i, j) == r.scale_at(i, j) &&
+                             std::abs(before - after) <= bound
+                         ? 0u
+                         : 1u;
+            moved += before != after ? 1u : 0u;
+        }
+    CHECK(wrong == 0);
+    CHECK(moved > 0);
+    // Rounding the weights themselves to the new levels cannot lose more.
+    CHECK(relative_error(quantize<To>(matrix_view<const float>(x.data(), 5, 203)), x) <= relative_error(r, x));
+}
+
+TEST_CASE("recode: rounded levels keep codes and scales", "[recode]") {
+    check_rounded<nf4_g64, nf4_rounded_g64>();
+    check_rounded<fp6_e3m2_channel, fp6_e3m2_rounded_channel>();
+    check_rounded<mxfp6_e3m2, block_scheme<rounded_levels<e3m2>>>();
+    // As bitsandbytes stores it, with an offset of the scales.
+    using rounded_double = scheme<rounded_levels<nf4>, two_level<per_span<64>, per_span<16384>>,
+                                  two_level_scale<dynamic8, f32, by_largest, mean_offset>>;
+    check_rounded<nf4_span64_double, rounded_double>();
+}
+
 TEST_CASE("recode: int8 to int4 is round(c / 16) under 16 times the scale, as good as published", "[recode]") {
     using int8_tensor = scheme<int8, per_tensor, scale<f32>>;
     using int4_tensor = scheme<integer<4, integer_range::full>, per_tensor, scale<f32>>;

@@ -10,6 +10,7 @@
 #include <nibble/element/integer.hpp>
 #include <nibble/element/minifloat.hpp>
 #include <nibble/element/power_of_two.hpp>
+#include <nibble/element/rounded_levels.hpp>
 
 #include <algorithm>
 #include <array>
@@ -439,6 +440,19 @@ template <> struct reference_of<nibble::bnb_fp4> {
         for (const float t : {.00260417f, .0859375f, .20833333f, .29166667f, .4166667f, .583333f, .8333333f})
             thresholds.push_back(static_cast<double>(t));
         return std::make_unique<reference_list>(4, values, tie::even_code, thresholds);
+    }
+};
+template <class Element, int Limit> struct reference_of<nibble::rounded_levels<Element, Limit>> {
+    static auto make() {
+        const auto rounded = reference_of<Element>::make();
+        std::vector<double> values;
+        for (code_number c = 0; c < 1u << rounded->bits; ++c) values.push_back(rounded->decode(c));
+        double top = 0.0;
+        for (const double v : values) top = std::max(top, std::abs(v));
+        double factor = 0x1p20;
+        while (std::nearbyint(top * factor) > Limit) factor /= 2.0;
+        for (double& v : values) v = std::nearbyint(v * factor) / factor;
+        return std::make_unique<reference_list>(rounded->bits, values, tie::even_code);
     }
 };
 template <> struct reference_of<nibble::e8m0> {

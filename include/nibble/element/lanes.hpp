@@ -32,11 +32,16 @@ inline constexpr int activation_limit = 127;
     return 32767 / (2 * max_of(magnitude, 1) * activation_limit);
 }
 
+// Below this depth the widening costs more than int16 products would; and the largest magnitude that has it.
+inline constexpr int least_narrow_depth = 4;
+inline constexpr int narrow_limit = 32767 / (2 * least_narrow_depth * activation_limit);
+static_assert(narrow_depth(narrow_limit) >= least_narrow_depth && narrow_depth(narrow_limit + 1) < least_narrow_depth);
+
 // Whether int16 sums serve an integer element. 129: one instruction sums two products unsigned x signed, which must fit in
-// int16 by themselves. Below a depth of 4 the widening costs more than int16 products would.
+// int16 by themselves.
 template <element E>
 inline constexpr bool fits_int16_sums =
-    integer_grid_of<E>.high - integer_grid_of<E>.low <= 129 && narrow_depth(integer_grid_of<E>.magnitude) >= 4;
+    integer_grid_of<E>.high - integer_grid_of<E>.low <= 129 && integer_grid_of<E>.magnitude <= narrow_limit;
 
 // The largest magnitude of activations such that two products with lanes of E fit in int16 whatever the codes: up to there
 // byte products, two of them added by one instruction, make exact sums in int32. 64 for 8 bits; 128, which only -128 reaches,
@@ -160,7 +165,10 @@ inline constexpr real_lanes real_lanes_of = [] {
                     if (abs_of(t.at[c]) == infinity && m == 0) same = false; // that bit is no sign
                     if (abs_of(t.at[c]) == infinity && (infinite_from == 0 || static_cast<int>(m) < infinite_from))
                         infinite_from = static_cast<int>(m);
-                    if (is_finite(t.at[c])) same = same && static_cast<double>(t.at[c]) == wanted;
+                    // As bits: 0 and -0 differ.
+                    if (is_finite(t.at[c]))
+                        same = same && std::bit_cast<std::uint64_t>(static_cast<double>(t.at[c])) ==
+                                           std::bit_cast<std::uint64_t>(wanted);
                 }
                 // IEEE: exactly the first of the special magnitudes is infinite, the others NaN.
                 for (unsigned c = 0; c < t.size && infinite_from != 0; ++c) {

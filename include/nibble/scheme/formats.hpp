@@ -9,6 +9,7 @@
 #include <nibble/element/minifloat.hpp>
 #include <nibble/element/power_levels.hpp>
 #include <nibble/element/power_of_two.hpp>
+#include <nibble/element/rounded_levels.hpp>
 #include <nibble/element/sign_magnitude.hpp>
 #include <nibble/granularity/per_channel.hpp>
 #include <nibble/granularity/per_group.hpp>
@@ -134,6 +135,9 @@ using nf4_span64_double =
     scheme<nf4, two_level<per_span<64>, per_span<16384>>, two_level_scale<dynamic8, f32, by_largest, mean_offset>>;
 using fp4_span64_double =
     scheme<bnb_fp4, two_level<per_span<64>, per_span<16384>>, two_level_scale<dynamic8, f32, by_largest, mean_offset>>;
+// Levels rounded to integers, codes and scales as they were (see rounded_levels.hpp); recode makes them of the plain ones.
+using nf4_rounded_g64 = group_scheme<rounded_levels<nf4>, 64>;
+using fp6_e3m2_rounded_channel = channel_scheme<rounded_levels<e3m2, 127>>;
 using flint4_g64 = group_scheme<flint4, 64>;
 // Powers of two, and of the root of two, with a zero; zero-free odd integers (APT-LLM).
 using log2_4_g128 = group_scheme<signed_log2<4>, 128>;
@@ -197,7 +201,8 @@ using all_formats = format_list<
     named_format<"fp8_e4m3_tile128", fp8_e4m3_tile128>, named_format<"fp8_e4m3_channel", fp8_e4m3_channel>,
     named_format<"fp8_e5m2_channel", fp8_e5m2_channel>, named_format<"fp6_e3m2_channel", fp6_e3m2_channel>,
     named_format<"fp6_e2m3_channel", fp6_e2m3_channel>, named_format<"fp4_e2m1_g32", fp4_e2m1_g32>,
-    named_format<"nf4_g64", nf4_g64>, named_format<"nf4_span64_double", nf4_span64_double>,
+    named_format<"fp6_e3m2_rounded_channel", fp6_e3m2_rounded_channel>, named_format<"nf4_g64", nf4_g64>,
+    named_format<"nf4_rounded_g64", nf4_rounded_g64>, named_format<"nf4_span64_double", nf4_span64_double>,
     named_format<"fp4_span64", fp4_span64>, named_format<"flint4_g64", flint4_g64>,
     named_format<"log2_4_g128", log2_4_g128>, named_format<"log_root_two_4_g128", log_root_two_4_g128>,
     named_format<"bipolar3_g128", bipolar3_g128>, named_format<"bipolar2_g128", bipolar2_g128>,
