@@ -117,22 +117,24 @@ struct avx2 : generic {
     }
     template <std::size_t Size>
     [[nodiscard]] static NIBBLE_INLINE bytes lookup(const detail::table<std::uint8_t, Size>& table, const bytes& a) noexcept {
-        if constexpr (Size <= 16) {
-            return {_mm256_shuffle_epi8(row<0>(table), a.v)};
+        // A 16-entry shuffle for each row of the table: of the first row, and of what changes from row to row, which is added
+        // where the code is in that row or a later one. Where it is not, the index is negative, for which the shuffle gives 0.
+        // Choosing between rows instead takes a blend each, of three operations on Intel's cores.
+        const auto half = [&]<std::size_t First>(const __m256i& code) NIBBLE_INLINE_LAMBDA {
+            __m256i r = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(row<First>(table)), code);
+            [&]<std::size_t... Row>(std::index_sequence<Row...>) NIBBLE_INLINE_LAMBDA {
+                ((r = _mm256_xor_si256(
+                      r, _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(change<First + Row + 1>(table)),
+                                             _mm256_sub_epi8(code, _mm256_set1_epi8(static_cast<char>(16 * (Row + 1))))))),
+                 ...);
+            }(std::make_index_sequence<(detail::min_of<std::size_t>(Size, 128) + 15) / 16 - 1>{});
+            return r;
+        };
+        if constexpr (Size <= 128) {
+            return {half.template operator()<0>(a.v)};
         } else {
-            // One 16-entry shuffle per row of the table, of which the upper bits of the code choose one.
-            __m256i r = _mm256_shuffle_epi8(row<0>(table), a.v);
-            const __m256i high = _mm256_and_si256(_mm256_srli_epi16(a.v, 4), _mm256_set1_epi8(15));
-            const auto choose = [&]<std::size_t Row>() {
-                const __m256i mine = _mm256_cmpeq_epi8(high, _mm256_set1_epi8(static_cast<char>(Row)));
-                const __m256i index = _mm256_and_si256(a.v, _mm256_set1_epi8(15));
-                r = _mm256_blendv_epi8(r, _mm256_shuffle_epi8(row<Row>(table), index), mine);
-            };
-            r = _mm256_shuffle_epi8(row<0>(table), _mm256_and_si256(a.v, _mm256_set1_epi8(15)));
-            [&]<std::size_t... Rows>(std::index_sequence<Rows...>) {
-                (choose.template operator()<Rows + 1>(), ...);
-            }(std::make_index_sequence<Size / 16 - 1>{});
-            return {r};
+            const __m256i upper = _mm256_xor_si256(a.v, _mm256_set1_epi8(static_cast<char>(0x80)));
+            return {_mm256_blendv_epi8(half.template operator()<0>(a.v), half.template operator()<8>(upper), a.v)};
         }
     }
     [[nodiscard]] static NIBBLE_INLINE bytes broadcast4(const std::int8_t* from) noexcept {
@@ -355,6 +357,22 @@ struct avx2 : generic {
         _mm_prefetch(static_cast<const char*>(at), _MM_HINT_T0);
     }
 
+protected:
+    // 16 entries of a table of bytes, and what changes from the 16 before them.
+    template <std::size_t Row, std::size_t Size>
+    [[nodiscard]] static NIBBLE_INLINE __m128i row(const detail::table<std::uint8_t, Size>& table) noexcept {
+        alignas(16) std::uint8_t entries[16];
+        for (std::size_t i = 0; i < 16; ++i) entries[i] = table.at[(16 * Row + i) % Size];
+        return _mm_load_si128(reinterpret_cast<const __m128i*>(entries));
+    }
+    template <std::size_t Row, std::size_t Size>
+    [[nodiscard]] static NIBBLE_INLINE __m128i change(const detail::table<std::uint8_t, Size>& table) noexcept {
+        alignas(16) std::uint8_t entries[16];
+        for (std::size_t i = 0; i < 16; ++i)
+            entries[i] = static_cast<std::uint8_t>(table.at[16 * Row + i] ^ table.at[16 * Row - 16 + i]);
+        return _mm_load_si128(reinterpret_cast<const __m128i*>(entries));
+    }
+
 private:
 #if NIBBLE_HAS_VNNI
     // Per int32: sum + four products of an unsigned and a signed byte.
@@ -398,12 +416,6 @@ private:
         std::int32_t word = 0;
         __builtin_memcpy(&word, from, 4);
         return _mm256_set1_epi32(word);
-    }
-    template <std::size_t Row, std::size_t Size>
-    [[nodiscard]] static NIBBLE_INLINE __m256i row(const detail::table<std::uint8_t, Size>& table) noexcept {
-        alignas(16) std::uint8_t entries[16];
-        for (std::size_t i = 0; i < 16; ++i) entries[i] = table.at[(16 * Row + i) % Size];
-        return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(entries)));
     }
     template <element E, std::size_t First>
     [[nodiscard]] static NIBBLE_INLINE __m256 values() noexcept {

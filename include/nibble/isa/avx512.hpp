@@ -13,6 +13,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <immintrin.h>
+#include <utility>
 
 NIBBLE_GCC_UNDEFINED_BEGIN
 
@@ -64,12 +65,17 @@ struct avx512_tiles : avx2 {
         return {_mm512_or_si512(a.v, _mm512_slli_epi16(b.v, Shift))};
     }
     template <std::size_t Size>
-        requires(Size <= 16)
+        requires(Size <= 64)
     [[nodiscard]] static NIBBLE_INLINE bytes lookup(const detail::table<std::uint8_t, Size>& table, const bytes& a) noexcept {
-        alignas(16) std::uint8_t entries[16];
-        for (std::size_t i = 0; i < 16; ++i) entries[i] = table.at[i % Size];
-        const __m128i row = _mm_load_si128(reinterpret_cast<const __m128i*>(entries));
-        return {_mm512_shuffle_epi8(_mm512_broadcast_i32x4(row), a.v)};
+        // As in avx2: the first row, and what changes from row to row.
+        __m512i r = _mm512_shuffle_epi8(_mm512_broadcast_i32x4(row<0>(table)), a.v);
+        [&]<std::size_t... Row>(std::index_sequence<Row...>) NIBBLE_INLINE_LAMBDA {
+            ((r = _mm512_xor_si512(
+                  r, _mm512_shuffle_epi8(_mm512_broadcast_i32x4(change<Row + 1>(table)),
+                                         _mm512_sub_epi8(a.v, _mm512_set1_epi8(static_cast<char>(16 * (Row + 1))))))),
+             ...);
+        }(std::make_index_sequence<(Size + 15) / 16 - 1>{});
+        return {r};
     }
     [[nodiscard]] static NIBBLE_INLINE bytes broadcast4(const std::int8_t* from) noexcept { return {broadcast_dword(from)}; }
     [[nodiscard]] static NIBBLE_INLINE sums dot_start(const std::int32_t* pair, int center) noexcept {

@@ -25,8 +25,8 @@ struct source_of {
     using lookup = std::conditional_t<gemm_plan<S>::linear, void, element>;
     template <class Machine>
     using sums_of = std::conditional_t<gemm_plan<S>::wide_element, int32_dots_of<Machine>, Machine>;
-    // Tables of more than 16 entries take several shuffles, which are avx2's.
-    using packed_isa = sums_of<std::conditional_t<gemm_plan<S>::linear || element::bits <= 4, detail::tile_isa_of<Isa>, Isa>>;
+    // Tables of more than 64 entries take so many shuffles that two vectors of them are no slower than one twice as long.
+    using packed_isa = sums_of<std::conditional_t<gemm_plan<S>::linear || element::bits <= 6, detail::tile_isa_of<Isa>, Isa>>;
     using lanes_isa = sums_of<detail::tile_isa_of<Isa>>;
     using type = std::conditional_t<
         Words, std::conditional_t<Packed, packed_word_source<Isa, element::bits, lookup>, word_source<Isa>>,
