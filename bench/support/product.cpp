@@ -122,6 +122,35 @@ timed_line time_subject(benchmark::State& state, machine_limits& limits, bool wi
     return {taken.kept(), static_cast<double>(taken.undisturbed()) / static_cast<double>(taken.size())};
 }
 
+timed_line time_beside(benchmark::State& state, machine_limits& limits, const std::function<void()>& subject,
+                       const std::function<void()>& beside, const line_settings& how) {
+    const auto calls_of = [&](const std::function<void()>& one) {
+        using clock = std::chrono::steady_clock;
+        one();
+        const auto start = clock::now();
+        one();
+        return calls_per_sample(std::chrono::duration<double>(clock::now() - start).count(), how.sample_seconds);
+    };
+    const std::vector<std::size_t> calls{calls_of(subject), calls_of(beside)};
+    bool subject_is_next = true;
+    const std::function<void(bool)> timed = [&](bool running) {
+        if (subject_is_next) {
+            if (running)
+                state.ResumeTiming();
+            else
+                state.PauseTiming();
+        }
+        if (!running) subject_is_next = !subject_is_next;
+    };
+    rounds taken(limits, false);
+    while (state.KeepRunningBatch(static_cast<benchmark::IterationCount>(calls[0]) * how.samples)) {
+        state.PauseTiming();
+        for (int round = 0; round < how.samples; ++round) taken.add({subject, beside}, calls, timed);
+        state.ResumeTiming();
+    }
+    return {taken.kept(), static_cast<double>(taken.undisturbed()) / static_cast<double>(taken.size())};
+}
+
 timed_line time_product(benchmark::State& state, product& weights, machine_limits& limits, const line_settings& how) {
     using clock = std::chrono::steady_clock;
     const executor_ref threads = limits.threads();

@@ -47,7 +47,9 @@ struct dyadic {
     }
     // floor(value x multiplier / 2^shift + 1/2).
     [[nodiscard]] constexpr std::int64_t operator()(std::int32_t value) const noexcept {
-        return (std::int64_t{value} * multiplier + (std::int64_t{1} << (shift - 1))) >> shift;
+        return static_cast<std::int64_t>(
+            kernel::dyadic_product(static_cast<std::uint64_t>(std::int64_t{value}), static_cast<std::uint64_t>(multiplier),
+                                   static_cast<std::uint64_t>(shift)));
     }
 };
 
@@ -140,22 +142,46 @@ void gemm_integer(const prepared_activations& x, const packed<S>& w, quantized<Y
     const std::int64_t low = detail::max_of<std::int64_t>(grid.low, how.low);
     const std::int64_t high = detail::min_of<std::int64_t>(grid.high, how.high);
     NIBBLE_CHECK(low <= high, "gemm_integer: y's element has no integer between low and high");
+    // Numbers of a whole panel at a time: those that are one for all outputs, and zeros, in arrays of that length.
+    constexpr std::size_t width = panel_layout::rows;
+    dyadic one_ratio[width];
+    for (dyadic& ratio : one_ratio) ratio = how.ratios.size() == 1 ? how.ratios[0] : dyadic{};
+    dyadic residual_ratios[4];
+    for (dyadic& ratio : residual_ratios) ratio = add ? how.residual_ratio : dyadic{};
+    constexpr std::int32_t no_bias[width] = {};
     detail::integer_product<Isa>(
         x, w, y.rows(), y.cols(),
         [&](std::size_t token, std::size_t output, std::size_t outputs, const std::int32_t* sums) {
-            std::uint8_t codes[panel_layout::rows];
-            for (std::size_t i = 0; i < outputs; ++i) {
-                const std::size_t n = output + i;
-                std::int64_t sum = sums[i];
-                if (!how.bias.empty()) sum += how.bias[n];
-                sum = detail::min_of(detail::max_of(sum, std::int64_t{std::numeric_limits<std::int32_t>::min()}),
-                                     std::int64_t{std::numeric_limits<std::int32_t>::max()});
-                const dyadic& ratio = how.ratios[how.ratios.size() == 1 ? 0 : n];
-                std::int64_t v = ratio(static_cast<std::int32_t>(sum)) + how.zero;
-                if (add) v += how.residual_ratio(how.residual.row(token)[n] - how.residual_zero);
-                v = detail::min_of(detail::max_of(v, low), high);
-                codes[i] = kernel::code_of_integer<element>(static_cast<std::int32_t>(v));
+            dyadic last_ratios[width];
+            std::int32_t last_bias[width] = {};
+            std::int8_t residual[width] = {};
+            std::int32_t integers[width];
+            std::uint8_t codes[width];
+            const dyadic* const ratios =
+                how.ratios.size() == 1 ? one_ratio : kernel::panel_of(how.ratios.data() + output, outputs, last_ratios);
+            const std::int32_t* const bias =
+                how.bias.empty() ? no_bias : kernel::panel_of(how.bias.data() + output, outputs, last_bias);
+            const std::int8_t* const others =
+                add ? kernel::panel_of(how.residual.row(token) + output, outputs, residual) : residual;
+            for (std::size_t i = 0; i < width; i += 4) {
+                const auto longs = [&](const std::int32_t* from) NIBBLE_INLINE_LAMBDA {
+                    kernel::four_words words;
+                    __builtin_memcpy(&words, from, sizeof words);
+                    return __builtin_convertvector(words, kernel::four_longs);
+                };
+                const kernel::four_longs sum = kernel::clamped(longs(sums + i) + longs(bias + i),
+                                                               std::numeric_limits<std::int32_t>::min(),
+                                                               std::numeric_limits<std::int32_t>::max());
+                kernel::four_longs v = kernel::dyadic_products(sum, ratios + i) + how.zero;
+                if (add) {
+                    std::int32_t less_zero[4];
+                    for (std::size_t j = 0; j < 4; ++j) less_zero[j] = others[i + j] - how.residual_zero;
+                    v += kernel::dyadic_products(longs(less_zero), residual_ratios);
+                }
+                const auto words = __builtin_convertvector(kernel::clamped(v, low, high), kernel::four_words);
+                __builtin_memcpy(integers + i, &words, sizeof words);
             }
+            for (std::size_t i = 0; i < width; ++i) codes[i] = kernel::code_of_integer<element>(integers[i]);
             kernel::store_codes<element>(codes, outputs, y.row_codes(token), output);
         },
         options, threads);

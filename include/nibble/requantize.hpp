@@ -29,7 +29,7 @@ class requantize {
 public:
     explicit requantize(quantized<S>& to) noexcept
         : codes_(to.rows() != 0 ? to.row_codes(0) : nullptr), row_bytes_(to.row_bytes()), rows_(to.rows()), cols_(to.cols()),
-          run_(detail::max_of<std::size_t>(1, traits::run(to.cols()))), slots_(static_cast<const quantized<S>&>(to).slots()) {}
+          run_(detail::max_of<std::size_t>(1, traits::run(to.cols()))), one_slot_(run_ % 8 == 0 || run_ >= cols_), slots_(static_cast<const quantized<S>&>(to).slots()) {}
 
     [[nodiscard]] std::size_t rows() const noexcept { return rows_; }
     [[nodiscard]] std::size_t cols() const noexcept { return cols_; }
@@ -39,6 +39,19 @@ public:
         float results[Lanes::width];
         float units[Lanes::width] = {};
         typename traits::code codes[Lanes::width];
+        static_assert(Lanes::width == 8);
+        if (at.count == Lanes::width && one_slot_) {
+            // All but rows' ends: constants and no loop over slots.
+            x.store(results, Lanes::width);
+            if constexpr (S::scaled)
+                kernel::scale_run<kernel::unit_rule_of<S>>(results, Lanes::width, slots_.scale(at.token, at.output),
+                                                           slots_.zero(at.token, at.output), units);
+            else
+                __builtin_memcpy(units, results, sizeof units);
+            kernel::encode_eight_units<element, rounding::nearest_even, kernel::overflow_of<S>>(units, codes);
+            kernel::store_codes<element>(codes, Lanes::width, codes_ + at.token * row_bytes_, at.output);
+            return;
+        }
         x.store(results, at.count);
         if constexpr (S::scaled) {
             for (std::size_t i = 0; i < at.count;) {
@@ -61,6 +74,7 @@ private:
     std::size_t rows_;
     std::size_t cols_;
     std::size_t run_;
+    bool one_slot_; // eight columns from a multiple of 8 on share their slot
     typename quantized<S>::slot_reader slots_;
 };
 

@@ -9,6 +9,7 @@
 #include <nibble/kernel/gemm_sum.hpp>
 #include <nibble/tensor/packed.hpp>
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 
@@ -32,6 +33,48 @@ inline void multiply_integers(const gemm_plan<S>& plan, const activation_pieces<
                 put(first_token + t, output, detail::min_of(panel_layout::rows, plan.outputs - output), sums);
         }
     });
+}
+
+// The numbers of a panel's outputs where they are, or, of a panel that ends early, copied in front of those of `copy`.
+template <class T>
+[[nodiscard]] NIBBLE_INLINE const T* panel_of(const T* from, std::size_t outputs, T (&copy)[panel_layout::rows]) noexcept {
+    if (outputs == panel_layout::rows) return from;
+    for (std::size_t i = 0; i < outputs; ++i) copy[i] = from[i];
+    return copy;
+}
+
+// floor(value x multiplier / 2^shift + 1/2) for a shift of 1 ... 62, in two's complement: of one number or of each of several.
+// Moved up by 2^63 and back, because AVX2 has no shift of 64-bit lanes that keeps signs.
+template <class Words>
+[[nodiscard]] NIBBLE_INLINE constexpr Words dyadic_product(const Words& value, const Words& multiplier,
+                                                           const Words& shift) noexcept {
+    const Words one = Words{} + 1;
+    const Words sum = value * multiplier + (one << (shift - 1));
+    return ((sum ^ (one << 63)) >> shift) - (one << (63 - shift));
+}
+
+// Four lanes, as the compiler has them on any machine: a loop of scalars is not made vectors of, for all compilers see.
+using four_words = std::int32_t __attribute__((vector_size(16)));
+using four_longs = std::int64_t __attribute__((vector_size(32)));
+using four_unsigned = std::uint64_t __attribute__((vector_size(32)));
+
+// The same of four int32 and of four pairs of a multiplier and a shift, int32 each.
+template <class Dyadic>
+[[nodiscard]] NIBBLE_INLINE four_longs dyadic_products(const four_longs& values, const Dyadic* ratios) noexcept {
+    static_assert(sizeof(Dyadic) == 8 && offsetof(Dyadic, multiplier) == 0 && offsetof(Dyadic, shift) == 4 &&
+                  std::endian::native == std::endian::little);
+    four_unsigned both;
+    __builtin_memcpy(&both, ratios, sizeof both);
+    return __builtin_bit_cast(
+        four_longs, dyadic_product(__builtin_bit_cast(four_unsigned, values), both & 0xffffffffu, both >> 32));
+}
+
+// values[0, 4), or the end of the range that they are beyond.
+[[nodiscard]] NIBBLE_INLINE four_longs clamped(const four_longs& values, std::int64_t low, std::int64_t high) noexcept {
+    const four_longs lowest = four_longs{} + low;
+    const four_longs highest = four_longs{} + high;
+    const four_longs raised = values < lowest ? lowest : values;
+    return raised > highest ? highest : raised;
 }
 
 // The code of an integer of an element's grid.
