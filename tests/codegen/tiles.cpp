@@ -42,5 +42,14 @@ using halves = real_packed_source<avx2, f16>;
 NIBBLE_TEST_REAL(lanes_in_cache, 1, 4)
 NIBBLE_TEST_REAL(lanes_in_cache, 1, real_tile_tokens)
 NIBBLE_TEST_REAL(halves, 4, 1)
+#if NIBBLE_HAS_AVX512
+using eight_bit_floats = real_packed_source<avx2, e4m3>;
+using six_bit_floats = real_packed_source<avx2, e3m2>;
+using quantiles = real_packed_source<avx2, nf4>;
+// Decoded in 512 bits. In 256 bits a decoder's constants and the sums of four panels do not fit in 16 registers.
+NIBBLE_TEST_REAL(eight_bit_floats, 4, 1)
+NIBBLE_TEST_REAL(six_bit_floats, 4, 1)
+NIBBLE_TEST_REAL(quantiles, 4, 1)
+#endif
 
 } // namespace nibble::inline NIBBLE_ABI::kernel

@@ -348,6 +348,194 @@ template <class I, int E, int M> void check_minifloat() {
     }
 }
 
+// ---- tiles of twice the width: every vector is two of generic's, rows 0 to 7 and rows 8 to 15 ------------------------------
+
+template <class W> constexpr bool is_wider = W::width == 2 * nb::generic::width;
+
+template <class W> std::vector<float> wide_values(const typename W::f32& a) {
+    std::vector<float> v(W::width);
+    W::store(v.data(), a);
+    return v;
+}
+template <class W> std::vector<std::int32_t> wide_values(const typename W::i32& a) {
+    std::vector<std::int32_t> v(W::width);
+    W::store(v.data(), a);
+    return v;
+}
+template <class W> std::vector<std::uint8_t> wide_values(const typename W::bytes& a) {
+    std::vector<std::uint8_t> v(4 * W::width);
+    std::memcpy(v.data(), wide_values<W>(W::as_i32(a)).data(), v.size());
+    return v;
+}
+template <class V> std::vector<V> joined(std::vector<V> low, const std::vector<V>& high) {
+    low.insert(low.end(), high.begin(), high.end());
+    return low;
+}
+[[maybe_unused]] bool all_same_bits(const std::vector<float>& a, const std::vector<float>& b) {
+    bool same = a.size() == b.size();
+    for (std::size_t i = 0; i < a.size() && same; ++i) same = same_bits(a[i], b[i]);
+    return same;
+}
+
+template <class W, class Operation> bool is_two_of_generic(const Operation& operation) {
+    using G = nb::generic;
+    const std::vector<float> a = operands();
+    for (std::size_t shift = 0; shift < a.size(); ++shift) {
+        std::vector<float> b;
+        for (std::size_t i = 0; i < a.size(); ++i) b.push_back(a[(i + shift) % a.size()]);
+        for (std::size_t i = 0; i < a.size(); i += W::width) {
+            const auto half = [&](std::size_t at) {
+                return values<G>(operation.template operator()<G>(G::load(a.data() + at), G::load(b.data() + at)));
+            };
+            if (!all_same_bits(
+                    wide_values<W>(operation.template operator()<W>(W::load(a.data() + i), W::load(b.data() + i))),
+                    joined(half(i), half(i + G::width))))
+                return false;
+        }
+    }
+    return true;
+}
+
+template <class W, int Low, int High, int Mask> bool takes_fields(const std::uint8_t* b) {
+    const std::vector<std::uint8_t> got = wide_values<W>(W::template fields<Low, High, Mask>(b));
+    bool all = true;
+    for (std::size_t i = 0; i < 64; ++i) all = all && got[i] == ((b[i % 32] >> (i < 32 ? Low : High)) & Mask);
+    return all;
+}
+
+template <class W, std::size_t Size> bool looks_up_widely(const std::uint8_t* random) {
+    nb::detail::table<std::uint8_t, Size> table{};
+    for (std::size_t i = 0; i < Size; ++i) table.at[i] = static_cast<std::uint8_t>(37 * i + 3);
+    bool all = true;
+    for (std::size_t base = 0; base < Size; ++base) {
+        std::uint8_t codes[64];
+        for (std::size_t i = 0; i < 64; ++i) codes[i] = static_cast<std::uint8_t>((base + random[i]) % Size);
+        const std::vector<std::uint8_t> got = wide_values<W>(W::template lookup<Size>(table, W::load_bytes(codes)));
+        for (std::size_t i = 0; i < 64; ++i) all = all && got[i] == table.at[codes[i]];
+    }
+    return all;
+}
+
+template <class W, int Shift> bool joins_widely(const std::uint8_t* b) {
+    std::uint8_t low[64];
+    std::uint8_t high[64];
+    for (std::size_t i = 0; i < 64; ++i) {
+        low[i] = static_cast<std::uint8_t>(b[i] & ((1u << Shift) - 1u));
+        high[i] = static_cast<std::uint8_t>(b[63 - i] & ((1u << (8 - Shift)) - 1u));
+    }
+    const std::vector<std::uint8_t> got =
+        wide_values<W>(W::template join<Shift>(W::load_bytes(low), W::load_bytes(high)));
+    bool all = true;
+    for (std::size_t i = 0; i < 64; ++i) all = all && got[i] == (low[i] | (high[i] << Shift));
+    return all;
+}
+
+template <class W> void check_wide_integers() {
+    using G = nb::generic;
+    number_source from(63);
+    bool bytes_right = true;
+    bool dots_right = true;
+    bool words_right = true;
+    for (int round = 0; round < 100; ++round) {
+        std::uint8_t b[64];
+        for (std::uint8_t& x : b) x = static_cast<std::uint8_t>(from.bits());
+        bytes_right = bytes_right && std::memcmp(wide_values<W>(W::load_bytes(b)).data(), b, 64) == 0;
+        bytes_right = bytes_right && takes_fields<W, 0, 4, 15>(b) && takes_fields<W, 0, 2, 3>(b) &&
+                      takes_fields<W, 4, 6, 3>(b) && takes_fields<W, 0, 1, 1>(b) && takes_fields<W, 6, 7, 1>(b);
+        bytes_right = bytes_right && joins_widely<W, 2>(b) && joins_widely<W, 4>(b) && joins_widely<W, 6>(b);
+        bytes_right = bytes_right && looks_up_widely<W, 2>(b) && looks_up_widely<W, 4>(b) && looks_up_widely<W, 8>(b) &&
+                      looks_up_widely<W, 16>(b) && looks_up_widely<W, 32>(b) && looks_up_widely<W, 64>(b);
+
+        // Unsigned bytes times signed ones, from a start value; the sums are those of integers without bounds.
+        std::int8_t a[2][4];
+        int lower = 0;
+        int upper = 0;
+        for (auto& quad : a) {
+            for (std::int8_t& x : quad) x = static_cast<std::int8_t>(static_cast<int>(from.below(255)) - 127);
+            lower += quad[0] + quad[1];
+            upper += quad[2] + quad[3];
+        }
+        const int center = static_cast<int>(from.below(129));
+        const auto pair =
+            static_cast<std::int32_t>(static_cast<std::uint16_t>(lower) |
+                                      (static_cast<std::uint32_t>(static_cast<std::uint16_t>(upper)) << 16));
+        typename W::sums s = W::dot_start(&pair, center);
+        W::pin(s);
+        for (const auto& quad : a) s = W::dot(s, W::load_bytes(b), W::broadcast4(quad));
+        std::int32_t earlier[16];
+        for (std::int32_t& x : earlier) x = static_cast<std::int32_t>(from.bits()) >> 8;
+        const std::vector<std::int32_t> dots = wide_values<W>(W::dot_finish(s));
+        const std::vector<std::int32_t> sums = wide_values<W>(W::add_finished(W::load(earlier), s));
+        for (std::size_t r = 0; r < 16; ++r) {
+            std::int32_t want = 0;
+            for (const auto& quad : a)
+                for (std::size_t j = 0; j < 4; ++j) want += (b[4 * r + j] - center) * quad[j];
+            dots_right = dots_right && dots[r] == want && sums[r] == want + earlier[r];
+        }
+
+        // Pairs of int16, and int32 to fp32.
+        std::int16_t two[2] = {static_cast<std::int16_t>(from.bits()), static_cast<std::int16_t>(from.bits())};
+        if (two[0] == -32768) two[0] = 0;
+        std::int32_t words[16];
+        std::memcpy(words, b, 64);
+        const auto half = [&](std::size_t at) {
+            return values<G>(G::add_pairs(G::load(earlier + at), G::load_words(words + at), G::broadcast2(two)));
+        };
+        words_right = words_right && wide_values<W>(W::add_pairs(W::load(earlier), W::load_words(words), W::broadcast2(two))) ==
+                                         joined(half(0), half(8));
+        const std::vector<float> floats = wide_values<W>(W::to_float(W::add(W::load(words), W::zeros())));
+        for (std::size_t r = 0; r < 16; ++r) words_right = words_right && floats[r] == static_cast<float>(words[r]);
+    }
+    CHECK(bytes_right);
+    CHECK(dots_right);
+    CHECK(words_right);
+}
+
+// Every code at every place of a lane, with all bits set or random around it; NaN codes may be left to pack's marks.
+template <class W, class E> bool decodes_widely() {
+    bool all = true;
+    const auto right = [](float got, std::uint32_t code) {
+        const float want = E::decode(static_cast<typename E::code>(code));
+        return same_bits(got, want) || (nb::detail::marks_nan<E> && std::isnan(want));
+    };
+    if constexpr (E::bits > 8) {
+        for (std::uint32_t base = 0; base < 65536; base += 16) {
+            typename E::code codes[16];
+            for (std::uint32_t i = 0; i < 16; ++i)
+                codes[i] = static_cast<typename E::code>(E::bits == 32 ? (base + i) * 0x00010001u + 77u * base : base + i);
+            const std::vector<float> got = wide_values<W>(W::template decode_stored<E>(codes));
+            for (std::size_t i = 0; i < 16; ++i) all = all && right(got[i], codes[i]);
+        }
+    } else {
+        constexpr std::uint32_t count = 1u << E::bits;
+        for (std::uint32_t base = 0; base < count; ++base) {
+            std::uint8_t lanes[64];
+            for (std::uint32_t i = 0; i < 64; ++i)
+                lanes[i] = static_cast<std::uint8_t>(base % 2 == 0 ? (base + 7 * i) % count : i % 4 == base / 2 % 4 ? base : count - 1);
+            std::int32_t words[16];
+            std::memcpy(words, lanes, 64);
+            const auto check = [&]<int Shift>() {
+                const std::vector<float> got = wide_values<W>(W::template decode<E, Shift>(W::load(words)));
+                for (std::size_t i = 0; i < 16; ++i) all = all && right(got[i], lanes[4 * i + Shift / 8]);
+            };
+            check.template operator()<0>();
+            check.template operator()<8>();
+            check.template operator()<16>();
+            check.template operator()<24>();
+        }
+    }
+    return all;
+}
+
+// An element that the tiles decode; how many those are.
+template <class W, class E> void check_wide_decode(std::string_view what, int& decoded) {
+    if constexpr (W::template decodes<E>) {
+        INFO(what);
+        CHECK(decodes_widely<W, E>());
+        ++decoded;
+    }
+}
+
 struct primes {
     static constexpr float levels[37] = {-37.5f, -31.25f, -29.0f, -23.0f, -19.0f, -17.0f, -13.0f, -11.0f, -7.0f, -5.0f,
                                          -3.0f,  -2.0f,   -1.5f,  -0.5f,  0.0f,   0.25f,  0.75f,  1.0f,   2.5f,  3.5f,
@@ -392,6 +580,41 @@ TEST_CASE("codes decode to the same fp32 lanes, on every ISA") {
         check_decode<I, nb::e8m0>("e8m0");
         check_decode<I, nb::uint7>("uint7");
     });
+}
+
+TEST_CASE("tiles of twice the width give generic's bits in both halves") {
+    // A template, so that what the narrow ISA lacks is not looked up.
+    const auto check = []<class W>() {
+        if constexpr (!is_wider<W>) {
+            NIBBLE_SKIP("the compiler flags have no tiles of 512 bits");
+        } else {
+            INFO(W::name);
+            CHECK(is_two_of_generic<W>([]<class I>(const auto& a, const auto& b) { return I::multiply(a, b); }));
+            CHECK(is_two_of_generic<W>([]<class I>(const auto& a, const auto& b) { return I::fma(a, b, I::broadcast(1.0f)); }));
+            CHECK(is_two_of_generic<W>([]<class I>(const auto& a, const auto& b) { return I::fma(a, a, b); }));
+            check_wide_integers<W>();
+            int decoded = 0;
+            nb::for_each_format([&]<class Format>() {
+                check_wide_decode<W, typename Format::scheme::element_type>(Format::name, decoded);
+            });
+            [&]<int... At>(std::integer_sequence<int, At...>) {
+                // Every split of 2 to 8 bits into exponent and mantissa.
+                const auto one = [&]<int E, int M>() {
+                    if constexpr (E + M >= 1 && E + M <= 7)
+                        check_wide_decode<W, nb::minifloat<nb::float_format{.exponent = E, .mantissa = M}>>("a minifloat", decoded);
+                    if constexpr (E >= 1 && E + M >= 1 && E + M <= 7)
+                        check_wide_decode<W, nb::minifloat<nb::float_format{.exponent = E, .mantissa = M, .specials = nb::specials::fn}>>(
+                            "a minifloat with NaN", decoded);
+                    if constexpr (E + M >= 2 && E + M <= 7)
+                        check_wide_decode<W, nb::minifloat<nb::float_format{.exponent = E, .mantissa = M, .has_sign = false}>>(
+                            "a minifloat without sign", decoded);
+                };
+                (one.template operator()<At / 8, At % 8>(), ...);
+            }(std::make_integer_sequence<int, 64>{});
+            CHECK(decoded >= 60);
+        }
+    };
+    check.template operator()<nb::detail::tile_isa_of<nb::best_isa>>();
 }
 
 TEST_CASE("lanes load and store parts of rows") {
