@@ -146,7 +146,8 @@ public:
 };
 
 using represented =
-    nibble::format_list<nibble::named_format<"int8_channel", nibble::int8_channel>, nibble::named_format<"int4_g32", nibble::int4_g32>>;
+    nibble::format_list<nibble::named_format<"int8_channel", nibble::int8_channel>,
+                        nibble::named_format<"int4_g32", nibble::int4_g32>>;
 
 } // namespace
 

@@ -47,9 +47,9 @@ struct dyadic {
     }
     // floor(value x multiplier / 2^shift + 1/2).
     [[nodiscard]] constexpr std::int64_t operator()(std::int32_t value) const noexcept {
-        return static_cast<std::int64_t>(
-            kernel::dyadic_product(static_cast<std::uint64_t>(std::int64_t{value}), static_cast<std::uint64_t>(multiplier),
-                                   static_cast<std::uint64_t>(shift)));
+        auto word = static_cast<std::uint64_t>(std::int64_t{value});
+        kernel::multiply_dyadic(word, static_cast<std::uint64_t>(multiplier), static_cast<std::uint64_t>(shift));
+        return static_cast<std::int64_t>(word);
     }
 };
 
@@ -164,21 +164,23 @@ void gemm_integer(const prepared_activations& x, const packed<S>& w, quantized<Y
             const std::int8_t* const others =
                 add ? kernel::panel_of(how.residual.row(token) + output, outputs, residual) : residual;
             for (std::size_t i = 0; i < width; i += 4) {
-                const auto longs = [&](const std::int32_t* from) NIBBLE_INLINE_LAMBDA {
-                    kernel::four_words words;
-                    __builtin_memcpy(&words, from, sizeof words);
-                    return __builtin_convertvector(words, kernel::four_longs);
-                };
-                const kernel::four_longs sum = kernel::clamped(longs(sums + i) + longs(bias + i),
-                                                               std::numeric_limits<std::int32_t>::min(),
-                                                               std::numeric_limits<std::int32_t>::max());
-                kernel::four_longs v = kernel::dyadic_products(sum, ratios + i) + how.zero;
+                kernel::four_longs v;
+                kernel::four_longs term;
+                kernel::load_longs(sums + i, v);
+                kernel::load_longs(bias + i, term);
+                v += term;
+                kernel::clamp(v, std::numeric_limits<std::int32_t>::min(), std::numeric_limits<std::int32_t>::max());
+                kernel::multiply_dyadics(v, ratios + i);
+                v += how.zero;
                 if (add) {
                     std::int32_t less_zero[4];
                     for (std::size_t j = 0; j < 4; ++j) less_zero[j] = others[i + j] - how.residual_zero;
-                    v += kernel::dyadic_products(longs(less_zero), residual_ratios);
+                    kernel::load_longs(less_zero, term);
+                    kernel::multiply_dyadics(term, residual_ratios);
+                    v += term;
                 }
-                const auto words = __builtin_convertvector(kernel::clamped(v, low, high), kernel::four_words);
+                kernel::clamp(v, low, high);
+                const auto words = __builtin_convertvector(v, kernel::four_words);
                 __builtin_memcpy(integers + i, &words, sizeof words);
             }
             for (std::size_t i = 0; i < width; ++i) codes[i] = kernel::code_of_integer<element>(integers[i]);

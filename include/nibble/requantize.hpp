@@ -29,7 +29,8 @@ class requantize {
 public:
     explicit requantize(quantized<S>& to) noexcept
         : codes_(to.rows() != 0 ? to.row_codes(0) : nullptr), row_bytes_(to.row_bytes()), rows_(to.rows()), cols_(to.cols()),
-          run_(detail::max_of<std::size_t>(1, traits::run(to.cols()))), one_slot_(run_ % 8 == 0 || run_ >= cols_), slots_(static_cast<const quantized<S>&>(to).slots()) {}
+          run_(detail::max_of<std::size_t>(1, traits::run(to.cols()))), one_slot_(run_ % 8 == 0 || run_ >= cols_),
+          slots_(static_cast<const quantized<S>&>(to).slots()) {}
 
     [[nodiscard]] std::size_t rows() const noexcept { return rows_; }
     [[nodiscard]] std::size_t cols() const noexcept { return cols_; }

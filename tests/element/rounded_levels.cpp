@@ -34,7 +34,8 @@ template <class Element, int Limit> void check_rounded() {
     for (unsigned c = 0; c < 1u << Element::bits; ++c) {
         const double level = static_cast<double>(Element::decode(static_cast<std::uint8_t>(c)));
         const float value = rounded::decode(static_cast<std::uint8_t>(c));
-        right = right && static_cast<double>(value) == std::nearbyint(level * f) / f && std::signbit(value) == std::signbit(level);
+        right = right && static_cast<double>(value) == std::nearbyint(level * f) / f &&
+                std::signbit(value) == std::signbit(level);
         right = right && std::abs(static_cast<double>(value) - level) <= 0.5 / f;
         largest_integer = std::max(largest_integer, std::abs(std::nearbyint(level * f)));
         larger_integer = std::max(larger_integer, std::abs(std::nearbyint(level * f * 2.0)));

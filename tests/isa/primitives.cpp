@@ -511,7 +511,9 @@ template <class W, class E> bool decodes_widely() {
         for (std::uint32_t base = 0; base < count; ++base) {
             std::uint8_t lanes[64];
             for (std::uint32_t i = 0; i < 64; ++i)
-                lanes[i] = static_cast<std::uint8_t>(base % 2 == 0 ? (base + 7 * i) % count : i % 4 == base / 2 % 4 ? base : count - 1);
+                lanes[i] = static_cast<std::uint8_t>(base % 2 == 0            ? (base + 7 * i) % count
+                                                     : i % 4 == base / 2 % 4 ? base
+                                                                             : count - 1);
             std::int32_t words[16];
             std::memcpy(words, lanes, 64);
             const auto check = [&]<int Shift>() {
@@ -600,13 +602,17 @@ TEST_CASE("tiles of twice the width give generic's bits in both halves") {
             [&]<int... At>(std::integer_sequence<int, At...>) {
                 // Every split of 2 to 8 bits into exponent and mantissa.
                 const auto one = [&]<int E, int M>() {
+                    using nb::float_format;
+                    using nb::minifloat;
+                    using nb::specials;
                     if constexpr (E + M >= 1 && E + M <= 7)
-                        check_wide_decode<W, nb::minifloat<nb::float_format{.exponent = E, .mantissa = M}>>("a minifloat", decoded);
+                        check_wide_decode<W, minifloat<float_format{.exponent = E, .mantissa = M}>>("a minifloat", decoded);
                     if constexpr (E >= 1 && E + M >= 1 && E + M <= 7)
-                        check_wide_decode<W, nb::minifloat<nb::float_format{.exponent = E, .mantissa = M, .specials = nb::specials::fn}>>(
+                        check_wide_decode<
+                            W, minifloat<float_format{.exponent = E, .mantissa = M, .specials = specials::fn}>>(
                             "a minifloat with NaN", decoded);
                     if constexpr (E + M >= 2 && E + M <= 7)
-                        check_wide_decode<W, nb::minifloat<nb::float_format{.exponent = E, .mantissa = M, .has_sign = false}>>(
+                        check_wide_decode<W, minifloat<float_format{.exponent = E, .mantissa = M, .has_sign = false}>>(
                             "a minifloat without sign", decoded);
                 };
                 (one.template operator()<At / 8, At % 8>(), ...);

@@ -43,38 +43,47 @@ template <class T>
     return copy;
 }
 
-// floor(value x multiplier / 2^shift + 1/2) for a shift of 1 ... 62, in two's complement: of one number or of each of several.
-// Moved up by 2^63 and back, because AVX2 has no shift of 64-bit lanes that keeps signs.
+// value = floor(value x multiplier / 2^shift + 1/2) for a shift of 1 ... 62, in two's complement: of one number or of each of
+// several. Moved up by 2^63 and back, because AVX2 has no shift of 64-bit lanes that keeps signs.
 template <class Words>
-[[nodiscard]] NIBBLE_INLINE constexpr Words dyadic_product(const Words& value, const Words& multiplier,
-                                                           const Words& shift) noexcept {
+NIBBLE_INLINE constexpr void multiply_dyadic(Words& value, const Words& multiplier, const Words& shift) noexcept {
     const Words one = Words{} + 1;
     const Words sum = value * multiplier + (one << (shift - 1));
-    return ((sum ^ (one << 63)) >> shift) - (one << (63 - shift));
+    value = ((sum ^ (one << 63)) >> shift) - (one << (63 - shift));
 }
 
-// Four lanes, as the compiler has them on any machine: a loop of scalars is not made vectors of, for all compilers see.
+// Four lanes, as the compiler has them on any machine: a loop of scalars is not made vectors of, for all compilers see. By
+// reference only: how they are returned depends on compiler flags.
 using four_words = std::int32_t __attribute__((vector_size(16)));
 using four_longs = std::int64_t __attribute__((vector_size(32)));
 using four_unsigned = std::uint64_t __attribute__((vector_size(32)));
 
+NIBBLE_INLINE void load_longs(const std::int32_t* from, four_longs& to) noexcept {
+    four_words words;
+    __builtin_memcpy(&words, from, sizeof words);
+    to = __builtin_convertvector(words, four_longs);
+}
+
 // The same of four int32 and of four pairs of a multiplier and a shift, int32 each.
 template <class Dyadic>
-[[nodiscard]] NIBBLE_INLINE four_longs dyadic_products(const four_longs& values, const Dyadic* ratios) noexcept {
+NIBBLE_INLINE void multiply_dyadics(four_longs& values, const Dyadic* ratios) noexcept {
     static_assert(sizeof(Dyadic) == 8 && offsetof(Dyadic, multiplier) == 0 && offsetof(Dyadic, shift) == 4 &&
                   std::endian::native == std::endian::little);
     four_unsigned both;
     __builtin_memcpy(&both, ratios, sizeof both);
-    return __builtin_bit_cast(
-        four_longs, dyadic_product(__builtin_bit_cast(four_unsigned, values), both & 0xffffffffu, both >> 32));
+    four_unsigned words = __builtin_bit_cast(four_unsigned, values);
+    const four_unsigned multipliers = both & 0xffffffffu;
+    const four_unsigned shifts = both >> 32;
+    multiply_dyadic(words, multipliers, shifts);
+    values = __builtin_bit_cast(four_longs, words);
 }
 
-// values[0, 4), or the end of the range that they are beyond.
-[[nodiscard]] NIBBLE_INLINE four_longs clamped(const four_longs& values, std::int64_t low, std::int64_t high) noexcept {
+// Each value, or the end of the range that it is beyond.
+NIBBLE_INLINE void clamp(four_longs& values, std::int64_t low, std::int64_t high) noexcept {
     const four_longs lowest = four_longs{} + low;
     const four_longs highest = four_longs{} + high;
-    const four_longs raised = values < lowest ? lowest : values;
-    return raised > highest ? highest : raised;
+    values = values < lowest ? lowest : values;
+    values = values > highest ? highest : values;
 }
 
 // The code of an integer of an element's grid.
