@@ -45,6 +45,23 @@ NIBBLE_INLINE void integer_tile_of(std::size_t tokens, const integer_tile_argume
             return integer_tile<Source, Panels, integer_tile_tokens, Zeros>(a, r);
     }
 }
+// Two panels at once, for two to four tokens.
+template <class Source, bool Zeros>
+NIBBLE_INLINE void integer_pair_of(std::size_t tokens, const integer_tile_arguments& a, const tile_range& r) noexcept {
+    switch (tokens) {
+    case 2: return integer_tile<Source, 2, 2, Zeros>(a, r);
+    case 3: return integer_tile<Source, 2, 3, Zeros>(a, r);
+    default: return integer_tile<Source, 2, 4, Zeros>(a, r);
+    }
+}
+template <class Source>
+NIBBLE_INLINE void real_pair_of(std::size_t tokens, const real_tile_arguments& a, const tile_range& r) noexcept {
+    switch (tokens) {
+    case 2: return real_tile<Source, 2, 2>(a, r);
+    case 3: return real_tile<Source, 2, 3>(a, r);
+    default: return real_tile<Source, 2, 4>(a, r);
+    }
+}
 template <class Source>
 NIBBLE_INLINE void real_tile_of(std::size_t tokens, const real_tile_arguments& a, const tile_range& r) noexcept {
     switch (tokens) {
@@ -89,6 +106,10 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
     const std::size_t tokens = plan.blocks.first(end_block) - first_token;
     __builtin_memset(Integers ? static_cast<void*>(own.totals) : own.results, 0, panels * tokens * rows * sizeof(float));
     const bool together = panels == P::most_panels && tokens == 1;
+    // Where a panel's rows are one vector, the sums of one panel are too few to hide the latency of what adds to them: two to
+    // four tokens go through two panels at once.
+    constexpr bool has_pairs = P::few_direct && !P::has_words && detail::tile_isa_of<Isa>::width == rows;
+    const bool in_pairs = has_pairs && panels == 2 && tokens >= 2 && tokens <= 4 && plan.packed_tiles;
     plan.for_each_block([&](const tile_range& range) {
         tile_range r = range;
         if constexpr (Integers) r.finish = false;
@@ -149,7 +170,7 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
                 const std::size_t n = plan.blocks.first(block + 1) - token;
                 const std::size_t t = token - first_token;
                 prefetch_codes(block);
-                for (std::size_t p = 0; p < (together ? 1 : panels); ++p) {
+                for (std::size_t p = 0; p < (together || in_pairs ? 1 : panels); ++p) {
                     a.weights = plan.packed_tiles ? w.panel(first_panel + p) + offset : own.lanes + p * units * plan.lane_bytes;
                     a.values = shared.real_values + token * plan.depth.padded + r.begin * n;
                     a.part_sums = shared.part_sums + token * plan.depth.count + r.part * n;
@@ -157,6 +178,13 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
                     a.minimums = S::has_minimum ? own.minimums + p * stride : nullptr;
                     a.results = own.results + (p * tokens + t) * rows;
                     a.totals = reinterpret_cast<float*>(own.totals) + (p * tokens + t) * rows;
+                    if constexpr (has_pairs)
+                        if (in_pairs) {
+                            using source = std::conditional_t<P::plain, real_source<detail::tile_isa_of<Isa>>,
+                                                              real_packed_source<Isa, element>>;
+                            real_pair_of<source>(n, a, r);
+                            continue;
+                        }
                     if (together)
                         real_tile<real_packed_source<Isa, element>, P::most_panels, 1>(a, r);
                     else if (P::plain || !plan.packed_tiles)
@@ -179,7 +207,7 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
                 const std::size_t n = plan.blocks.first(block + 1) - token;
                 const std::size_t t = token - first_token;
                 prefetch_codes(block);
-                for (std::size_t p = 0; p < (together ? 1 : panels); ++p) {
+                for (std::size_t p = 0; p < (together || in_pairs ? 1 : panels); ++p) {
                     a.codes = reinterpret_cast<const std::uint8_t*>(
                         plan.packed_tiles ? w.panel(first_panel + p) + offset : own.lanes + p * units * plan.lane_bytes);
                     a.values = shared.values + (token * plan.depth.padded + r.begin * n) * (plan.wide ? 2 : 1);
@@ -196,6 +224,8 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
                     const auto run = [&]<bool Words>() NIBBLE_INLINE_LAMBDA {
                         using packed_source = typename source_of<Isa, S, true, Words>::type;
                         using lanes_source = typename source_of<Isa, S, false, Words>::type;
+                        if constexpr (has_pairs && !Words)
+                            if (in_pairs) return integer_pair_of<packed_source, P::has_zeros>(n, a, r);
                         if (together)
                             integer_tile<packed_source, P::most_panels, 1, P::has_zeros>(a, r);
                         else if (!plan.packed_tiles)
