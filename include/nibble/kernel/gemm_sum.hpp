@@ -108,8 +108,9 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
     const bool together = panels == P::most_panels && tokens == 1;
     // Where a panel's rows are one vector, the sums of one panel are too few to hide the latency of what adds to them: two to
     // four tokens go through two panels at once.
-    constexpr bool has_pairs = P::few_direct && !P::has_words && detail::tile_isa_of<Isa>::width == rows;
-    const bool in_pairs = has_pairs && panels == 2 && tokens >= 2 && tokens <= 4 && plan.packed_tiles;
+    constexpr bool has_pairs = !P::has_words && detail::tile_isa_of<Isa>::width == rows;
+    const bool in_pairs = has_pairs && panels % 2 == 0 && tokens >= 2 && tokens <= 4;
+    const std::size_t at_once = together ? panels : in_pairs ? 2 : 1;
     plan.for_each_block([&](const tile_range& range) {
         tile_range r = range;
         if constexpr (Integers) r.finish = false;
@@ -170,7 +171,7 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
                 const std::size_t n = plan.blocks.first(block + 1) - token;
                 const std::size_t t = token - first_token;
                 prefetch_codes(block);
-                for (std::size_t p = 0; p < (together || in_pairs ? 1 : panels); ++p) {
+                for (std::size_t p = 0; p < panels; p += at_once) {
                     a.weights = plan.packed_tiles ? w.panel(first_panel + p) + offset : own.lanes + p * units * plan.lane_bytes;
                     a.values = shared.real_values + token * plan.depth.padded + r.begin * n;
                     a.part_sums = shared.part_sums + token * plan.depth.count + r.part * n;
@@ -180,9 +181,12 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
                     a.totals = reinterpret_cast<float*>(own.totals) + (p * tokens + t) * rows;
                     if constexpr (has_pairs)
                         if (in_pairs) {
-                            using source = std::conditional_t<P::plain, real_source<detail::tile_isa_of<Isa>>,
-                                                              real_packed_source<Isa, element>>;
-                            real_pair_of<source>(n, a, r);
+                            if constexpr (P::few_direct && !P::plain)
+                                if (plan.packed_tiles) {
+                                    real_pair_of<real_packed_source<Isa, element>>(n, a, r);
+                                    continue;
+                                }
+                            real_pair_of<real_source<detail::tile_isa_of<Isa>>>(n, a, r);
                             continue;
                         }
                     if (together)
@@ -207,7 +211,7 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
                 const std::size_t n = plan.blocks.first(block + 1) - token;
                 const std::size_t t = token - first_token;
                 prefetch_codes(block);
-                for (std::size_t p = 0; p < (together || in_pairs ? 1 : panels); ++p) {
+                for (std::size_t p = 0; p < panels; p += at_once) {
                     a.codes = reinterpret_cast<const std::uint8_t*>(
                         plan.packed_tiles ? w.panel(first_panel + p) + offset : own.lanes + p * units * plan.lane_bytes);
                     a.values = shared.values + (token * plan.depth.padded + r.begin * n) * (plan.wide ? 2 : 1);
@@ -225,7 +229,11 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
                         using packed_source = typename source_of<Isa, S, true, Words>::type;
                         using lanes_source = typename source_of<Isa, S, false, Words>::type;
                         if constexpr (has_pairs && !Words)
-                            if (in_pairs) return integer_pair_of<packed_source, P::has_zeros>(n, a, r);
+                            if (in_pairs) {
+                                if constexpr (P::few_direct)
+                                    if (plan.packed_tiles) return integer_pair_of<packed_source, P::has_zeros>(n, a, r);
+                                return integer_pair_of<lanes_source, P::has_zeros>(n, a, r);
+                            }
                         if (together)
                             integer_tile<packed_source, P::most_panels, 1, P::has_zeros>(a, r);
                         else if (!plan.packed_tiles)
