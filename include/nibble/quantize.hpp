@@ -74,20 +74,8 @@ struct quantizer {
     typename quantized<S>::slot_reader slots = out.slots(); // anew after set_offset
     typename traits::scale_code* scales = out.scales();
     typename traits::zero_code* zeros = out.zeros();
-    // The largest magnitude is all that these rules ask for; any other may use the mean and the range too.
-    static constexpr bool by_magnitude = requires {
-        typename S::scale_type::rule;
-        requires std::same_as<typename S::scale_type::rule, by_largest> ||
-                     std::same_as<typename S::scale_type::rule, by_exponent> ||
-                     std::same_as<typename S::scale_type::rule, by_exponent_no_clip> ||
-                     std::same_as<typename S::scale_type::rule, by_exponent_rounded>;
-    };
-    static constexpr bool by_mean_only = requires {
-        typename S::scale_type::rule;
-        requires std::same_as<typename S::scale_type::rule, by_mean>;
-    };
-    static constexpr bool with_range = traits::has_zero || (S::scaled && !by_magnitude && !by_mean_only);
-    static constexpr bool with_sum = S::scaled && !by_magnitude;
+    static constexpr bool with_range = kernel::asks_range<S>;
+    static constexpr bool with_sum = kernel::asks_sum<S>;
     [[nodiscard]] group_statistics measure(std::size_t row, std::size_t col, std::size_t n) const {
         group_statistics g = kernel::measure<with_range>(w.row(row) + col, n, with_sum);
         if (options.flush_subnormals) {

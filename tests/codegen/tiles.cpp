@@ -43,6 +43,12 @@ NIBBLE_TEST_REAL(lanes_in_cache, 1, 4)
 NIBBLE_TEST_REAL(lanes_in_cache, 1, real_tile_tokens)
 NIBBLE_TEST_REAL(halves, 4, 1)
 #if NIBBLE_HAS_AVX512
+// Panels in pairs, for few tokens.
+NIBBLE_TEST_INTEGER(nibbles, 2, 4)
+NIBBLE_TEST_INTEGER(nibble_table, 2, 4)
+NIBBLE_TEST_INTEGER(bytes, 2, 4)
+NIBBLE_TEST_REAL(lanes_in_cache, 2, 4)
+NIBBLE_TEST_REAL(halves, 2, 4)
 using eight_bit_floats = real_packed_source<avx2, e4m3>;
 using six_bit_floats = real_packed_source<avx2, e3m2>;
 using quantiles = real_packed_source<avx2, nf4>;

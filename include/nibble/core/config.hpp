@@ -130,11 +130,12 @@
 #define NIBBLE_HAS_FMA 0
 #endif
 
-// Around functions of 512 bits: GCC 12 warns of the undefined registers in its own headers, wherever those are inlined.
+// Around functions of 512 bits: GCC 12 warns of the undefined registers in its own headers, wherever those are inlined, and, not
+// optimising, of the masks in its own macros.
 #if defined(__GNUC__) && !defined(__clang__)
 #define NIBBLE_GCC_UNDEFINED_BEGIN                                                                                    \
     _Pragma("GCC diagnostic push") _Pragma("GCC diagnostic ignored \"-Wmaybe-uninitialized\"")                        \
-        _Pragma("GCC diagnostic ignored \"-Wuninitialized\"")
+        _Pragma("GCC diagnostic ignored \"-Wuninitialized\"") _Pragma("GCC diagnostic ignored \"-Wsign-conversion\"")
 #define NIBBLE_GCC_UNDEFINED_END _Pragma("GCC diagnostic pop")
 #else
 #define NIBBLE_GCC_UNDEFINED_BEGIN

@@ -85,6 +85,17 @@ struct avx2 : generic {
     [[nodiscard]] static NIBBLE_INLINE f32 round(const f32& a) noexcept {
         return f32(_mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
     }
+    NIBBLE_GCC_UNDEFINED_BEGIN
+    static NIBBLE_INLINE void store_rounded(std::int8_t* to, const f32& a) noexcept {
+        const __m256i words = _mm256_cvtps_epi32(a); // to nearest even
+#if NIBBLE_HAS_AVX512VL
+        _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm256_cvtepi32_epi8(words));
+#else
+        const __m128i half = _mm_packs_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+        _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm_packs_epi16(half, half));
+#endif
+    }
+    NIBBLE_GCC_UNDEFINED_END
     [[nodiscard]] static NIBBLE_INLINE f32 exp2i(const f32& n) noexcept {
         return f32(_mm256_castsi256_ps(
             _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvttps_epi32(n), _mm256_set1_epi32(127)), 23)));

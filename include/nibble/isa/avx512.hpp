@@ -46,6 +46,37 @@ struct avx512_tiles : avx2 {
     [[nodiscard]] static NIBBLE_INLINE f32 fma(const f32& a, const f32& b, const f32& c) noexcept {
         return {_mm512_fmadd_ps(a.v, b.v, c.v)};
     }
+    // As many floats as there are, zeros above.
+    [[nodiscard]] static NIBBLE_INLINE f32 load_some(const float* from, std::size_t count) noexcept {
+        return {_mm512_maskz_loadu_ps(first(count), from)};
+    }
+    static NIBBLE_INLINE void store_some(float* to, const f32& a, std::size_t count) noexcept {
+        _mm512_mask_storeu_ps(to, first(count), a.v);
+    }
+    [[nodiscard]] static NIBBLE_INLINE f32 add(const f32& a, const f32& b) noexcept { return {_mm512_add_ps(a.v, b.v)}; }
+    [[nodiscard]] static NIBBLE_INLINE f32 subtract(const f32& a, const f32& b) noexcept { return {_mm512_sub_ps(a.v, b.v)}; }
+    [[nodiscard]] static NIBBLE_INLINE f32 divide(const f32& a, const f32& b) noexcept { return {_mm512_div_ps(a.v, b.v)}; }
+    [[nodiscard]] static NIBBLE_INLINE f32 smaller(const f32& a, const f32& b) noexcept { return {_mm512_min_ps(a.v, b.v)}; }
+    [[nodiscard]] static NIBBLE_INLINE f32 larger(const f32& a, const f32& b) noexcept { return {_mm512_max_ps(a.v, b.v)}; }
+    [[nodiscard]] static NIBBLE_INLINE f32 select_less(const f32& a, const f32& b, const f32& x, const f32& y) noexcept {
+        return {_mm512_mask_mov_ps(y.v, _mm512_cmplt_ps_mask(a.v, b.v), x.v)};
+    }
+    [[nodiscard]] static NIBBLE_INLINE f32 absolute(const f32& a) noexcept { return {_mm512_abs_ps(a.v)}; }
+    [[nodiscard]] static NIBBLE_INLINE f32 copy_sign(const f32& a, const f32& b) noexcept {
+        const __m512i sign = _mm512_set1_epi32(static_cast<int>(0x80000000u));
+        return {_mm512_castsi512_ps(_mm512_ternarylogic_epi32(sign, _mm512_castps_si512(b.v), _mm512_castps_si512(a.v), 0xca))};
+    }
+    [[nodiscard]] static NIBBLE_INLINE f32 round(const f32& a) noexcept {
+        return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+    }
+    [[nodiscard]] static NIBBLE_INLINE f32 exp2i(const f32& n) noexcept {
+        return {_mm512_castsi512_ps(
+            _mm512_slli_epi32(_mm512_add_epi32(_mm512_cvttps_epi32(n.v), _mm512_set1_epi32(127)), 23))};
+    }
+    static NIBBLE_INLINE void store_rounded(std::int8_t* to, const f32& a) noexcept {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a.v)));
+    }
+    static NIBBLE_INLINE void keep(f32& a) noexcept { __asm__("" : "+v"(a.v)); }
     [[nodiscard]] static NIBBLE_INLINE i32 load(const std::int32_t* from) noexcept { return {_mm512_loadu_si512(from)}; }
     static NIBBLE_INLINE void store(std::int32_t* to, const i32& a) noexcept { _mm512_storeu_si512(to, a.v); }
     [[nodiscard]] static NIBBLE_INLINE f32 to_float(const i32& a) noexcept { return {_mm512_cvtepi32_ps(a.v)}; }
@@ -156,6 +187,9 @@ struct avx512_tiles : avx2 {
     }
 
 private:
+    [[nodiscard]] static NIBBLE_INLINE __mmask16 first(std::size_t count) noexcept {
+        return static_cast<__mmask16>((1u << count) - 1);
+    }
     template <int Shift>
     [[nodiscard]] static NIBBLE_INLINE __m512i moved_right(__m512i codes) noexcept {
         return Shift == 0 ? codes : _mm512_srli_epi32(codes, Shift);

@@ -115,6 +115,15 @@ public:
     [[nodiscard]] static NIBBLE_INLINE f32 round(const f32& a) noexcept {
         return each(a, a, [](float x, float) { return detail::round_even(x); });
     }
+    // Rounded to the nearest integer, ties to even, as 8 bytes. Values beyond -127 ... 127 and NaN give bytes that mean nothing.
+    static NIBBLE_INLINE void store_rounded(std::int8_t* to, const f32& a) noexcept {
+        const f32 r = round(a);
+        for (int i = 0; i < 8; ++i) {
+            float v = r.v[i] > -127.0f ? r.v[i] : -127.0f; // NaN too
+            v = v < 127.0f ? v : 127.0f;
+            to[i] = static_cast<std::int8_t>(static_cast<std::int32_t>(v));
+        }
+    }
     // 2^n of an integral n in [-126, 127].
     [[nodiscard]] static NIBBLE_INLINE f32 exp2i(const f32& n) noexcept {
         return each(n, n, [](float x, float) {

@@ -109,8 +109,7 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
     // Where a panel's rows are one vector, the sums of one panel are too few to hide the latency of what adds to them: two to
     // four tokens go through two panels at once.
     constexpr bool has_pairs = !P::has_words && detail::tile_isa_of<Isa>::width == rows;
-    const bool in_pairs = has_pairs && panels % 2 == 0 && tokens >= 2 && tokens <= 4;
-    const std::size_t at_once = together ? panels : in_pairs ? 2 : 1;
+    const auto goes_in_pairs = [&](std::size_t n) { return has_pairs && panels % 2 == 0 && n >= 2 && n <= 4; };
     plan.for_each_block([&](const tile_range& range) {
         tile_range r = range;
         if constexpr (Integers) r.finish = false;
@@ -162,8 +161,11 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
                 for (std::size_t line = at; line < end; ++line) Isa::prefetch(from + line * 64);
             }
         };
+        const std::ptrdiff_t ahead = together ? prefetch_distance<P::most_panels> : prefetch_distance<1>;
         if constexpr (P::real) {
             real_tile_arguments a{};
+            a.ahead = ahead;
+            a.results_stride = tokens * rows;
             a.weights_stride = plan.packed_tiles ? w.panel_bytes() : units * plan.lane_bytes;
             a.widened_stride = stride;
             for (std::size_t block = first_block; block < end_block; ++block) {
@@ -171,6 +173,8 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
                 const std::size_t n = plan.blocks.first(block + 1) - token;
                 const std::size_t t = token - first_token;
                 prefetch_codes(block);
+                const bool in_pairs = goes_in_pairs(n);
+                const std::size_t at_once = together ? panels : in_pairs ? 2 : 1;
                 for (std::size_t p = 0; p < panels; p += at_once) {
                     a.weights = plan.packed_tiles ? w.panel(first_panel + p) + offset : own.lanes + p * units * plan.lane_bytes;
                     a.values = shared.real_values + token * plan.depth.padded + r.begin * n;
@@ -201,6 +205,8 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
             }
         } else {
             integer_tile_arguments a{};
+            a.ahead = ahead;
+            a.results_stride = tokens * rows;
             a.codes_stride = plan.packed_tiles ? w.panel_bytes() : units * plan.lane_bytes;
             a.widened_stride = stride;
             a.phases_per_part = plan.phases.per_part;
@@ -211,6 +217,8 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
                 const std::size_t n = plan.blocks.first(block + 1) - token;
                 const std::size_t t = token - first_token;
                 prefetch_codes(block);
+                const bool in_pairs = goes_in_pairs(n);
+                const std::size_t at_once = together ? panels : in_pairs ? 2 : 1;
                 for (std::size_t p = 0; p < panels; p += at_once) {
                     a.codes = reinterpret_cast<const std::uint8_t*>(
                         plan.packed_tiles ? w.panel(first_panel + p) + offset : own.lanes + p * units * plan.lane_bytes);

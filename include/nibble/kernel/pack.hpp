@@ -142,4 +142,49 @@ inline void spread_panel(const std::uint8_t* in, std::size_t columns, typename E
     }
 }
 
+// The bits of one row's quad within a step: visit(bytes that hold them, shift of the first, bits of a code, its lowest) for
+// every plane. The bytes are the four of its columns; a code's bits are `shift` up in each.
+template <element E, class Step, class Visit>
+NIBBLE_INLINE void for_each_plane(Step* step, std::size_t q, std::size_t row, const Visit& visit) noexcept {
+    static_assert(E::bits <= 8);
+    constexpr std::size_t quads = detail::step_quads<E>;
+    const std::size_t half = row / 8;
+    Step* at = step + 4 * (row % 8);
+    if constexpr (E::bits == 8) {
+        visit(at + 64 * q + 32 * half, std::size_t{0}, 8, 0);
+    } else {
+        if constexpr (E::bits >= 4) {
+            visit(at + 32 * q, 4 * half, 4, 0);
+            at += 32 * quads;
+        }
+        if constexpr ((E::bits & 2) != 0) {
+            visit(at + 32 * (q / 2), 4 * (q % 2) + 2 * half, 2, E::bits & 4);
+            at += 16 * quads;
+        }
+        if constexpr ((E::bits & 1) != 0) visit(at, 2 * q + half, 1, E::bits & 6);
+    }
+}
+
+// Codes of row `row`, quad q of a step, one per byte of `codes`, in place of those whose bytes `which` has set (0xff each); all
+// others stay as they are.
+template <element E>
+NIBBLE_INLINE void put_quad(std::uint8_t* step, std::size_t q, std::size_t row, std::uint32_t codes,
+                            std::uint32_t which = 0xffffffffu) noexcept {
+    const std::uint32_t stored = codes ^ (panel_flip<E> * 0x01010101u);
+    for_each_plane<E>(step, q, row, [&](std::uint8_t* at, std::size_t shift, int bits, int lowest) NIBBLE_INLINE_LAMBDA {
+        const std::uint32_t mask = ((1u << bits) - 1) * 0x01010101u;
+        const std::uint32_t placed = ((stored >> lowest) & mask) << shift;
+        const std::uint32_t taken = (mask << shift) & which;
+        store_word(at, (load_word(at) & ~taken) | (placed & taken));
+    });
+}
+template <element E>
+[[nodiscard]] NIBBLE_INLINE std::uint32_t get_quad(const std::uint8_t* step, std::size_t q, std::size_t row) noexcept {
+    std::uint32_t stored = 0;
+    for_each_plane<E>(step, q, row, [&](const std::uint8_t* at, std::size_t shift, int bits, int lowest) NIBBLE_INLINE_LAMBDA {
+        stored |= ((load_word(at) >> shift) & (((1u << bits) - 1) * 0x01010101u)) << lowest;
+    });
+    return stored ^ (panel_flip<E> * 0x01010101u);
+}
+
 } // namespace nibble::inline NIBBLE_ABI::kernel

@@ -7,6 +7,7 @@
 #include <nibble/scheme/scheme.hpp>
 
 #include <bit>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 
@@ -82,6 +83,25 @@ template <bool WithRange = true>
     }
     return g;
 }
+
+// What a scheme asks of a slot's statistics besides the largest magnitude: the range (of an offset, and of rules unknown here)
+// and the sum of magnitudes.
+template <any_scheme S>
+inline constexpr bool by_magnitude = requires {
+    typename S::scale_type::rule;
+    requires std::same_as<typename S::scale_type::rule, by_largest> || std::same_as<typename S::scale_type::rule, by_exponent> ||
+                 std::same_as<typename S::scale_type::rule, by_exponent_no_clip> ||
+                 std::same_as<typename S::scale_type::rule, by_exponent_rounded>;
+};
+template <any_scheme S>
+inline constexpr bool asks_range = detail::scheme_traits<S>::has_zero || (S::scaled && !by_magnitude<S> && [] {
+                                       if constexpr (requires { typename S::scale_type::rule; })
+                                           return !std::same_as<typename S::scale_type::rule, by_mean>;
+                                       else
+                                           return true;
+                                   }());
+template <any_scheme S>
+inline constexpr bool asks_sum = S::scaled && !by_magnitude<S>;
 
 // The statistics of many runs, one number per run in each array. Arrays that a scheme does not ask for may be null.
 struct run_statistics {

@@ -42,8 +42,10 @@ struct integer_tile_arguments {
     std::size_t phases_per_part = 1;
     std::size_t phase_quads = 1;
     int center = 0;
+    std::ptrdiff_t ahead = 0;            // bytes from a code to the one that is asked for when it is read
     float* results = nullptr;            // [panel][token][16], read and written
-    std::int32_t* totals = nullptr;      // likewise: sums of an unfinished part
+    std::size_t results_stride = 0;      // floats from panel to panel
+    std::int32_t* totals = nullptr;      // likewise, and as far apart: sums of an unfinished part
 };
 
 // use(quad, A, B) for the quads of a step: their lanes, looked up in Element's table unless that is void.
@@ -245,7 +247,7 @@ NIBBLE_NOINLINE void integer_tile(const integer_tile_arguments& arguments, const
             for (std::size_t p = 0; p < Panels; ++p) {
                 const std::uint8_t* from = codes[p] + offset + step * Source::bytes;
                 if constexpr (Source::streams)
-                    if (Source::bytes * Steps < 64 || step * Source::bytes % 64 == 0) Isa::prefetch(from + prefetch_distance<Panels>);
+                    if (Source::bytes * Steps < 64 || step * Source::bytes % 64 == 0) Isa::prefetch(from + arguments.ahead);
                 Source::each_quad(from, [&](std::size_t q, const typename Source::weights& w) NIBBLE_INLINE_LAMBDA {
 #pragma GCC unroll 8
                     for (std::size_t t = 0; t < Tokens; ++t)
@@ -302,6 +304,7 @@ NIBBLE_NOINLINE void integer_tile(const integer_tile_arguments& arguments, const
         const float* const part_sums = Extra ? given->part_sums + part * Tokens : nullptr;
         const std::int32_t* const zeros = Zeros ? given->zeros + part * 16 : nullptr;
         const std::size_t stride = Panels > 1 ? given->widened_stride : 0;
+        const std::size_t apart = Panels > 1 ? given->results_stride : 0;
 #pragma GCC unroll 8
         for (std::size_t p = 0; p < Panels; ++p)
 #pragma GCC unroll 2
@@ -310,7 +313,7 @@ NIBBLE_NOINLINE void integer_tile(const integer_tile_arguments& arguments, const
                 const f32 scale = Isa::load(scales + wide);
 #pragma GCC unroll 8
                 for (std::size_t t = 0; t < Tokens; ++t) {
-                    float* to = results + (p * Tokens + t) * 16 + half * lanes;
+                    float* to = results + p * apart + t * 16 + half * lanes;
                     const f32 dot = Isa::to_float(total(Zeros ? zeros + wide : nullptr, p, t, half));
                     if constexpr (Extra) {
                         f32 both = scale;
@@ -354,13 +357,14 @@ NIBBLE_NOINLINE void integer_tile(const integer_tile_arguments& arguments, const
         }
         const std::size_t phase_quads = given->phase_quads;
         i32 totals[Panels][Tokens][halves];
-        const auto each = [](const auto& visit) NIBBLE_INLINE_LAMBDA {
+        const std::size_t apart = Panels > 1 ? fresh(arguments)->results_stride : 0;
+        const auto each = [apart](const auto& visit) NIBBLE_INLINE_LAMBDA {
 #pragma GCC unroll 8
             for (std::size_t p = 0; p < Panels; ++p)
 #pragma GCC unroll 8
                 for (std::size_t t = 0; t < Tokens; ++t)
 #pragma GCC unroll 2
-                    for (std::size_t half = 0; half < halves; ++half) visit(p, t, half, (p * Tokens + t) * 16 + half * lanes);
+                    for (std::size_t half = 0; half < halves; ++half) visit(p, t, half, p * apart + t * 16 + half * lanes);
         };
         if (resumed)
             each([&](std::size_t p, std::size_t t, std::size_t half, std::size_t at)
@@ -403,7 +407,9 @@ struct real_tile_arguments {
     const float* scales = nullptr;
     const float* minimums = nullptr;
     std::size_t widened_stride = 0;
+    std::ptrdiff_t ahead = 0; // as above
     float* results = nullptr;
+    std::size_t results_stride = 0;
     float* totals = nullptr;
 };
 
@@ -508,6 +514,7 @@ NIBBLE_NOINLINE void real_tile(const real_tile_arguments& arguments, const tile_
 #pragma GCC unroll 8
     for (std::size_t p = 0; p < Panels; ++p) weights[p] = arguments.weights + p * arguments.weights_stride;
     std::size_t offset = 0;
+    const std::ptrdiff_t ahead = arguments.ahead;
     const float* values = arguments.values;
     const auto steps = [&]<std::size_t Steps>(f32 (&s)[Panels][Tokens][halves]) NIBBLE_INLINE_LAMBDA {
 #pragma GCC unroll 8
@@ -515,7 +522,7 @@ NIBBLE_NOINLINE void real_tile(const real_tile_arguments& arguments, const tile_
 #pragma GCC unroll 8
             for (std::size_t p = 0; p < Panels; ++p) {
                 const std::byte* from = weights[p] + offset + step * Source::bytes;
-                if (Source::bytes * Steps < 64 || step * Source::bytes % 64 == 0) Isa::prefetch(from + prefetch_distance<Panels>);
+                if (Source::bytes * Steps < 64 || step * Source::bytes % 64 == 0) Isa::prefetch(from + ahead);
                 Source::each_column(from, [&](std::size_t column, const typename Source::weights& w) NIBBLE_INLINE_LAMBDA {
 #pragma GCC unroll 16
                     for (std::size_t t = 0; t < Tokens; ++t) {
@@ -541,13 +548,14 @@ NIBBLE_NOINLINE void real_tile(const real_tile_arguments& arguments, const tile_
         std::size_t columns = last_part ? range->last_units : range->part_units;
         f32 s[Panels][Tokens][halves];
         const bool begun = range->resume && part == 0;
+        const std::size_t begun_apart = Panels > 1 ? fresh(arguments)->results_stride : 0;
 #pragma GCC unroll 8
         for (std::size_t p = 0; p < Panels; ++p)
 #pragma GCC unroll 16
             for (std::size_t t = 0; t < Tokens; ++t)
 #pragma GCC unroll 2
                 for (std::size_t half = 0; half < halves; ++half)
-                    s[p][t][half] = begun ? Isa::load(resumed + (p * Tokens + t) * 16 + half * lanes) : Isa::broadcast(0.0f);
+                    s[p][t][half] = begun ? Isa::load(resumed + p * begun_apart + t * 16 + half * lanes) : Isa::broadcast(0.0f);
 #pragma GCC unroll 1
         for (; columns >= unroll * Source::columns; columns -= unroll * Source::columns)
             steps.template operator()<unroll>(s);
@@ -561,6 +569,7 @@ NIBBLE_NOINLINE void real_tile(const real_tile_arguments& arguments, const tile_
         const float* const minimums = given->minimums;
         const float* const part_sums = given->part_sums + part * Tokens;
         const std::size_t stride = Panels > 1 ? given->widened_stride : 0;
+        const std::size_t apart = Panels > 1 ? given->results_stride : 0;
         const bool complete = !last_part || range->finish;
 #pragma GCC unroll 8
         for (std::size_t p = 0; p < Panels; ++p)
@@ -568,16 +577,16 @@ NIBBLE_NOINLINE void real_tile(const real_tile_arguments& arguments, const tile_
             for (std::size_t t = 0; t < Tokens; ++t)
 #pragma GCC unroll 2
                 for (std::size_t half = 0; half < halves; ++half) {
-                    const std::size_t at = (p * Tokens + t) * 16 + half * lanes;
                     if (!complete) {
-                        Isa::store(totals + at, s[p][t][half]);
+                        Isa::store(totals + p * apart + t * 16 + half * lanes, s[p][t][half]);
                         continue;
                     }
+                    float* to = results + p * apart + t * 16 + half * lanes;
                     const std::size_t wide = p * stride + half * lanes;
-                    f32 r = Isa::fma(s[p][t][half], Isa::load(scales + wide), Isa::load(results + at));
+                    f32 r = Isa::fma(s[p][t][half], Isa::load(scales + wide), Isa::load(to));
                     if (minimums != nullptr)
                         r = Isa::fma(Isa::broadcast(part_sums[t]), Isa::load(minimums + part * 16 + wide), r);
-                    Isa::store(results + at, r);
+                    Isa::store(to, r);
                 }
     }
 }
