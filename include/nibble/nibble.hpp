@@ -42,8 +42,10 @@
 #include <nibble/epilogue/residual.hpp>
 #include <nibble/epilogue/scale.hpp>
 
+#include <nibble/attend.hpp>
 #include <nibble/gemm.hpp>
 #include <nibble/gemm_integer.hpp>
+#include <nibble/kv_cache.hpp>
 #include <nibble/pack.hpp>
 #include <nibble/prepare.hpp>
 #include <nibble/quantize.hpp>

@@ -1,0 +1,323 @@
+// kernel/kv_store.hpp: one token's keys or values of one head into its place in a page, and back.
+#pragma once
+
+#include <nibble/core/bits.hpp>
+#include <nibble/core/config.hpp>
+#include <nibble/element/element.hpp>
+#include <nibble/kernel/pack.hpp>
+#include <nibble/kernel/quantize.hpp>
+#include <nibble/tensor/kv_layout.hpp>
+#include <nibble/tensor/layout.hpp>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace nibble::inline NIBBLE_ABI::kernel {
+
+// Channels of a head, at most: what is worked on at once lies on the stack.
+inline constexpr std::size_t longest_head = 1024;
+
+// What a run of numbers stores: a code for each, a scale and a zero point for each group.
+template <any_scheme S>
+struct stored_numbers {
+    using format = detail::token_format<S>;
+    typename format::element::code codes[longest_head];
+    typename format::scale_code scales[longest_head / 4];
+    typename format::zero_code zeros[longest_head / 4];
+};
+
+// x[0, count), all finite, in groups of `run`; `fixed` is the scale that is known beforehand: of all numbers, or the outer one.
+// The same codes and scales as quantize gives, but that nothing becomes infinite: without a scale too large numbers saturate.
+template <any_scheme S>
+NIBBLE_NOINLINE void quantize_numbers(const float* x, std::size_t count, std::size_t run, float fixed,
+                                      stored_numbers<S>& out) noexcept {
+    using format = detail::token_format<S>;
+    using element = typename format::element;
+    constexpr std::size_t block = quantize_block;
+    float units[longest_head];
+    const float* from = x;
+    if constexpr (format::stores_scales) {
+        float largest[longest_head / 4], low[longest_head / 4], high[longest_head / 4];
+        double sums[longest_head / 4];
+        unsigned char nonfinite[longest_head / 4];
+        float scales[longest_head / 4], zeros[longest_head / 4] = {};
+        const std::size_t runs = detail::ceil_div(count, run);
+        const run_statistics all{largest, low, high, sums, nonfinite};
+        std::size_t i = 0;
+        if constexpr (!asks_sum<S>)
+            for (std::size_t together; (together = detail::min_of(count / run - i, block / run)) != 0; i += together)
+                if (!measure_runs<asks_range<S>>(x + i * run, run, together, all.from(i))) break;
+        for (; i < runs; ++i) {
+            const group_statistics g =
+                measure<asks_range<S>>(x + i * run, detail::min_of(run, count - i * run), asks_sum<S>);
+            largest[i] = g.largest;
+            low[i] = g.low;
+            high[i] = g.high;
+            sums[i] = g.sum_magnitude;
+            nonfinite[i] = 0;
+        }
+        outer_parameters outer{};
+        outer.scale = fixed;
+        parameters_of_runs<S, asks_range<S>, asks_sum<S>>(all, runs, run, count, outer, true,
+                                                          {out.scales, out.zeros, scales, zeros});
+        scale_runs<unit_rule_of<S>>(x, count, run, run, scales, zeros, units);
+        from = units;
+    } else if constexpr (S::scaled) {
+        scale_run<unit_rule_of<S>>(x, count, fixed, 0.0f, units);
+        from = units;
+    }
+    encode_units<element, rounding::nearest_even, overflow::saturate>(from, count, 0, 0, nullptr, out.codes);
+}
+
+// The value of a code of slot i, as quantized::value_at has it.
+template <any_scheme S>
+[[nodiscard]] inline float stored_value(typename detail::token_format<S>::element::code code,
+                                        typename detail::token_format<S>::scale_code scale_code,
+                                        typename detail::token_format<S>::zero_code zero_code, float fixed) noexcept {
+    using traits = detail::scheme_traits<S>;
+    float scale = fixed;
+    float zero = 0.0f;
+    if constexpr (detail::token_format<S>::stores_scales) {
+        scale = detail::decoded<typename traits::scale_element>(scale_code);
+        if constexpr (S::two_level) scale *= fixed;
+    }
+    if constexpr (S::has_integer_zero)
+        zero = detail::decoded<typename traits::element>(zero_code);
+    else if constexpr (S::has_minimum)
+        zero = detail::decoded<typename traits::zero_element>(zero_code);
+    return decode_value<S>(code, scale, zero);
+}
+
+// ---- keys ----------------------------------------------------------------------------------------------------------------
+
+// visit(channel, codes of its quad's step, quad in the step, column in the quad) in order, one call per quad.
+template <class Layout, class Byte, class Visit>
+NIBBLE_INLINE void for_each_key_quad(const Layout& layout, Byte* part, std::size_t token, const Visit& visit) noexcept {
+    using element = typename Layout::element;
+    constexpr std::size_t quads = detail::step_quads<element>;
+    Byte* panel = part + layout.codes + token / panel_layout::rows * layout.panel_bytes;
+    for (std::size_t group = 0; group < layout.depth.count; ++group) {
+        const std::size_t first = layout.depth.column(group);
+        const std::size_t count = layout.depth.columns(group);
+        const std::size_t begin = layout.depth.begin(group) / panel_layout::quad;
+        for (std::size_t i = 0; i < count; i += panel_layout::quad) {
+            const std::size_t q = begin + i / panel_layout::quad;
+            visit(first + i, detail::min_of(panel_layout::quad, count - i), panel + q / quads * detail::step_bytes<element>,
+                  q % quads);
+        }
+    }
+}
+
+template <class Layout>
+inline void put_key_codes(const Layout& layout, std::byte* part, std::size_t token,
+                          const typename Layout::element::code* codes) noexcept {
+    using element = typename Layout::element;
+    const std::size_t row = token % panel_layout::rows;
+    for_each_key_quad(layout, part, token, [&](std::size_t channel, std::size_t n, std::byte* step, std::size_t q) {
+        if constexpr (element::bits > 8) {
+            auto* to = reinterpret_cast<typename element::code*>(step);
+            for (std::size_t j = 0; j < n; ++j) to[j * panel_layout::rows + row] = codes[channel + j];
+        } else {
+            std::uint8_t quad[4] = {};
+            for (std::size_t j = 0; j < 4; ++j) quad[j] = j < n ? codes[channel + j] : padding_code<element>;
+            put_quad<element>(reinterpret_cast<std::uint8_t*>(step), q, row, load_word(quad));
+        }
+    });
+}
+template <class Layout>
+inline void get_key_codes(const Layout& layout, const std::byte* part, std::size_t token,
+                          typename Layout::element::code* codes) noexcept {
+    using element = typename Layout::element;
+    const std::size_t row = token % panel_layout::rows;
+    for_each_key_quad(layout, part, token, [&](std::size_t channel, std::size_t n, const std::byte* step, std::size_t q) {
+        if constexpr (element::bits > 8) {
+            const auto* from = reinterpret_cast<const typename element::code*>(step);
+            for (std::size_t j = 0; j < n; ++j) codes[channel + j] = from[j * panel_layout::rows + row];
+        } else {
+            std::uint8_t quad[4];
+            store_word(quad, get_quad<element>(reinterpret_cast<const std::uint8_t*>(step), q, row));
+            for (std::size_t j = 0; j < n; ++j) codes[channel + j] = quad[j];
+        }
+    });
+}
+
+// Where the scales (or zero points) that belong to a token stand: slot i of it at [i x stride].
+template <class Keys>
+[[nodiscard]] NIBBLE_INLINE std::size_t key_slot(const detail::key_layout<Keys>& layout, std::size_t token) noexcept {
+    using format = detail::key_format<Keys>;
+    if constexpr (format::tokens_per_group != 0)
+        return token / format::tokens_per_group * layout.slots;
+    else
+        return token / panel_layout::rows * layout.slots + token % panel_layout::rows;
+}
+template <class Keys>
+inline constexpr std::size_t key_slot_stride = detail::key_format<Keys>::tokens_per_group != 0 ? 1 : panel_layout::rows;
+
+// A token whose scales are its own.
+template <class Keys>
+inline void store_key(const detail::key_layout<Keys>& layout, std::byte* part, std::size_t token, const float* x,
+                      float fixed) noexcept {
+    using format = detail::key_format<Keys>;
+    stored_numbers<typename format::scheme_type> numbers;
+    quantize_numbers<typename format::scheme_type>(x, layout.channels, layout.depth.run, fixed, numbers);
+    put_key_codes(layout, part, token, numbers.codes);
+    const std::size_t at = key_slot<Keys>(layout, token);
+    for (std::size_t i = 0; i < layout.depth.count; ++i) {
+        if constexpr (format::stores_scales)
+            reinterpret_cast<typename format::scale_code*>(part + layout.scales)[at + i * panel_layout::rows] = numbers.scales[i];
+        if constexpr (format::stores_zeros)
+            reinterpret_cast<typename format::zero_code*>(part + layout.zeros)[at + i * panel_layout::rows] = numbers.zeros[i];
+    }
+}
+
+// A complete group of tokens from `token` on, whose channels have a scale each. column(channel) gives the fp32 keys of those
+// tokens in one channel; `turned` is scratch for a code of every token and channel.
+template <class Keys, class Column>
+inline void store_key_group(const detail::key_layout<Keys>& layout, std::byte* part, std::size_t token, const Column& column,
+                            float fixed, typename detail::key_format<Keys>::element::code* turned) noexcept {
+    using format = detail::key_format<Keys>;
+    using scheme = typename format::scheme_type;
+    constexpr std::size_t tokens = format::tokens_per_group;
+    constexpr std::size_t together = detail::max_of<std::size_t>(1, quantize_block / detail::max_of<std::size_t>(1, tokens));
+    const std::size_t at = key_slot<Keys>(layout, token);
+    float x[together * tokens];
+    stored_numbers<scheme> numbers;
+    for (std::size_t first = 0; first < layout.channels; first += together) {
+        const std::size_t n = detail::min_of(together, layout.channels - first);
+        for (std::size_t c = 0; c < n; ++c) column(first + c, x + c * tokens);
+        quantize_numbers<scheme>(x, n * tokens, tokens, fixed, numbers);
+        for (std::size_t c = 0; c < n; ++c) {
+            if constexpr (format::stores_scales)
+                reinterpret_cast<typename format::scale_code*>(part + layout.scales)[at + first + c] = numbers.scales[c];
+            if constexpr (format::stores_zeros)
+                reinterpret_cast<typename format::zero_code*>(part + layout.zeros)[at + first + c] = numbers.zeros[c];
+            for (std::size_t t = 0; t < tokens; ++t) turned[t * layout.channels + first + c] = numbers.codes[c * tokens + t];
+        }
+    }
+    for (std::size_t t = 0; t < tokens; ++t) put_key_codes(layout, part, token + t, turned + t * layout.channels);
+}
+
+template <class Keys>
+inline void load_key(const detail::key_layout<Keys>& layout, const std::byte* part, std::size_t token, float fixed,
+                     float* x) noexcept {
+    using format = detail::key_format<Keys>;
+    typename format::element::code codes[longest_head];
+    get_key_codes(layout, part, token, codes);
+    const std::size_t at = key_slot<Keys>(layout, token);
+    const auto* scales = reinterpret_cast<const typename format::scale_code*>(part + layout.scales);
+    const auto* zeros = reinterpret_cast<const typename format::zero_code*>(part + layout.zeros);
+    for (std::size_t c = 0; c < layout.channels; ++c) {
+        const std::size_t slot = at + (format::tokens_per_group != 0 ? c : c / layout.depth.run) * key_slot_stride<Keys>;
+        typename format::scale_code scale{};
+        typename format::zero_code zero{};
+        if constexpr (format::stores_scales) scale = scales[slot];
+        if constexpr (format::stores_zeros) zero = zeros[slot];
+        x[c] = stored_value<typename format::scheme_type>(codes[c], scale, zero, fixed);
+    }
+}
+
+// As if the token, or the group of tokens from it on, had never been stored.
+template <class Keys>
+inline void clear_key(const detail::key_layout<Keys>& layout, std::byte* part, std::size_t token) noexcept {
+    using format = detail::key_format<Keys>;
+    using element = typename format::element;
+    const std::size_t row = token % panel_layout::rows;
+    for_each_key_quad(layout, part, token, [&](std::size_t, std::size_t n, std::byte* step, std::size_t q) {
+        if constexpr (element::bits > 8) {
+            for (std::size_t j = 0; j < n; ++j)
+                reinterpret_cast<typename element::code*>(step)[j * panel_layout::rows + row] = 0;
+        } else {
+            put_quad<element>(reinterpret_cast<std::uint8_t*>(step), q, row, panel_flip<element> * 0x01010101u);
+        }
+    });
+    if (format::tokens_per_group != 0 && token % detail::max_of<std::size_t>(1, format::tokens_per_group) != 0) return;
+    const std::size_t at = key_slot<Keys>(layout, token);
+    const std::size_t count = format::tokens_per_group != 0 ? layout.channels : layout.depth.count;
+    for (std::size_t i = 0; i < count; ++i) {
+        if constexpr (format::stores_scales)
+            reinterpret_cast<typename format::scale_code*>(part + layout.scales)[at + i * key_slot_stride<Keys>] = 0;
+        if constexpr (format::stores_zeros)
+            reinterpret_cast<typename format::zero_code*>(part + layout.zeros)[at + i * key_slot_stride<Keys>] = 0;
+    }
+}
+
+// ---- values --------------------------------------------------------------------------------------------------------------
+
+// The place of a token's code in a panel: the step, and which quad, and for 16 bits and more the column.
+template <class Layout, class Byte, class Visit>
+NIBBLE_INLINE void for_each_value(const Layout& layout, Byte* part, std::size_t token, const Visit& visit) noexcept {
+    using element = typename Layout::element;
+    constexpr std::size_t quads = detail::step_quads<element>;
+    const std::size_t quad = token / panel_layout::quad;
+    Byte* step = part + layout.codes + quad / quads * detail::step_bytes<element>;
+    for (std::size_t c = 0; c < layout.channels; ++c)
+        visit(c, step + c / panel_layout::rows * layout.panel_bytes, quad % quads, c % panel_layout::rows);
+}
+template <class Layout>
+inline void put_value_codes(const Layout& layout, std::byte* part, std::size_t token,
+                            const typename Layout::element::code* codes) noexcept {
+    using element = typename Layout::element;
+    const std::size_t column = token % panel_layout::quad;
+    for_each_value(layout, part, token, [&](std::size_t c, std::byte* step, std::size_t q, std::size_t row) {
+        if constexpr (element::bits > 8)
+            reinterpret_cast<typename element::code*>(step)[column * panel_layout::rows + row] = codes[c];
+        else
+            put_quad<element>(reinterpret_cast<std::uint8_t*>(step), q, row, codes[c] * 0x01010101u, 0xffu << (8 * column));
+    });
+}
+
+template <class Values>
+inline void store_value(const detail::value_layout<Values>& layout, std::byte* part, std::size_t token, const float* x,
+                        float fixed) noexcept {
+    using format = detail::token_format<Values>;
+    stored_numbers<Values> numbers;
+    quantize_numbers<Values>(x, layout.channels, format::group == 0 ? layout.channels : format::group, fixed, numbers);
+    put_value_codes(layout, part, token, numbers.codes);
+    for (std::size_t g = 0; g < layout.groups; ++g) {
+        if constexpr (format::stores_scales)
+            reinterpret_cast<typename format::scale_code*>(part + layout.scales)[g * layout.tokens + token] = numbers.scales[g];
+        if constexpr (format::stores_zeros)
+            reinterpret_cast<typename format::zero_code*>(part + layout.zeros)[g * layout.tokens + token] = numbers.zeros[g];
+    }
+}
+
+template <class Values>
+inline void load_value(const detail::value_layout<Values>& layout, const std::byte* part, std::size_t token, float fixed,
+                       float* x) noexcept {
+    using format = detail::token_format<Values>;
+    using element = typename format::element;
+    const std::size_t column = token % panel_layout::quad;
+    for_each_value(layout, part, token, [&](std::size_t c, const std::byte* step, std::size_t q, std::size_t row) {
+        typename element::code code{};
+        if constexpr (element::bits > 8)
+            code = reinterpret_cast<const typename element::code*>(step)[column * panel_layout::rows + row];
+        else
+            code = static_cast<std::uint8_t>(get_quad<element>(reinterpret_cast<const std::uint8_t*>(step), q, row) >> (8 * column));
+        const std::size_t slot = (format::group == 0 ? 0 : c / detail::max_of<std::size_t>(1, format::group)) * layout.tokens + token;
+        typename format::scale_code scale{};
+        typename format::zero_code zero{};
+        if constexpr (format::stores_scales)
+            scale = reinterpret_cast<const typename format::scale_code*>(part + layout.scales)[slot];
+        if constexpr (format::stores_zeros)
+            zero = reinterpret_cast<const typename format::zero_code*>(part + layout.zeros)[slot];
+        x[c] = stored_value<Values>(code, scale, zero, fixed);
+    });
+}
+
+template <class Values>
+inline void clear_value(const detail::value_layout<Values>& layout, std::byte* part, std::size_t token) noexcept {
+    using format = detail::token_format<Values>;
+    using element = typename format::element;
+    typename element::code zeros[longest_head] = {};
+    if constexpr (element::bits <= 8)
+        for (std::size_t c = 0; c < layout.channels; ++c) zeros[c] = static_cast<std::uint8_t>(panel_flip<element>);
+    put_value_codes(layout, part, token, zeros);
+    for (std::size_t g = 0; g < layout.groups; ++g) {
+        if constexpr (format::stores_scales)
+            reinterpret_cast<typename format::scale_code*>(part + layout.scales)[g * layout.tokens + token] = 0;
+        if constexpr (format::stores_zeros)
+            reinterpret_cast<typename format::zero_code*>(part + layout.zeros)[g * layout.tokens + token] = 0;
+    }
+}
+
+} // namespace nibble::inline NIBBLE_ABI::kernel

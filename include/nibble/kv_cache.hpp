@@ -1,0 +1,647 @@
+// kv_cache.hpp: keys and values of a sequence in any pair of schemes: appended token by token, in pages that sequences share.
+#pragma once
+
+#include <nibble/core/bits.hpp>
+#include <nibble/core/buffer.hpp>
+#include <nibble/core/check.hpp>
+#include <nibble/core/executor.hpp>
+#include <nibble/core/view.hpp>
+#include <nibble/kernel/kv_store.hpp>
+#include <nibble/scheme/formats.hpp>
+#include <nibble/tensor/kv_layout.hpp>
+
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <span>
+#include <utility>
+#include <vector>
+
+namespace nibble::inline NIBBLE_ABI {
+
+// What is fixed for the life of a cache.
+struct kv_cache_options {
+    std::size_t heads = 1;         // of keys and values; queries may have a multiple of it
+    std::size_t head_size = 128;   // channels of a key, 1 to 1024
+    std::size_t value_size = 0;    // channels of a value; 0: as many
+    std::size_t capacity = 4096;   // tokens of a sequence, at most
+    std::size_t pages = 0;         // that all sequences share; 0: as many as one sequence of `capacity` takes
+    std::size_t page_tokens = 128; // 16, 32, 64, 128 or 256, and a multiple of the group of along_tokens
+    // The newest tokens that stay in fp32, of keys and of values, and the first ones that do (attention sinks). Keys leave
+    // their window `key_flush` tokens at once, at positions that are multiples of it; 0 stands for the group of along_tokens,
+    // or 1. KIVI with residual length R: along_tokens keys with key_flush = R, values with value_window = R.
+    std::size_t key_window = 0;
+    std::size_t value_window = 0;
+    std::size_t key_flush = 0;
+    std::size_t sinks = 0;
+    // How many tokens truncate may take back where keys or values pass through a window or groups of tokens, whose fp32
+    // numbers it needs again. Without those there is no limit.
+    std::size_t rollback = 16;
+    // Of schemes with a scale per tensor, or an outer one (nvfp4): it cannot follow from what is not there yet.
+    float key_scale = 1.0f;
+    float value_scale = 1.0f;
+};
+
+// Pages of a number of tokens, all heads of them: the memory of one or more sequences. A page that several sequences hold is
+// stored once, and copied when one of them writes to it. Not for several threads at once without a lock.
+template <class Keys, any_scheme Values>
+class kv_pages {
+public:
+    using key_layout = detail::key_layout<Keys>;
+    using value_layout = detail::value_layout<Values>;
+    static constexpr std::uint32_t none = 0xffffffffu;
+
+    explicit kv_pages(const kv_cache_options& given, allocator from = {}) : options_(checked(given)) {
+        keys_ = key_layout(options_.page_tokens, options_.head_size);
+        values_ = value_layout(options_.page_tokens, options_.value_size);
+        flags_ = keys_.bytes + values_.bytes;
+        head_bytes_ = flags_ + detail::round_up(options_.page_tokens, 64);
+        NIBBLE_CHECK(options_.pages <= (SIZE_MAX / 4) / (head_bytes_ * options_.heads) && options_.pages < none,
+                     "kv_cache: that many pages do not fit in the address space");
+        memory_ = buffer(options_.pages * page_bytes(), from);
+        owners_.resize(options_.pages);
+        marked_.resize(options_.pages);
+        free_.resize(options_.pages);
+        for (std::size_t i = 0; i < free_.size(); ++i) free_[i] = static_cast<std::uint32_t>(free_.size() - 1 - i);
+        available_ = free_.size();
+    }
+
+    [[nodiscard]] const kv_cache_options& options() const noexcept { return options_; }
+    [[nodiscard]] const key_layout& keys() const noexcept { return keys_; }
+    [[nodiscard]] const value_layout& values() const noexcept { return values_; }
+    // Bytes of a page: all heads, keys, values, and a byte per token and head that marks numbers which were not finite.
+    [[nodiscard]] std::size_t page_bytes() const noexcept { return head_bytes_ * options_.heads; }
+    [[nodiscard]] std::size_t available() const noexcept { return available_; }
+    [[nodiscard]] std::size_t owners(std::uint32_t page) const noexcept { return owners_[page]; }
+
+    // A page of zeros with one owner; there must be one available.
+    [[nodiscard]] std::uint32_t take() noexcept {
+        const std::uint32_t page = free_[--available_];
+        std::memset(at(page), 0, page_bytes());
+        owners_[page] = 1;
+        marked_[page] = 0;
+        return page;
+    }
+    void keep(std::uint32_t page) noexcept { ++owners_[page]; }
+    void release(std::uint32_t page) noexcept {
+        if (--owners_[page] == 0) free_[available_++] = page;
+    }
+    // A page of one's own in place of a shared one; there must be one available.
+    [[nodiscard]] std::uint32_t own(std::uint32_t page) noexcept {
+        if (owners_[page] == 1) return page;
+        const std::uint32_t copy = free_[--available_];
+        std::memcpy(at(copy), at(page), page_bytes());
+        owners_[copy] = 1;
+        marked_[copy] = marked_[page];
+        --owners_[page];
+        return copy;
+    }
+
+    [[nodiscard]] std::byte* at(std::uint32_t page) noexcept { return memory_.data() + page * page_bytes(); }
+    [[nodiscard]] const std::byte* at(std::uint32_t page) const noexcept { return memory_.data() + page * page_bytes(); }
+    [[nodiscard]] std::byte* keys_of(std::uint32_t page, std::size_t head) noexcept { return at(page) + head * head_bytes_; }
+    [[nodiscard]] const std::byte* keys_of(std::uint32_t page, std::size_t head) const noexcept {
+        return at(page) + head * head_bytes_;
+    }
+    [[nodiscard]] std::byte* values_of(std::uint32_t page, std::size_t head) noexcept { return keys_of(page, head) + keys_.bytes; }
+    [[nodiscard]] const std::byte* values_of(std::uint32_t page, std::size_t head) const noexcept {
+        return keys_of(page, head) + keys_.bytes;
+    }
+    // A byte per token, not 0 if its key or value was not finite; has_marks: whether the page has any.
+    [[nodiscard]] std::uint8_t* marks(std::uint32_t page, std::size_t head) noexcept {
+        return reinterpret_cast<std::uint8_t*>(keys_of(page, head) + flags_);
+    }
+    [[nodiscard]] const std::uint8_t* marks(std::uint32_t page, std::size_t head) const noexcept {
+        return reinterpret_cast<const std::uint8_t*>(keys_of(page, head) + flags_);
+    }
+    [[nodiscard]] bool has_marks(std::uint32_t page) const noexcept { return marked_[page] != 0; }
+    void count_marks(std::uint32_t page) noexcept {
+        marked_[page] = 0;
+        for (std::size_t h = 0; h < options_.heads; ++h)
+            for (std::size_t t = 0; t < options_.page_tokens; ++t)
+                if (marks(page, h)[t] != 0) marked_[page] = 1;
+    }
+
+    // Keys and values leave their windows after these many of `tokens`.
+    [[nodiscard]] std::size_t stored_keys(std::size_t tokens) const noexcept {
+        const std::size_t left = tokens - detail::min_of(tokens, options_.key_window);
+        return left - left % options_.key_flush;
+    }
+    [[nodiscard]] std::size_t stored_values(std::size_t tokens) const noexcept {
+        return tokens - detail::min_of(tokens, options_.value_window);
+    }
+    // Tokens whose fp32 numbers are kept, a multiple of 16; 0 if all are stored at once.
+    [[nodiscard]] std::size_t open_keys() const noexcept {
+        if (options_.key_window == 0 && options_.key_flush == 1) return 0;
+        return detail::round_up(options_.key_window + options_.key_flush + options_.rollback, panel_layout::rows);
+    }
+    [[nodiscard]] std::size_t open_values() const noexcept {
+        if (options_.value_window == 0) return 0;
+        return detail::round_up(options_.value_window + 1 + options_.rollback, panel_layout::rows);
+    }
+
+private:
+    static kv_cache_options checked(kv_cache_options o) {
+        constexpr std::size_t group = detail::key_format<Keys>::tokens_per_group;
+        if (o.value_size == 0) o.value_size = o.head_size;
+        if (o.key_flush == 0) o.key_flush = detail::max_of<std::size_t>(1, group);
+        NIBBLE_CHECK(o.heads != 0 && o.heads <= 65536, "kv_cache: there must be 1 to 65536 heads");
+        NIBBLE_CHECK(o.head_size != 0 && o.head_size <= kernel::longest_head && o.value_size <= kernel::longest_head,
+                     "kv_cache: a head has 1 to 1024 channels");
+        NIBBLE_CHECK(o.page_tokens >= 16 && o.page_tokens <= 256 && (o.page_tokens & (o.page_tokens - 1)) == 0,
+                     "kv_cache: a page has 16, 32, 64, 128 or 256 tokens");
+        if constexpr (group != 0) {
+            NIBBLE_CHECK(o.page_tokens % group == 0, "kv_cache: page_tokens must be a multiple of the group of along_tokens");
+            NIBBLE_CHECK(o.key_flush % group == 0, "kv_cache: key_flush must be a multiple of the group of along_tokens");
+        }
+        NIBBLE_CHECK(o.capacity <= (std::size_t{1} << 31) && o.key_window <= o.capacity && o.value_window <= o.capacity &&
+                         o.sinks <= o.capacity && o.rollback <= o.capacity && o.key_flush <= (std::size_t{1} << 31),
+                     "kv_cache: windows, sinks and rollback cannot exceed the capacity, nor that 2^31 tokens");
+        NIBBLE_CHECK(o.key_scale > 0.0f && detail::is_finite(o.key_scale) && o.value_scale > 0.0f &&
+                         detail::is_finite(o.value_scale),
+                     "kv_cache: key_scale and value_scale must be positive and finite");
+        if (o.pages == 0) o.pages = detail::ceil_div(o.capacity, o.page_tokens);
+        return o;
+    }
+
+    kv_cache_options options_;
+    key_layout keys_;
+    value_layout values_;
+    std::size_t flags_ = 0;
+    std::size_t head_bytes_ = 0;
+    buffer memory_;
+    std::vector<std::uint32_t> owners_;
+    std::vector<std::uint8_t> marked_;
+    std::vector<std::uint32_t> free_; // the first available_ are
+    std::size_t available_ = 0;
+};
+
+namespace detail {
+
+// Keys or values of some tokens in fp32, in the layout of a page in f32: the newest ones, position p at p % tokens, or the first.
+struct open_tokens {
+    std::size_t tokens = 0;
+    std::size_t head_bytes = 0;
+    buffer memory;
+    std::vector<std::uint8_t> marks; // [head][tokens]
+    std::size_t marked = 0;          // of those, not 0
+
+    open_tokens() = default;
+    open_tokens(std::size_t count, std::size_t bytes, std::size_t heads, allocator from = {})
+        : tokens(count), head_bytes(bytes), memory(count == 0 ? 0 : bytes * heads, from), marks(count * heads) {}
+    [[nodiscard]] const std::byte* head(std::size_t h) const noexcept { return memory.data() + h * head_bytes; }
+    [[nodiscard]] std::byte* head(std::size_t h) noexcept { return memory.data() + h * head_bytes; }
+};
+
+} // namespace detail
+
+// Keys and values of one sequence: Keys is a scheme (a token is a row: int8_channel has one scale per token and head,
+// int4_g32 one per 32 channels of it) or along_tokens<scheme>; Values is a scheme. Which combinations there are: any.
+//
+// A key or value with a NaN or an infinity is stored as zeros and marked: whatever attends to that token, in that head, is NaN.
+// Without a scale (f16_plain, bf16_plain) numbers beyond the largest saturate.
+//
+// What is stored depends on the tokens alone, not on how many came at once. One thread at a time may change sequences of
+// the same pages; attend only reads.
+template <class Keys, any_scheme Values>
+class kv_cache {
+public:
+    using pages_type = kv_pages<Keys, Values>;
+    using key_format = detail::key_format<Keys>;
+    using value_format = detail::token_format<Values>;
+    static constexpr std::uint32_t none = pages_type::none;
+
+    // With pages of its own, or of a set that other sequences use too.
+    explicit kv_cache(const kv_cache_options& options, allocator from = {})
+        : kv_cache(std::make_shared<pages_type>(options, from)) {}
+    explicit kv_cache(std::shared_ptr<pages_type> pages) : pages_(std::move(pages)) {
+        const kv_cache_options& o = this->options();
+        using f32_keys = detail::key_layout<f32_plain>;
+        using f32_values = detail::value_layout<f32_plain>;
+        const auto open = [&](std::size_t tokens, std::size_t bytes) { return detail::open_tokens(tokens, bytes, o.heads); };
+        const std::size_t sinks = detail::round_up(o.sinks, panel_layout::rows);
+        newest_keys_ = open(pages_->open_keys(), f32_keys(pages_->open_keys(), o.head_size).bytes);
+        newest_values_ = open(pages_->open_values(), f32_values(pages_->open_values(), o.value_size).bytes);
+        first_keys_ = open(sinks, f32_keys(sinks, o.head_size).bytes);
+        first_values_ = open(sinks, f32_values(sinks, o.value_size).bytes);
+        table_.reserve(detail::ceil_div(o.capacity, o.page_tokens));
+        found_.resize(o.heads);
+        if constexpr (key_format::tokens_per_group != 0)
+            turned_.resize(o.heads * o.head_size * key_format::tokens_per_group);
+    }
+    kv_cache(kv_cache&& other) noexcept = default;
+    kv_cache& operator=(kv_cache&& other) noexcept {
+        if (this != &other) {
+            release_all();
+            pages_ = std::move(other.pages_);
+            table_ = std::move(other.table_);
+            other.table_.clear();
+            tokens_ = std::exchange(other.tokens_, 0);
+            begin_ = std::exchange(other.begin_, 0);
+            uncleared_ = std::exchange(other.uncleared_, false);
+            oldest_key_ = std::exchange(other.oldest_key_, 0);
+            oldest_value_ = std::exchange(other.oldest_value_, 0);
+            newest_keys_ = std::move(other.newest_keys_);
+            newest_values_ = std::move(other.newest_values_);
+            first_keys_ = std::move(other.first_keys_);
+            first_values_ = std::move(other.first_values_);
+            turned_ = std::move(other.turned_);
+            found_ = std::move(other.found_);
+        }
+        return *this;
+    }
+    kv_cache& operator=(const kv_cache&) = delete;
+    ~kv_cache() { release_all(); }
+
+    [[nodiscard]] const kv_cache_options& options() const noexcept { return pages_->options(); }
+    [[nodiscard]] const std::shared_ptr<pages_type>& pages() const noexcept { return pages_; }
+    [[nodiscard]] std::size_t size() const noexcept { return tokens_; }
+    // The first token that is still there, those in options().sinks aside.
+    [[nodiscard]] std::size_t begin() const noexcept { return begin_; }
+    // Tokens below it are stored as Keys, or Values; from it on they are fp32 as yet.
+    [[nodiscard]] std::size_t stored_keys() const noexcept { return pages_->stored_keys(tokens_); }
+    [[nodiscard]] std::size_t stored_values() const noexcept { return pages_->stored_values(tokens_); }
+
+    // Pages that the next `count` tokens take from the set: they can be appended if it has as many available.
+    [[nodiscard]] std::size_t pages_needed(std::size_t count) const noexcept {
+        std::size_t needed = 0;
+        for_each_page_written(count, [&](std::size_t i) {
+            if (i >= table_.size() || table_[i] == none || pages_->owners(table_[i]) > 1) ++needed;
+        });
+        return needed;
+    }
+
+    // Tokens to the end: row t of k has the keys of all heads of a token, head after head, v its values. Allocates nothing.
+    template <executor Executor = serial>
+    void append(matrix_view<const float> k, matrix_view<const float> v, const Executor& threads = {}) {
+        const kv_cache_options& o = options();
+        NIBBLE_CHECK(k.rows() == v.rows(), "kv_cache::append: as many keys as values");
+        NIBBLE_CHECK(k.rows() == 0 || (k.cols() == o.heads * o.head_size && v.cols() == o.heads * o.value_size),
+                     "kv_cache::append: a row must have all heads: heads x head_size keys, heads x value_size values");
+        NIBBLE_CHECK(k.rows() <= o.capacity - tokens_, "kv_cache::append: more tokens than the capacity of the sequence");
+        const std::size_t count = k.rows();
+        for_each_page_written(count, [&](std::size_t i) {
+            NIBBLE_CHECK(i >= table_.size() || table_[i] != none || i * o.page_tokens < begin_,
+                         "kv_cache::append: the page it writes to was dropped: restore it");
+        });
+        NIBBLE_CHECK(pages_needed(count) <= pages_->available(),
+                     "kv_cache::append: no page left; evict, truncate or release sequences, or make more pages");
+        if (uncleared_) clear_from(stored_keys(), stored_values());
+        for_each_page_written(count, [&](std::size_t i) {
+            if (i >= table_.size()) table_.resize(i + 1, none);
+            if (table_[i] == none) {
+                table_[i] = pages_->take();
+            } else if (pages_->owners(table_[i]) > 1) {
+                table_[i] = pages_->own(table_[i]);
+                clear_from(i, stored_keys(), stored_values());
+            }
+        });
+        const std::size_t first = tokens_;
+        threads.parallel_for(o.heads, [&](std::size_t h, std::size_t) { found_[h] = append_head(h, first, k, v) ? 1 : 0; });
+        tokens_ += count;
+        oldest_key_ = detail::max_of(oldest_key_, tokens_ - detail::min_of(tokens_, newest_keys_.tokens));
+        oldest_value_ = detail::max_of(oldest_value_, tokens_ - detail::min_of(tokens_, newest_values_.tokens));
+        // Marks are rare, and looking for them in all of a page costs as much as a token.
+        bool any = newest_keys_.marked + newest_values_.marked + first_keys_.marked + first_values_.marked != 0;
+        for (const std::uint8_t found : found_) any = any || found != 0;
+        if (!any) return;
+        for (detail::open_tokens* open : {&newest_keys_, &newest_values_, &first_keys_, &first_values_}) {
+            open->marked = 0;
+            for (const std::uint8_t m : open->marks) open->marked += m;
+        }
+        for_each_page_between(first, tokens_, [&](std::size_t i) {
+            if (i < table_.size() && table_[i] != none) pages_->count_marks(table_[i]);
+        });
+    }
+
+    // Back to the first `count` tokens, as if no more had been appended. Where numbers wait in fp32 for their group or in a
+    // window, at most options().rollback tokens go back from the most there have been, unless `count` leaves none of them waiting.
+    void truncate(std::size_t count) {
+        NIBBLE_CHECK(can_truncate(count), "kv_cache::truncate: to a number of tokens that are there, and not further back than "
+                                          "options.rollback where keys or values wait in fp32");
+        const std::size_t keys = pages_->stored_keys(count);
+        const std::size_t values = pages_->stored_values(count);
+        const std::size_t end = detail::ceil_div(detail::max_of(keys, values), options().page_tokens);
+        for (std::size_t i = end; i < table_.size(); ++i)
+            if (table_[i] != none) pages_->release(table_[i]);
+        if (end < table_.size()) table_.resize(end);
+        clear_from(keys, values);
+        tokens_ = count;
+        begin_ = detail::min_of(begin_, count);
+        oldest_key_ = detail::min_of(oldest_key_, count);
+        oldest_value_ = detail::min_of(oldest_value_, count);
+    }
+    [[nodiscard]] bool can_truncate(std::size_t count) const noexcept {
+        if (count > tokens_ || (count < begin_ && count != 0)) return false;
+        const std::size_t keys = pages_->stored_keys(count);
+        const std::size_t values = pages_->stored_values(count);
+        return (keys == count || keys >= oldest_key_) && (values == count || values >= oldest_value_);
+    }
+    void clear() { truncate(0); }
+
+    // The same sequence once more: its pages are shared until one of the two writes to them.
+    [[nodiscard]] kv_cache fork() const {
+        kv_cache copy(pages_);
+        copy.table_.assign(table_.begin(), table_.end());
+        for (const std::uint32_t page : table_)
+            if (page != none) pages_->keep(page);
+        copy.tokens_ = tokens_;
+        copy.begin_ = begin_;
+        copy.uncleared_ = uncleared_;
+        copy.oldest_key_ = oldest_key_;
+        copy.oldest_value_ = oldest_value_;
+        copy.newest_keys_ = newest_keys_;
+        copy.newest_values_ = newest_values_;
+        copy.first_keys_ = first_keys_;
+        copy.first_values_ = first_values_;
+        return copy;
+    }
+
+    // Gives back all pages whose tokens all lie before `position`: attention with a window no longer asks for them. Sinks stay.
+    void evict_before(std::size_t position) {
+        NIBBLE_CHECK(position <= tokens_, "kv_cache::evict_before: a position within the sequence");
+        const std::size_t pages = detail::min_of(position, detail::min_of(stored_keys(), stored_values())) / options().page_tokens;
+        for (std::size_t i = 0; i < detail::min_of(pages, table_.size()); ++i)
+            if (table_[i] != none) pages_->release(std::exchange(table_[i], none));
+        begin_ = detail::max_of(begin_, pages * options().page_tokens);
+    }
+
+    // Pages to and from plain memory, pages().page_bytes() of it each, bit for bit. A page that was saved may be dropped, which
+    // gives its memory back; until it is restored attend must not meet it.
+    [[nodiscard]] std::size_t page_count() const noexcept { return table_.size(); }
+    [[nodiscard]] bool has_page(std::size_t i) const noexcept { return i < table_.size() && table_[i] != none; }
+    void save_page(std::size_t i, std::span<std::byte> to) const {
+        NIBBLE_CHECK(has_page(i) && to.size() == pages_->page_bytes(), "kv_cache::save_page: a page that is there, and its size");
+        std::memcpy(to.data(), pages_->at(table_[i]), to.size());
+    }
+    void drop_page(std::size_t i) {
+        NIBBLE_CHECK(has_page(i), "kv_cache::drop_page: a page that is there");
+        pages_->release(std::exchange(table_[i], none));
+    }
+    void restore_page(std::size_t i, std::span<const std::byte> from) {
+        NIBBLE_CHECK(i < table_.size() && table_[i] == none && i * options().page_tokens >= begin_,
+                     "kv_cache::restore_page: a page that was dropped");
+        NIBBLE_CHECK(from.size() == pages_->page_bytes(), "kv_cache::restore_page: the bytes of one page");
+        NIBBLE_CHECK(pages_->available() != 0, "kv_cache::restore_page: no page left");
+        table_[i] = pages_->take();
+        std::memcpy(pages_->at(table_[i]), from.data(), from.size());
+        pages_->count_marks(table_[i]);
+    }
+
+    // What is stored, as fp32: row t is token first + t, keys or values of one head, or NaN if they were not finite.
+    void read_keys(std::size_t head, std::size_t first, matrix_view<float> out) const {
+        check_read(head, first, out, options().head_size, stored_keys());
+        for (std::size_t t = 0; t < out.rows(); ++t) read_key(head, first + t, out.row(t));
+    }
+    void read_values(std::size_t head, std::size_t first, matrix_view<float> out) const {
+        check_read(head, first, out, options().value_size, stored_values());
+        for (std::size_t t = 0; t < out.rows(); ++t) read_value(head, first + t, out.row(t));
+    }
+
+    // ---- for attend ----
+    [[nodiscard]] std::uint32_t page(std::size_t i) const noexcept { return i < table_.size() ? table_[i] : none; }
+    [[nodiscard]] const detail::open_tokens& newest_keys() const noexcept { return newest_keys_; }
+    [[nodiscard]] const detail::open_tokens& newest_values() const noexcept { return newest_values_; }
+    [[nodiscard]] const detail::open_tokens& first_keys() const noexcept { return first_keys_; }
+    [[nodiscard]] const detail::open_tokens& first_values() const noexcept { return first_values_; }
+
+private:
+    void release_all() noexcept {
+        for (const std::uint32_t page : table_)
+            if (page != none) pages_->release(page);
+        table_.clear();
+    }
+    // Pages of positions [from, to).
+    template <class Visit>
+    void for_each_page_between(std::size_t from, std::size_t to, const Visit& visit) const {
+        const std::size_t keys = pages_->stored_keys(from);
+        const std::size_t values = pages_->stored_values(from);
+        const std::size_t first = detail::min_of(keys, values);
+        const std::size_t end = detail::max_of(pages_->stored_keys(to), pages_->stored_values(to));
+        for (std::size_t i = first / options().page_tokens; i * options().page_tokens < end; ++i) visit(i);
+    }
+    // Those that the next `count` tokens write to: where keys or values leave their windows.
+    template <class Visit>
+    void for_each_page_written(std::size_t count, const Visit& visit) const {
+        const std::size_t size = options().page_tokens;
+        const std::size_t keys[] = {stored_keys(), pages_->stored_keys(tokens_ + count)};
+        const std::size_t values[] = {stored_values(), pages_->stored_values(tokens_ + count)};
+        for_each_page_between(tokens_, tokens_ + count, [&](std::size_t i) {
+            const auto meets = [&](const std::size_t (&range)[2]) {
+                return range[0] < range[1] && range[0] < (i + 1) * size && range[1] > i * size;
+            };
+            if (meets(keys) || meets(values)) visit(i);
+        });
+    }
+    // All pages likewise, but shared ones, which wait until they are this sequence's own.
+    void clear_from(std::size_t keys, std::size_t values) noexcept {
+        uncleared_ = false;
+        for (std::size_t i = detail::min_of(keys, values) / options().page_tokens; i < table_.size(); ++i) {
+            if (table_[i] == none) continue;
+            if (pages_->owners(table_[i]) == 1)
+                clear_from(i, keys, values);
+            else
+                uncleared_ = true;
+        }
+    }
+    // Page i without keys from `keys` and values from `values` on.
+    void clear_from(std::size_t i, std::size_t keys, std::size_t values) noexcept {
+        const std::size_t size = options().page_tokens;
+        const std::size_t first = i * size;
+        for (std::size_t h = 0; h < options().heads; ++h) {
+            for (std::size_t t = detail::max_of(keys, first); t < first + size; ++t)
+                kernel::clear_key<Keys>(pages_->keys(), pages_->keys_of(table_[i], h), t - first);
+            for (std::size_t t = detail::max_of(values, first); t < first + size; ++t)
+                kernel::clear_value<Values>(pages_->values(), pages_->values_of(table_[i], h), t - first);
+            // A mark counts for a token's key and value: one that is in fp32 again has it there.
+            for (std::size_t t = detail::max_of(detail::max_of(keys, values), first); t < first + size; ++t)
+                pages_->marks(table_[i], h)[t - first] = 0;
+        }
+        pages_->count_marks(table_[i]);
+    }
+
+    // The finite numbers of a row, and whether all were.
+    static bool finite_row(const float* x, std::size_t count, float* out) noexcept {
+        std::uint32_t bad = 0;
+        for (std::size_t i = 0; i < count; ++i) {
+            const std::uint32_t word = std::bit_cast<std::uint32_t>(x[i]);
+            const bool finite = (word & detail::f32_magnitude) < detail::f32_infinity;
+            out[i] = std::bit_cast<float>(finite ? word : 0u);
+            bad |= finite ? 0u : 1u;
+        }
+        return bad == 0;
+    }
+    static void put_open_key(detail::open_tokens& open, std::size_t head, std::size_t at, const float* x, std::size_t channels,
+                             bool marked) noexcept {
+        auto* to = reinterpret_cast<float*>(open.head(head) + at / panel_layout::rows *
+                                            detail::key_layout<f32_plain>(panel_layout::rows, channels).panel_bytes) +
+                   at % panel_layout::rows;
+        for (std::size_t c = 0; c < channels; ++c) to[c * panel_layout::rows] = x[c];
+        open.marks[head * open.tokens + at] = marked ? 1 : 0;
+    }
+    static void put_open_value(detail::open_tokens& open, std::size_t head, std::size_t at, const float* x, std::size_t channels,
+                               bool marked) noexcept {
+        auto* to = reinterpret_cast<float*>(open.head(head)) + at * panel_layout::rows;
+        for (std::size_t c = 0; c < channels; ++c)
+            to[c / panel_layout::rows * open.tokens * panel_layout::rows + c % panel_layout::rows] = x[c];
+        open.marks[head * open.tokens + at] = marked ? 1 : 0;
+    }
+    static void get_open_key(const detail::open_tokens& open, std::size_t head, std::size_t at, std::size_t channels,
+                             float* x) noexcept {
+        const auto* from = reinterpret_cast<const float*>(
+                               open.head(head) + at / panel_layout::rows *
+                                                     detail::key_layout<f32_plain>(panel_layout::rows, channels).panel_bytes) +
+                           at % panel_layout::rows;
+        for (std::size_t c = 0; c < channels; ++c) x[c] = from[c * panel_layout::rows];
+    }
+    static void get_open_value(const detail::open_tokens& open, std::size_t head, std::size_t at, std::size_t channels,
+                               float* x) noexcept {
+        const auto* from = reinterpret_cast<const float*>(open.head(head)) + at * panel_layout::rows;
+        for (std::size_t c = 0; c < channels; ++c)
+            x[c] = from[c / panel_layout::rows * open.tokens * panel_layout::rows + c % panel_layout::rows];
+    }
+
+    // True if there was a number that is not finite.
+    bool append_head(std::size_t h, std::size_t first, matrix_view<const float> k, matrix_view<const float> v) noexcept {
+        const kv_cache_options& o = options();
+        float x[kernel::longest_head];
+        bool found = false;
+        for (std::size_t t = 0; t < k.rows(); ++t) {
+            const std::size_t position = first + t;
+            const bool good_key = finite_row(k.row(t) + h * o.head_size, o.head_size, x);
+            if (position < o.sinks) put_open_key(first_keys_, h, position, x, o.head_size, !good_key);
+            if (newest_keys_.tokens == 0) {
+                store_key(h, position, x, !good_key);
+            } else {
+                put_open_key(newest_keys_, h, position % newest_keys_.tokens, x, o.head_size, !good_key);
+                store_keys(h, pages_->stored_keys(position), pages_->stored_keys(position + 1));
+            }
+            const bool good_value = finite_row(v.row(t) + h * o.value_size, o.value_size, x);
+            if (position < o.sinks) put_open_value(first_values_, h, position, x, o.value_size, !good_value);
+            if (newest_values_.tokens == 0) {
+                store_value(h, position, x, !good_value);
+            } else {
+                put_open_value(newest_values_, h, position % newest_values_.tokens, x, o.value_size, !good_value);
+                const std::size_t leaves = pages_->stored_values(position);
+                if (leaves != pages_->stored_values(position + 1)) {
+                    const std::size_t at = leaves % newest_values_.tokens;
+                    get_open_value(newest_values_, h, at, o.value_size, x);
+                    store_value(h, leaves, x, newest_values_.marks[h * newest_values_.tokens + at] != 0);
+                }
+            }
+            found = found || !good_key || !good_value;
+        }
+        return found;
+    }
+    void mark(std::size_t h, std::size_t position, bool marked) noexcept {
+        const std::size_t size = options().page_tokens;
+        if (marked) pages_->marks(table_[position / size], h)[position % size] = 1;
+    }
+    void store_key(std::size_t h, std::size_t position, const float* x, bool marked) noexcept {
+        if constexpr (key_format::tokens_per_group == 0) {
+            const std::size_t size = options().page_tokens;
+            kernel::store_key<Keys>(pages_->keys(), pages_->keys_of(table_[position / size], h), position % size, x,
+                                    options().key_scale);
+            mark(h, position, marked);
+        }
+    }
+    // Keys [from, to) out of the window.
+    void store_keys(std::size_t h, std::size_t from, std::size_t to) noexcept {
+        const kv_cache_options& o = options();
+        const auto marked = [&](std::size_t position) {
+            return newest_keys_.marks[h * newest_keys_.tokens + position % newest_keys_.tokens] != 0;
+        };
+        if constexpr (key_format::tokens_per_group == 0) {
+            float x[kernel::longest_head];
+            for (; from < to; ++from) {
+                get_open_key(newest_keys_, h, from % newest_keys_.tokens, o.head_size, x);
+                store_key(h, from, x, marked(from));
+            }
+        } else {
+            constexpr std::size_t group = key_format::tokens_per_group;
+            const std::size_t panel = detail::key_layout<f32_plain>(panel_layout::rows, o.head_size).panel_bytes;
+            for (; from < to; from += group) {
+                const auto column = [&](std::size_t channel, float* x) {
+                    for (std::size_t t = 0; t < group; t += panel_layout::rows)
+                        std::memcpy(x + t,
+                                    newest_keys_.head(h) + (from + t) % newest_keys_.tokens / panel_layout::rows * panel +
+                                        channel * panel_layout::rows * sizeof(float),
+                                    panel_layout::rows * sizeof(float));
+                };
+                kernel::store_key_group<Keys>(pages_->keys(), pages_->keys_of(table_[from / o.page_tokens], h),
+                                              from % o.page_tokens, column, o.key_scale,
+                                              turned_.data() + h * o.head_size * group);
+                for (std::size_t t = 0; t < group; ++t) mark(h, from + t, marked(from + t));
+            }
+        }
+    }
+    void store_value(std::size_t h, std::size_t position, const float* x, bool marked) noexcept {
+        const std::size_t size = options().page_tokens;
+        kernel::store_value<Values>(pages_->values(), pages_->values_of(table_[position / size], h), position % size, x,
+                                    options().value_scale);
+        mark(h, position, marked);
+    }
+
+    void check_read(std::size_t head, std::size_t first, matrix_view<float> out, std::size_t channels, std::size_t stored) const {
+        NIBBLE_CHECK(head < options().heads && out.cols() == channels && first <= tokens_ && out.rows() <= tokens_ - first,
+                     "kv_cache: read a head and tokens that are there, all channels of them");
+        for (std::size_t t = first; t < first + out.rows(); ++t)
+            NIBBLE_CHECK(t < options().sinks || t >= stored || (t >= begin_ && has_page(t / options().page_tokens)),
+                         "kv_cache: a token was evicted or its page dropped");
+    }
+    void read_key(std::size_t h, std::size_t position, float* x) const {
+        const kv_cache_options& o = options();
+        const auto open = [&](const detail::open_tokens& from, std::size_t at) {
+            get_open_key(from, h, at, o.head_size, x);
+            return from.marks[h * from.tokens + at] != 0;
+        };
+        bool marked = false;
+        if (position < o.sinks) {
+            marked = open(first_keys_, position);
+        } else if (position >= stored_keys()) {
+            marked = open(newest_keys_, position % newest_keys_.tokens);
+        } else {
+            const std::uint32_t page = table_[position / o.page_tokens];
+            kernel::load_key<Keys>(pages_->keys(), pages_->keys_of(page, h), position % o.page_tokens, o.key_scale, x);
+            marked = pages_->marks(page, h)[position % o.page_tokens] != 0;
+        }
+        if (marked)
+            for (std::size_t c = 0; c < o.head_size; ++c) x[c] = detail::quiet_nan;
+    }
+    void read_value(std::size_t h, std::size_t position, float* x) const {
+        const kv_cache_options& o = options();
+        const auto open = [&](const detail::open_tokens& from, std::size_t at) {
+            get_open_value(from, h, at, o.value_size, x);
+            return from.marks[h * from.tokens + at] != 0;
+        };
+        bool marked = false;
+        if (position < o.sinks) {
+            marked = open(first_values_, position);
+        } else if (position >= stored_values()) {
+            marked = open(newest_values_, position % newest_values_.tokens);
+        } else {
+            const std::uint32_t page = table_[position / o.page_tokens];
+            kernel::load_value<Values>(pages_->values(), pages_->values_of(page, h), position % o.page_tokens, o.value_scale, x);
+            marked = pages_->marks(page, h)[position % o.page_tokens] != 0;
+        }
+        if (marked)
+            for (std::size_t c = 0; c < o.value_size; ++c) x[c] = detail::quiet_nan;
+    }
+
+    std::shared_ptr<pages_type> pages_;
+    std::vector<std::uint32_t> table_; // page of each page_tokens tokens, or none
+    std::size_t tokens_ = 0;
+    std::size_t begin_ = 0;
+    bool uncleared_ = false; // tokens that were taken back may be left in pages that were shared then
+    // The first tokens whose fp32 numbers are there still: later ones that were taken back have overwritten those before.
+    std::size_t oldest_key_ = 0;
+    std::size_t oldest_value_ = 0;
+    detail::open_tokens newest_keys_, newest_values_; // by position % tokens
+    detail::open_tokens first_keys_, first_values_;   // sinks
+    std::vector<std::uint8_t> found_; // of each head, whether append met a number that is not finite
+    std::vector<typename key_format::element::code> turned_; // scratch, [head][token of a group][channel]
+};
+
+} // namespace nibble::inline NIBBLE_ABI

@@ -1,0 +1,168 @@
+// kv_layout.hpp: where the keys and values of one head lie within a page of a kv_cache: token after token into panels.
+#pragma once
+
+#include <nibble/core/bits.hpp>
+#include <nibble/core/config.hpp>
+#include <nibble/element/lanes.hpp>
+#include <nibble/granularity/per_channel.hpp>
+#include <nibble/granularity/per_group.hpp>
+#include <nibble/granularity/per_tensor.hpp>
+#include <nibble/granularity/two_level.hpp>
+#include <nibble/scheme/scheme.hpp>
+#include <nibble/tensor/layout.hpp>
+
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+
+namespace nibble::inline NIBBLE_ABI {
+
+// Keys per channel: scheme S, which must have per_group<G>, with its groups along the tokens: G consecutive tokens of one
+// channel share a scale (KIVI). A number of tokens that is no multiple of G leaves the last ones in fp32 until their group is
+// complete.
+template <any_scheme S>
+struct along_tokens {
+    using scheme_type = S;
+};
+
+namespace detail {
+
+template <class G>
+inline constexpr std::size_t group_size = 0;
+template <std::size_t Size>
+inline constexpr std::size_t group_size<per_group<Size>> = Size;
+template <class G>
+struct inner_granularity {
+    using type = G;
+};
+template <class Inner, class Outer>
+struct inner_granularity<two_level<Inner, Outer>> {
+    using type = Inner;
+};
+
+template <any_scheme S>
+using token_granularity = typename inner_granularity<typename S::granularity_type>::type;
+template <any_scheme S>
+inline constexpr bool outer_scale_is_one = [] {
+    if constexpr (S::two_level)
+        return std::same_as<typename scheme_traits<S>::outer_granularity, per_tensor>;
+    else
+        return true;
+}();
+
+} // namespace detail
+
+// Schemes that keys and values can be stored in token by token. A token is a row: per_channel is one scale per token,
+// per_group<G> one per token and G channels, per_tensor one for all, which must be known beforehand, as must be the outer one of
+// two_level.
+template <class S>
+concept token_scheme = any_scheme<S> &&
+                       (detail::group_size<detail::token_granularity<S>> != 0 ||
+                        std::same_as<detail::token_granularity<S>, per_channel> ||
+                        (std::same_as<detail::token_granularity<S>, per_tensor> && !detail::scheme_traits<S>::has_zero)) &&
+                       detail::outer_scale_is_one<S> && !S::has_two_level_minimum && !S::has_offset;
+// Of values, whose groups are to be whole panels of 16 channels.
+template <class S>
+concept value_scheme = token_scheme<S> && detail::group_size<detail::token_granularity<S>> % panel_layout::rows == 0;
+// Of keys whose groups run along the tokens.
+template <class S>
+concept along_tokens_scheme = token_scheme<S> && !S::two_level && detail::group_size<detail::token_granularity<S>> != 0 &&
+                              detail::group_size<detail::token_granularity<S>> % panel_layout::rows == 0;
+
+namespace detail {
+
+// What a scheme says about the numbers of a cache.
+template <any_scheme S>
+struct token_format {
+    using scheme_type = S;
+    using traits = scheme_traits<S>;
+    using element = typename traits::element;
+    static constexpr std::size_t group = group_size<token_granularity<S>>; // channels; 0: all of the token's
+    static constexpr bool per_tensor_scale = std::same_as<token_granularity<S>, per_tensor>;
+    static_assert(token_scheme<S>, "kv_cache: a scheme must have per_channel (one scale per token), per_group, per_tensor without "
+                                   "zero points, or two_level of those under per_tensor, such as int8_channel, int4_g32, nvfp4");
+    // One scale for everything is part of the cache's options, not stored with the tokens.
+    static constexpr bool stores_scales = S::scaled && !per_tensor_scale;
+    static constexpr bool stores_zeros = traits::has_zero;
+    using scale_code = typename traits::scale_code;
+    using zero_code = typename traits::zero_code;
+    [[nodiscard]] static constexpr std::size_t groups(std::size_t channels) noexcept {
+        return group == 0 ? 1 : ceil_div(channels, group);
+    }
+};
+
+// Keys, as a scheme or along_tokens of one.
+template <class Keys>
+struct key_format : token_format<Keys> {
+    static constexpr std::size_t tokens_per_group = 0; // scales belong to tokens
+};
+template <any_scheme S>
+struct key_format<along_tokens<S>> : token_format<S> {
+    static constexpr std::size_t tokens_per_group = token_format<S>::group;
+    static_assert(along_tokens_scheme<S>,
+                  "kv_cache: along_tokens needs a scheme with per_group of a multiple of 16, such as int2_g32_min");
+};
+
+// Bytes of the keys of one head in a page of `tokens` tokens, each section on a 64-byte boundary:
+//   codes   panels of 16 tokens, all channels of a panel in the order of layout.hpp, a token being a row
+//   scales  [panel][group of channels][16 tokens], or along tokens [group of tokens][channel]
+//   zeros   likewise
+template <class Keys>
+struct key_layout {
+    using format = key_format<Keys>;
+    using element = typename format::element;
+    std::size_t tokens = 0;
+    std::size_t channels = 0;
+    depth_plan depth{};
+    std::size_t panel_bytes = 0;
+    std::size_t slots = 0; // scales per panel, or per group of tokens
+    std::size_t codes = 0, scales = 0, zeros = 0, bytes = 0;
+
+    key_layout() noexcept = default;
+    key_layout(std::size_t tokens_per_page, std::size_t head_size) noexcept : tokens(tokens_per_page), channels(head_size) {
+        constexpr std::size_t step = step_quads<element> * panel_layout::quad;
+        depth = depth_plan::make(head_size, format::tokens_per_group != 0 || format::group == 0 ? head_size : format::group, step);
+        panel_bytes = depth.padded / depth.step * step_bytes<element>;
+        slots = format::tokens_per_group != 0 ? head_size : depth.count * panel_layout::rows;
+        const std::size_t count =
+            slots * (format::tokens_per_group != 0 ? tokens / max_of<std::size_t>(1, format::tokens_per_group) : panels());
+        scales = round_up(panels() * panel_bytes, 64);
+        zeros = scales + round_up(format::stores_scales ? count * sizeof(typename format::scale_code) : 0, 64);
+        bytes = zeros + round_up(format::stores_zeros ? count * sizeof(typename format::zero_code) : 0, 64);
+    }
+    [[nodiscard]] std::size_t panels() const noexcept { return tokens / panel_layout::rows; }
+};
+
+// Bytes of the values likewise: a channel is a row, and tokens are columns.
+//   codes   panels of 16 channels, all tokens of the page
+//   scales  [group of channels][token]
+//   zeros   likewise
+template <class Values>
+struct value_layout {
+    using format = token_format<Values>;
+    using element = typename format::element;
+    std::size_t tokens = 0;
+    std::size_t channels = 0;
+    std::size_t panel_bytes = 0;
+    std::size_t groups = 1;
+    std::size_t codes = 0, scales = 0, zeros = 0, bytes = 0;
+    static_assert(value_scheme<Values>, "kv_cache: groups of values must be multiples of 16 channels");
+
+    value_layout() noexcept = default;
+    value_layout(std::size_t tokens_per_page, std::size_t head_size) noexcept : tokens(tokens_per_page), channels(head_size) {
+        constexpr std::size_t step = step_quads<element> * panel_layout::quad;
+        panel_bytes = tokens / step * step_bytes<element>;
+        groups = format::groups(channels);
+        scales = round_up(panels() * panel_bytes, 64);
+        zeros = scales + round_up(format::stores_scales ? groups * tokens * sizeof(typename format::scale_code) : 0, 64);
+        bytes = zeros + round_up(format::stores_zeros ? groups * tokens * sizeof(typename format::zero_code) : 0, 64);
+    }
+    [[nodiscard]] std::size_t panels() const noexcept { return ceil_div(channels, panel_layout::rows); }
+    [[nodiscard]] std::size_t panels_per_group() const noexcept {
+        return format::group == 0 ? panels() : format::group / panel_layout::rows;
+    }
+};
+
+} // namespace detail
+
+} // namespace nibble::inline NIBBLE_ABI
