@@ -387,7 +387,7 @@ public:
         NIBBLE_CHECK(pages_->available() != 0, "kv_cache::restore_page: no page left");
         table_[i] = pages_->take();
         std::memcpy(pages_->at(table_[i]), from.data(), from.size());
-        pages_->count_marks(table_[i]);
+        clear_from(i, stored_keys(), stored_values()); // tokens taken back since it was saved
     }
 
     // What is stored, as fp32: row t is token first + t, keys or values of one head, or NaN if they were not finite.

@@ -337,6 +337,28 @@ TEST_CASE("a dropped page comes back bit for bit, and nothing takes its place me
         }
 }
 
+TEST_CASE("a page that is restored after tokens were taken back holds nothing of them") {
+    for (const auto& pair : kv_pairs())
+        for (const auto& o : {small_options(*pair), full_options(*pair)}) {
+            INFO(pair->name());
+            const tokens t(o, 330, 14);
+            tokens bad = t;
+            bad.k.row(300)[0] = bad.v.row(300)[0] = not_a_number;
+            const auto s = pair->make(o);
+            bad.append_to(*s, 0, 310);
+            const std::size_t last = s->page_count() - 1;
+            const auto bytes = s->save_page(last);
+            s->drop_page(last);
+            s->truncate(299);
+            if (s->page_count() <= last) continue;
+            s->restore_page(last, bytes);
+            t.append_rest(*s, 10);
+            const auto want = pair->make(o);
+            t.append_to(*want);
+            CHECK(contents_of(*s) == contents_of(*want));
+        }
+}
+
 TEST_CASE("numbers that are not finite are marked, and leave those of other tokens alone") {
     for (const auto& pair : kv_pairs())
         for (const auto& o : {small_options(*pair), full_options(*pair)}) {
