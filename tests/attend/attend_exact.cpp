@@ -300,7 +300,7 @@ TEST_CASE("two halves joined are the whole, and an empty part changes nothing") 
             part(0, 256, a, a_sums);
             part(256, 128, b, b_sums);
             part(384, 128, c, c_sums);
-            const auto close = [](const matrix& x, const matrix& y, double within) {
+            const auto close = [&](const matrix& x, const matrix& y, double within) {
                 double top = 0.0, off = 0.0;
                 for (std::size_t i = 0; i < x.at.size(); ++i) {
                     top = std::max(top, std::abs(static_cast<double>(y.at[i])));
@@ -319,7 +319,11 @@ TEST_CASE("two halves joined are the whole, and an empty part changes nothing") 
             CHECK(close(left_sums, right_sums, 1e-6));
             // With weights in 8 bits each block of 256 tokens has its own step.
             if (precision != nb::attention_precision::integer) {
-                CHECK(close(left, all, 1e-6));
+                // Means of numbers about 1, which are what rounding is relative to; with zero points three times as much is summed.
+                double off = 0.0;
+                for (std::size_t i = 0; i < all.at.size(); ++i)
+                    off = std::max(off, std::abs(static_cast<double>(left.at[i]) - static_cast<double>(all.at[i])));
+                CHECK(off < (pair == kv_pairs().front().get() ? 1e-6 : 3e-6));
                 CHECK(close(left_sums, all_sums, 1e-6));
             }
             const matrix before = left, before_sums = left_sums;
