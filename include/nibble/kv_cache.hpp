@@ -109,7 +109,7 @@ public:
     [[nodiscard]] const std::byte* values_of(std::uint32_t page, std::size_t head) const noexcept {
         return keys_of(page, head) + keys_.bytes;
     }
-    // A byte per token, not 0 if its key or value was not finite; has_marks: whether the page has any.
+    // A byte per token: bit 0 says that its key was not finite, bit 1 that its value was not; has_marks: whether the page has any.
     [[nodiscard]] std::uint8_t* marks(std::uint32_t page, std::size_t head) noexcept {
         return reinterpret_cast<std::uint8_t*>(keys_of(page, head) + flags_);
     }
@@ -455,9 +455,9 @@ private:
                 kernel::clear_key<Keys>(pages_->keys(), pages_->keys_of(table_[i], h), t - first);
             for (std::size_t t = detail::max_of(values, first); t < first + size; ++t)
                 kernel::clear_value<Values>(pages_->values(), pages_->values_of(table_[i], h), t - first);
-            // A mark counts for a token's key and value: one that is in fp32 again has it there.
-            for (std::size_t t = detail::max_of(detail::max_of(keys, values), first); t < first + size; ++t)
-                pages_->marks(table_[i], h)[t - first] = 0;
+            std::uint8_t* marks = pages_->marks(table_[i], h);
+            for (std::size_t t = detail::max_of(keys, first); t < first + size; ++t) marks[t - first] &= value_mark;
+            for (std::size_t t = detail::max_of(values, first); t < first + size; ++t) marks[t - first] &= key_mark;
         }
         pages_->count_marks(table_[i]);
     }
@@ -535,16 +535,18 @@ private:
         }
         return found;
     }
-    void mark(std::size_t h, std::size_t position, bool marked) noexcept {
+    static constexpr std::uint8_t key_mark = 1;
+    static constexpr std::uint8_t value_mark = 2;
+    void mark(std::size_t h, std::size_t position, std::uint8_t bit) noexcept {
         const std::size_t size = options().page_tokens;
-        if (marked) pages_->marks(table_[position / size], h)[position % size] = 1;
+        pages_->marks(table_[position / size], h)[position % size] |= bit;
     }
     void store_key(std::size_t h, std::size_t position, const float* x, bool marked) noexcept {
         if constexpr (key_format::tokens_per_group == 0) {
             const std::size_t size = options().page_tokens;
             kernel::store_key<Keys>(pages_->keys(), pages_->keys_of(table_[position / size], h), position % size, x,
                                     options().key_scale);
-            mark(h, position, marked);
+            if (marked) mark(h, position, key_mark);
         }
     }
     // Keys [from, to) out of the window.
@@ -573,7 +575,8 @@ private:
                 kernel::store_key_group<Keys>(pages_->keys(), pages_->keys_of(table_[from / o.page_tokens], h),
                                               from % o.page_tokens, column, o.key_scale,
                                               turned_.data() + h * o.head_size * group);
-                for (std::size_t t = 0; t < group; ++t) mark(h, from + t, marked(from + t));
+                for (std::size_t t = 0; t < group; ++t)
+                    if (marked(from + t)) mark(h, from + t, key_mark);
             }
         }
     }
@@ -581,7 +584,7 @@ private:
         const std::size_t size = options().page_tokens;
         kernel::store_value<Values>(pages_->values(), pages_->values_of(table_[position / size], h), position % size, x,
                                     options().value_scale);
-        mark(h, position, marked);
+        if (marked) mark(h, position, value_mark);
     }
 
     void check_read(std::size_t head, std::size_t first, matrix_view<float> out, std::size_t channels, std::size_t stored) const {
@@ -605,7 +608,7 @@ private:
         } else {
             const std::uint32_t page = table_[position / o.page_tokens];
             kernel::load_key<Keys>(pages_->keys(), pages_->keys_of(page, h), position % o.page_tokens, o.key_scale, x);
-            marked = pages_->marks(page, h)[position % o.page_tokens] != 0;
+            marked = (pages_->marks(page, h)[position % o.page_tokens] & key_mark) != 0;
         }
         if (marked)
             for (std::size_t c = 0; c < o.head_size; ++c) x[c] = detail::quiet_nan;
@@ -624,7 +627,7 @@ private:
         } else {
             const std::uint32_t page = table_[position / o.page_tokens];
             kernel::load_value<Values>(pages_->values(), pages_->values_of(page, h), position % o.page_tokens, o.value_scale, x);
-            marked = pages_->marks(page, h)[position % o.page_tokens] != 0;
+            marked = (pages_->marks(page, h)[position % o.page_tokens] & value_mark) != 0;
         }
         if (marked)
             for (std::size_t c = 0; c < o.value_size; ++c) x[c] = detail::quiet_nan;
