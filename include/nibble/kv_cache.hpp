@@ -1,4 +1,4 @@
-// kv_cache.hpp: keys and values of a sequence in any pair of schemes: appended token by token, in pages that sequences share.
+// kv_cache.hpp: keys and values of a sequence in any pair of schemes, appended token by token.
 #pragma once
 
 #include <nibble/core/bits.hpp>
@@ -7,6 +7,7 @@
 #include <nibble/core/executor.hpp>
 #include <nibble/core/view.hpp>
 #include <nibble/kernel/kv_store.hpp>
+#include <nibble/kv_pages.hpp>
 #include <nibble/scheme/formats.hpp>
 #include <nibble/tensor/kv_layout.hpp>
 
@@ -20,163 +21,6 @@
 #include <vector>
 
 namespace nibble::inline NIBBLE_ABI {
-
-// What is fixed for the life of a cache.
-struct kv_cache_options {
-    std::size_t heads = 1;         // of keys and values; queries may have a multiple of it
-    std::size_t head_size = 128;   // channels of a key, 1 to 1024
-    std::size_t value_size = 0;    // channels of a value; 0: as many
-    std::size_t capacity = 4096;   // tokens of a sequence, at most
-    std::size_t pages = 0;         // that all sequences share; 0: as many as one sequence of `capacity` takes
-    std::size_t page_tokens = 128; // 16, 32, 64, 128 or 256, and a multiple of the group of along_tokens
-    // The newest tokens that stay in fp32, of keys and of values, and the first ones that do (attention sinks). Keys leave
-    // their window `key_flush` tokens at once, at positions that are multiples of it; 0 stands for the group of along_tokens,
-    // or 1. KIVI with residual length R: along_tokens keys with key_flush = R, values with value_window = R.
-    std::size_t key_window = 0;
-    std::size_t value_window = 0;
-    std::size_t key_flush = 0;
-    std::size_t sinks = 0;
-    // How many tokens truncate may take back where keys or values pass through a window or groups of tokens, whose fp32
-    // numbers it needs again. Without those there is no limit.
-    std::size_t rollback = 16;
-    // Of schemes with a scale per tensor, or an outer one (nvfp4): it cannot follow from what is not there yet.
-    float key_scale = 1.0f;
-    float value_scale = 1.0f;
-};
-
-// Pages of a number of tokens, all heads of them: the memory of one or more sequences. A page that several sequences hold is
-// stored once, and copied when one of them writes to it. Not for several threads at once without a lock.
-template <class Keys, any_scheme Values>
-class kv_pages {
-public:
-    using key_layout = detail::key_layout<Keys>;
-    using value_layout = detail::value_layout<Values>;
-    static constexpr std::uint32_t none = 0xffffffffu;
-
-    explicit kv_pages(const kv_cache_options& given, allocator from = {}) : options_(checked(given)) {
-        keys_ = key_layout(options_.page_tokens, options_.head_size);
-        values_ = value_layout(options_.page_tokens, options_.value_size);
-        flags_ = keys_.bytes + values_.bytes;
-        head_bytes_ = flags_ + detail::round_up(options_.page_tokens, 64);
-        NIBBLE_CHECK(options_.pages <= (SIZE_MAX / 4) / (head_bytes_ * options_.heads) && options_.pages < none,
-                     "kv_cache: that many pages do not fit in the address space");
-        memory_ = buffer(options_.pages * page_bytes(), from);
-        owners_.resize(options_.pages);
-        marked_.resize(options_.pages);
-        free_.resize(options_.pages);
-        for (std::size_t i = 0; i < free_.size(); ++i) free_[i] = static_cast<std::uint32_t>(free_.size() - 1 - i);
-        available_ = free_.size();
-    }
-
-    [[nodiscard]] const kv_cache_options& options() const noexcept { return options_; }
-    [[nodiscard]] const key_layout& keys() const noexcept { return keys_; }
-    [[nodiscard]] const value_layout& values() const noexcept { return values_; }
-    // Bytes of a page: all heads, keys, values, and a byte per token and head that marks numbers which were not finite.
-    [[nodiscard]] std::size_t page_bytes() const noexcept { return head_bytes_ * options_.heads; }
-    [[nodiscard]] std::size_t available() const noexcept { return available_; }
-    [[nodiscard]] std::size_t owners(std::uint32_t page) const noexcept { return owners_[page]; }
-
-    // A page of zeros with one owner; there must be one available.
-    [[nodiscard]] std::uint32_t take() noexcept {
-        const std::uint32_t page = free_[--available_];
-        std::memset(at(page), 0, page_bytes());
-        owners_[page] = 1;
-        marked_[page] = 0;
-        return page;
-    }
-    void keep(std::uint32_t page) noexcept { ++owners_[page]; }
-    void release(std::uint32_t page) noexcept {
-        if (--owners_[page] == 0) free_[available_++] = page;
-    }
-    // A page of one's own in place of a shared one; there must be one available.
-    [[nodiscard]] std::uint32_t own(std::uint32_t page) noexcept {
-        if (owners_[page] == 1) return page;
-        const std::uint32_t copy = free_[--available_];
-        std::memcpy(at(copy), at(page), page_bytes());
-        owners_[copy] = 1;
-        marked_[copy] = marked_[page];
-        --owners_[page];
-        return copy;
-    }
-
-    [[nodiscard]] std::byte* at(std::uint32_t page) noexcept { return memory_.data() + page * page_bytes(); }
-    [[nodiscard]] const std::byte* at(std::uint32_t page) const noexcept { return memory_.data() + page * page_bytes(); }
-    [[nodiscard]] std::byte* keys_of(std::uint32_t page, std::size_t head) noexcept { return at(page) + head * head_bytes_; }
-    [[nodiscard]] const std::byte* keys_of(std::uint32_t page, std::size_t head) const noexcept {
-        return at(page) + head * head_bytes_;
-    }
-    [[nodiscard]] std::byte* values_of(std::uint32_t page, std::size_t head) noexcept { return keys_of(page, head) + keys_.bytes; }
-    [[nodiscard]] const std::byte* values_of(std::uint32_t page, std::size_t head) const noexcept {
-        return keys_of(page, head) + keys_.bytes;
-    }
-    // A byte per token: bit 0 says that its key was not finite, bit 1 that its value was not; has_marks: whether the page has any.
-    [[nodiscard]] std::uint8_t* marks(std::uint32_t page, std::size_t head) noexcept {
-        return reinterpret_cast<std::uint8_t*>(keys_of(page, head) + flags_);
-    }
-    [[nodiscard]] const std::uint8_t* marks(std::uint32_t page, std::size_t head) const noexcept {
-        return reinterpret_cast<const std::uint8_t*>(keys_of(page, head) + flags_);
-    }
-    [[nodiscard]] bool has_marks(std::uint32_t page) const noexcept { return marked_[page] != 0; }
-    void count_marks(std::uint32_t page) noexcept {
-        marked_[page] = 0;
-        for (std::size_t h = 0; h < options_.heads; ++h)
-            for (std::size_t t = 0; t < options_.page_tokens; ++t)
-                if (marks(page, h)[t] != 0) marked_[page] = 1;
-    }
-
-    // Keys and values leave their windows after these many of `tokens`.
-    [[nodiscard]] std::size_t stored_keys(std::size_t tokens) const noexcept {
-        const std::size_t left = tokens - detail::min_of(tokens, options_.key_window);
-        return left - left % options_.key_flush;
-    }
-    [[nodiscard]] std::size_t stored_values(std::size_t tokens) const noexcept {
-        return tokens - detail::min_of(tokens, options_.value_window);
-    }
-    // Tokens whose fp32 numbers are kept, a multiple of 16; 0 if all are stored at once.
-    [[nodiscard]] std::size_t open_keys() const noexcept {
-        if (options_.key_window == 0 && options_.key_flush == 1) return 0;
-        return detail::round_up(options_.key_window + options_.key_flush + options_.rollback, panel_layout::rows);
-    }
-    [[nodiscard]] std::size_t open_values() const noexcept {
-        if (options_.value_window == 0) return 0;
-        return detail::round_up(options_.value_window + 1 + options_.rollback, panel_layout::rows);
-    }
-
-private:
-    static kv_cache_options checked(kv_cache_options o) {
-        constexpr std::size_t group = detail::key_format<Keys>::tokens_per_group;
-        if (o.value_size == 0) o.value_size = o.head_size;
-        if (o.key_flush == 0) o.key_flush = detail::max_of<std::size_t>(1, group);
-        NIBBLE_CHECK(o.heads != 0 && o.heads <= 65536, "kv_cache: there must be 1 to 65536 heads");
-        NIBBLE_CHECK(o.head_size != 0 && o.head_size <= kernel::longest_head && o.value_size <= kernel::longest_head,
-                     "kv_cache: a head has 1 to 1024 channels");
-        NIBBLE_CHECK(o.page_tokens >= 16 && o.page_tokens <= 256 && (o.page_tokens & (o.page_tokens - 1)) == 0,
-                     "kv_cache: a page has 16, 32, 64, 128 or 256 tokens");
-        if constexpr (group != 0) {
-            NIBBLE_CHECK(o.page_tokens % group == 0, "kv_cache: page_tokens must be a multiple of the group of along_tokens");
-            NIBBLE_CHECK(o.key_flush % group == 0, "kv_cache: key_flush must be a multiple of the group of along_tokens");
-        }
-        NIBBLE_CHECK(o.capacity <= (std::size_t{1} << 31) && o.key_window <= o.capacity && o.value_window <= o.capacity &&
-                         o.sinks <= o.capacity && o.rollback <= o.capacity && o.key_flush <= (std::size_t{1} << 31),
-                     "kv_cache: windows, sinks and rollback cannot exceed the capacity, nor that 2^31 tokens");
-        NIBBLE_CHECK(o.key_scale > 0.0f && detail::is_finite(o.key_scale) && o.value_scale > 0.0f &&
-                         detail::is_finite(o.value_scale),
-                     "kv_cache: key_scale and value_scale must be positive and finite");
-        if (o.pages == 0) o.pages = detail::ceil_div(o.capacity, o.page_tokens);
-        return o;
-    }
-
-    kv_cache_options options_;
-    key_layout keys_;
-    value_layout values_;
-    std::size_t flags_ = 0;
-    std::size_t head_bytes_ = 0;
-    buffer memory_;
-    std::vector<std::uint32_t> owners_;
-    std::vector<std::uint8_t> marked_;
-    std::vector<std::uint32_t> free_; // the first available_ are
-    std::size_t available_ = 0;
-};
 
 namespace detail {
 
@@ -220,7 +64,9 @@ public:
         const kv_cache_options& o = this->options();
         using f32_keys = detail::key_layout<f32_plain>;
         using f32_values = detail::value_layout<f32_plain>;
-        const auto open = [&](std::size_t tokens, std::size_t bytes) { return detail::open_tokens(tokens, bytes, o.heads); };
+        const auto open = [&](std::size_t tokens, std::size_t bytes) {
+            return detail::open_tokens(tokens, bytes, o.heads, pages_->memory_from());
+        };
         const std::size_t sinks = detail::round_up(o.sinks, panel_layout::rows);
         newest_keys_ = open(pages_->open_keys(), f32_keys(pages_->open_keys(), o.head_size).bytes);
         newest_values_ = open(pages_->open_values(), f32_values(pages_->open_values(), o.value_size).bytes);

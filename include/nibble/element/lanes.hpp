@@ -103,12 +103,14 @@ enum class real_decode {
 
 struct real_lanes {
     real_decode kind = real_decode::gather;
-    // For integer: has_sign and factor. For shift: magnitude << shift, sign to bit 31, times factor; magnitudes from infinite_from on have their exponent
+    // For integer: (code, as two's complement if has_sign, + offset) x factor. For shift: magnitude << shift, sign to bit 31,
+    // times factor; magnitudes from infinite_from on have their exponent
     // filled with ones (IEEE infinities and NaN). NaN codes without an infinity are left to the row's factor, see pack.
     int magnitude_bits = 0;
     int shift = 0;
     float factor = 1.0f;
     int infinite_from = 0; // 0: none
+    int offset = 0;
     bool has_sign = false;
 };
 
@@ -131,11 +133,12 @@ inline constexpr real_lanes real_lanes_of = [] {
             return r;
         }
         constexpr integer_grid g = integer_grid_of<E>;
-        if (g.linear && g.exponent >= -126 && g.exponent <= 127 && (g.flip != 0 || g.low == 0)) {
+        if (g.linear && g.exponent >= -126 && g.exponent <= 127) {
             r.kind = real_decode::integer;
             r.magnitude_bits = E::bits;
             r.factor = exp2i(g.exponent);
             r.has_sign = g.flip != 0;
+            r.offset = r.has_sign ? 0 : g.low; // codes that ascend from the lowest integer
             return r;
         }
         bool power = E::bits == 8;

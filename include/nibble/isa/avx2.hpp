@@ -244,6 +244,7 @@ struct avx2 : generic {
                 x = _mm256_srai_epi32(x, 32 - E::bits);
             else
                 x = _mm256_srli_epi32(x, 32 - E::bits);
+            if constexpr (how.offset != 0) x = _mm256_add_epi32(x, _mm256_set1_epi32(how.offset));
             const __m256 value = _mm256_cvtepi32_ps(x);
             return how.factor == 1.0f ? f32(value) : f32(_mm256_mul_ps(value, _mm256_set1_ps(how.factor)));
         } else if constexpr (detail::often_subnormal<E> && how.has_sign && how.magnitude_bits == 5 && NIBBLE_HAS_AVX512VL) {

@@ -1,5 +1,5 @@
-// isa/lanes.hpp: 8 fp32 values of any ISA with ordinary operators and the few functions epilogues need; the same bits
-// everywhere.
+// isa/lanes.hpp: 8 fp32 values of any ISA (16 of one that serves tiles of 512 bits) with ordinary operators and the few
+// functions that epilogues and attention need; the same bits everywhere.
 #pragma once
 
 #include <nibble/core/config.hpp>
@@ -68,33 +68,15 @@ struct lanes {
     // e^x within 2 units in the last place; 0 below -103.97, infinity above 88.72, NaN for NaN. Results below 2^-126 are
     // rounded to fp32's subnormals.
     friend NIBBLE_INLINE lanes exp(const lanes& x) noexcept {
-        // n = round(x / ln 2), x - n ln 2 in two parts (Cody and Waite), a polynomial of degree 6, 2^n in two factors.
-        const lanes bounded = larger(lanes(-104.0f), smaller(lanes(88.8f), x));
-        const lanes n = round_even(bounded * lanes(1.44269504f));
-        lanes r = fma(n, lanes(-0.693145752f), bounded);
-        r = fma(n, lanes(-1.42860677e-6f), r);
-        lanes p = fma(lanes(1.39258726e-3f), r, lanes(8.36595707e-3f));
-        p = fma(p, r, lanes(4.16664705e-2f));
-        p = fma(p, r, lanes(1.66665673e-1f));
-        p = fma(p, r, lanes(0.5f));
-        p = fma(p, r, lanes(1.0f));
-        p = fma(p, r, lanes(1.0f));
-        const lanes half = round_even(n * lanes(0.5f));
+        lanes n;
+        const lanes p = reduced_exp(larger(lanes(-104.0f), smaller(lanes(88.8f), x)), n);
+        const lanes half = round_even(n * lanes(0.5f)); // 2^n in two factors
         return (p * lanes(Isa::exp2i(half.value))) * lanes(Isa::exp2i((n - half).value));
     }
     // e^x of x at most 0 within 2 units in the last place; 0 below -87.33, where it is under 2^-126; NaN for NaN.
     friend NIBBLE_INLINE lanes exp_of_negative(const lanes& x) noexcept {
-        // As above, but one factor is enough.
-        const lanes bounded = larger(lanes(-87.33f), x);
-        const lanes n = round_even(bounded * lanes(1.44269504f));
-        lanes r = fma(n, lanes(-0.693145752f), bounded);
-        r = fma(n, lanes(-1.42860677e-6f), r);
-        lanes p = fma(lanes(1.39258726e-3f), r, lanes(8.36595707e-3f));
-        p = fma(p, r, lanes(4.16664705e-2f));
-        p = fma(p, r, lanes(1.66665673e-1f));
-        p = fma(p, r, lanes(0.5f));
-        p = fma(p, r, lanes(1.0f));
-        p = fma(p, r, lanes(1.0f));
+        lanes n;
+        const lanes p = reduced_exp(larger(lanes(-87.33f), x), n);
         return select_less(x, lanes(-87.33f), lanes(0.0f), p * lanes(Isa::exp2i(n.value)));
     }
     // 1 / (1 + e^-x), within 4 units in the last place; 0 below -88.72, where it is under 3e-39.
@@ -105,6 +87,20 @@ struct lanes {
     friend NIBBLE_INLINE lanes tanh(const lanes& x) noexcept {
         const lanes e = exp(absolute(x) * lanes(-2.0f));
         return copy_sign((lanes(1.0f) - e) / (lanes(1.0f) + e), x);
+    }
+
+private:
+    // n = round(x / ln 2), and e^(x - n ln 2): ln 2 in two parts (Cody and Waite), a polynomial of degree 6.
+    [[nodiscard]] static NIBBLE_INLINE lanes reduced_exp(const lanes& x, lanes& n) noexcept {
+        n = round_even(x * lanes(1.44269504f));
+        lanes r = fma(n, lanes(-0.693145752f), x);
+        r = fma(n, lanes(-1.42860677e-6f), r);
+        lanes p = fma(lanes(1.39258726e-3f), r, lanes(8.36595707e-3f));
+        p = fma(p, r, lanes(4.16664705e-2f));
+        p = fma(p, r, lanes(1.66665673e-1f));
+        p = fma(p, r, lanes(0.5f));
+        p = fma(p, r, lanes(1.0f));
+        return fma(p, r, lanes(1.0f));
     }
 };
 

@@ -100,7 +100,7 @@ template <any_scheme S>
 struct key_format<along_tokens<S>> : token_format<S> {
     static constexpr std::size_t tokens_per_group = token_format<S>::group;
     static_assert(along_tokens_scheme<S>,
-                  "kv_cache: along_tokens needs a scheme with per_group of a multiple of 16, such as int2_g32_min");
+                  "kv_cache: along_tokens needs a scheme with per_group of a multiple of 16, such as int4_g32_min");
 };
 
 // Bytes of the keys of one head in a page of `tokens` tokens, each section on a 64-byte boundary:

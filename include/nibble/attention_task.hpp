@@ -1,0 +1,429 @@
+// attention_task.hpp: what attend does in one task: some queries of a sequence over all of its tokens, block after block, wherever
+// those lie.
+#pragma once
+
+#include <nibble/attend_options.hpp>
+#include <nibble/core/bits.hpp>
+#include <nibble/core/view.hpp>
+#include <nibble/isa/lanes.hpp>
+#include <nibble/kernel/attention_keys.hpp>
+#include <nibble/kernel/attention_values.hpp>
+#include <nibble/kernel/gemm_plan.hpp>
+#include <nibble/kernel/softmax.hpp>
+#include <nibble/kv_cache.hpp>
+#include <nibble/scheme/formats.hpp>
+#include <nibble/tensor/kv_layout.hpp>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace nibble::inline NIBBLE_ABI::detail {
+
+
+// What one task has: some queries of one sequence, all query heads of one key head.
+struct attention_rows {
+    std::size_t head = 0;         // of keys
+    std::size_t first_query = 0;  // row of q
+    std::size_t queries = 0;
+    std::size_t first_position = 0; // of the first of them
+    std::size_t group = 1;        // query heads per key head
+    [[nodiscard]] std::size_t rows() const noexcept { return queries * group; }
+    [[nodiscard]] std::size_t position(std::size_t row) const noexcept { return first_position + row / group; }
+};
+
+template <isa Isa, class Keys, any_scheme Values, bool IntegerScores, bool IntegerValues>
+class attention_task {
+    using cache_type = kv_cache<Keys, Values>;
+    using key_side = kernel::key_side<Isa, Keys, IntegerScores>;
+    using value_side = kernel::value_side<Isa, Values, IntegerValues>;
+    using open_key_side = kernel::key_side<Isa, f32_plain, false>;
+    using open_value_side = kernel::value_side<Isa, f32_plain, false>;
+    using key_piece = kernel::key_piece;
+    using value_piece = kernel::value_piece;
+    static constexpr std::size_t rows16 = panel_layout::rows;
+
+public:
+    attention_task(const cache_type& cache, const attention_rows& rows, const attend_options& options,
+                   kernel::arena& memory) noexcept
+        : cache_(cache), o_(cache.options()), at_(rows), options_(options), rows_(rows.rows()),
+          queries_(memory.take<float>(rows_ * o_.head_size)), scores_(memory.take<float>(kernel::attention_block * rows_)),
+          mixed_(memory.take<float>(rows16 * rows_)), rescale_(memory.take<float>(rows_)),
+          open_keys_layout_(cache.newest_keys().tokens, o_.head_size),
+          open_values_layout_(cache.newest_values().tokens, o_.value_size),
+          first_keys_layout_(cache.first_keys().tokens, o_.head_size),
+          first_values_layout_(cache.first_values().tokens, o_.value_size),
+          keys_(cache.pages()->keys(), rows_, queries_, o_.key_scale, memory),
+          open_keys_(open_keys_layout_, rows_, queries_, 1.0f, memory),
+          values_(cache.pages()->values(), rows_, o_.value_scale, memory),
+          open_values_(open_values_layout_, rows_, 1.0f, memory), first_values_(first_values_layout_, rows_, 1.0f, memory) {}
+
+    [[nodiscard]] static std::size_t sums(const kv_cache_options& o, std::size_t rows) noexcept {
+        return round_up(o.value_size, rows16) * rows;
+    }
+
+    // The queries of the task, with the scale in them.
+    void prepare(matrix_view<const float> q, float scale) noexcept {
+        for (std::size_t r = 0; r < rows_; ++r) {
+            const float* from = q.row(at_.first_query + r / at_.group) + (at_.head * at_.group + r % at_.group) * o_.head_size;
+            for (std::size_t c = 0; c < o_.head_size; ++c) queries_[r * o_.head_size + c] = from[c] * scale;
+        }
+        keys_.prepare();
+        if (cache_.newest_keys().tokens != 0 || o_.sinks != 0) open_keys_.prepare();
+    }
+
+    // Tokens [begin, end) of one span into `out`, [channels' panel][row][16], and states.
+    void span(std::size_t begin, std::size_t end, kernel::softmax_state* states, float* out) noexcept {
+        for (std::size_t r = 0; r < rows_; ++r) states[r] = {};
+        for (std::size_t i = 0; i < sums(o_, rows_); ++i) out[i] = 0.0f;
+        for (std::size_t first = begin; first < end; first += kernel::attention_block)
+            if (visible(first, min_of(end, first + kernel::attention_block)))
+                block(first, min_of(kernel::attention_block, end - first), states, out);
+    }
+
+    // Whether any row sees any token of [begin, end).
+    [[nodiscard]] bool visible(std::size_t begin, std::size_t end) const noexcept {
+        if (begin < o_.sinks) return true;
+        return begin < last_seen(rows_ - 1) && end > first_seen(0);
+    }
+    // Row r sees sinks and [first_seen, last_seen).
+    [[nodiscard]] std::size_t last_seen(std::size_t r) const noexcept {
+        return options_.causal ? min_of(cache_.size(), at_.position(r) + 1) : cache_.size();
+    }
+    [[nodiscard]] std::size_t first_seen(std::size_t r) const noexcept {
+        const std::size_t own = at_.position(r) + 1;
+        return max_of(cache_.begin(), options_.window != 0 && own > options_.window ? own - options_.window : 0);
+    }
+
+private:
+    // Positions [begin, end) of the block that one storage has.
+    struct range {
+        std::size_t begin, end;
+        [[nodiscard]] bool empty() const noexcept { return begin >= end; }
+    };
+    [[nodiscard]] static range meet(std::size_t begin, std::size_t end, std::size_t first, std::size_t count) noexcept {
+        return {max_of(begin, first), min_of(end, first + count)};
+    }
+
+    void block(std::size_t first, std::size_t count, kernel::softmax_state* states, float* out) noexcept {
+        const std::size_t panels = ceil_div(count, rows16);
+        const std::size_t sinks = min_of(o_.sinks, cache_.size());
+        // What lies where: sinks, pages, and the newest tokens, as far as any row sees them. All else is masked, whatever the
+        // scores of it hold.
+        const std::size_t begin = max_of(sinks, first_seen(0));
+        const std::size_t end = last_seen(rows_ - 1);
+        const range first_keys = meet(0, sinks, first, count);
+        const range keys = meet(begin, min_of(cache_.stored_keys(), end), first, count);
+        const range new_keys = meet(max_of(begin, cache_.stored_keys()), end, first, count);
+        const range first_values = meet(0, sinks, first, count);
+        const range values = meet(begin, min_of(cache_.stored_values(), end), first, count);
+        const range new_values = meet(max_of(begin, cache_.stored_values()), end, first, count);
+
+        if (!first_keys.empty()) open_scores(cache_.first_keys(), first_keys_layout_, first_keys, first, false);
+        // What comes next from memory is asked for before it is needed: the tiles ask for what is read after them, and while the
+        // processor is busy with the scores it asks for more of the values.
+        const std::byte* soon = nullptr;
+        if (!values.empty()) soon = cache_.pages()->values_of(cache_.page(values.begin / o_.page_tokens), at_.head);
+        for (std::size_t i = first / o_.page_tokens; i * o_.page_tokens < first + count; ++i) ask_for_scales(i, true);
+        if (!keys.empty()) page_scores(keys, first, soon);
+        if (!new_keys.empty()) open_scores(cache_.newest_keys(), open_keys_layout_, new_keys, first, true);
+        // A value that is not finite spoils its token wherever the key lies.
+        spoil_open(cache_.first_values(), first_values, first, false);
+        spoil_pages(values, first);
+        spoil_open(cache_.newest_values(), new_values, first, true);
+        kernel::asked_memory asked{};
+        if (soon != nullptr) asked = {soon + 8192, soon + cache_.pages()->values().scales, rows_ == 1 ? 128u : 64u};
+        for (std::size_t r = 0; r < rows_; ++r) {
+            adjust(r, first, count, panels);
+            kernel::weigh<Isa>(scores_, rows_, r, panels, states[r], rescale_[r], asked);
+        }
+        const std::size_t after = first + kernel::attention_block;
+        for (std::size_t i = after / o_.page_tokens; i * o_.page_tokens < after + kernel::attention_block; ++i)
+            ask_for_scales(i, false);
+        rescale(out);
+        if (!first_values.empty()) {
+            const value_piece piece = open_piece(cache_.first_values(), first, first_values.begin, first_values.end);
+            first_values_.accumulate(&piece, 1, first_values.begin - first, first_values.end - first, scores_, out, nullptr, asked);
+        }
+        if (!values.empty()) page_values(values, first, out, asked);
+        if (!new_values.empty()) newest_values(new_values, first, out, asked);
+    }
+
+    static void ask_for(const std::byte* at, std::size_t bytes) noexcept {
+        for (std::size_t i = 0; i < bytes; i += 64) Isa::prefetch(at + i);
+    }
+    // Scales and zero points: short stretches beside the codes, which no prefetch of a tile reaches.
+    void ask_for_scales(std::size_t page, bool values) noexcept {
+        const auto& pages = *cache_.pages();
+        if (cache_.page(page) == cache_type::none) return;
+        const std::uint32_t id = cache_.page(page);
+        if (values)
+            ask_for(pages.values_of(id, at_.head) + pages.values().scales, pages.values().bytes - pages.values().scales);
+        else
+            ask_for(pages.keys_of(id, at_.head) + pages.keys().scales, pages.keys().bytes - pages.keys().scales);
+    }
+
+    // ---- scores ----
+    // The panels of a range, whose first may hold tokens of the range before it already.
+    template <class Side>
+    void scores_of(Side& side, const key_piece& piece, std::size_t position, std::size_t begin, std::size_t first,
+                   const std::byte* next) noexcept {
+        const std::size_t panel = (position - first) / rows16;
+        if (begin > position) {
+            key_piece one = piece;
+            one.panels = 1;
+            side.scores(one, mixed_, nullptr);
+            for (std::size_t r = 0; r < rows_; ++r)
+                for (std::size_t i = begin - position; i < rows16; ++i)
+                    scores_[(panel * rows_ + r) * rows16 + i] = mixed_[r * rows16 + i];
+        } else {
+            side.scores(piece, scores_ + panel * rows_ * rows16, next);
+        }
+    }
+    void open_scores(const open_tokens& open, const key_layout<f32_plain>& layout, const range& r, std::size_t first,
+                     bool newest) noexcept {
+        for (std::size_t position = r.begin / rows16 * rows16; position < r.end;) {
+            const std::size_t at = newest ? position % open.tokens : position;
+            const bool mixed = r.begin > position;
+            const std::size_t whole = min_of(round_up(r.end, rows16) - position, open.tokens - at) / rows16;
+            const std::size_t panels = mixed ? 1 : whole;
+            key_piece piece{};
+            piece.codes = open.head(at_.head) + at / rows16 * layout.panel_bytes;
+            piece.scales = piece.zeros = piece.codes;
+            piece.panels = panels;
+            scores_of(open_keys_, piece, position, r.begin, first, nullptr);
+            position += panels * rows16;
+        }
+        spoil_open(open, r, first, newest);
+    }
+    void page_scores(const range& r, std::size_t first, const std::byte* values) noexcept {
+        using format = key_format<Keys>;
+        const auto& pages = *cache_.pages();
+        const auto& layout = pages.keys();
+        const std::size_t size = o_.page_tokens;
+        for (std::size_t page = r.begin / size; page * size < r.end; ++page) {
+            const std::uint32_t id = cache_.page(page);
+            const std::byte* part = pages.keys_of(id, at_.head);
+            const std::size_t end = min_of(r.end, (page + 1) * size);
+            const auto piece_at = [&](std::size_t position, std::size_t panels) {
+                const std::size_t t = position - page * size;
+                key_piece piece{};
+                piece.codes = part + layout.codes + t / rows16 * layout.panel_bytes;
+                std::size_t slots = t / rows16 * layout.slots;
+                if constexpr (format::tokens_per_group != 0) {
+                    slots = t / format::tokens_per_group * layout.slots;
+                    piece.begun = t % format::tokens_per_group / rows16;
+                }
+                piece.scales = part + layout.scales + slots * sizeof(typename format::scale_code);
+                piece.zeros = part + layout.zeros + slots * sizeof(typename format::zero_code);
+                piece.panels = panels;
+                return piece;
+            };
+            std::size_t position = max_of(page * size, r.begin / rows16 * rows16);
+            if (position < r.begin) {
+                scores_of(keys_, piece_at(position, 1), position, r.begin, first, nullptr);
+                position += rows16;
+            }
+            // After these keys come those of the next page, or the block's values.
+            const std::byte* next = end < r.end ? pages.keys_of(cache_.page(page + 1), at_.head) : values;
+            if (position < end)
+                scores_of(keys_, piece_at(position, ceil_div(end - position, rows16)), position, position, first, next);
+        }
+        spoil_pages(r, first);
+    }
+    void spoil_open(const open_tokens& open, const range& r, std::size_t first, bool newest) noexcept {
+        if (open.marked == 0) return;
+        for (std::size_t position = r.begin; position < r.end; ++position)
+            if (open.marks[at_.head * open.tokens + (newest ? position % open.tokens : position)] != 0) spoil(position - first);
+    }
+    void spoil_pages(const range& r, std::size_t first) noexcept {
+        if (r.empty()) return;
+        const auto& pages = *cache_.pages();
+        const std::size_t size = o_.page_tokens;
+        for (std::size_t page = r.begin / size; page * size < r.end; ++page) {
+            if (!pages.has_marks(cache_.page(page))) continue;
+            const std::uint8_t* marks = pages.marks(cache_.page(page), at_.head);
+            for (std::size_t t = max_of(r.begin, page * size); t < min_of(r.end, (page + 1) * size); ++t)
+                if (marks[t - page * size] != 0) spoil(t - first);
+        }
+    }
+    // All scores of a token whose key or value is not finite.
+    void spoil(std::size_t t) noexcept {
+        for (std::size_t r = 0; r < rows_; ++r) scores_[(t / rows16 * rows_ + r) * rows16 + t % rows16] = quiet_nan;
+    }
+
+    // What comes to a row's scores besides the products, and which of them count.
+    void adjust(std::size_t r, std::size_t first, std::size_t count, std::size_t panels) noexcept {
+        using L = lanes<Isa>;
+        const std::size_t head = at_.head * at_.group + r % at_.group;
+        float* const row = scores_ + r * rows16;
+        const std::size_t stride = rows_ * rows16;
+        if (options_.soft_cap != 0.0f) {
+            const L cap(options_.soft_cap);
+            const L inverse(1.0f / options_.soft_cap);
+            for (std::size_t p = 0; p < panels; ++p)
+                for (std::size_t half = 0; half < 16; half += 8) {
+                    float* at = row + p * stride + half;
+                    (cap * tanh(L::load(at, 8) * inverse)).store(at, 8);
+                }
+        }
+        if (!options_.slopes.empty()) {
+            const float slope = options_.slopes[head];
+            for (std::size_t t = 0; t < panels * rows16; ++t) {
+                const float distance = static_cast<float>(static_cast<std::ptrdiff_t>(first + t) -
+                                                          static_cast<std::ptrdiff_t>(at_.position(r)));
+                float& s = row[t / rows16 * stride + t % rows16];
+                s = fused_multiply_add(slope, distance, s);
+            }
+        }
+        if (!options_.mask.empty()) {
+            const float* mask = options_.mask.row(at_.first_query + r / at_.group) + first;
+            for (std::size_t t = 0; t < count; ++t) { // what it hides does not count, a NaN neither
+                float& s = row[t / rows16 * stride + t % rows16];
+                s = mask[t] == -infinity ? -infinity : s + mask[t];
+            }
+        }
+        const std::size_t end = min_of(first + count, max_of(last_seen(r), first));
+        const std::size_t begin = min_of(max_of(first_seen(r), first), first + panels * rows16);
+        if (begin > first)
+            for (std::size_t t = first; t < begin; ++t)
+                if (t >= o_.sinks || t >= last_seen(r)) row[(t - first) / rows16 * stride + (t - first) % rows16] = -infinity;
+        for (std::size_t t = max_of(end, begin) - first; t < panels * rows16; ++t) row[t / rows16 * stride + t % rows16] = -infinity;
+    }
+
+    // ---- values ----
+    void rescale(float* out) noexcept {
+        using L = lanes<Isa>;
+        for (std::size_t r = 0; r < rows_; ++r) {
+            if (rescale_[r] == 1.0f) continue;
+            const L by(rescale_[r]);
+            for (std::size_t p = 0; p < ceil_div(o_.value_size, rows16); ++p)
+                for (std::size_t half = 0; half < 16; half += 8) {
+                    float* at = out + (p * rows_ + r) * rows16 + half;
+                    (L::load(at, 8) * by).store(at, 8);
+                }
+        }
+    }
+    [[nodiscard]] value_piece open_piece(const open_tokens& open, std::size_t first, std::size_t begin, std::size_t end) const noexcept {
+        value_piece piece{};
+        const std::size_t from = begin / rows16 * rows16;
+        piece.codes = open.head(at_.head) + from % open.tokens * rows16 * sizeof(float);
+        piece.scales = piece.zeros = piece.codes;
+        piece.first = from - first;
+        piece.count = round_up(end, rows16) - from;
+        return piece;
+    }
+    void newest_values(const range& r, std::size_t first, float* out, kernel::asked_memory& asked) noexcept {
+        const open_tokens& open = cache_.newest_values();
+        value_piece pieces[kernel::most_pieces];
+        std::size_t count = 0;
+        for (std::size_t position = r.begin; position < r.end;) {
+            const std::size_t wraps = position / open.tokens * open.tokens + open.tokens;
+            const std::size_t end = min_of(r.end, wraps);
+            pieces[count++] = open_piece(open, first, position, end);
+            position = end;
+        }
+        open_values_.accumulate(pieces, count, r.begin - first, r.end - first, scores_, out, nullptr, asked);
+    }
+    void page_values(const range& r, std::size_t first, float* out, kernel::asked_memory& asked) noexcept {
+        using format = token_format<Values>;
+        const auto& pages = *cache_.pages();
+        const auto& layout = pages.values();
+        const std::size_t size = o_.page_tokens;
+        value_piece pieces[kernel::most_pieces];
+        std::size_t count = 0;
+        for (std::size_t page = r.begin / size; page * size < r.end; ++page) {
+            const std::byte* part = pages.values_of(cache_.page(page), at_.head);
+            const std::size_t begin = max_of(page * size, first); // whole phases: all of the page that is in the block
+            const std::size_t end = min_of(round_up(min_of(r.end, (page + 1) * size), rows16), (page + 1) * size);
+            const std::size_t t = begin - page * size;
+            kernel::value_piece& piece = pieces[count++];
+            piece.codes = part + layout.codes +
+                          t / panel_layout::quad / step_quads<typename format::element> * step_bytes<typename format::element>;
+            piece.scales = part + layout.scales + t * sizeof(typename format::scale_code);
+            piece.zeros = part + layout.zeros + t * sizeof(typename format::zero_code);
+            piece.first = begin - first;
+            piece.count = end - begin;
+        }
+        const std::uint32_t after = cache_.page((first + kernel::attention_block) / size);
+        values_.accumulate(pieces, count, r.begin - first, r.end - first, scores_, out,
+                           after == cache_type::none ? nullptr : pages.keys_of(after, at_.head), asked);
+    }
+
+    const cache_type& cache_;
+    const kv_cache_options& o_;
+    attention_rows at_;
+    const attend_options& options_;
+    std::size_t rows_;
+    float* queries_;
+    float* scores_;
+    float* mixed_;
+    float* rescale_;
+    key_layout<f32_plain> open_keys_layout_;
+    value_layout<f32_plain> open_values_layout_;
+    key_layout<f32_plain> first_keys_layout_;
+    value_layout<f32_plain> first_values_layout_;
+    key_side keys_;
+    open_key_side open_keys_;
+    value_side values_;
+    open_value_side open_values_;
+    open_value_side first_values_;
+};
+
+// out = a x of_a + b x of_b for the rows of a task; layout as in attention_task.
+template <isa Isa>
+inline void join_sums(float* a, const float* b, std::size_t rows, std::size_t r, std::size_t panels, float of_a, float of_b) noexcept {
+    using L = lanes<Isa>;
+    for (std::size_t p = 0; p < panels; ++p)
+        for (std::size_t half = 0; half < 16; half += 8) {
+            float* at = a + (p * rows + r) * 16 + half;
+            const L scaled = (L::load(at, 8) * L(of_a)).kept();
+            fma(L::load(b + (p * rows + r) * 16 + half, 8), L(of_b), scaled).store(at, 8);
+        }
+}
+
+// All spans of one task, in order, to out.
+template <isa Isa, class Task, class Cache>
+inline void attend_rows(const Cache& cache, const attention_rows& at, matrix_view<const float> q, matrix_view<float> out, float scale,
+                        const attend_options& options, kernel::arena& memory) noexcept {
+    const kv_cache_options& o = cache.options();
+    const std::size_t rows = at.rows();
+    const std::size_t panels = ceil_div(o.value_size, panel_layout::rows);
+    auto* states = memory.take<kernel::softmax_state>(rows);
+    auto* part_states = memory.take<kernel::softmax_state>(rows);
+    auto* sums = memory.take<float>(Task::sums(o, rows));
+    auto* part_sums = memory.take<float>(Task::sums(o, rows));
+    Task task(cache, at, options, memory);
+    task.prepare(q, scale);
+    for (std::size_t r = 0; r < rows; ++r) states[r] = {};
+    for (std::size_t i = 0; i < Task::sums(o, rows); ++i) sums[i] = 0.0f;
+    for (std::size_t begin = 0; begin < cache.size(); begin += kernel::attention_span) {
+        const std::size_t end = min_of(cache.size(), begin + kernel::attention_span);
+        if (!task.visible(begin, end)) continue;
+        task.span(begin, end, part_states, part_sums);
+        for (std::size_t r = 0; r < rows; ++r) {
+            float of_all = 1.0f;
+            float of_part = 1.0f;
+            states[r] = kernel::joined<Isa>(states[r], part_states[r], of_all, of_part);
+            join_sums<Isa>(sums, part_sums, rows, r, panels, of_all, of_part);
+        }
+    }
+    for (std::size_t r = 0; r < rows; ++r) {
+        const std::size_t query = at.first_query + r / at.group;
+        const std::size_t head = at.head * at.group + r % at.group;
+        kernel::softmax_state state = states[r];
+        float of_all = 1.0f;
+        if (!options.sink_scores.empty()) {
+            float unused = 1.0f;
+            state = kernel::joined<Isa>(state, {options.sink_scores[head], 1.0f}, of_all, unused);
+        }
+        const float factor = state.sum == 0.0f ? 0.0f : of_all / state.sum;
+        float* to = out.row(query) + head * o.value_size;
+        for (std::size_t c = 0; c < o.value_size; ++c)
+            to[c] = sums[(c / panel_layout::rows * rows + r) * panel_layout::rows + c % panel_layout::rows] * factor;
+        if (!options.log_sums.empty())
+            options.log_sums(query, head) =
+                state.sum == 0.0f ? -infinity : rounded_by_itself(kernel::natural_log(state.sum)) + state.largest;
+    }
+}
+
+} // namespace nibble::inline NIBBLE_ABI::detail

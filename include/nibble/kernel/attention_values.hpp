@@ -1,0 +1,261 @@
+// kernel/attention_values.hpp: the weighted sum of the values of a block of tokens: channels are the rows of panels, the weights of
+// the tokens the activations, with the tokens' scales in them.
+#pragma once
+
+#include <nibble/core/bits.hpp>
+#include <nibble/core/config.hpp>
+#include <nibble/element/lanes.hpp>
+#include <nibble/isa/isa.hpp>
+#include <nibble/isa/lanes.hpp>
+#include <nibble/kernel/activations.hpp>
+#include <nibble/kernel/attention_side.hpp>
+#include <nibble/kernel/gemm_plan.hpp>
+#include <nibble/kernel/softmax.hpp>
+#include <nibble/kernel/tile.hpp>
+#include <nibble/tensor/kv_layout.hpp>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace nibble::inline NIBBLE_ABI::kernel {
+
+// Tokens [first, first + count) of a block, whole steps of them, as they lie in one page.
+struct value_piece {
+    const std::byte* codes = nullptr; // of the first channels' panel, at the first token
+    const std::byte* scales = nullptr; // of the first group of channels, at the first token
+    const std::byte* zeros = nullptr;
+    std::size_t first = 0; // multiples of 16
+    std::size_t count = 0;
+};
+inline constexpr std::size_t most_pieces = attention_panels + 2;
+
+template <isa Isa, any_scheme Values, bool Integers>
+class value_side {
+    using format = detail::token_format<Values>;
+    using side = attention_side<Isa, Values, Integers>;
+
+public:
+    value_side(const detail::value_layout<Values>& values, std::size_t rows, float fixed, arena& memory) noexcept
+        : values_(values), rows_(rows), fixed_(fixed), layout_(side::layout(depth(), phases(values.tokens), rows)),
+          memory_(side::take(memory, layout_)) {
+        scales_ = memory.take<float>(attention_block);
+        minimums_ = side::has_minimum ? memory.take<float>(attention_block) : nullptr;
+        scaled_ = memory.take<float>(attention_block * (side::integer ? 1 : detail::min_of(rows, side::tile_tokens)));
+        row_ = memory.take<std::int8_t>(attention_block);
+        offsets_ = memory.take<float>(rows);
+        totals_ = memory.take<std::byte>(values.panels() * rows * panel_layout::rows * 4);
+        lanes_ = memory.take<std::byte>(side::few_panels * attention_block / side::unit_columns * side::lane_bytes);
+    }
+
+    // out[panel][row][16 channels] += the sum of weight x value over the tokens [begin, end) of a block, all of
+    // which the pieces have; weights[16 tokens][row][16], finite ones for the others too.
+    NIBBLE_NOINLINE void accumulate(const value_piece* pieces, std::size_t count, std::size_t begin, std::size_t end,
+                                    const float* weights, float* out, const std::byte* next, asked_memory& soon) noexcept {
+        const std::size_t per_group = values_.panels_per_group();
+        for (std::size_t g = 0; g < values_.groups; ++g) {
+            scales_of(pieces, count, g, begin, end);
+            const std::size_t first = pieces[0].first;
+            const std::size_t last = pieces[count - 1].first + pieces[count - 1].count;
+            weigh_tokens(weights, first, last, soon);
+            const std::size_t first_panel = g * per_group;
+            const std::size_t panels = detail::min_of(values_.panels(), first_panel + per_group) - first_panel;
+            // Page by page, each as few long streams; the sums of all channels wait meanwhile.
+            for (std::size_t i = 0; i < count; ++i) {
+                const bool last_piece = i + 1 == count;
+                const std::byte* after = !last_piece              ? pieces[i + 1].codes + first_panel * values_.panel_bytes
+                                         : g + 1 < values_.groups ? pieces[0].codes + (first_panel + panels) * values_.panel_bytes
+                                                                  : next;
+                for_each_stream(panels, [&](std::size_t left) { return side::panels_at_once(rows_, left); },
+                                [&](std::size_t p, std::size_t together, std::size_t apart, bool ends) {
+                                    panel(pieces[i], i != 0, last_piece, first_panel + p, together, apart, ends ? after : nullptr, out);
+                                });
+            }
+        }
+    }
+
+private:
+    [[nodiscard]] static detail::depth_plan depth() noexcept {
+        return detail::depth_plan::make(attention_block, attention_block,
+                                        detail::step_quads<typename side::element> * panel_layout::quad);
+    }
+    // Phases that every page is a whole number of, or that are a whole number of it: pieces begin on them.
+    [[nodiscard]] static phase_plan phases(std::size_t page_tokens) noexcept {
+        std::size_t quads = panel_layout::quad;
+        const std::size_t page_quads = page_tokens / panel_layout::quad;
+        while (2 * quads <= detail::min_of(side::longest_phase, page_quads)) quads *= 2;
+        return {.per_part = attention_block / panel_layout::quad / quads, .quads = quads};
+    }
+    // Scales and minimums of the tokens of the pieces in a group of channels.
+    void scales_of(const value_piece* pieces, std::size_t count, std::size_t g, std::size_t begin, std::size_t end) noexcept {
+        for (std::size_t i = 0; i < count; ++i) {
+            const value_piece& piece = pieces[i];
+            const auto* scales = reinterpret_cast<const typename side::scale_code*>(piece.scales) + g * values_.tokens;
+            const auto* zeros = reinterpret_cast<const typename side::zero_code*>(piece.zeros) + g * values_.tokens;
+            for (std::size_t t = 0; t < piece.count; t += 8) {
+                const std::size_t at = piece.first + t;
+                side::widen(scales + t, zeros + t, fixed_, scales_ + at, side::has_minimum ? minimums_ + at : nullptr);
+                for (std::size_t j = 0; j < 8 && (at < begin || at + 8 > end); ++j) {
+                    if (at + j >= begin && at + j < end) continue;
+                    scales_[at + j] = 0.0f;
+                    if constexpr (side::has_minimum) minimums_[at + j] = 0.0f;
+                }
+            }
+        }
+    }
+    // The rows as the tiles read them: weight x scale, and their sums of weight x minimum.
+    void weigh_tokens(const float* weights, std::size_t first, std::size_t last, asked_memory& soon) noexcept {
+        using L = token_lanes<Isa>;
+        constexpr std::size_t halves = lane_halves<Isa>;
+        const std::size_t from = first / panel_layout::rows;
+        const std::size_t to = last / panel_layout::rows;
+        for (std::size_t block = 0; block < layout_.blocks.count; ++block) {
+            const std::size_t block_first = layout_.blocks.first(block);
+            const std::size_t n = layout_.blocks.first(block + 1) - block_first;
+            const activation_memory x = memory_.block(layout_, block_first);
+            for (std::size_t t = 0; t < n; ++t) {
+                const std::size_t row = block_first + t;
+                L top[halves];
+                L offset[halves];
+                for (std::size_t h = 0; h < halves; ++h) top[h] = offset[h] = L(0.0f);
+                for (std::size_t p = from; p < to; ++p) {
+                    soon.ask<Isa>();
+                    for (std::size_t h = 0; h < halves; ++h) {
+                        const std::size_t at = p * panel_layout::rows + h * L::width;
+                        const L w = L::load(weights + (p * rows_ + row) * panel_layout::rows + h * L::width, L::width);
+                        const L scaled = w * L::load(scales_ + at, L::width);
+                        if constexpr (side::has_minimum) offset[h] = fma(w, L::load(minimums_ + at, L::width), offset[h]);
+                        if constexpr (side::integer) top[h] = larger(absolute(scaled), top[h]);
+                        scaled.store(scaled_ + (side::integer ? 0 : t * attention_block) + at, L::width);
+                    }
+                }
+                if constexpr (side::integer) x.scales[t] = place(largest_of(top), first, last, t, n, x);
+                if constexpr (side::has_minimum) offsets_[row] = sum_of(offset);
+            }
+            if constexpr (!side::integer) turn(first, last, n, x.real_values);
+        }
+    }
+    // scaled_[row][token] of n rows to [token][row], four by four.
+    void turn(std::size_t first, std::size_t last, std::size_t n, float* to) const noexcept {
+        using four = float __attribute__((vector_size(16)));
+        std::size_t t = 0;
+        for (; t + 4 <= n; t += 4)
+            for (std::size_t i = first; i < last; i += 4) {
+                four r[4];
+                for (std::size_t j = 0; j < 4; ++j) __builtin_memcpy(&r[j], scaled_ + (t + j) * attention_block + i, 16);
+                const four low01 = __builtin_shufflevector(r[0], r[1], 0, 4, 1, 5), high01 = __builtin_shufflevector(r[0], r[1], 2, 6, 3, 7);
+                const four low23 = __builtin_shufflevector(r[2], r[3], 0, 4, 1, 5), high23 = __builtin_shufflevector(r[2], r[3], 2, 6, 3, 7);
+                const four columns[4] = {
+                    __builtin_shufflevector(low01, low23, 0, 1, 4, 5), __builtin_shufflevector(low01, low23, 2, 3, 6, 7),
+                    __builtin_shufflevector(high01, high23, 0, 1, 4, 5), __builtin_shufflevector(high01, high23, 2, 3, 6, 7)};
+                for (std::size_t j = 0; j < 4; ++j) __builtin_memcpy(to + (i + j) * n + t, &columns[j], 16);
+            }
+        if (n == 1) {
+            __builtin_memcpy(to + first, scaled_ + first, (last - first) * sizeof(float));
+            return;
+        }
+        for (; t < n; ++t)
+            for (std::size_t i = first; i < last; ++i) to[i * n + t] = scaled_[t * attention_block + i];
+    }
+    // Row t of n: scaled_[first, last) as integers under one scale, which is returned: largest / 127.
+    [[nodiscard]] float place(float largest, std::size_t first, std::size_t last, std::size_t t, std::size_t n,
+                              const activation_memory& x) noexcept {
+        using L = token_lanes<Isa>;
+        group_statistics g{};
+        g.largest = largest;
+        const row_grid grid = grid_of(activation_grid{}, g, 0);
+        const L inverse(grid.inverse);
+        constexpr std::size_t bytes = panel_layout::quad * (side::wide ? 2 : 1);
+        for (std::size_t at = first; at < last; at += panel_layout::rows) {
+            std::int8_t* const row = row_ + at;
+            for (std::size_t i = 0; i < panel_layout::rows; i += L::width)
+                detail::tile_isa_of<Isa>::store_rounded(row + i, (L::load(scaled_ + at + i, L::width) * inverse).value);
+            std::int8_t* to = x.values + (at / panel_layout::quad * n + t) * bytes;
+            for (std::size_t q = 0; q < panel_layout::rows / panel_layout::quad; ++q, to += n * bytes) {
+                if constexpr (side::wide) {
+                    const std::int16_t words[4] = {row[4 * q], row[4 * q + 2], row[4 * q + 1], row[4 * q + 3]};
+                    __builtin_memcpy(to, words, sizeof words);
+                } else {
+                    __builtin_memcpy(to, row + 4 * q, 4);
+                }
+            }
+        }
+        if constexpr (detail::lane_center<typename side::element> != 0) {
+            const std::size_t phase = layout_.phases.quads * panel_layout::quad;
+            for (std::size_t at = first / phase * phase; at < last; at += phase)
+                x.pair_sums[at / phase * n + t] = pairs(detail::max_of(at, first), detail::min_of(at + phase, last));
+        }
+        return grid.scale;
+    }
+    // The sums over columns 0, 1 and over columns 2, 3 of the quads of row_[begin, end), as int16.
+    [[nodiscard]] std::int32_t pairs(std::size_t begin, std::size_t end) const noexcept {
+        using words = std::int16_t __attribute__((vector_size(16)));
+        words sums{};
+        for (; begin < end; begin += 16) {
+            words v;
+            __builtin_memcpy(&v, row_ + begin, 16);
+            sums += (v >> 8) + static_cast<words>(v << 8 >> 8);
+        }
+        return static_cast<std::int32_t>(static_cast<std::uint16_t>(sums[0] + sums[2] + sums[4] + sums[6])) |
+               static_cast<std::int32_t>(static_cast<std::uint32_t>(static_cast<std::uint16_t>(sums[1] + sums[3] + sums[5] + sums[7])) << 16);
+    }
+    // Some panels of a piece; `next`, if they are the last: what will be read after them.
+    void panel(const value_piece& piece, bool resume, bool finish, std::size_t p, std::size_t together, std::size_t apart,
+               const std::byte* next, float* out) noexcept {
+        constexpr std::size_t rows16 = panel_layout::rows;
+        const bool unpacked = side::unpacks(layout_.blocks);
+        const std::byte* codes = piece.codes + p * values_.panel_bytes;
+        typename side::arguments a = side::arguments_of(layout_);
+        a.scales = ones(); // the tokens' scales are in the weights
+        a.minimums = side::has_minimum ? ones() : nullptr;
+        a.widened_stride = rows16;
+        a.results_stride = apart * rows_ * rows16;
+        a.ahead = next != nullptr ? ahead_of(codes, next) : stream_ahead;
+        tile_range r{};
+        r.parts = 1;
+        r.part_units = r.last_units = piece.count / side::unit_columns;
+        r.resume = resume;
+        r.finish = finish;
+        if (unpacked)
+            for (std::size_t j = 0; j < together; ++j)
+                side::unpack(codes + j * apart * values_.panel_bytes, r.last_units, lanes_ + j * r.last_units * side::lane_bytes);
+        const std::size_t stride = unpacked ? r.last_units * side::lane_bytes : apart * values_.panel_bytes;
+        for (std::size_t block = 0; block < layout_.blocks.count; ++block) {
+            const std::size_t first = layout_.blocks.first(block);
+            const std::size_t n = layout_.blocks.first(block + 1) - first;
+            const activation_memory x = memory_.block(layout_, first);
+            const std::size_t at = (p * rows_ + first) * rows16;
+            side::point(a, unpacked ? lanes_ : codes, stride, layout_, x, piece.first, n);
+            if constexpr (side::integer) a.part_scales = x.scales;
+            a.totals = reinterpret_cast<decltype(a.totals)>(totals_) + at;
+            if constexpr (side::has_minimum) a.part_sums = offsets_ + first;
+            a.results = out + at;
+            side::tile(unpacked, together, n, a, r);
+        }
+    }
+    [[nodiscard]] static const float* ones() noexcept {
+        struct table {
+            alignas(64) float at[side::most_panels * panel_layout::rows];
+        };
+        static constexpr table all = [] {
+            table t{};
+            for (float& v : t.at) v = 1.0f;
+            return t;
+        }();
+        return all.at;
+    }
+
+    const detail::value_layout<Values>& values_;
+    std::size_t rows_;
+    float fixed_;
+    activation_layout layout_;
+    activation_memory memory_;
+    float* scales_ = nullptr;
+    float* minimums_ = nullptr;
+    float* scaled_ = nullptr;
+    std::int8_t* row_ = nullptr;
+    float* offsets_ = nullptr;
+    std::byte* totals_ = nullptr;
+    std::byte* lanes_ = nullptr;
+};
+
+} // namespace nibble::inline NIBBLE_ABI::kernel
