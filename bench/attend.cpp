@@ -25,7 +25,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdio>
 #include <functional>
 #include <map>
 #include <memory>
@@ -116,17 +115,20 @@ subject pair_of(std::string keys, std::string values) {
 std::vector<subject> all_subjects() {
     using kivi = nb::minimum_scheme<nb::uint2, 32>;
     std::vector<subject> all;
-    const auto both = [&]<class S>(S, const char* name) { all.push_back(pair_of<S, S>(name, name)); };
-    both(nb::f32_plain{}, "f32");
-    both(nb::f16_plain{}, "f16");
-    both(nb::bf16_plain{}, "bf16");
-    both(nb::int8_channel{}, "int8_channel");
-    both(nb::int8_g32{}, "int8_g32");
-    both(nb::mxfp8_e4m3{}, "mxfp8_e4m3");
-    both(nb::int4_channel{}, "int4_channel");
-    both(nb::int4_g32{}, "int4_g32");
-    both(nb::mxfp4{}, "mxfp4");
-    both(nb::int2_g32{}, "int2_g32");
+    const auto both = [&]<class S>(S) {
+        const std::string name(nb::name_of<S>());
+        all.push_back(pair_of<S, S>(name, name));
+    };
+    both(nb::f32_plain{});
+    both(nb::f16_plain{});
+    both(nb::bf16_plain{});
+    both(nb::int8_channel{});
+    both(nb::int8_g32{});
+    both(nb::mxfp8_e4m3{});
+    both(nb::int4_channel{});
+    both(nb::int4_g32{});
+    both(nb::mxfp4{});
+    both(nb::int2_g32{});
     all.push_back(pair_of<nb::along_tokens<kivi>, kivi>("along_tokens_int2_g32_min", "int2_g32_min"));
     all.push_back(pair_of<nb::int8_channel, nb::int4_g32>("int8_channel", "int4_g32"));
     return all;
@@ -145,13 +147,7 @@ public:
             run(state, what, shape, threads);
         })->Unit(benchmark::kMicrosecond);
     }
-    void describe(std::size_t threads) {
-        const bench::machine_limits& limits = machines_.limits(threads);
-        char text[128];
-        std::snprintf(text, sizeof text, "read %.1f GB/s, fma in %d bits %.1f GFLOP/s", limits.read_bandwidth_GBps(),
-                      limits.fma_bits(), limits.fma_peak_GFLOPs());
-        benchmark::AddCustomContext("limits/threads:" + std::to_string(threads), text);
-    }
+    void describe(std::size_t threads) { machines_.describe(threads); }
 
 private:
     void run(benchmark::State& state, const subject& what, const attention_shape& shape, std::size_t threads) {

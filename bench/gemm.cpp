@@ -30,7 +30,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <exception>
 #include <memory>
 #include <regex>
@@ -95,15 +94,7 @@ public:
             run(state, what, shape, threads, tokens);
         })->Unit(benchmark::kMicrosecond);
     }
-
-    // For the head: what the limits are, as far as they are known before anything is timed.
-    void describe(std::size_t threads) {
-        const bench::machine_limits& limits = machines_.limits(threads);
-        char text[128];
-        std::snprintf(text, sizeof text, "read %.1f GB/s, fma in %d bits %.1f GFLOP/s", limits.read_bandwidth_GBps(),
-                      limits.fma_bits(), limits.fma_peak_GFLOPs());
-        benchmark::AddCustomContext("limits/threads:" + std::to_string(threads), text);
-    }
+    void describe(std::size_t threads) { machines_.describe(threads); }
 
 private:
     void run(benchmark::State& state, const subject& what, bench::weight_shape shape, std::size_t threads,

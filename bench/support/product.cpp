@@ -6,8 +6,10 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdio>
 #include <ctime>
 #include <functional>
+#include <string>
 #include <thread>
 #include <utility>
 
@@ -40,6 +42,14 @@ machine_limits& machines::limits(std::size_t threads) {
     std::unique_ptr<pooled>& one = made_[threads];
     if (!one) one = std::make_unique<pooled>(threads);
     return one->limits;
+}
+
+void machines::describe(std::size_t threads) {
+    const machine_limits& known = limits(threads);
+    char text[128];
+    std::snprintf(text, sizeof text, "read %.1f GB/s, fma in %d bits %.1f GFLOP/s", known.read_bandwidth_GBps(),
+                  known.fma_bits(), known.fma_peak_GFLOPs());
+    benchmark::AddCustomContext("limits/threads:" + std::to_string(threads), text);
 }
 
 product::product(const scheme& format, const workload& work, executor_ref threads) : work_(work) {

@@ -32,6 +32,8 @@ inline constexpr std::size_t cold_tokens = 8;
 class machines {
 public:
     [[nodiscard]] machine_limits& limits(std::size_t threads);
+    // Into Google Benchmark's head: what the limits are, as far as they are known before anything is timed.
+    void describe(std::size_t threads);
 
 private:
     struct pooled {
