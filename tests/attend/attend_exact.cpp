@@ -43,10 +43,10 @@ std::vector<const kv_pair*> some_pairs() {
     return some;
 }
 
-// Attention of q over the cache in every precision, against the definition; returns the relative errors of fp32.
-relative_errors check(const kv_pair& pair, const sequence& s, const matrix& q, nb::attend_options options, const std::string& about) {
+// Attention of q over the cache in every precision, against the definition; returns the relative error of fp32.
+double check(const kv_pair& pair, const sequence& s, const matrix& q, nb::attend_options options, const std::string& about) {
     const std::size_t heads = q.cols / s.options().head_size;
-    relative_errors error;
+    double error = 0.0;
     for (const auto precision : precisions) {
         if (precision == nb::attention_precision::integer_scores && !pair.integer_keys()) continue;
         if (precision == nb::attention_precision::integer && !pair.integer_keys() && !pair.integer_values()) continue;
@@ -76,11 +76,10 @@ TEST_CASE("attention is that over what the cache stores, for every pair and any 
             t.append_to(*s, s->size(), size - s->size());
             matrix some = q;
             some.rows = std::min<std::size_t>(5, size);
-            const relative_errors error = check(*pair, *s, some, {}, std::to_string(size) + " tokens");
+            const double error = check(*pair, *s, some, {}, std::to_string(size) + " tokens");
             INFO(pair->name() << " with " << size << " tokens");
-            // A mean of many values is smaller than they are, and with a zero point so are they than what is summed.
-            CHECK(error.of_terms < 2e-6);
-            CHECK(error.of_result < 2e-5);
+            // Beside the bound that was derived. With a zero point what is summed is larger than the values, and that bound is all.
+            CHECK((pair->has_offsets() || error < 1e-5));
         }
     }
     SUCCEED();
@@ -95,10 +94,9 @@ TEST_CASE("spans of tokens are joined") {
         const matrix q = matrix::normal(3, 2 * 32, 4);
         for (const std::size_t size : {2047u, 2048u, 2049u, 2500u, 4200u}) {
             t.append_to(*s, s->size(), size - s->size());
-            const relative_errors error = check(*pair, *s, q, {}, std::to_string(size) + " tokens");
+            const double error = check(*pair, *s, q, {}, std::to_string(size) + " tokens");
             INFO(pair->name() << " with " << size << " tokens");
-            CHECK(error.of_terms < 2e-6);
-            CHECK(error.of_result < 2e-5);
+            CHECK((pair->has_offsets() || error < 1e-5));
         }
     }
 }
@@ -254,6 +252,23 @@ TEST_CASE("what is not finite makes NaN of the queries and heads that see it, an
                         right = right && std::isnan(out.row(i)[j]) == ((i == 7 && j / 32 == 3) || (i == 8 && j / 32 == 0));
                 if (!right) FAIL_CHECK(pair->name() << " query, precision " << static_cast<int>(precision));
             }
+            // What a mask hides is not seen.
+            tokens t = clean;
+            for (const std::size_t at : {3u, 200u, 330u}) t.k.row(at)[5] = t.v.row(at)[40] = not_a_number;
+            matrix mask(n, size);
+            for (std::size_t i = 0; i < n; ++i)
+                for (const std::size_t at : {3u, 200u, 330u}) mask.row(i)[at] = -infinite;
+            const auto hidden = pair->make(o);
+            t.append_to(*hidden);
+            for (const auto precision : precisions) {
+                matrix out(n, 4 * 32);
+                nb::attend_options options;
+                options.precision = precision;
+                options.mask = mask;
+                hidden->attend(good, out, options);
+                if (!std::all_of(out.at.begin(), out.at.end(), [](float x) { return std::isfinite(x); }))
+                    FAIL_CHECK(pair->name() << " hidden, precision " << static_cast<int>(precision));
+            }
         }
     SUCCEED();
 }
@@ -319,11 +334,14 @@ TEST_CASE("two halves joined are the whole, and an empty part changes nothing") 
             CHECK(close(left_sums, right_sums, 1e-6));
             // With weights in 8 bits each block of 256 tokens has its own step.
             if (precision != nb::attention_precision::integer) {
-                // Means of numbers about 1, which are what rounding is relative to; with zero points three times as much is summed.
+                // Both are sums of 512 terms, each rounded once, and of the few that joining adds; with a zero point the terms are
+                // up to three times the values.
+                const double largest = static_cast<double>(*std::max_element(t.v.at.begin(), t.v.at.end()));
                 double off = 0.0;
                 for (std::size_t i = 0; i < all.at.size(); ++i)
                     off = std::max(off, std::abs(static_cast<double>(left.at[i]) - static_cast<double>(all.at[i])));
-                CHECK(off < (pair == kv_pairs().front().get() ? 1e-6 : 3e-6));
+                CHECK(off < 2.0 * 528.0 * 0x1p-24 * 3.0 * largest);
+                if (pair->name().rfind("f32 ", 0) == 0) CHECK(off < 1e-6);
                 CHECK(close(left_sums, all_sums, 1e-6));
             }
             const matrix before = left, before_sums = left_sums;

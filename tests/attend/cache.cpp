@@ -476,6 +476,7 @@ TEST_CASE("options that make no sense are refused with what to do") {
         CHECK(refused([](auto& o) { o.key_window = o.capacity + 1; }).find("capacity") != std::string::npos);
         CHECK(refused([](auto& o) { o.value_window = o.capacity + 1; }).find("capacity") != std::string::npos);
         CHECK(refused([](auto& o) { o.sinks = o.capacity + 1; }).find("capacity") != std::string::npos);
+        CHECK(refused([](auto& o) { o.key_flush = std::size_t{1} << 30; }).find("capacity") != std::string::npos);
         CHECK(refused([](auto& o) { o.rollback = o.capacity + 1; }).find("capacity") != std::string::npos);
         CHECK(refused([](auto& o) { o.capacity = std::size_t{1} << 40; }).find("2^31") != std::string::npos);
         CHECK(refused([](auto& o) { o.pages = std::size_t{1} << 60; }).find("address space") != std::string::npos);

@@ -68,6 +68,7 @@ public:
     [[nodiscard]] virtual std::size_t tokens_per_group() const = 0;          // of along_tokens, or 0
     [[nodiscard]] virtual bool integer_keys() const = 0;                     // precision integer_scores makes a difference
     [[nodiscard]] virtual bool integer_values() const = 0;                   // precision integer does
+    [[nodiscard]] virtual bool has_offsets() const = 0; // a zero point or a minimum, in keys or values
     [[nodiscard]] virtual std::size_t isas() const = 0;                      // 0 is the best, 1, if there, generic
     [[nodiscard]] virtual std::unique_ptr<sequence> make(const nibble::kv_cache_options& options,
                                                          nibble::allocator from = {}) const = 0;

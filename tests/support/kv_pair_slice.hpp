@@ -117,6 +117,9 @@ public:
     [[nodiscard]] bool integer_values() const override {
         return nibble::detail::family_of<typename Values::element_type> != nibble::detail::kernel_family::real;
     }
+    [[nodiscard]] bool has_offsets() const override {
+        return nibble::detail::scheme_traits<key_scheme>::has_zero || nibble::detail::scheme_traits<Values>::has_zero;
+    }
     [[nodiscard]] std::size_t isas() const override {
         std::size_t n = 0;
         for_each_tested_isa<Generic>([&]<class I>() { ++n; });
