@@ -101,7 +101,7 @@ TEST_CASE("spans of tokens are joined") {
     }
 }
 
-TEST_CASE("heads of any size, of values too, and any number of query heads and queries") {
+TEST_CASE("heads of any size, of values too, and any number of query heads and queries", "[slow]") {
     for (const kv_pair* pair : some_pairs()) {
         std::vector<std::size_t> sizes{1, 7, 576};
         for (std::size_t d = 32; d <= 256; d += 8) sizes.push_back(d);
