@@ -12,7 +12,7 @@ weak() { nm --defined-only --format=posix "$1" | awk '$2 ~ /^[VWuvw]$/ {print $1
 # Expected in both: what belongs to the standard library, to xsimd or to the compiler, with no type of nibble's in its
 # name. A program that chooses among instruction sets at run time takes the baseline's copy of these by linking the
 # baseline first.
-allowed='^(_ZN?K?S[tabisod]|_ZNK?St|_ZN?K?9__gnu_cxx|_ZN?K?5xsimd|_Z(TI|TS|TV)[NK]*(St|5xsimd)|_Zn[wa]|_Zd[la]|DW\.ref\.|__clang_call_terminate$)'
+allowed='^(_ZZ?N?K?R?S[tabisod]|_ZN?K?9__gnu_cxx|_ZN?K?5xsimd|_Z(TI|TS|TV)[NK]*(St|5xsimd)|_Zn[wa]|_Zd[la]|DW\.ref\.|__clang_call_terminate$)'
 
 faults=0
 for level in -O0 -O2; do

@@ -1,4 +1,4 @@
-// kernels.cpp: one of each verb, to be compiled with different flags into one program; ENTRY names its only function.
+// kernels.cpp: some of each verb, to be compiled with different flags into one program; ENTRY names its only function.
 // Without standard containers, as in any unit that is compiled for one instruction set among several.
 #include <nibble/nibble.hpp>
 
@@ -24,6 +24,28 @@ template <class Scheme> std::uint32_t hash_of_product(std::uint32_t hash) {
     return hash;
 }
 
+// Keys in one scheme and values in another, attended to in every precision.
+template <class Keys, class Values> std::uint32_t hash_of_attention(std::uint32_t hash) {
+    constexpr std::size_t tokens = 70, size = 24;
+    float k_and_v[2 * tokens * size], q[2 * size], out[2 * size];
+    std::uint32_t state = 7;
+    const auto next = [&state] {
+        state = state * 1664525u + 1013904223u;
+        return static_cast<float>(static_cast<std::int32_t>(state) >> 8) * (1.0f / 8388608.0f);
+    };
+    for (float& value : k_and_v) value = next();
+    for (float& value : q) value = next();
+    nibble::kv_cache<Keys, Values> cache(nibble::kv_cache_options{.head_size = size, .capacity = 128, .value_window = 3});
+    cache.append(nibble::matrix_view<const float>(k_and_v, tokens, size),
+                 nibble::matrix_view<const float>(k_and_v + tokens * size, tokens, size));
+    for (const auto precision : {nibble::attention_precision::fp32, nibble::attention_precision::integer}) {
+        nibble::attend(nibble::matrix_view<const float>(q, 1, 2 * size), cache, nibble::matrix_view<float>(out, 1, 2 * size),
+                       nibble::attend_options{.precision = precision});
+        for (const float value : out) hash = (hash ^ __builtin_bit_cast(std::uint32_t, value)) * 16777619u;
+    }
+    return hash;
+}
+
 } // namespace
 
 extern "C" std::uint32_t ENTRY() {
@@ -31,5 +53,6 @@ extern "C" std::uint32_t ENTRY() {
     hash = hash_of_product<nibble::int4_g128>(hash);  // integer family
     hash = hash_of_product<nibble::nvfp4>(hash);      // two levels of scales
     hash = hash_of_product<nibble::mxfp6_e3m2>(hash); // float family
+    hash = hash_of_attention<nibble::int8_channel, nibble::int4_g32>(hash);
     return hash;
 }
