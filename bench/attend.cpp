@@ -1,11 +1,14 @@
 // attend.cpp: nibble_attend, attention over caches of many formats beside the machine's limits, on Google Benchmark.
 //   nibble_attend --caches='^int' --contexts=4096,32768 --heads=32x8x128 --queries=1,512 --threads=2
-// Lines are named attend/<keys>/<values>/<isa>/ctx:<n>/q:<n>/heads:<query heads>x<key heads>x<head size>/threads:<T>.
+//   nibble_attend --caches=prefix --heads=128x1x576x512
+// Lines are named attend/<keys>/<values>/<isa>/ctx:<n>/q:<n>/heads:<query heads>x<key heads>x<head size>/threads:<T>, with
+// x<value size> behind the head size where that differs, as in latent attention, whose values are the prefix of keys.
 // Each has the counters
 //   cache_GBps         bytes of keys and values per second: those of the whole cache, read once
 //   of_read_bandwidth  that over the rate at which the same threads read 256 MiB at the same moment
 //   us_per_token       time per query, in microseconds
-//   GFLOPs             4 x queries x query heads x context x head size per second; causal queries count as if they saw all
+//   GFLOPs             2 x queries x query heads x context x (head size + value size) per second; causal queries count as if
+//                      they saw all
 //   of_fma_peak        that over the rate of fp32 multiply-adds in registers
 //   of_f32_cache       time over that of the f32 cache of the same shape, if that was a line before; else 0
 //   append_share       time to append one token over that to attend to it
@@ -53,6 +56,7 @@ struct attention_shape {
     std::size_t query_heads = 0;
     std::size_t heads = 0;
     std::size_t size = 0;
+    std::size_t value_size = 0;
     std::size_t context = 0;
     std::size_t queries = 0;
 };
@@ -75,7 +79,10 @@ public:
         for (std::size_t i = 0; i < copies; ++i) all_.emplace_back(options);
     }
     void append(nb::matrix_view<const float> k, nb::matrix_view<const float> v, bench::executor_ref threads) override {
-        all_[last_].append(k, v, threads);
+        if constexpr (nb::kv_cache<Keys, Values>::stores_values)
+            all_[last_].append(k, v, threads);
+        else
+            all_[last_].append(k, threads);
         last_ = (last_ + 1) % all_.size();
     }
     void truncate(std::size_t tokens) override {
@@ -99,14 +106,17 @@ private:
 struct subject {
     std::string keys;
     std::string values;
-    double bits; // of a number, about
+    double bits; // of a number of keys and of values, about
+    double value_bits;
     std::function<std::unique_ptr<caches>(const nb::kv_cache_options&, std::size_t copies)> make;
 };
 template <class Keys, class Values>
 subject pair_of(std::string keys, std::string values) {
     const auto bits = []<class S>(S) { return nb::bits_per_weight<S>(128, 128); };
     using key_scheme = typename nb::detail::key_format<Keys>::scheme_type;
-    return {std::move(keys), std::move(values), (bits(key_scheme{}) + bits(Values{})) / 2,
+    double value_bits = 0.0;
+    if constexpr (nb::any_scheme<Values>) value_bits = bits(Values{});
+    return {std::move(keys), std::move(values), bits(key_scheme{}), value_bits,
             [](const nb::kv_cache_options& options, std::size_t copies) -> std::unique_ptr<caches> {
                 return std::make_unique<caches_of<Keys, Values>>(options, copies);
             }};
@@ -131,6 +141,12 @@ std::vector<subject> all_subjects() {
     both(nb::int2_g32{});
     all.push_back(pair_of<nb::along_tokens<kivi>, kivi>("along_tokens_int2_g32_min", "int2_g32_min"));
     all.push_back(pair_of<nb::int8_channel, nb::int4_g32>("int8_channel", "int4_g32"));
+    const auto latent = [&]<class S>(S) {
+        all.push_back(pair_of<S, nb::prefix_of_keys>(std::string(nb::name_of<S>()), "prefix"));
+    };
+    latent(nb::f16_plain{});
+    latent(nb::int8_channel{});
+    latent(nb::int4_g32{});
     return all;
 }
 
@@ -141,8 +157,9 @@ public:
     void add(const subject& what, const attention_shape& shape, std::size_t threads) {
         std::ostringstream name;
         name << "attend/" << what.keys << '/' << what.values << '/' << nb::best_isa::name << "/ctx:" << shape.context
-             << "/q:" << shape.queries << "/heads:" << shape.query_heads << 'x' << shape.heads << 'x' << shape.size
-             << "/threads:" << threads;
+             << "/q:" << shape.queries << "/heads:" << shape.query_heads << 'x' << shape.heads << 'x' << shape.size;
+        if (shape.value_size != shape.size) name << 'x' << shape.value_size;
+        name << "/threads:" << threads;
         benchmark::RegisterBenchmark(name.str().c_str(), [=, this](benchmark::State& state) {
             run(state, what, shape, threads);
         })->Unit(benchmark::kMicrosecond);
@@ -154,30 +171,34 @@ private:
         bench::machine_limits& limits = machines_.limits(threads);
         const bench::executor_ref pool = limits.threads();
         const std::size_t row = shape.heads * shape.size;
+        const std::size_t value_row = shape.heads * shape.value_size;
         constexpr std::size_t appended = 16;
-        const nb::kv_cache_options options{.heads = shape.heads, .head_size = shape.size, .capacity = shape.context + appended};
-        const double bits = what.bits;
-        const double numbers = 2.0 * static_cast<double>(row * shape.context);
-        const std::size_t copies =
-            1 + static_cast<std::size_t>(static_cast<double>(bench::cold_bytes()) / (numbers * bits / 8));
+        const nb::kv_cache_options options{.heads = shape.heads,
+                                           .head_size = shape.size,
+                                           .value_size = shape.value_size,
+                                           .capacity = shape.context + appended};
+        const double context = static_cast<double>(shape.context);
+        const double numbers = context * static_cast<double>(row + (what.value_bits == 0.0 ? 0 : value_row));
+        const double bits = context * (what.bits * static_cast<double>(row) + what.value_bits * static_cast<double>(value_row));
+        const std::size_t copies = 1 + static_cast<std::size_t>(static_cast<double>(bench::cold_bytes()) / (bits / 8));
         const std::unique_ptr<caches> cache = what.make(options, copies);
         constexpr std::size_t chunk = 256;
         bench::float_matrix k(chunk, row);
-        bench::float_matrix v(chunk, row);
+        bench::float_matrix v(chunk, value_row);
         bench::float_matrix q(shape.queries, shape.query_heads * shape.size);
         for (std::size_t i = 0; i < chunk; ++i) {
             bench::synthetic_weight_row(2 * i, k.view().row(i), row);
-            bench::synthetic_weight_row(2 * i + 1, v.view().row(i), row);
+            bench::synthetic_weight_row(2 * i + 1, v.view().row(i), value_row);
         }
         for (std::size_t i = 0; i < shape.queries; ++i)
             bench::synthetic_weight_row(1000 + i, q.view().row(i), shape.query_heads * shape.size);
         for (std::size_t t = 0; t < shape.context; t += chunk)
             for (std::size_t copy = 0; copy < copies; ++copy) {
                 const std::size_t n = std::min(chunk, shape.context - t);
-                cache->append({k.view().data(), n, row}, {v.view().data(), n, row}, pool);
+                cache->append({k.view().data(), n, row}, {v.view().data(), n, value_row}, pool);
             }
 
-        bench::float_matrix out(shape.queries, shape.query_heads * shape.size);
+        bench::float_matrix out(shape.queries, shape.query_heads * shape.value_size);
         nb::workspace scratch;
         const nb::attend_options how{.precision = precision_, .workspace = &scratch};
         const auto call = [&] { cache->attend(q.view(), out.view(), how, pool); };
@@ -193,18 +214,18 @@ private:
                                                             {.samples = given_.samples});
         std::vector<double> appends;
         for (std::size_t i = 0; i < appended * copies; ++i)
-            appends.push_back(seconds([&] { cache->append({k.view().data(), 1, row}, {v.view().data(), 1, row}, pool); }));
+            appends.push_back(seconds([&] { cache->append({k.view().data(), 1, row}, {v.view().data(), 1, value_row}, pool); }));
         cache->truncate(shape.context);
 
         const double bytes = 1e-9 * static_cast<double>(cache->bytes());
         const double operations =
-            4e-9 * static_cast<double>(shape.queries * shape.query_heads) * static_cast<double>(shape.context * shape.size);
+            2e-9 * static_cast<double>(shape.queries * shape.query_heads) * context * static_cast<double>(shape.size + shape.value_size);
         using bench::sample;
         const auto median = [&](auto value) { return bench::median_of(timed.samples, value); };
         const double time = median([&](const sample& s) { return s.seconds[0]; });
         std::ostringstream key;
         key << shape.context << ' ' << shape.queries << ' ' << shape.query_heads << ' ' << shape.heads << ' ' << shape.size
-            << ' ' << threads;
+            << ' ' << shape.value_size << ' ' << threads;
         if (what.keys == "f32" && what.values == "f32") f32_[key.str()] = time;
         const auto f32 = f32_.find(key.str());
         auto& counters = state.counters;
@@ -230,10 +251,13 @@ attention_shape parse_heads(const std::string& text) {
     char x = 0;
     char y = 0;
     std::istringstream in(text);
-    if (!(in >> shape.query_heads >> x >> shape.heads >> y >> shape.size) || x != 'x' || y != 'x' || in.peek() != EOF ||
-        shape.heads == 0 || shape.query_heads == 0 || shape.query_heads % shape.heads != 0 || shape.size == 0 || shape.size > 1024)
+    bool good = in >> shape.query_heads >> x >> shape.heads >> y >> shape.size && x == 'x' && y == 'x';
+    shape.value_size = shape.size;
+    if (good && in.peek() != EOF) good = in >> x >> shape.value_size && x == 'x' && in.peek() == EOF;
+    if (!good || shape.heads == 0 || shape.query_heads == 0 || shape.query_heads % shape.heads != 0 || shape.size == 0 ||
+        shape.size > 1024 || shape.value_size == 0 || shape.value_size > 1024)
         throw bench::user_error("--heads: '" + text +
-                                "' is not <query heads>x<key heads>x<head size>, the first a multiple of the second");
+                                "' is not <query heads>x<key heads>x<head size>[x<value size>], the first a multiple of the second");
     return shape;
 }
 
@@ -261,7 +285,11 @@ int run(const arguments& given, std::vector<char*> benchmark_arguments) {
                 for (const std::size_t queries : given.queries) {
                     shape.context = context;
                     shape.queries = std::min(queries, context);
-                    for (const subject& one : subjects) all.add(one, shape, threads);
+                    for (const subject& one : subjects) {
+                        if (one.value_bits == 0.0 && shape.value_size > shape.size)
+                            throw bench::user_error("--heads: values that are a prefix of the keys cannot be longer");
+                        all.add(one, shape, threads);
+                    }
                 }
     bench::describe_build();
     for (const std::size_t threads : given.threads) all.describe(threads);
@@ -285,8 +313,8 @@ int main(int argc, char** argv) {
         ->delimiter(',')
         ->check(CLI::Range(1, 65536))
         ->capture_default_str();
-    app.add_option("--heads", given.heads, "query heads x key heads x head size")
-        ->type_name("QxKxD,...")
+    app.add_option("--heads", given.heads, "query heads x key heads x head size, and x value size where that differs")
+        ->type_name("QxKxD[xV],...")
         ->delimiter(',')
         ->capture_default_str();
     app.add_option("--threads", given.threads, "threads of every kernel and probe")

@@ -2,6 +2,7 @@
 // never seen, defined in this file alone, run through quantize, pack and gemm and give the documented bits.
 #include "support/catch.hpp"
 #include "support/gemm_reference.hpp"
+#include "support/kinds.hpp"
 
 #include <nibble/element/lanes.hpp>
 #include <nibble/gemm.hpp>
@@ -192,7 +193,7 @@ template <class S> void run_scheme(const char* what) {
                                     mine::soft_threshold{thresholds}, options);
                         CHECK(first_difference({y.data(), m, n}, {shrunk.data(), m, n}) == "");
                     };
-                    nb::for_each_isa(on);
+                    nibble_test::for_each_tested_isa(on);
                     on.template operator()<mine::counting>();
                 }
         }
@@ -244,7 +245,7 @@ TEST_CASE("a NaN code of an element of one's own spoils its row") {
     q.row_codes(17)[0] = 37;
     const nb::packed<S> w = nb::pack(q);
     const std::vector<float> x = bell_values(3 * 40, 5);
-    nb::for_each_isa([&]<class I>() {
+    nibble_test::for_each_tested_isa([&]<class I>() {
         std::vector<float> y(3 * 18);
         nb::gemm<I>({x.data(), 3, 40}, w, nb::matrix_view<float>(y.data(), 3, 18));
         for (std::size_t i = 0; i < y.size(); ++i) CHECK(std::isnan(y[i]) == (i % 18 == 17));

@@ -22,7 +22,7 @@ namespace nibble::inline NIBBLE_ABI {
 
 // One sequence of a call for several: its queries are rows [first, first + count) of q and out, the last of which belongs to
 // the sequence's last token.
-template <class Keys, any_scheme Values>
+template <class Keys, cached_values Values>
 struct attended_sequence {
     const kv_cache<Keys, Values>* cache = nullptr;
     std::size_t first = 0;
@@ -31,60 +31,158 @@ struct attended_sequence {
 
 namespace detail {
 
-template <isa Isa, class Keys, class Values, bool IntegerScores, bool IntegerValues, executor Executor>
-void attend_sequences(matrix_view<const float> q, std::span<const attended_sequence<Keys, Values>> sequences, matrix_view<float> out,
-                      std::size_t group, const attend_options& options, const Executor& threads) {
-    using task = attention_task<Isa, Keys, Values, IntegerScores, IntegerValues>;
-    // Rows of a task: its queries and scores stay in the second-level cache.
-    const std::size_t at_once = max_of<std::size_t>(1, 32 / group);
-    std::size_t tasks = 0;
-    for (const auto& s : sequences) tasks += s.cache->options().heads * ceil_div(s.count, at_once);
-    const auto rows_of = [&](std::size_t index) {
-        for (const auto& s : sequences) {
-            const std::size_t heads = s.cache->options().heads;
-            const std::size_t own = heads * ceil_div(s.count, at_once);
+// How a call is cut into tasks: all query heads of a key head, for a few queries. Where those cannot keep all threads busy, the
+// spans of a task are work of their own; they are joined in order either way, so that no bit depends on it.
+template <class Keys, class Values>
+class attention_plan {
+public:
+    using sequence = attended_sequence<Keys, Values>;
+    struct task {
+        const sequence* of = nullptr;
+        attention_rows rows{};
+    };
+
+    attention_plan(std::span<const sequence> sequences, std::size_t group, const attend_options& options,
+                   std::size_t concurrency) noexcept
+        : sequences_(sequences), group_(group), at_once_(max_of<std::size_t>(1, 32 / group)), options_(options) {
+        for (const sequence& s : sequences) tasks_ += tasks_of(s);
+        // With so many tasks none of them can hold up the others for long.
+        may_split_ = concurrency > 1 && tasks_ < 8 * concurrency;
+        if (!may_split_ || tasks_ == 0) return;
+        std::size_t all = 0;
+        for (std::size_t i = 0; i < tasks_; ++i) {
+            const std::size_t spans = spans_of(at(i));
+            all += spans;
+            longest_ = max_of(longest_, spans);
+        }
+        // How long the busiest thread has to do, in spans, against what there is for each.
+        const std::size_t busiest = max_of(longest_, ceil_div(ceil_div(tasks_, concurrency) * all, tasks_));
+        splits_ = longest_ > 1 && 10 * busiest > 11 * ceil_div(all, concurrency);
+    }
+    [[nodiscard]] std::size_t tasks() const noexcept { return tasks_; }
+    [[nodiscard]] std::size_t longest() const noexcept { return longest_; } // spans of a task
+    [[nodiscard]] bool may_split() const noexcept { return may_split_; }
+    [[nodiscard]] bool splits() const noexcept { return splits_; }
+    [[nodiscard]] std::size_t spans_of(const task& t) const noexcept { return seen_tokens(*t.of->cache, options_).spans(t.rows); }
+    // The largest task of a sequence.
+    [[nodiscard]] attention_rows most(const sequence& s) const noexcept {
+        return {.head = 0, .first_query = 0, .queries = min_of(at_once_, s.count), .first_position = 0, .group = group_};
+    }
+    [[nodiscard]] task at(std::size_t index) const noexcept {
+        for (const sequence& s : sequences_) {
+            const std::size_t own = tasks_of(s);
             if (index >= own) {
                 index -= own;
                 continue;
             }
-            const std::size_t first = index / heads * at_once;
-            return std::pair(&s, attention_rows{.head = index % heads,
-                                                .first_query = s.first + first,
-                                                .queries = min_of(at_once, s.count - first),
-                                                .first_position = s.cache->size() - s.count + first,
-                                                .group = group});
+            const std::size_t heads = s.cache->options().heads;
+            const std::size_t first = index / heads * at_once_;
+            return {&s,
+                    {.head = index % heads,
+                     .first_query = s.first + first,
+                     .queries = min_of(at_once_, s.count - first),
+                     .first_position = s.cache->size() - s.count + first,
+                     .group = group_}};
         }
-        return std::pair(&sequences[0], attention_rows{});
-    };
-    const auto run = [&](std::size_t index, kernel::arena& memory) {
-        const auto [s, at] = rows_of(index);
-        const float scale = options.scale != 0.0f
-                                ? options.scale
-                                : 1.0f / __builtin_sqrtf(static_cast<float>(s->cache->options().head_size));
-        attend_rows<Isa, task>(*s->cache, at, q, out, scale, options, memory);
-    };
-    // The most that a task takes.
-    std::size_t bytes = 0;
-    for (const auto& s : sequences) {
-        kernel::arena counter;
-        const kv_cache_options& o = s.cache->options();
-        const attention_rows most{.head = 0, .first_query = 0, .queries = min_of(at_once, s.count), .first_position = 0, .group = group};
-        (void)counter.take<kernel::softmax_state>(2 * most.rows() + 64);
-        (void)counter.take<float>(2 * task::sums(o, most.rows()) + 64);
-        const task measured(*s.cache, most, options, counter);
-        bytes = max_of(bytes, counter.used());
+        return {};
     }
-    bytes = round_up(bytes, 4096) + 64;
-    const auto all = [&](std::byte* memory) {
-        threads.parallel_for(tasks, [&](std::size_t index, std::size_t worker) {
-            kernel::arena own(memory + worker * bytes);
-            run(index, own);
-        });
+
+private:
+    [[nodiscard]] std::size_t tasks_of(const sequence& s) const noexcept {
+        return s.cache->options().heads * ceil_div(s.count, at_once_);
+    }
+
+    std::span<const sequence> sequences_;
+    std::size_t group_;
+    std::size_t at_once_; // queries of a task: with their scores they stay in the second-level cache
+    const attend_options& options_;
+    std::size_t tasks_ = 0;
+    std::size_t longest_ = 0;
+    bool may_split_ = false;
+    bool splits_ = false;
+};
+
+template <isa Isa, class Keys, class Values, bool IntegerScores, bool IntegerValues, executor Executor>
+void attend_sequences(matrix_view<const float> q, std::span<const attended_sequence<Keys, Values>> sequences, matrix_view<float> out,
+                      std::size_t group, const attend_options& options, const Executor& threads) {
+    using task_type = attention_task<Isa, Keys, Values, IntegerScores, IntegerValues>;
+    const std::size_t concurrency = threads.concurrency();
+    const attention_plan<Keys, Values> plan(sequences, group, options, concurrency);
+    using task = typename attention_plan<Keys, Values>::task;
+    // The most that a task takes, and its sums.
+    std::size_t bytes = 0;
+    std::size_t sums_bytes = 0;
+    for (const auto& s : sequences) {
+        const attention_rows most = plan.most(s);
+        kernel::arena counter;
+        const task_type measured(*s.cache, most, options, counter);
+        kernel::arena sums;
+        (void)attention_sums::take(s.cache->options(), most.rows(), sums);
+        bytes = max_of(bytes, counter.used());
+        sums_bytes = max_of(sums_bytes, sums.used());
+    }
+    const std::size_t worker_bytes = round_up(bytes + 2 * sums_bytes, 4096) + 64; // not all at the same place of a page
+    const auto sums_at = [&](std::byte* memory, const task& t) {
+        kernel::arena own(memory);
+        return attention_sums::take(t.of->cache->options(), t.rows.rows(), own);
     };
+    const auto prepare = [&](const task& t, task_type& work) {
+        const float size = static_cast<float>(t.of->cache->options().head_size);
+        work.prepare(q, options.scale != 0.0f ? options.scale : 1.0f / __builtin_sqrtf(size));
+    };
+    const auto whole = [&](const task& t, std::byte* memory) {
+        const kv_cache_options& o = t.of->cache->options();
+        const attention_sums all = sums_at(memory + bytes, t);
+        const attention_sums part = sums_at(memory + bytes + sums_bytes, t);
+        kernel::arena own(memory);
+        task_type work(*t.of->cache, t.rows, options, own);
+        prepare(t, work);
+        const seen_tokens seen(*t.of->cache, options);
+        all.clear(o, t.rows.rows());
+        for (std::size_t i = 0; i < seen.spans(t.rows); ++i) {
+            work.span(seen.span(t.rows, i), part);
+            join<Isa>(o, t.rows.rows(), all, part);
+        }
+        finish<Isa>(o, t.rows, all, options, out);
+    };
+    // A few spans of every task at once, each into sums of its own.
+    const std::size_t tasks = plan.tasks();
+    const std::size_t at_once = plan.may_split() ? ceil_div(4 * concurrency, max_of<std::size_t>(1, tasks)) : 0;
+    const auto in_spans = [&](std::byte* memory, std::byte* joined, std::byte* parts) {
+        for (std::size_t first = 0; first < plan.longest(); first += at_once) {
+            threads.parallel_for(tasks * at_once, [&](std::size_t i, std::size_t worker) {
+                const task t = plan.at(i % tasks);
+                const seen_tokens seen(*t.of->cache, options);
+                const std::size_t index = first + i / tasks;
+                if (index >= seen.spans(t.rows)) return;
+                kernel::arena own(memory + worker * worker_bytes);
+                task_type work(*t.of->cache, t.rows, options, own);
+                prepare(t, work);
+                work.span(seen.span(t.rows, index), sums_at(parts + i * sums_bytes, t));
+            });
+            threads.parallel_for(tasks, [&](std::size_t i, std::size_t) {
+                const task t = plan.at(i);
+                const kv_cache_options& o = t.of->cache->options();
+                const std::size_t spans = plan.spans_of(t);
+                const attention_sums all = sums_at(joined + i * sums_bytes, t);
+                if (first == 0) all.clear(o, t.rows.rows());
+                for (std::size_t j = 0; j < at_once && first + j < spans; ++j)
+                    join<Isa>(o, t.rows.rows(), all, sums_at(parts + (j * tasks + i) * sums_bytes, t));
+                if (first + at_once >= plan.longest()) finish<Isa>(o, t.rows, all, options, out);
+            });
+        }
+    };
+    const auto all = [&](std::byte* memory) {
+        std::byte* const joined = memory + concurrency * worker_bytes;
+        if (plan.splits()) return in_spans(memory, joined, joined + tasks * sums_bytes);
+        threads.parallel_for(
+            tasks, [&](std::size_t index, std::size_t worker) { whole(plan.at(index), memory + worker * worker_bytes); });
+    };
+    const std::size_t needed = concurrency * worker_bytes + (plan.may_split() ? tasks * (1 + at_once) * sums_bytes : 0);
     if (options.workspace != nullptr) {
-        all(options.workspace->reserve(threads.concurrency() * bytes));
+        all(options.workspace->reserve(needed));
     } else {
-        buffer own(threads.concurrency() * bytes);
+        buffer own(needed);
         all(own.data());
     }
 }
@@ -99,7 +197,7 @@ void attend_sequences(matrix_view<const float> q, std::span<const attended_seque
 // With precision fp32 the result is that of attention over what the cache stores (read_keys, read_values) within rounding.
 // A query that sees no token gets zeros, and -infinity for its log-sum. A NaN or infinity in a query, or in a key or a value
 // it sees, makes the results of that query and head NaN.
-template <isa Isa = best_isa, class Keys, any_scheme Values, executor Executor = serial>
+template <isa Isa = best_isa, class Keys, cached_values Values, executor Executor = serial>
 void attend(matrix_view<const float> q, std::span<const attended_sequence<Keys, Values>> sequences, matrix_view<float> out,
             const attend_options& options = {}, const Executor& threads = {}) {
     NIBBLE_CHECK(q.rows() == out.rows(), "attend: out must have a row for each query");
@@ -142,7 +240,7 @@ void attend(matrix_view<const float> q, std::span<const attended_sequence<Keys, 
 }
 
 // Of one sequence, whose last queries.rows() tokens they are.
-template <isa Isa = best_isa, class Keys, any_scheme Values, executor Executor = serial>
+template <isa Isa = best_isa, class Keys, cached_values Values, executor Executor = serial>
 void attend(matrix_view<const float> q, const kv_cache<Keys, Values>& cache, matrix_view<float> out,
             const attend_options& options = {}, const Executor& threads = {}) {
     const attended_sequence<Keys, Values> one{&cache, 0, q.rows()};

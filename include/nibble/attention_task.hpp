@@ -19,7 +19,6 @@
 
 namespace nibble::inline NIBBLE_ABI::detail {
 
-
 // What one task has: some queries of one sequence, all query heads of one key head.
 struct attention_rows {
     std::size_t head = 0;         // of keys
@@ -31,13 +30,81 @@ struct attention_rows {
     [[nodiscard]] std::size_t position(std::size_t row) const noexcept { return first_position + row / group; }
 };
 
-template <isa Isa, class Keys, any_scheme Values, bool IntegerScores, bool IntegerValues>
+// Which tokens of a sequence a query sees: sinks, and [begin, end) of its position.
+class seen_tokens {
+public:
+    template <class Keys, cached_values Values>
+    seen_tokens(const kv_cache<Keys, Values>& cache, const attend_options& options) noexcept
+        : size_(cache.size()), oldest_(cache.begin()), sinks_(cache.options().sinks), window_(options.window),
+          causal_(options.causal) {}
+
+    [[nodiscard]] std::size_t end(std::size_t position) const noexcept { return causal_ ? min_of(size_, position + 1) : size_; }
+    [[nodiscard]] std::size_t begin(std::size_t position) const noexcept {
+        return max_of(oldest_, window_ != 0 && position + 1 > window_ ? position + 1 - window_ : std::size_t{0});
+    }
+    // Whether any of the rows sees any token of [from, to).
+    [[nodiscard]] bool any(const attention_rows& rows, std::size_t from, std::size_t to) const noexcept {
+        return from < sinks_ || (from < end(rows.position(rows.rows() - 1)) && to > begin(rows.position(0)));
+    }
+    // The spans of which that is true: how many, and which is the i-th.
+    [[nodiscard]] std::size_t spans(const attention_rows& rows) const noexcept {
+        const auto [sinks, first, last] = stretches(rows);
+        return sinks + (last - first);
+    }
+    [[nodiscard]] std::size_t span(const attention_rows& rows, std::size_t i) const noexcept {
+        const auto [sinks, first, last] = stretches(rows);
+        return i < sinks ? i : first + (i - sinks);
+    }
+
+private:
+    struct stretch {
+        std::size_t sinks, first, last; // spans [0, sinks) and [first, last)
+    };
+    [[nodiscard]] stretch stretches(const attention_rows& rows) const noexcept {
+        constexpr std::size_t span = kernel::attention_span;
+        const std::size_t sinks = ceil_div(min_of(sinks_, size_), span);
+        const std::size_t to = end(rows.position(rows.rows() - 1));
+        const std::size_t from = min_of(begin(rows.position(0)), to);
+        const std::size_t first = max_of(sinks, from / span);
+        return {sinks, first, max_of(first, from == to ? std::size_t{0} : ceil_div(to, span))};
+    }
+
+    std::size_t size_, oldest_, sinks_, window_;
+    bool causal_;
+};
+
+// What attention has of the rows of a task: a state of each, and the sums of the values [channels' panel][row][16 channels].
+struct attention_sums {
+    kernel::softmax_state* states = nullptr;
+    float* sums = nullptr;
+
+    [[nodiscard]] static std::size_t count(const kv_cache_options& o, std::size_t rows) noexcept {
+        return round_up(o.value_size, panel_layout::rows) * rows;
+    }
+    [[nodiscard]] static attention_sums take(const kv_cache_options& o, std::size_t rows, kernel::arena& memory) noexcept {
+        attention_sums s;
+        s.states = memory.take<kernel::softmax_state>(rows);
+        s.sums = memory.take<float>(count(o, rows));
+        return s;
+    }
+    void clear(const kv_cache_options& o, std::size_t rows) const noexcept {
+        for (std::size_t r = 0; r < rows; ++r) states[r] = {};
+        for (std::size_t i = 0; i < count(o, rows); ++i) sums[i] = 0.0f;
+    }
+};
+
+template <isa Isa, class Keys, cached_values Values, bool IntegerScores, bool IntegerValues>
 class attention_task {
     using cache_type = kv_cache<Keys, Values>;
     using key_side = kernel::key_side<Isa, Keys, IntegerScores>;
-    using value_side = kernel::value_side<Isa, Values, IntegerValues>;
     using open_key_side = kernel::key_side<Isa, f32_plain, false>;
-    using open_value_side = kernel::value_side<Isa, f32_plain, false>;
+    // Values are stored themselves, or are keys of the same place.
+    static constexpr bool stores_values = cache_type::pages_type::stores_values;
+    using value_layout_type = typename cache_type::pages_type::value_layout;
+    using open_values_type = values_of_cache<f32_plain, std::conditional_t<stores_values, f32_plain, prefix_of_keys>>;
+    using open_value_layout = typename open_values_type::layout;
+    using value_side = kernel::value_side<Isa, value_layout_type, IntegerValues>;
+    using open_value_side = kernel::value_side<Isa, open_value_layout, false>;
     using key_piece = kernel::key_piece;
     using value_piece = kernel::value_piece;
     static constexpr std::size_t rows16 = panel_layout::rows;
@@ -45,21 +112,19 @@ class attention_task {
 public:
     attention_task(const cache_type& cache, const attention_rows& rows, const attend_options& options,
                    kernel::arena& memory) noexcept
-        : cache_(cache), o_(cache.options()), at_(rows), options_(options), rows_(rows.rows()),
+        : cache_(cache), o_(cache.options()), at_(rows), options_(options), seen_(cache, options), rows_(rows.rows()),
           queries_(memory.take<float>(rows_ * o_.head_size)), scores_(memory.take<float>(kernel::attention_block * rows_)),
           mixed_(memory.take<float>(rows16 * rows_)), rescale_(memory.take<float>(rows_)),
           open_keys_layout_(cache.newest_keys().tokens, o_.head_size),
-          open_values_layout_(cache.newest_values().tokens, o_.value_size),
+          open_values_layout_(open_values(cache.newest_values().tokens)),
           first_keys_layout_(cache.first_keys().tokens, o_.head_size),
-          first_values_layout_(cache.first_values().tokens, o_.value_size),
+          first_values_layout_(open_values(cache.first_values().tokens)),
           keys_(cache.pages()->keys(), rows_, queries_, o_.key_scale, memory),
           open_keys_(open_keys_layout_, rows_, queries_, 1.0f, memory),
-          values_(cache.pages()->values(), rows_, o_.value_scale, memory),
+          values_(cache.pages()->values(), rows_, stores_values ? o_.value_scale : o_.key_scale, memory),
           open_values_(open_values_layout_, rows_, 1.0f, memory), first_values_(first_values_layout_, rows_, 1.0f, memory) {}
-
-    [[nodiscard]] static std::size_t sums(const kv_cache_options& o, std::size_t rows) noexcept {
-        return round_up(o.value_size, rows16) * rows;
-    }
+    attention_task(const attention_task&) = delete; // parts refer to one another
+    attention_task& operator=(const attention_task&) = delete;
 
     // The queries of the task, with the scale in them.
     void prepare(matrix_view<const float> q, float scale) noexcept {
@@ -71,30 +136,20 @@ public:
         if (cache_.newest_keys().tokens != 0 || o_.sinks != 0) open_keys_.prepare();
     }
 
-    // Tokens [begin, end) of one span into `out`, [channels' panel][row][16], and states.
-    void span(std::size_t begin, std::size_t end, kernel::softmax_state* states, float* out) noexcept {
-        for (std::size_t r = 0; r < rows_; ++r) states[r] = {};
-        for (std::size_t i = 0; i < sums(o_, rows_); ++i) out[i] = 0.0f;
+    // The tokens of one span.
+    void span(std::size_t index, const attention_sums& to) noexcept {
+        const std::size_t begin = index * kernel::attention_span;
+        const std::size_t end = min_of(cache_.size(), begin + kernel::attention_span);
+        to.clear(o_, rows_);
         for (std::size_t first = begin; first < end; first += kernel::attention_block)
-            if (visible(first, min_of(end, first + kernel::attention_block)))
-                block(first, min_of(kernel::attention_block, end - first), states, out);
-    }
-
-    // Whether any row sees any token of [begin, end).
-    [[nodiscard]] bool visible(std::size_t begin, std::size_t end) const noexcept {
-        if (begin < o_.sinks) return true;
-        return begin < last_seen(rows_ - 1) && end > first_seen(0);
-    }
-    // Row r sees sinks and [first_seen, last_seen).
-    [[nodiscard]] std::size_t last_seen(std::size_t r) const noexcept {
-        return options_.causal ? min_of(cache_.size(), at_.position(r) + 1) : cache_.size();
-    }
-    [[nodiscard]] std::size_t first_seen(std::size_t r) const noexcept {
-        const std::size_t own = at_.position(r) + 1;
-        return max_of(cache_.begin(), options_.window != 0 && own > options_.window ? own - options_.window : 0);
+            if (seen_.any(at_, first, min_of(end, first + kernel::attention_block)))
+                block(first, min_of(kernel::attention_block, end - first), to.states, to.sums);
     }
 
 private:
+    [[nodiscard]] open_value_layout open_values(std::size_t tokens) const noexcept {
+        return open_values_type::make(key_layout<f32_plain>(tokens, o_.head_size), o_.value_size);
+    }
     // Positions [begin, end) of the block that one storage has.
     struct range {
         std::size_t begin, end;
@@ -109,8 +164,8 @@ private:
         const std::size_t sinks = min_of(o_.sinks, cache_.size());
         // What lies where: sinks, pages, and the newest tokens, as far as any row sees them. All else is masked, whatever the
         // scores of it hold.
-        const std::size_t begin = max_of(sinks, first_seen(0));
-        const std::size_t end = last_seen(rows_ - 1);
+        const std::size_t begin = max_of(sinks, seen_.begin(at_.position(0)));
+        const std::size_t end = seen_.end(at_.position(rows_ - 1));
         const range first_keys = meet(0, sinks, first, count);
         const range keys = meet(begin, min_of(cache_.stored_keys(), end), first, count);
         const range new_keys = meet(max_of(begin, cache_.stored_keys()), end, first, count);
@@ -122,8 +177,9 @@ private:
         // What comes next from memory is asked for before it is needed: the tiles ask for what is read after them, and while the
         // processor is busy with the scores it asks for more of the values.
         const std::byte* soon = nullptr;
-        if (!values.empty()) soon = cache_.pages()->values_of(cache_.page(values.begin / o_.page_tokens), at_.head);
-        for (std::size_t i = first / o_.page_tokens; i * o_.page_tokens < first + count; ++i) ask_for_scales(i, true);
+        if (stores_values && !values.empty())
+            soon = cache_.pages()->values_of(cache_.page(values.begin / o_.page_tokens), at_.head);
+        for (std::size_t i = first / o_.page_tokens; i * o_.page_tokens < first + count; ++i) ask_for_scales(i, stores_values);
         if (!keys.empty()) page_scores(keys, first, soon);
         if (!new_keys.empty()) open_scores(cache_.newest_keys(), open_keys_layout_, new_keys, first, true);
         // A value that is not finite spoils its token wherever the key lies.
@@ -282,11 +338,12 @@ private:
                 s = mask[t] == -infinity ? -infinity : s + mask[t];
             }
         }
-        const std::size_t end = min_of(first + count, max_of(last_seen(r), first));
-        const std::size_t begin = min_of(max_of(first_seen(r), first), first + panels * rows16);
+        const std::size_t last = seen_.end(at_.position(r));
+        const std::size_t end = min_of(first + count, max_of(last, first));
+        const std::size_t begin = min_of(max_of(seen_.begin(at_.position(r)), first), first + panels * rows16);
         if (begin > first)
             for (std::size_t t = first; t < begin; ++t)
-                if (t >= o_.sinks || t >= last_seen(r)) row[(t - first) / rows16 * stride + (t - first) % rows16] = -infinity;
+                if (t >= o_.sinks || t >= last) row[(t - first) / rows16 * stride + (t - first) % rows16] = -infinity;
         for (std::size_t t = max_of(end, begin) - first; t < panels * rows16; ++t) row[t / rows16 * stride + t % rows16] = -infinity;
     }
 
@@ -306,7 +363,7 @@ private:
     [[nodiscard]] value_piece open_piece(const open_tokens& open, std::size_t first, std::size_t begin, std::size_t end) const noexcept {
         value_piece piece{};
         const std::size_t from = begin / rows16 * rows16;
-        piece.codes = open.head(at_.head) + from % open.tokens * rows16 * sizeof(float);
+        piece.codes = open.head(at_.head) + open_values_layout_.codes_at(from % open.tokens);
         piece.scales = piece.zeros = piece.codes;
         piece.first = from - first;
         piece.count = round_up(end, rows16) - from;
@@ -325,7 +382,7 @@ private:
         open_values_.accumulate(pieces, count, r.begin - first, r.end - first, scores_, out, nullptr, asked);
     }
     void page_values(const range& r, std::size_t first, float* out, kernel::asked_memory& asked) noexcept {
-        using format = token_format<Values>;
+        using format = token_format<typename value_layout_type::scheme_type>;
         const auto& pages = *cache_.pages();
         const auto& layout = pages.values();
         const std::size_t size = o_.page_tokens;
@@ -337,10 +394,9 @@ private:
             const std::size_t end = min_of(round_up(min_of(r.end, (page + 1) * size), rows16), (page + 1) * size);
             const std::size_t t = begin - page * size;
             kernel::value_piece& piece = pieces[count++];
-            piece.codes = part + layout.codes +
-                          t / panel_layout::quad / step_quads<typename format::element> * step_bytes<typename format::element>;
-            piece.scales = part + layout.scales + t * sizeof(typename format::scale_code);
-            piece.zeros = part + layout.zeros + t * sizeof(typename format::zero_code);
+            piece.codes = part + layout.codes_at(t);
+            piece.scales = part + layout.scales + layout.slot(0, t) * sizeof(typename format::scale_code);
+            piece.zeros = part + layout.zeros + layout.slot(0, t) * sizeof(typename format::zero_code);
             piece.first = begin - first;
             piece.count = end - begin;
         }
@@ -353,15 +409,16 @@ private:
     const kv_cache_options& o_;
     attention_rows at_;
     const attend_options& options_;
+    seen_tokens seen_;
     std::size_t rows_;
     float* queries_;
     float* scores_;
     float* mixed_;
     float* rescale_;
     key_layout<f32_plain> open_keys_layout_;
-    value_layout<f32_plain> open_values_layout_;
+    open_value_layout open_values_layout_;
     key_layout<f32_plain> first_keys_layout_;
-    value_layout<f32_plain> first_values_layout_;
+    open_value_layout first_values_layout_;
     key_side keys_;
     open_key_side open_keys_;
     value_side values_;
@@ -381,36 +438,26 @@ inline void join_sums(float* a, const float* b, std::size_t rows, std::size_t r,
         }
 }
 
-// All spans of one task, in order, to out.
-template <isa Isa, class Task, class Cache>
-inline void attend_rows(const Cache& cache, const attention_rows& at, matrix_view<const float> q, matrix_view<float> out, float scale,
-                        const attend_options& options, kernel::arena& memory) noexcept {
-    const kv_cache_options& o = cache.options();
-    const std::size_t rows = at.rows();
-    const std::size_t panels = ceil_div(o.value_size, panel_layout::rows);
-    auto* states = memory.take<kernel::softmax_state>(rows);
-    auto* part_states = memory.take<kernel::softmax_state>(rows);
-    auto* sums = memory.take<float>(Task::sums(o, rows));
-    auto* part_sums = memory.take<float>(Task::sums(o, rows));
-    Task task(cache, at, options, memory);
-    task.prepare(q, scale);
-    for (std::size_t r = 0; r < rows; ++r) states[r] = {};
-    for (std::size_t i = 0; i < Task::sums(o, rows); ++i) sums[i] = 0.0f;
-    for (std::size_t begin = 0; begin < cache.size(); begin += kernel::attention_span) {
-        const std::size_t end = min_of(cache.size(), begin + kernel::attention_span);
-        if (!task.visible(begin, end)) continue;
-        task.span(begin, end, part_states, part_sums);
-        for (std::size_t r = 0; r < rows; ++r) {
-            float of_all = 1.0f;
-            float of_part = 1.0f;
-            states[r] = kernel::joined<Isa>(states[r], part_states[r], of_all, of_part);
-            join_sums<Isa>(sums, part_sums, rows, r, panels, of_all, of_part);
-        }
+// A span's sums joined to those of the spans before it.
+template <isa Isa>
+inline void join(const kv_cache_options& o, std::size_t rows, const attention_sums& all, const attention_sums& part) noexcept {
+    for (std::size_t r = 0; r < rows; ++r) {
+        float of_all = 1.0f;
+        float of_part = 1.0f;
+        all.states[r] = kernel::joined<Isa>(all.states[r], part.states[r], of_all, of_part);
+        join_sums<Isa>(all.sums, part.sums, rows, r, ceil_div(o.value_size, panel_layout::rows), of_all, of_part);
     }
+}
+
+// What all spans gave, to the rows of out.
+template <isa Isa>
+inline void finish(const kv_cache_options& o, const attention_rows& at, const attention_sums& all, const attend_options& options,
+                   matrix_view<float> out) noexcept {
+    const std::size_t rows = at.rows();
     for (std::size_t r = 0; r < rows; ++r) {
         const std::size_t query = at.first_query + r / at.group;
         const std::size_t head = at.head * at.group + r % at.group;
-        kernel::softmax_state state = states[r];
+        kernel::softmax_state state = all.states[r];
         float of_all = 1.0f;
         if (!options.sink_scores.empty()) {
             float unused = 1.0f;
@@ -419,7 +466,7 @@ inline void attend_rows(const Cache& cache, const attention_rows& at, matrix_vie
         const float factor = state.sum == 0.0f ? 0.0f : of_all / state.sum;
         float* to = out.row(query) + head * o.value_size;
         for (std::size_t c = 0; c < o.value_size; ++c)
-            to[c] = sums[(c / panel_layout::rows * rows + r) * panel_layout::rows + c % panel_layout::rows] * factor;
+            to[c] = all.sums[(c / panel_layout::rows * rows + r) * panel_layout::rows + c % panel_layout::rows] * factor;
         if (!options.log_sums.empty())
             options.log_sums(query, head) =
                 state.sum == 0.0f ? -infinity : rounded_by_itself(kernel::natural_log(state.sum)) + state.largest;

@@ -42,19 +42,21 @@ struct open_tokens {
 } // namespace detail
 
 // Keys and values of one sequence: Keys is a scheme (a token is a row: int8_channel has one scale per token and head,
-// int4_g32 one per 32 channels of it) or along_tokens<scheme>; Values is a scheme. Which combinations there are: any.
+// int4_g32 one per 32 channels of it) or along_tokens<scheme>; Values is a scheme. Which combinations there are: any. Or Values
+// is prefix_of_keys, for latent attention: then values take no memory, and are as the keys are stored.
 //
 // A key or value with a NaN or an infinity is stored as zeros and marked: whatever attends to that token, in that head, is NaN.
 // Without a scale (f16_plain, bf16_plain) numbers beyond the largest saturate.
 //
 // What is stored depends on the tokens alone, not on how many came at once. One thread at a time may change sequences of
 // the same pages; attend only reads.
-template <class Keys, any_scheme Values>
+template <class Keys, cached_values Values>
 class kv_cache {
 public:
     using pages_type = kv_pages<Keys, Values>;
     using key_format = detail::key_format<Keys>;
-    using value_format = detail::token_format<Values>;
+    static constexpr bool stores_values = pages_type::stores_values;
+    using value_format = detail::token_format<typename pages_type::value_layout::scheme_type>;
     static constexpr std::uint32_t none = pages_type::none;
 
     // With pages of its own, or of a set that other sequences use too.
@@ -68,10 +70,11 @@ public:
             return detail::open_tokens(tokens, bytes, o.heads, pages_->memory_from());
         };
         const std::size_t sinks = detail::round_up(o.sinks, panel_layout::rows);
+        const std::size_t value_sinks = stores_values ? sinks : 0;
         newest_keys_ = open(pages_->open_keys(), f32_keys(pages_->open_keys(), o.head_size).bytes);
         newest_values_ = open(pages_->open_values(), f32_values(pages_->open_values(), o.value_size).bytes);
         first_keys_ = open(sinks, f32_keys(sinks, o.head_size).bytes);
-        first_values_ = open(sinks, f32_values(sinks, o.value_size).bytes);
+        first_values_ = open(value_sinks, f32_values(value_sinks, o.value_size).bytes);
         table_.reserve(detail::ceil_div(o.capacity, o.page_tokens));
         found_.resize(o.heads);
         if constexpr (key_format::tokens_per_group != 0)
@@ -121,45 +124,21 @@ public:
 
     // Tokens to the end: row t of k has the keys of all heads of a token, head after head, v its values. Allocates nothing.
     template <executor Executor = serial>
+        requires stores_values
     void append(matrix_view<const float> k, matrix_view<const float> v, const Executor& threads = {}) {
         const kv_cache_options& o = options();
         NIBBLE_CHECK(k.rows() == v.rows(), "kv_cache::append: as many keys as values");
         NIBBLE_CHECK(k.rows() == 0 || (k.cols() == o.heads * o.head_size && v.cols() == o.heads * o.value_size),
                      "kv_cache::append: a row must have all heads: heads x head_size keys, heads x value_size values");
-        NIBBLE_CHECK(k.rows() <= o.capacity - tokens_, "kv_cache::append: more tokens than the capacity of the sequence");
-        const std::size_t count = k.rows();
-        for_each_page_written(count, [&](std::size_t i) {
-            NIBBLE_CHECK(i >= table_.size() || table_[i] != none || i * o.page_tokens < begin_,
-                         "kv_cache::append: the page it writes to was dropped: restore it");
-        });
-        NIBBLE_CHECK(pages_needed(count) <= pages_->available(),
-                     "kv_cache::append: no page left; evict, truncate or release sequences, or make more pages");
-        if (uncleared_) clear_from(stored_keys(), stored_values());
-        for_each_page_written(count, [&](std::size_t i) {
-            if (i >= table_.size()) table_.resize(i + 1, none);
-            if (table_[i] == none) {
-                table_[i] = pages_->take();
-            } else if (pages_->owners(table_[i]) > 1) {
-                table_[i] = pages_->own(table_[i]);
-                clear_from(i, stored_keys(), stored_values());
-            }
-        });
-        const std::size_t first = tokens_;
-        threads.parallel_for(o.heads, [&](std::size_t h, std::size_t) { found_[h] = append_head(h, first, k, v) ? 1 : 0; });
-        tokens_ += count;
-        oldest_key_ = detail::max_of(oldest_key_, tokens_ - detail::min_of(tokens_, newest_keys_.tokens));
-        oldest_value_ = detail::max_of(oldest_value_, tokens_ - detail::min_of(tokens_, newest_values_.tokens));
-        // Marks are rare, and looking for them in all of a page costs as much as a token.
-        bool any = newest_keys_.marked + newest_values_.marked + first_keys_.marked + first_values_.marked != 0;
-        for (const std::uint8_t found : found_) any = any || found != 0;
-        if (!any) return;
-        for (detail::open_tokens* open : {&newest_keys_, &newest_values_, &first_keys_, &first_values_}) {
-            open->marked = 0;
-            for (const std::uint8_t m : open->marks) open->marked += m;
-        }
-        for_each_page_between(first, tokens_, [&](std::size_t i) {
-            if (i < table_.size() && table_[i] != none) pages_->count_marks(table_[i]);
-        });
+        append_tokens(k, v, threads);
+    }
+    // Likewise where values are a prefix of the keys.
+    template <executor Executor = serial>
+        requires(!stores_values)
+    void append(matrix_view<const float> k, const Executor& threads = {}) {
+        NIBBLE_CHECK(k.rows() == 0 || k.cols() == options().heads * options().head_size,
+                     "kv_cache::append: a row must have all heads: heads x head_size keys");
+        append_tokens(k, {}, threads);
     }
 
     // Back to the first `count` tokens, as if no more had been appended. Where numbers wait in fp32 for their group or in a
@@ -249,9 +228,9 @@ public:
     // ---- for attend ----
     [[nodiscard]] std::uint32_t page(std::size_t i) const noexcept { return i < table_.size() ? table_[i] : none; }
     [[nodiscard]] const detail::open_tokens& newest_keys() const noexcept { return newest_keys_; }
-    [[nodiscard]] const detail::open_tokens& newest_values() const noexcept { return newest_values_; }
+    [[nodiscard]] const detail::open_tokens& newest_values() const noexcept { return stores_values ? newest_values_ : newest_keys_; }
     [[nodiscard]] const detail::open_tokens& first_keys() const noexcept { return first_keys_; }
-    [[nodiscard]] const detail::open_tokens& first_values() const noexcept { return first_values_; }
+    [[nodiscard]] const detail::open_tokens& first_values() const noexcept { return stores_values ? first_values_ : first_keys_; }
 
 private:
     void release_all() noexcept {
@@ -299,8 +278,9 @@ private:
         for (std::size_t h = 0; h < options().heads; ++h) {
             for (std::size_t t = detail::max_of(keys, first); t < first + size; ++t)
                 kernel::clear_key<Keys>(pages_->keys(), pages_->keys_of(table_[i], h), t - first);
-            for (std::size_t t = detail::max_of(values, first); t < first + size; ++t)
-                kernel::clear_value<Values>(pages_->values(), pages_->values_of(table_[i], h), t - first);
+            if constexpr (stores_values)
+                for (std::size_t t = detail::max_of(values, first); t < first + size; ++t)
+                    kernel::clear_value<Values>(pages_->values(), pages_->values_of(table_[i], h), t - first);
             std::uint8_t* marks = pages_->marks(table_[i], h);
             for (std::size_t t = detail::max_of(keys, first); t < first + size; ++t) marks[t - first] &= value_mark;
             for (std::size_t t = detail::max_of(values, first); t < first + size; ++t) marks[t - first] &= key_mark;
@@ -349,6 +329,44 @@ private:
             x[c] = from[c / panel_layout::rows * open.tokens * panel_layout::rows + c % panel_layout::rows];
     }
 
+    template <executor Executor>
+    void append_tokens(matrix_view<const float> k, matrix_view<const float> v, const Executor& threads) {
+        const kv_cache_options& o = options();
+        NIBBLE_CHECK(k.rows() <= o.capacity - tokens_, "kv_cache::append: more tokens than the capacity of the sequence");
+        const std::size_t count = k.rows();
+        for_each_page_written(count, [&](std::size_t i) {
+            NIBBLE_CHECK(i >= table_.size() || table_[i] != none || i * o.page_tokens < begin_,
+                         "kv_cache::append: the page it writes to was dropped: restore it");
+        });
+        NIBBLE_CHECK(pages_needed(count) <= pages_->available(),
+                     "kv_cache::append: no page left; evict, truncate or release sequences, or make more pages");
+        if (uncleared_) clear_from(stored_keys(), stored_values());
+        for_each_page_written(count, [&](std::size_t i) {
+            if (i >= table_.size()) table_.resize(i + 1, none);
+            if (table_[i] == none) {
+                table_[i] = pages_->take();
+            } else if (pages_->owners(table_[i]) > 1) {
+                table_[i] = pages_->own(table_[i]);
+                clear_from(i, stored_keys(), stored_values());
+            }
+        });
+        const std::size_t first = tokens_;
+        threads.parallel_for(o.heads, [&](std::size_t h, std::size_t) { found_[h] = append_head(h, first, k, v) ? 1 : 0; });
+        tokens_ += count;
+        oldest_key_ = detail::max_of(oldest_key_, tokens_ - detail::min_of(tokens_, newest_keys_.tokens));
+        oldest_value_ = detail::max_of(oldest_value_, tokens_ - detail::min_of(tokens_, newest_values().tokens));
+        // Marks are rare, and looking for them in all of a page costs as much as a token.
+        bool any = newest_keys_.marked + newest_values_.marked + first_keys_.marked + first_values_.marked != 0;
+        for (const std::uint8_t found : found_) any = any || found != 0;
+        if (!any) return;
+        for (detail::open_tokens* open : {&newest_keys_, &newest_values_, &first_keys_, &first_values_}) {
+            open->marked = 0;
+            for (const std::uint8_t m : open->marks) open->marked += m;
+        }
+        for_each_page_between(first, tokens_, [&](std::size_t i) {
+            if (i < table_.size() && table_[i] != none) pages_->count_marks(table_[i]);
+        });
+    }
     // True if there was a number that is not finite.
     bool append_head(std::size_t h, std::size_t first, matrix_view<const float> k, matrix_view<const float> v) noexcept {
         const kv_cache_options& o = options();
@@ -364,6 +382,8 @@ private:
                 put_open_key(newest_keys_, h, position % newest_keys_.tokens, x, o.head_size, !good_key);
                 store_keys(h, pages_->stored_keys(position), pages_->stored_keys(position + 1));
             }
+            found = found || !good_key;
+            if constexpr (!stores_values) continue;
             const bool good_value = finite_row(v.row(t) + h * o.value_size, o.value_size, x);
             if (position < o.sinks) put_open_value(first_values_, h, position, x, o.value_size, !good_value);
             if (newest_values_.tokens == 0) {
@@ -377,7 +397,7 @@ private:
                     store_value(h, leaves, x, newest_values_.marks[h * newest_values_.tokens + at] != 0);
                 }
             }
-            found = found || !good_key || !good_value;
+            found = found || !good_value;
         }
         return found;
     }
@@ -428,8 +448,9 @@ private:
     }
     void store_value(std::size_t h, std::size_t position, const float* x, bool marked) noexcept {
         const std::size_t size = options().page_tokens;
-        kernel::store_value<Values>(pages_->values(), pages_->values_of(table_[position / size], h), position % size, x,
-                                    options().value_scale);
+        if constexpr (stores_values)
+            kernel::store_value<Values>(pages_->values(), pages_->values_of(table_[position / size], h), position % size, x,
+                                        options().value_scale);
         if (marked) mark(h, position, value_mark);
     }
 
@@ -461,6 +482,12 @@ private:
     }
     void read_value(std::size_t h, std::size_t position, float* x) const {
         const kv_cache_options& o = options();
+        if constexpr (!stores_values) {
+            float key[kernel::longest_head];
+            read_key(h, position, key);
+            std::memcpy(x, key, o.value_size * sizeof(float));
+            return;
+        }
         const auto open = [&](const detail::open_tokens& from, std::size_t at) {
             get_open_value(from, h, at, o.value_size, x);
             return from.marks[h * from.tokens + at] != 0;
@@ -472,7 +499,8 @@ private:
             marked = open(newest_values_, position % newest_values_.tokens);
         } else {
             const std::uint32_t page = table_[position / o.page_tokens];
-            kernel::load_value<Values>(pages_->values(), pages_->values_of(page, h), position % o.page_tokens, o.value_scale, x);
+            if constexpr (stores_values)
+                kernel::load_value<Values>(pages_->values(), pages_->values_of(page, h), position % o.page_tokens, o.value_scale, x);
             marked = (pages_->marks(page, h)[position % o.page_tokens] & value_mark) != 0;
         }
         if (marked)

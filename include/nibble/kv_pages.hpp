@@ -20,7 +20,7 @@ namespace nibble::inline NIBBLE_ABI {
 struct kv_cache_options {
     std::size_t heads = 1;         // of keys and values; queries may have a multiple of it
     std::size_t head_size = 128;   // channels of a key, 1 to 1024
-    std::size_t value_size = 0;    // channels of a value; 0: as many
+    std::size_t value_size = 0;    // channels of a value; 0: as many (with prefix_of_keys: how many of the key's)
     std::size_t capacity = 4096;   // tokens of a sequence, at most
     std::size_t pages = 0;         // that all sequences share; 0: as many as one sequence of `capacity` takes
     std::size_t page_tokens = 128; // 16, 32, 64, 128 or 256, and a multiple of the group of along_tokens
@@ -41,16 +41,17 @@ struct kv_cache_options {
 
 // Pages of a number of tokens, all heads of them: the memory of one or more sequences. A page that several sequences hold is
 // stored once, and copied when one of them writes to it. Not for several threads at once without a lock.
-template <class Keys, any_scheme Values>
+template <class Keys, cached_values Values>
 class kv_pages {
 public:
     using key_layout = detail::key_layout<Keys>;
-    using value_layout = detail::value_layout<Values>;
+    static constexpr bool stores_values = detail::values_of_cache<Keys, Values>::stored;
+    using value_layout = typename detail::values_of_cache<Keys, Values>::layout;
     static constexpr std::uint32_t none = 0xffffffffu;
 
     explicit kv_pages(const kv_cache_options& given, allocator from = {}) : options_(checked(given)), from_(from) {
         keys_ = key_layout(options_.page_tokens, options_.head_size);
-        values_ = value_layout(options_.page_tokens, options_.value_size);
+        values_ = detail::values_of_cache<Keys, Values>::make(keys_, options_.value_size);
         flags_ = keys_.bytes + values_.bytes;
         head_bytes_ = flags_ + detail::round_up(options_.page_tokens, 64);
         NIBBLE_CHECK(options_.pages <= (SIZE_MAX / 4) / (head_bytes_ * options_.heads) && options_.pages < none,
@@ -101,9 +102,11 @@ public:
     [[nodiscard]] const std::byte* keys_of(std::uint32_t page, std::size_t head) const noexcept {
         return at(page) + head * head_bytes_;
     }
-    [[nodiscard]] std::byte* values_of(std::uint32_t page, std::size_t head) noexcept { return keys_of(page, head) + keys_.bytes; }
+    [[nodiscard]] std::byte* values_of(std::uint32_t page, std::size_t head) noexcept {
+        return keys_of(page, head) + (stores_values ? keys_.bytes : 0);
+    }
     [[nodiscard]] const std::byte* values_of(std::uint32_t page, std::size_t head) const noexcept {
-        return keys_of(page, head) + keys_.bytes;
+        return keys_of(page, head) + (stores_values ? keys_.bytes : 0);
     }
     // A byte per token: bit 0 says that its key was not finite, bit 1 that its value was not; has_marks: whether the page has any.
     [[nodiscard]] std::uint8_t* marks(std::uint32_t page, std::size_t head) noexcept {
@@ -126,7 +129,7 @@ public:
         return left - left % options_.key_flush;
     }
     [[nodiscard]] std::size_t stored_values(std::size_t tokens) const noexcept {
-        return tokens - detail::min_of(tokens, options_.value_window);
+        return stores_values ? tokens - detail::min_of(tokens, options_.value_window) : stored_keys(tokens);
     }
     // Tokens whose fp32 numbers are kept, a multiple of 16; 0 if all are stored at once.
     [[nodiscard]] std::size_t open_keys() const noexcept {
@@ -134,7 +137,7 @@ public:
         return detail::round_up(options_.key_window + options_.key_flush + options_.rollback, panel_layout::rows);
     }
     [[nodiscard]] std::size_t open_values() const noexcept {
-        if (options_.value_window == 0) return 0;
+        if (!stores_values || options_.value_window == 0) return 0;
         return detail::round_up(options_.value_window + 1 + options_.rollback, panel_layout::rows);
     }
 
@@ -142,6 +145,9 @@ private:
     static kv_cache_options checked(kv_cache_options o) {
         constexpr std::size_t group = detail::key_format<Keys>::tokens_per_group;
         if (o.value_size == 0) o.value_size = o.head_size;
+        if constexpr (!stores_values)
+            NIBBLE_CHECK(o.value_size <= o.head_size && o.value_window == 0,
+                         "kv_cache: values that are a prefix of the keys have at most head_size channels, and the window of the keys");
         if (o.key_flush == 0) o.key_flush = detail::max_of<std::size_t>(1, group);
         NIBBLE_CHECK(o.heads != 0 && o.heads <= 65536, "kv_cache: there must be 1 to 65536 heads");
         NIBBLE_CHECK(o.head_size != 0 && o.head_size <= kernel::longest_head && o.value_size <= kernel::longest_head,

@@ -30,7 +30,7 @@ nb::kv_cache_options options_of(const kv_pair& pair, bool waiting) {
     o.heads = 2;
     o.head_size = 40;
     o.value_size = 56;
-    o.capacity = 2400;
+    o.capacity = 3300;
     o.page_tokens = std::max<std::size_t>(32, pair.tokens_per_group());
     if (waiting) {
         o.key_window = 19;
@@ -86,6 +86,40 @@ TEST_CASE("neither threads nor the instruction set change a bit") {
     for (const auto& pair : kv_pairs()) with_generic += pair->isas() - 1;
     INFO("pairs on two instruction sets: " << with_generic);
     CHECK((std::is_same_v<nb::best_isa, nb::generic> || nibble_test::kinds_only || with_generic >= 4));
+}
+
+TEST_CASE("spans of few tasks change no bit when threads share them") {
+    for_each_case(3300, [](const kv_pair&, const sequence& s, const tokens&, const matrix& q, nb::attend_options options) {
+        for (const std::size_t window : {std::size_t{0}, std::size_t{1500}})
+            for (const std::size_t n : {1u, 2u}) {
+                options.window = window;
+                const const_view rows = q.part(q.rows - n, n);
+                const result want = attended(s, rows, options);
+                for (const std::size_t workers : {2u, 3u, 7u}) CHECK(attended(s, rows, options, 0, workers) == want);
+            }
+    });
+    // Sequences of several lengths, whose tasks have none, one and several.
+    for (const auto& pair : kv_pairs()) {
+        nb::kv_cache_options o = options_of(*pair, true);
+        o.heads = 1;
+        std::vector<std::unique_ptr<sequence>> all;
+        std::vector<part_of_call> parts;
+        for (const std::size_t size : {30u, 2300u, 1100u}) {
+            all.push_back(pair->make(o));
+            tokens(o, size, size).append_to(*all.back());
+            parts.push_back({all.back().get(), parts.size(), 1});
+        }
+        const matrix q = matrix::normal(parts.size(), 4 * o.head_size, 36);
+        for (const std::size_t workers : {1u, 2u, 5u}) {
+            matrix out(q.rows, 4 * o.value_size);
+            pair->attend(q, parts, out, {}, test_executor{workers});
+            for (const part_of_call& p : parts) {
+                const result want = attended(*p.cache, q.part(p.first, 1), {});
+                INFO(pair->name());
+                CHECK(std::memcmp(out.row(p.first), want.out.at.data(), want.out.at.size() * sizeof(float)) == 0);
+            }
+        }
+    }
 }
 
 TEST_CASE("the size of a page changes no bit") {

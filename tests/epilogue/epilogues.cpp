@@ -2,8 +2,8 @@
 // NaN and infinity become; the same bits on every ISA.
 #include "support/catch.hpp"
 #include "support/gemm_reference.hpp"
+#include "support/kinds.hpp"
 
-#include <nibble/dispatch/fixed.hpp>
 #include <nibble/epilogue/activation.hpp>
 #include <nibble/epilogue/bias.hpp>
 #include <nibble/epilogue/epilogue.hpp>
@@ -101,7 +101,7 @@ template <class I, class Function> float at(const Function& f, float x) {
 } // namespace
 
 TEST_CASE("exp, sigmoid and tanh keep the errors that isa/lanes.hpp states") {
-    nb::for_each_isa([]<class I>() {
+    nibble_test::for_each_tested_isa([]<class I>() {
         INFO(I::name);
         const auto e = [](const nb::lanes<I>& x) { return exp(x); };
         const auto s = [](const nb::lanes<I>& x) { return sigmoid(x); };
@@ -138,7 +138,7 @@ TEST_CASE("exp, sigmoid and tanh keep the errors that isa/lanes.hpp states") {
 }
 
 TEST_CASE("silu and the gelus keep the errors that epilogue/activation.hpp states") {
-    nb::for_each_isa([]<class I>() {
+    nibble_test::for_each_tested_isa([]<class I>() {
         INFO(I::name);
         const auto silu = [](const nb::lanes<I>& x) { return nb::silu(x, anywhere); };
         const auto gelu = [](const nb::lanes<I>& x) { return nb::gelu(x, anywhere); };
@@ -183,7 +183,7 @@ TEST_CASE("silu and the gelus keep the errors that epilogue/activation.hpp state
 }
 
 TEST_CASE("the exact steps are exact, NaN included") {
-    nb::for_each_isa([]<class I>() {
+    nibble_test::for_each_tested_isa([]<class I>() {
         INFO(I::name);
         const nb::clamp limits{-1.5f, 2.25f};
         const nb::scale_by third{1.0f / 3.0f};
@@ -214,7 +214,7 @@ TEST_CASE("activations have the same bits on every ISA") {
             to[i] = y[7];
         }
     };
-    nb::for_each_isa([&]<class I>() {
+    nibble_test::for_each_tested_isa([&]<class I>() {
         std::size_t different = 0;
         for (std::uint64_t word = 0; word < (std::uint64_t{1} << 32); word += 8209) {
             const float x = std::bit_cast<float>(static_cast<std::uint32_t>(word));
@@ -289,14 +289,14 @@ template <class S, class I> void check_chains() {
 } // namespace
 
 TEST_CASE("chains apply their steps from left to right, each rounded by itself") {
-    nb::for_each_isa([]<class I>() {
+    nibble_test::for_each_tested_isa([]<class I>() {
         check_chains<nb::int4_g32, I>();
         check_chains<nb::f32_plain, I>();
     });
 }
 
 TEST_CASE("what gemm makes NaN stays NaN through every step") {
-    nb::for_each_isa([]<class I>() {
+    nibble_test::for_each_tested_isa([]<class I>() {
         const std::vector<float> w = bell_values(9 * 40, 75);
         std::vector<float> x = bell_values(2 * 40, 76);
         x[40] = not_a_number;

@@ -2,6 +2,7 @@
 #include "support/catch.hpp"
 #include "support/contracts.hpp"
 #include "support/gemm_reference.hpp"
+#include "support/kinds.hpp"
 
 #include <nibble/epilogue/activation.hpp>
 #include <nibble/epilogue/bias.hpp>
@@ -54,7 +55,7 @@ template <class S, class I> void check_shapes() {
 } // namespace
 
 TEST_CASE("gemm refuses shapes that do not fit, before it writes") {
-    nb::for_each_isa([]<class I>() {
+    nibble_test::for_each_tested_isa([]<class I>() {
         check_shapes<nb::int4_g32, I>();
         check_shapes<nb::f32_plain, I>();
     });
@@ -96,7 +97,7 @@ TEST_CASE("epilogues refuse operands that do not fit, before anything is written
 }
 
 TEST_CASE("an empty result is no work") {
-    nb::for_each_isa([]<class I>() {
+    nibble_test::for_each_tested_isa([]<class I>() {
         const auto w = weights_of<nb::int4_g32>(9, 40);
         const auto none = weights_of<nb::int4_g32>(0, 40);
         const std::vector<float> x = bell_values(3 * 40, 44);
@@ -133,7 +134,7 @@ template <class S, class I> void check_no_columns() {
 } // namespace
 
 TEST_CASE("a sum over no columns is zero, and the epilogue still runs") {
-    nb::for_each_isa([]<class I>() {
+    nibble_test::for_each_tested_isa([]<class I>() {
         check_no_columns<nb::int4_g32, I>();
         check_no_columns<nb::int8_channel_asym, I>();
         check_no_columns<nb::int5_g32_min, I>();
@@ -143,7 +144,7 @@ TEST_CASE("a sum over no columns is zero, and the epilogue still runs") {
 }
 
 TEST_CASE("y may be the residual itself") {
-    nb::for_each_isa([]<class I>() {
+    nibble_test::for_each_tested_isa([]<class I>() {
         const auto w = weights_of<nb::int4_g32>(35, 64);
         const std::vector<float> x = bell_values(6 * 64, 46);
         const std::vector<float> before = bell_values(6 * 35, 47);

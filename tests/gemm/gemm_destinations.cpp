@@ -100,7 +100,7 @@ template <class S, class I, class Activation> void check_gated(const Activation&
 } // namespace
 
 TEST_CASE("a gated product is two products and a multiplication") {
-    nb::for_each_isa([]<class I>() {
+    nibble_test::for_each_tested_isa([]<class I>() {
         check_gated<nb::int4_g32, I>(nb::silu, {});
         check_gated<nb::int8_channel_asym, I>(nb::gelu, {});
         check_gated<nb::int8_channel_asym, I>(nb::relu, {.grid = {.asymmetric = true}});
@@ -178,7 +178,7 @@ template <class S, class I, class T> void check_scatter() {
 } // namespace
 
 TEST_CASE("results go to the rows that are named, or onto what is there") {
-    nb::for_each_isa([]<class I>() {
+    nibble_test::for_each_tested_isa([]<class I>() {
         check_scatter<nb::int4_g32, I, float>();
         check_scatter<nb::int4_g32, I, nb::float16_t>();
         check_scatter<nb::int4_g32, I, nb::bfloat16_t>();
@@ -307,7 +307,7 @@ TEST_CASE("a product whose results are activations of the next") {
 }
 
 TEST_CASE("a low-rank product is added, and gates are multiplied, in the order of the chain") {
-    nb::for_each_isa([]<class I>() {
+    nibble_test::for_each_tested_isa([]<class I>() {
         const auto w = weights_of<nb::int4_g32>(51);
         for (const std::size_t rank : {std::size_t{0}, std::size_t{1}, std::size_t{16}}) {
             const std::size_t m = 5;

@@ -3,6 +3,7 @@
 #include "support/contracts.hpp"
 #include "support/executors.hpp"
 #include "support/gemm_reference.hpp"
+#include "support/kinds.hpp"
 
 #include <nibble/gemm_integer.hpp>
 #include <nibble/pack.hpp>
@@ -55,7 +56,7 @@ template <class S, class A> void check_exact(const nb::quantized<A>& x, const nb
     const std::size_t n = w.rows();
     const std::vector<std::int64_t> want = exact_product(integers(x, true), integers(w, false), m, n, w.cols());
     const nb::packed<S> packed = nb::pack(w);
-    nb::for_each_isa([&]<class I>() {
+    nibble_test::for_each_tested_isa([&]<class I>() {
         INFO(I::name << ", " << what << ", M N K = " << m << " " << n << " " << w.cols());
         std::vector<std::int32_t> y(m * n + 2, -7);
         nb::gemm_integer<I>(nb::prepare<S>(x), packed, nb::matrix_view<std::int32_t>(y.data() + 1, m, n), {}, test_executor{3});
@@ -161,7 +162,7 @@ template <class Y> void check_output(std::int64_t least, std::int64_t most) {
     nb::integer_output relu = all;
     relu.low = relu.zero;
     for (const nb::integer_output& how : {plain, all, relu})
-        nb::for_each_isa([&]<class I>() {
+        nibble_test::for_each_tested_isa([&]<class I>() {
             nb::quantized<Y> y(m, n);
             nb::gemm_integer<I>(prepared, packed, y, how, {}, test_executor{3});
             std::size_t wrong = 0;

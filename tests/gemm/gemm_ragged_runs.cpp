@@ -1,6 +1,7 @@
 // gemm_ragged_runs.cpp: slots whose runs are no multiple of 4 columns, or end inside of rows, give the formula's bits.
 #include "support/catch.hpp"
 #include "support/gemm_reference.hpp"
+#include "support/kinds.hpp"
 
 #include <nibble/gemm.hpp>
 #include <nibble/pack.hpp>
@@ -28,7 +29,7 @@ template <class Scheme> void check(const char* what) {
                 const std::vector<float> wanted = reference_gemm(tokens, plain_of(q), per_group);
                 nb::gemm_options options;
                 if (per_group) options.activations = nb::activation_scale::per_group;
-                nb::for_each_isa([&]<class Isa>() {
+                nibble_test::for_each_tested_isa([&]<class Isa>() {
                     std::vector<float> y(m * n);
                     nb::gemm<Isa>(tokens, nb::pack(q), nb::matrix_view<float>(y.data(), m, n), options);
                     CAPTURE(what, std::string(Isa::name), k, m, per_group);

@@ -98,7 +98,7 @@ template <class S, class T, class U> void check_scheme() {
             const auto w = nb::pack(q);
             for (const std::size_t m : sizes{1, 3, 5, 33}) {
                 const std::vector<T> x = stored<T>(bell_values(m * k, m + k));
-                nb::for_each_isa([&]<class I>() {
+                nibble_test::for_each_tested_isa([&]<class I>() {
                     check_product<I, T, U>(w, plain, x, m, false, m % 4);
                     check_product<I, T, U>(w, plain, x, m, true, 0);
                 });
@@ -121,7 +121,7 @@ TEST_CASE("storing and loading lanes is the scalar codec, bit for bit, on every 
         }
         return different;
     };
-    nb::for_each_isa([&]<class I>() {
+    nibble_test::for_each_tested_isa([&]<class I>() {
         INFO(I::name);
         const auto all_of = [&]<class T>() {
             CHECK((check.template operator()<I, T>(0, 4099, (std::uint64_t{1} << 32) / 4099)) == 0);
@@ -150,7 +150,7 @@ TEST_CASE("storing and loading lanes is the scalar codec, bit for bit, on every 
 }
 
 TEST_CASE("a part of a vector is stored without a byte more") {
-    nb::for_each_isa([]<class I>() {
+    nibble_test::for_each_tested_isa([]<class I>() {
         for (std::size_t count = 0; count <= 8; ++count) {
             nb::float16_t y[10];
             for (nb::float16_t& v : y) v = nb::float16_t::from_bits(0xabcd);
@@ -183,7 +183,7 @@ TEST_CASE("gemm in and out in every pair of storage types") {
 }
 
 TEST_CASE("NaN and infinities come in and go out in 16 bits as documented") {
-    nb::for_each_isa([]<class I>() {
+    nibble_test::for_each_tested_isa([]<class I>() {
         INFO(I::name);
         const std::size_t k = 600;
         const std::size_t n = 19;
@@ -216,7 +216,7 @@ TEST_CASE("NaN and infinities come in and go out in 16 bits as documented") {
 }
 
 TEST_CASE("an epilogue sees fp32, before the one rounding to 16 bits") {
-    nb::for_each_isa([]<class I>() {
+    nibble_test::for_each_tested_isa([]<class I>() {
         const std::size_t k = 64;
         const std::size_t n = 33;
         const std::vector<float> values = bell_values(n * k, 5);

@@ -1,6 +1,7 @@
-// kinds.hpp: one format of each kind, for builds in which every format would take too long.
+// kinds.hpp: one format of each kind, and one ISA, for builds in which every one would take too long.
 #pragma once
 
+#include <nibble/dispatch/fixed.hpp>
 #include <nibble/element/lanes.hpp>
 #include <nibble/scheme/formats.hpp>
 
@@ -35,6 +36,16 @@ inline constexpr bool kinds_only = false;
 #endif
 template <std::size_t Index, class Format>
 inline constexpr bool tested = !kinds_only || first_of_its_kind<Index, Format>(nibble::all_formats{});
+
+// visit.operator()<I>() for every ISA, or in those builds, where templates are slow to compile, for the best alone:
+// gemm/slices/ keep both there.
+template <class Visit>
+constexpr void for_each_tested_isa(Visit&& visit) {
+    if constexpr (kinds_only)
+        visit.template operator()<nibble::best_isa>();
+    else
+        nibble::for_each_isa(visit);
+}
 
 // How many formats that leaves.
 inline constexpr std::size_t tested_formats = []<class... Formats, std::size_t... Index>(

@@ -29,13 +29,14 @@ struct value_piece {
 };
 inline constexpr std::size_t most_pieces = attention_panels + 2;
 
-template <isa Isa, any_scheme Values, bool Integers>
+// Values is detail::value_layout, or prefix_layout, whose codes are turned as they are unpacked.
+template <isa Isa, class Values, bool Integers>
 class value_side {
-    using format = detail::token_format<Values>;
-    using side = attention_side<Isa, Values, Integers>;
+    static constexpr bool turned = Values::turned;
+    using side = attention_side<Isa, typename Values::scheme_type, Integers>;
 
 public:
-    value_side(const detail::value_layout<Values>& values, std::size_t rows, float fixed, arena& memory) noexcept
+    value_side(const Values& values, std::size_t rows, float fixed, arena& memory) noexcept
         : values_(values), rows_(rows), fixed_(fixed), layout_(side::layout(depth(), phases(values.tokens), rows)),
           memory_(side::take(memory, layout_)) {
         scales_ = memory.take<float>(attention_block);
@@ -62,10 +63,11 @@ public:
             // Page by page, each as few long streams; the sums of all channels wait meanwhile.
             for (std::size_t i = 0; i < count; ++i) {
                 const bool last_piece = i + 1 == count;
-                const std::byte* after = !last_piece              ? pieces[i + 1].codes + first_panel * values_.panel_bytes
+                const std::byte* after = turned                   ? nullptr // keys of this block, in cache
+                                         : !last_piece            ? pieces[i + 1].codes + first_panel * values_.panel_bytes
                                          : g + 1 < values_.groups ? pieces[0].codes + (first_panel + panels) * values_.panel_bytes
                                                                   : next;
-                for_each_stream(panels, [&](std::size_t left) { return side::panels_at_once(rows_, left); },
+                for_each_stream(panels, [&](std::size_t left) { return panels_at_once(left); },
                                 [&](std::size_t p, std::size_t together, std::size_t apart, bool ends) {
                                     panel(pieces[i], i != 0, last_piece, first_panel + p, together, apart, ends ? after : nullptr, out);
                                 });
@@ -89,11 +91,12 @@ private:
     void scales_of(const value_piece* pieces, std::size_t count, std::size_t g, std::size_t begin, std::size_t end) noexcept {
         for (std::size_t i = 0; i < count; ++i) {
             const value_piece& piece = pieces[i];
-            const auto* scales = reinterpret_cast<const typename side::scale_code*>(piece.scales) + g * values_.tokens;
-            const auto* zeros = reinterpret_cast<const typename side::zero_code*>(piece.zeros) + g * values_.tokens;
+            const auto* scales = reinterpret_cast<const typename side::scale_code*>(piece.scales);
+            const auto* zeros = reinterpret_cast<const typename side::zero_code*>(piece.zeros);
             for (std::size_t t = 0; t < piece.count; t += 8) {
                 const std::size_t at = piece.first + t;
-                side::widen(scales + t, zeros + t, fixed_, scales_ + at, side::has_minimum ? minimums_ + at : nullptr);
+                const std::size_t slot = values_.slot(g, t);
+                side::widen(scales + slot, zeros + slot, fixed_, scales_ + at, side::has_minimum ? minimums_ + at : nullptr);
                 for (std::size_t j = 0; j < 8 && (at < begin || at + 8 > end); ++j) {
                     if (at + j >= begin && at + j < end) continue;
                     scales_[at + j] = 0.0f;
@@ -134,21 +137,23 @@ private:
             if constexpr (!side::integer) turn(first, last, n, x.real_values);
         }
     }
+    // Four by four numbers, rows to columns.
+    static NIBBLE_INLINE void turn_four(const float* from, std::size_t from_stride, float* to, std::size_t to_stride) noexcept {
+        using four = float __attribute__((vector_size(16)));
+        four r[4];
+        for (std::size_t j = 0; j < 4; ++j) __builtin_memcpy(&r[j], from + j * from_stride, 16);
+        const four low01 = __builtin_shufflevector(r[0], r[1], 0, 4, 1, 5), high01 = __builtin_shufflevector(r[0], r[1], 2, 6, 3, 7);
+        const four low23 = __builtin_shufflevector(r[2], r[3], 0, 4, 1, 5), high23 = __builtin_shufflevector(r[2], r[3], 2, 6, 3, 7);
+        const four columns[4] = {__builtin_shufflevector(low01, low23, 0, 1, 4, 5), __builtin_shufflevector(low01, low23, 2, 3, 6, 7),
+                                 __builtin_shufflevector(high01, high23, 0, 1, 4, 5),
+                                 __builtin_shufflevector(high01, high23, 2, 3, 6, 7)};
+        for (std::size_t j = 0; j < 4; ++j) __builtin_memcpy(to + j * to_stride, &columns[j], 16);
+    }
     // scaled_[row][token] of n rows to [token][row], four by four.
     void turn(std::size_t first, std::size_t last, std::size_t n, float* to) const noexcept {
-        using four = float __attribute__((vector_size(16)));
         std::size_t t = 0;
         for (; t + 4 <= n; t += 4)
-            for (std::size_t i = first; i < last; i += 4) {
-                four r[4];
-                for (std::size_t j = 0; j < 4; ++j) __builtin_memcpy(&r[j], scaled_ + (t + j) * attention_block + i, 16);
-                const four low01 = __builtin_shufflevector(r[0], r[1], 0, 4, 1, 5), high01 = __builtin_shufflevector(r[0], r[1], 2, 6, 3, 7);
-                const four low23 = __builtin_shufflevector(r[2], r[3], 0, 4, 1, 5), high23 = __builtin_shufflevector(r[2], r[3], 2, 6, 3, 7);
-                const four columns[4] = {
-                    __builtin_shufflevector(low01, low23, 0, 1, 4, 5), __builtin_shufflevector(low01, low23, 2, 3, 6, 7),
-                    __builtin_shufflevector(high01, high23, 0, 1, 4, 5), __builtin_shufflevector(high01, high23, 2, 3, 6, 7)};
-                for (std::size_t j = 0; j < 4; ++j) __builtin_memcpy(to + (i + j) * n + t, &columns[j], 16);
-            }
+            for (std::size_t i = first; i < last; i += 4) turn_four(scaled_ + t * attention_block + i, attention_block, to + i * n + t, n);
         if (n == 1) {
             __builtin_memcpy(to + first, scaled_ + first, (last - first) * sizeof(float));
             return;
@@ -202,20 +207,23 @@ private:
     void panel(const value_piece& piece, bool resume, bool finish, std::size_t p, std::size_t together, std::size_t apart,
                const std::byte* next, float* out) noexcept {
         constexpr std::size_t rows16 = panel_layout::rows;
-        const bool unpacked = side::unpacks(layout_.blocks);
-        const std::byte* codes = piece.codes + p * values_.panel_bytes;
+        const bool unpacked = turned || side::unpacks(layout_.blocks);
+        const std::byte* codes = turned ? piece.codes : piece.codes + p * values_.panel_bytes;
         typename side::arguments a = side::arguments_of(layout_);
         a.scales = ones(); // the tokens' scales are in the weights
         a.minimums = side::has_minimum ? ones() : nullptr;
         a.widened_stride = rows16;
         a.results_stride = apart * rows_ * rows16;
-        a.ahead = next != nullptr ? ahead_of(codes, next) : stream_ahead;
+        a.ahead = turned ? 0 : next != nullptr ? ahead_of(codes, next) : stream_ahead;
         tile_range r{};
         r.parts = 1;
         r.part_units = r.last_units = piece.count / side::unit_columns;
         r.resume = resume;
         r.finish = finish;
-        if (unpacked)
+        if constexpr (turned)
+            for (std::size_t j = 0; j < together; ++j)
+                turn_keys(codes, p + j * apart, piece.count, lanes_ + j * r.last_units * side::lane_bytes);
+        else if (unpacked)
             for (std::size_t j = 0; j < together; ++j)
                 side::unpack(codes + j * apart * values_.panel_bytes, r.last_units, lanes_ + j * r.last_units * side::lane_bytes);
         const std::size_t stride = unpacked ? r.last_units * side::lane_bytes : apart * values_.panel_bytes;
@@ -232,6 +240,58 @@ private:
             side::tile(unpacked, together, n, a, r);
         }
     }
+    // Lanes of a panel of channels from panels of keys of 16 tokens each.
+    NIBBLE_NOINLINE void turn_keys(const std::byte* codes, std::size_t p, std::size_t tokens, std::byte* to) const noexcept {
+        using element = typename side::element;
+        constexpr std::size_t quads = panel_layout::rows / panel_layout::quad; // of a panel's channels
+        constexpr std::size_t steps = quads / detail::step_quads<element>;
+        const std::size_t first = p * steps;
+        const std::size_t there = detail::min_of(steps, values_.panel_bytes / detail::step_bytes<element> - first);
+        codes += first * detail::step_bytes<element>;
+        for (std::size_t t = 0; t < tokens; t += panel_layout::rows, codes += values_.panel_bytes) {
+            const std::size_t units = there * detail::step_quads<element> * panel_layout::quad / side::unit_columns;
+            if constexpr (side::integer) {
+                alignas(64) std::uint8_t lanes[quads * 64] = {};
+                unpack_integer<Isa, element>(reinterpret_cast<const std::uint8_t*>(codes), units, lanes);
+                alignas(64) std::uint8_t turned_lanes[quads * 64];
+                turn_quads(lanes, side::wide ? turned_lanes : reinterpret_cast<std::uint8_t*>(to));
+                if constexpr (side::wide) widen_lanes<Isa>(turned_lanes, quads, reinterpret_cast<std::int16_t*>(to));
+                to += quads * side::lane_bytes;
+            } else {
+                alignas(64) float lanes[panel_layout::rows * panel_layout::rows] = {};
+                const float* from = lanes;
+                if constexpr (element::bits == 32) {
+                    if (there == steps)
+                        from = reinterpret_cast<const float*>(codes);
+                    else
+                        __builtin_memcpy(lanes, codes, units * panel_layout::rows * sizeof(float));
+                } else {
+                    side::unpack(codes, units, reinterpret_cast<std::byte*>(lanes));
+                }
+                auto* out = reinterpret_cast<float*>(to);
+                for (std::size_t c = 0; c < panel_layout::rows; c += 4)
+                    for (std::size_t i = 0; i < panel_layout::rows; i += 4)
+                        turn_four(from + c * panel_layout::rows + i, panel_layout::rows, out + i * panel_layout::rows + c,
+                                  panel_layout::rows);
+                to += panel_layout::rows * side::lane_bytes;
+            }
+        }
+    }
+    // [quad of channels][16 tokens][4 channels] to [quad of tokens][16 channels][4 tokens].
+    static void turn_quads(const std::uint8_t* from, std::uint8_t* to) noexcept {
+        using bytes = std::uint8_t __attribute__((vector_size(16)));
+        for (std::size_t c = 0; c < 4; ++c)
+            for (std::size_t t = 0; t < 4; ++t) {
+                bytes v;
+                __builtin_memcpy(&v, from + 64 * c + 16 * t, 16);
+                v = __builtin_shufflevector(v, v, 0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+                __builtin_memcpy(to + 64 * t + 16 * c, &v, 16);
+            }
+    }
+    [[nodiscard]] std::size_t panels_at_once(std::size_t left) const noexcept {
+        if constexpr (turned) return rows_ != 1 && rows_ <= 4 && left >= side::few_panels ? side::few_panels : 1;
+        return side::panels_at_once(rows_, left);
+    }
     [[nodiscard]] static const float* ones() noexcept {
         struct table {
             alignas(64) float at[side::most_panels * panel_layout::rows];
@@ -244,7 +304,7 @@ private:
         return all.at;
     }
 
-    const detail::value_layout<Values>& values_;
+    const Values& values_;
     std::size_t rows_;
     float fixed_;
     activation_layout layout_;

@@ -138,6 +138,12 @@ NIBBLE_NOINLINE void unpack_integer(const std::uint8_t* in, std::size_t quads, s
     }
 }
 
+template <isa Isa>
+NIBBLE_INLINE void store_widened(const typename Isa::bytes& lanes, std::int16_t* out) noexcept {
+    Isa::store_words(out, Isa::even_words(lanes));
+    Isa::store_words(out + 16, Isa::odd_words(lanes));
+}
+
 // The same lanes as int16: per quad A's columns 0 and 2 of each row, A's 1 and 3, B's 0 and 2, B's 1 and 3. The codes have
 // been asked for before: what a burst asks for ahead of its end only makes it wait.
 template <isa Isa, element E>
@@ -145,11 +151,14 @@ NIBBLE_NOINLINE void unpack_words(const std::uint8_t* in, std::size_t quads, std
     constexpr std::size_t step = detail::step_quads<E>;
     for (std::size_t q = 0; q < quads; q += step, in += detail::step_bytes<E>, out += 64 * step) {
         spread_lanes<Isa, E::bits>(in, [&](std::size_t v, const typename Isa::bytes& codes) NIBBLE_INLINE_LAMBDA {
-            const typename Isa::bytes lanes = to_lanes<Isa, E>(codes);
-            Isa::store_words(out + 32 * v, Isa::even_words(lanes));
-            Isa::store_words(out + 32 * v + 16, Isa::odd_words(lanes));
+            store_widened<Isa>(to_lanes<Isa, E>(codes), out + 32 * v);
         });
     }
+}
+// Of byte lanes that lie there already.
+template <isa Isa>
+NIBBLE_INLINE void widen_lanes(const std::uint8_t* in, std::size_t quads, std::int16_t* out) noexcept {
+    for (std::size_t v = 0; v < 2 * quads; ++v) store_widened<Isa>(Isa::load_bytes(in + 32 * v), out + 32 * v);
 }
 
 // `columns` columns (whole steps) of codes to [column][16 rows] fp32.

@@ -69,6 +69,14 @@ template <class S>
 concept along_tokens_scheme = token_scheme<S> && !S::two_level && detail::group_size<detail::token_granularity<S>> != 0 &&
                               detail::group_size<detail::token_granularity<S>> % panel_layout::rows == 0;
 
+// Values that take no memory of their own: those of a token are the first value_size channels of its key, as the cache stores them
+// (multi-head latent attention: DeepSeek-V2, arXiv:2405.04434). Keys are then a scheme with per_channel, per_tensor or groups of a
+// multiple of 16.
+struct prefix_of_keys {};
+
+template <class V>
+concept cached_values = any_scheme<V> || std::same_as<V, prefix_of_keys>;
+
 namespace detail {
 
 // What a scheme says about the numbers of a cache.
@@ -160,6 +168,60 @@ struct value_layout {
     [[nodiscard]] std::size_t panels() const noexcept { return ceil_div(channels, panel_layout::rows); }
     [[nodiscard]] std::size_t panels_per_group() const noexcept {
         return format::group == 0 ? panels() : format::group / panel_layout::rows;
+    }
+    // What attention asks: are they keys, and where does it find token t of a page (a multiple of 16) and its scales?
+    static constexpr bool turned = false;
+    using scheme_type = Values;
+    [[nodiscard]] std::size_t codes_at(std::size_t t) const noexcept {
+        return codes + t / panel_layout::quad / step_quads<element> * step_bytes<element>;
+    }
+    [[nodiscard]] std::size_t slot(std::size_t group, std::size_t t) const noexcept { return group * tokens + t; }
+};
+
+// Values that are a prefix of keys stored so.
+template <class Keys>
+struct prefix_layout {
+    using scheme_type = typename key_format<Keys>::scheme_type;
+    using format = token_format<scheme_type>;
+    static constexpr bool turned = true;
+    key_layout<Keys> keys{};
+    std::size_t tokens = 0;
+    std::size_t channels = 0;
+    std::size_t panel_bytes = 0; // of 16 tokens
+    std::size_t groups = 1;
+    std::size_t codes = 0, scales = 0, zeros = 0, bytes = 0;
+    static_assert(key_format<Keys>::tokens_per_group == 0 && value_scheme<scheme_type>,
+                  "kv_cache: with prefix_of_keys the keys must be a scheme whose groups are multiples of 16 channels, not along_tokens");
+
+    prefix_layout() noexcept = default;
+    prefix_layout(const key_layout<Keys>& of, std::size_t value_size) noexcept
+        : keys(of), tokens(of.tokens), channels(value_size), panel_bytes(of.panel_bytes), groups(format::groups(value_size)),
+          codes(of.codes), scales(of.scales), zeros(of.zeros) {}
+    [[nodiscard]] std::size_t panels() const noexcept { return ceil_div(channels, panel_layout::rows); }
+    [[nodiscard]] std::size_t panels_per_group() const noexcept {
+        return format::group == 0 ? panels() : format::group / panel_layout::rows;
+    }
+    [[nodiscard]] std::size_t codes_at(std::size_t t) const noexcept { return codes + t / panel_layout::rows * panel_bytes; }
+    [[nodiscard]] std::size_t slot(std::size_t group, std::size_t t) const noexcept {
+        return t / panel_layout::rows * keys.slots + group * panel_layout::rows + t % panel_layout::rows;
+    }
+};
+
+// Where the values of a cache are.
+template <class Keys, class Values>
+struct values_of_cache {
+    using layout = value_layout<Values>;
+    static constexpr bool stored = true;
+    [[nodiscard]] static layout make(const key_layout<Keys>& keys, std::size_t value_size) noexcept {
+        return layout(keys.tokens, value_size);
+    }
+};
+template <class Keys>
+struct values_of_cache<Keys, prefix_of_keys> {
+    using layout = prefix_layout<Keys>;
+    static constexpr bool stored = false;
+    [[nodiscard]] static layout make(const key_layout<Keys>& keys, std::size_t value_size) noexcept {
+        return layout(keys, value_size);
     }
 };
 
