@@ -17,7 +17,7 @@ namespace nibble::inline NIBBLE_ABI::kernel {
 // Tokens whose scores are worked on at once, at positions that are multiples of it whatever a page's size: results depend on
 // neither. Blocks are joined in order within a span, and spans in order, so that spans may be worked on by several threads.
 inline constexpr std::size_t attention_block = 256;
-inline constexpr std::size_t attention_span = 1024;
+inline constexpr std::size_t attention_span = 512;
 inline constexpr std::size_t attention_panels = attention_block / panel_layout::rows;
 
 // ln x for x > 0 within 1e-7 relative to max(1, |ln x|): no library, the same bits everywhere.
