@@ -2,6 +2,7 @@
 #include "support/catch.hpp"
 #include "support/gemm_executors.hpp"
 #include "support/gemm_format.hpp"
+#include "support/kinds.hpp"
 
 #if __has_include(<unsupported/Eigen/CXX11/ThreadPool>)
 #include <nibble/adapt/thread_pool.hpp>
@@ -52,7 +53,7 @@ TEST_CASE("gemm gives the same bits for any number of workers and any order of t
 #endif
     for (const auto& format : gemm_formats()) {
         // One task per four panels, one per panel, and several chunks of tokens.
-        for (const std::size_t m : sizes{1, 5, 200}) {
+        for (const std::size_t m : nibble_test::some_of<std::size_t>({1, 5, 200})) {
             const job work(*format, m, m == 200 ? 33 : 150, m == 200 ? 70 : 300);
             nb::workspace scratch;
             for (const bool per_group : {false, true})
@@ -77,7 +78,7 @@ TEST_CASE("a token's results do not depend on the other tokens") {
         for (const bool per_group : {false, true})
             for (std::size_t isa = 0; isa < isa_names().size(); ++isa) {
                 const std::vector<float> all = work.run(isa, 0, 64, per_group, any_executor{});
-                for (const std::size_t company : sizes{1, 3, 7})
+                for (const std::size_t company : nibble_test::some_of<std::size_t>({1, 3, 7}))
                     for (std::size_t first = 0; first + company <= 64; first += company) {
                         if (company == 1 && first % 5 != 0) continue;
                         const std::vector<float> few = work.run(isa, first, company, per_group, any_executor{});
@@ -95,7 +96,7 @@ TEST_CASE("nor on the size of the chunks that many tokens and outputs are cut in
     for (const auto& format : gemm_formats()) {
         const job work(*format, 400, 4100, 40);
         const std::vector<float> all = work.run(0, 0, 400, false, scrambled(2, 5));
-        for (const std::size_t first : sizes{0, 95, 133, 191, 199, 383, 397}) {
+        for (const std::size_t first : nibble_test::some_of<std::size_t>({0, 95, 133, 191, 199, 383, 397})) {
             const std::vector<float> few = work.run(0, first, 3, false, any_executor{});
             const std::string found = difference(few, all.data() + first * work.outputs, work.outputs);
             if (!found.empty()) FAIL_CHECK(format->name() << ", tokens from " << first << " on: " << found);

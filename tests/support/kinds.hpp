@@ -6,8 +6,10 @@
 #include <nibble/scheme/formats.hpp>
 
 #include <cstddef>
+#include <initializer_list>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 namespace nibble_test {
 
@@ -45,6 +47,15 @@ constexpr void for_each_tested_isa(Visit&& visit) {
         visit.template operator()<nibble::best_isa>();
     else
         nibble::for_each_isa(visit);
+}
+
+// All of a list, or in those builds, which run slowly too, every third and the last.
+template <class T>
+[[nodiscard]] std::vector<T> some_of(std::initializer_list<T> all) {
+    std::vector<T> some;
+    for (std::size_t i = 0; i < all.size(); ++i)
+        if (!kinds_only || i % 3 == 0 || i + 1 == all.size()) some.push_back(all.begin()[i]);
+    return some;
 }
 
 // How many formats that leaves.
