@@ -4,7 +4,7 @@
 # nibble.hpp -> verbs -> dispatch -> kernel -+-> tensor -> scheme -+-> granularity -+
 #                                            |                     +-> element -----+
 #                                            +-> epilogue -> isa --> element -------+-> core
-# transform, calibrate, io -> tensor, scheme, verbs        adapt -> core        Eigen: only in adapt/ and calibrate/
+# verbs -> transform -> dispatch        calibrate, io -> tensor, scheme, verbs        adapt -> core        Eigen: only in adapt/ and calibrate/
 #
 # A stage may include itself and whatever an arrow leads to, however many arrows it takes. Files at the top of
 # include/nibble/ are verbs, except the three named below.
@@ -19,16 +19,15 @@ set(arrows_isa element)
 set(arrows_epilogue isa)
 set(arrows_kernel tensor epilogue)
 set(arrows_dispatch kernel)
-set(arrows_verb dispatch)
-set(arrows_transform tensor)
+set(arrows_verb dispatch transform)
+set(arrows_transform dispatch)
 set(arrows_calibrate tensor)
 set(arrows_io tensor)
 set(arrows_adapt core)
 set(arrows_everything verb transform calibrate io)
 set(arrows_names core)
 set(arrows_version "")
-# These three call the verbs from outside: the verbs' own headers, not what lies between a verb and its tensors.
-set(also_transform verb)
+# These two call the verbs from outside: the verbs' own headers, not what lies between a verb and its tensors.
 set(also_calibrate verb)
 set(also_io verb)
 

@@ -50,3 +50,5 @@
 #include <nibble/prepare.hpp>
 #include <nibble/quantize.hpp>
 #include <nibble/requantize.hpp>
+
+#include <nibble/transform/hadamard.hpp>
