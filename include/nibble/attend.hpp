@@ -143,7 +143,7 @@ void attend_sequences(matrix_view<const float> q, std::span<const attended_seque
             work.span(seen.span(t.rows, i), part);
             join<Isa>(o, t.rows.rows(), all, part);
         }
-        finish<Isa>(o, t.rows, all, options, out);
+        finish<Isa>(*t.of->cache, t.rows, all, options, out);
     };
     // A few spans of every task at once, each into sums of its own.
     const std::size_t tasks = plan.tasks();
@@ -168,7 +168,7 @@ void attend_sequences(matrix_view<const float> q, std::span<const attended_seque
                 if (first == 0) all.clear(o, t.rows.rows());
                 for (std::size_t j = 0; j < at_once && first + j < spans; ++j)
                     join<Isa>(o, t.rows.rows(), all, sums_at(parts + (j * tasks + i) * sums_bytes, t));
-                if (first + at_once >= plan.longest()) finish<Isa>(o, t.rows, all, options, out);
+                if (first + at_once >= plan.longest()) finish<Isa>(*t.of->cache, t.rows, all, options, out);
             });
         }
     };

@@ -11,6 +11,7 @@
 #include <nibble/kernel/gemm_plan.hpp>
 #include <nibble/kernel/softmax.hpp>
 #include <nibble/kv_cache.hpp>
+#include <nibble/kv_transform.hpp>
 #include <nibble/scheme/formats.hpp>
 #include <nibble/tensor/kv_layout.hpp>
 
@@ -76,6 +77,7 @@ private:
 // What attention has of the rows of a task: a state of each, and the sums of the values [channels' panel][row][16 channels].
 struct attention_sums {
     kernel::softmax_state* states = nullptr;
+    float* offsets = nullptr; // what all scores of a row lack
     float* sums = nullptr;
 
     [[nodiscard]] static std::size_t count(const kv_cache_options& o, std::size_t rows) noexcept {
@@ -84,11 +86,15 @@ struct attention_sums {
     [[nodiscard]] static attention_sums take(const kv_cache_options& o, std::size_t rows, kernel::arena& memory) noexcept {
         attention_sums s;
         s.states = memory.take<kernel::softmax_state>(rows);
+        s.offsets = memory.take<float>(rows);
         s.sums = memory.take<float>(count(o, rows));
         return s;
     }
     void clear(const kv_cache_options& o, std::size_t rows) const noexcept {
-        for (std::size_t r = 0; r < rows; ++r) states[r] = {};
+        for (std::size_t r = 0; r < rows; ++r) {
+            states[r] = {};
+            offsets[r] = 0.0f;
+        }
         for (std::size_t i = 0; i < count(o, rows); ++i) sums[i] = 0.0f;
     }
 };
@@ -113,7 +119,8 @@ public:
     attention_task(const cache_type& cache, const attention_rows& rows, const attend_options& options,
                    kernel::arena& memory) noexcept
         : cache_(cache), o_(cache.options()), at_(rows), options_(options), seen_(cache, options), rows_(rows.rows()),
-          queries_(memory.take<float>(rows_ * o_.head_size)), scores_(memory.take<float>(kernel::attention_block * rows_)),
+          key_transform_(cache.key_transform().get()), queries_(memory.take<float>(rows_ * o_.head_size)),
+          offsets_(memory.take<float>(rows_)), scores_(memory.take<float>(kernel::attention_block * rows_)),
           mixed_(memory.take<float>(rows16 * rows_)), rescale_(memory.take<float>(rows_)),
           open_keys_layout_(cache.newest_keys().tokens, o_.head_size),
           open_values_layout_(open_values(cache.newest_values().tokens)),
@@ -131,6 +138,8 @@ public:
         for (std::size_t r = 0; r < rows_; ++r) {
             const float* from = q.row(at_.first_query + r / at_.group) + (at_.head * at_.group + r % at_.group) * o_.head_size;
             for (std::size_t c = 0; c < o_.head_size; ++c) queries_[r * o_.head_size + c] = from[c] * scale;
+            offsets_[r] = 0.0f;
+            if (key_transform_ != nullptr) transform_query(r);
         }
         keys_.prepare();
         if (cache_.newest_keys().tokens != 0 || o_.sinks != 0) open_keys_.prepare();
@@ -141,6 +150,8 @@ public:
         const std::size_t begin = index * kernel::attention_span;
         const std::size_t end = min_of(cache_.size(), begin + kernel::attention_span);
         to.clear(o_, rows_);
+        // What the scores lack: the query x the keys' mean. (A soft cap wants it in every score: adjust.)
+        for (std::size_t r = 0; r < rows_ && options_.soft_cap == 0.0f; ++r) to.offsets[r] = offsets_[r];
         for (std::size_t first = begin; first < end; first += kernel::attention_block)
             if (seen_.any(at_, first, min_of(end, first + kernel::attention_block)))
                 block(first, min_of(kernel::attention_block, end - first), to.states, to.sums);
@@ -157,6 +168,22 @@ private:
     };
     [[nodiscard]] static range meet(std::size_t begin, std::size_t end, std::size_t first, std::size_t count) noexcept {
         return {max_of(begin, first), min_of(end, first + count)};
+    }
+
+    NIBBLE_NOINLINE void transform_query(std::size_t r) noexcept {
+        using L = lanes<Isa>;
+        float* const query = queries_ + r * o_.head_size;
+        if (!key_transform_->mean.empty()) {
+            const float* mean = key_transform_->mean.data() + at_.head * o_.head_size;
+            L sum[2] = {L(0.0f), L(0.0f)};
+            for (std::size_t c = 0; c < o_.head_size; c += 8) {
+                const std::size_t n = min_of<std::size_t>(8, o_.head_size - c);
+                L& part = sum[c / 8 % 2];
+                part = fma(L::load(query + c, n), L::load(mean + c, n), part);
+            }
+            offsets_[r] = kernel::sum_of(sum);
+        }
+        transform_channels<Isa>(*key_transform_, at_.head, o_.head_size, false, query);
     }
 
     void block(std::size_t first, std::size_t count, kernel::softmax_state* states, float* out) noexcept {
@@ -316,10 +343,11 @@ private:
         if (options_.soft_cap != 0.0f) {
             const L cap(options_.soft_cap);
             const L inverse(1.0f / options_.soft_cap);
+            const L offset(offsets_[r]);
             for (std::size_t p = 0; p < panels; ++p)
                 for (std::size_t half = 0; half < 16; half += 8) {
                     float* at = row + p * stride + half;
-                    (cap * tanh(L::load(at, 8) * inverse)).store(at, 8);
+                    (cap * tanh((L::load(at, 8) + offset) * inverse)).store(at, 8);
                 }
         }
         if (!options_.slopes.empty()) {
@@ -411,7 +439,9 @@ private:
     const attend_options& options_;
     seen_tokens seen_;
     std::size_t rows_;
+    const kv_transform* key_transform_;
     float* queries_;
+    float* offsets_;
     float* scores_;
     float* mixed_;
     float* rescale_;
@@ -445,28 +475,36 @@ inline void join(const kv_cache_options& o, std::size_t rows, const attention_su
         float of_all = 1.0f;
         float of_part = 1.0f;
         all.states[r] = kernel::joined<Isa>(all.states[r], part.states[r], of_all, of_part);
+        all.offsets[r] = part.offsets[r];
         join_sums<Isa>(all.sums, part.sums, rows, r, ceil_div(o.value_size, panel_layout::rows), of_all, of_part);
     }
 }
 
-// What all spans gave, to the rows of out.
-template <isa Isa>
-inline void finish(const kv_cache_options& o, const attention_rows& at, const attention_sums& all, const attend_options& options,
+// What all spans gave, to the rows of out: sums over weights, and a sink's, in the caller's channels.
+template <isa Isa, class Cache>
+inline void finish(const Cache& cache, const attention_rows& at, const attention_sums& all, const attend_options& options,
                    matrix_view<float> out) noexcept {
     const std::size_t rows = at.rows();
+    const std::size_t size = cache.options().value_size;
     for (std::size_t r = 0; r < rows; ++r) {
         const std::size_t query = at.first_query + r / at.group;
         const std::size_t head = at.head * at.group + r % at.group;
         kernel::softmax_state state = all.states[r];
+        const float of_tokens = state.sum;
+        if (of_tokens != 0.0f) state.largest += all.offsets[r];
         float of_all = 1.0f;
         if (!options.sink_scores.empty()) {
             float unused = 1.0f;
             state = kernel::joined<Isa>(state, {options.sink_scores[head], 1.0f}, of_all, unused);
         }
         const float factor = state.sum == 0.0f ? 0.0f : of_all / state.sum;
-        float* to = out.row(query) + head * o.value_size;
-        for (std::size_t c = 0; c < o.value_size; ++c)
+        float* to = out.row(query) + head * size;
+        for (std::size_t c = 0; c < size; ++c)
             to[c] = all.sums[(c / panel_layout::rows * rows + r) * panel_layout::rows + c % panel_layout::rows] * factor;
+        if (const kv_transform* transform = cache.value_transform().get()) {
+            const float share = of_tokens == 0.0f ? 0.0f : options.sink_scores.empty() ? 1.0f : of_tokens * factor;
+            restore_channels<Isa>(*transform, at.head, size, share, to);
+        }
         if (!options.log_sums.empty())
             options.log_sums(query, head) =
                 state.sum == 0.0f ? -infinity : rounded_by_itself(kernel::natural_log(state.sum)) + state.largest;

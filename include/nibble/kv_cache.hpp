@@ -6,8 +6,10 @@
 #include <nibble/core/check.hpp>
 #include <nibble/core/executor.hpp>
 #include <nibble/core/view.hpp>
+#include <nibble/dispatch/fixed.hpp>
 #include <nibble/kernel/kv_store.hpp>
 #include <nibble/kv_pages.hpp>
+#include <nibble/kv_transform.hpp>
 #include <nibble/scheme/formats.hpp>
 #include <nibble/tensor/kv_layout.hpp>
 
@@ -98,6 +100,8 @@ public:
             first_values_ = std::move(other.first_values_);
             turned_ = std::move(other.turned_);
             found_ = std::move(other.found_);
+            key_transform_ = std::move(other.key_transform_);
+            value_transform_ = std::move(other.value_transform_);
         }
         return *this;
     }
@@ -112,6 +116,22 @@ public:
     // Tokens below it are stored as Keys, or Values; from it on they are fp32 as yet.
     [[nodiscard]] std::size_t stored_keys() const noexcept { return pages_->stored_keys(tokens_); }
     [[nodiscard]] std::size_t stored_values() const noexcept { return pages_->stored_values(tokens_); }
+
+    // What keys, or values, go through before they are stored, windows and sinks included; none (nullptr) at first. For a
+    // sequence that has no token yet. read_keys and attend undo it. What a transform makes infinite counts as not finite. A fork
+    // shares it; whoever restores a page in another sequence sets the same.
+    void set_key_transform(std::shared_ptr<const kv_transform> transform) {
+        NIBBLE_CHECK(tokens_ == 0, "kv_cache::set_key_transform: tokens are there, which came through another transform");
+        if (transform != nullptr) detail::check_transform(*transform, options().heads, options().head_size);
+        key_transform_ = std::move(transform);
+    }
+    void set_value_transform(std::shared_ptr<const kv_transform> transform) {
+        NIBBLE_CHECK(tokens_ == 0, "kv_cache::set_value_transform: tokens are there, which came through another transform");
+        if (transform != nullptr) detail::check_transform(*transform, options().heads, options().value_size);
+        value_transform_ = std::move(transform);
+    }
+    [[nodiscard]] const std::shared_ptr<const kv_transform>& key_transform() const noexcept { return key_transform_; }
+    [[nodiscard]] const std::shared_ptr<const kv_transform>& value_transform() const noexcept { return value_transform_; }
 
     // Pages that the next `count` tokens take from the set: they can be appended if it has as many available.
     [[nodiscard]] std::size_t pages_needed(std::size_t count) const noexcept {
@@ -181,6 +201,8 @@ public:
         copy.newest_values_ = newest_values_;
         copy.first_keys_ = first_keys_;
         copy.first_values_ = first_values_;
+        copy.key_transform_ = key_transform_;
+        copy.value_transform_ = value_transform_;
         return copy;
     }
 
@@ -215,7 +237,8 @@ public:
         clear_from(i, stored_keys(), stored_values()); // tokens taken back since it was saved
     }
 
-    // What is stored, as fp32: row t is token first + t, keys or values of one head, or NaN if they were not finite.
+    // What is stored, as fp32 and in the channels of append: row t is token first + t, keys or values of one head, or NaN if
+    // they were not finite.
     void read_keys(std::size_t head, std::size_t first, matrix_view<float> out) const {
         check_read(head, first, out, options().head_size, stored_keys());
         for (std::size_t t = 0; t < out.rows(); ++t) read_key(head, first + t, out.row(t));
@@ -299,6 +322,12 @@ private:
         }
         return bad == 0;
     }
+    // The same of a row of head h that is to go through a transform, in place.
+    static bool transform_row(const kv_transform* transform, std::size_t h, std::size_t size, float* x) noexcept {
+        if (transform == nullptr) return true;
+        detail::transform_channels<best_isa>(*transform, h, size, true, x);
+        return finite_row(x, size, x);
+    }
     static void put_open_key(detail::open_tokens& open, std::size_t head, std::size_t at, const float* x, std::size_t channels,
                              bool marked) noexcept {
         auto* to = reinterpret_cast<float*>(open.head(head) + at / panel_layout::rows *
@@ -374,7 +403,8 @@ private:
         bool found = false;
         for (std::size_t t = 0; t < k.rows(); ++t) {
             const std::size_t position = first + t;
-            const bool good_key = finite_row(k.row(t) + h * o.head_size, o.head_size, x);
+            bool good_key = finite_row(k.row(t) + h * o.head_size, o.head_size, x);
+            good_key = transform_row(key_transform_.get(), h, o.head_size, x) && good_key;
             if (position < o.sinks) put_open_key(first_keys_, h, position, x, o.head_size, !good_key);
             if (newest_keys_.tokens == 0) {
                 store_key(h, position, x, !good_key);
@@ -384,7 +414,8 @@ private:
             }
             found = found || !good_key;
             if constexpr (!stores_values) continue;
-            const bool good_value = finite_row(v.row(t) + h * o.value_size, o.value_size, x);
+            bool good_value = finite_row(v.row(t) + h * o.value_size, o.value_size, x);
+            good_value = transform_row(value_transform_.get(), h, o.value_size, x) && good_value;
             if (position < o.sinks) put_open_value(first_values_, h, position, x, o.value_size, !good_value);
             if (newest_values_.tokens == 0) {
                 store_value(h, position, x, !good_value);
@@ -479,6 +510,8 @@ private:
         }
         if (marked)
             for (std::size_t c = 0; c < o.head_size; ++c) x[c] = detail::quiet_nan;
+        else if (key_transform_ != nullptr)
+            detail::restore_channels<best_isa>(*key_transform_, h, o.head_size, 1.0f, x);
     }
     void read_value(std::size_t h, std::size_t position, float* x) const {
         const kv_cache_options& o = options();
@@ -505,6 +538,8 @@ private:
         }
         if (marked)
             for (std::size_t c = 0; c < o.value_size; ++c) x[c] = detail::quiet_nan;
+        else if (value_transform_ != nullptr)
+            detail::restore_channels<best_isa>(*value_transform_, h, o.value_size, 1.0f, x);
     }
 
     std::shared_ptr<pages_type> pages_;
@@ -519,6 +554,7 @@ private:
     detail::open_tokens first_keys_, first_values_;   // sinks
     std::vector<std::uint8_t> found_; // of each head, whether append met a number that is not finite
     std::vector<typename key_format::element::code> turned_; // scratch, [head][token of a group][channel]
+    std::shared_ptr<const kv_transform> key_transform_, value_transform_;
 };
 
 } // namespace nibble::inline NIBBLE_ABI

@@ -46,6 +46,7 @@
 #include <nibble/gemm.hpp>
 #include <nibble/gemm_integer.hpp>
 #include <nibble/kv_cache.hpp>
+#include <nibble/kv_transform.hpp>
 #include <nibble/pack.hpp>
 #include <nibble/prepare.hpp>
 #include <nibble/quantize.hpp>

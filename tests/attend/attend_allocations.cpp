@@ -3,6 +3,7 @@
 #include "support/attention_reference.hpp"
 #include "support/catch.hpp"
 #include "support/kv_pair.hpp"
+#include "support/kv_transforms.hpp"
 
 #include <nibble/core/workspace.hpp>
 
@@ -14,7 +15,7 @@ using nibble_test::allocations;
 
 TEST_CASE("append, truncate, evict and attend allocate nothing") {
     for (const auto& pair : kv_pairs())
-        for (const bool waiting : {false, true}) {
+        for (const bool waiting : {false, true}) { // in fp32, and transformed
             INFO(pair->name() << (waiting ? " waiting" : ""));
             nb::kv_cache_options o;
             o.heads = 2;
@@ -27,6 +28,7 @@ TEST_CASE("append, truncate, evict and attend allocate nothing") {
             }
             const auto s = pair->make(o);
             const tokens t(o, 700, 1);
+            if (waiting) all_transforms(s->options(), t).back().set(*s);
             const std::size_t made = allocations.load();
             t.append_to(*s, 0, 300);
             for (std::size_t i = 300; i < 400; ++i) t.append_to(*s, i, 1);

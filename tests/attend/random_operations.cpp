@@ -4,6 +4,7 @@
 #include "support/catch.hpp"
 #include "support/contracts.hpp"
 #include "support/kv_pair.hpp"
+#include "support/kv_transforms.hpp"
 #include "support/random.hpp"
 
 #include <algorithm>
@@ -37,6 +38,7 @@ private:
 // A sequence and what it should hold: rows of keys and values.
 struct modelled {
     std::unique_ptr<sequence> real;
+    transforms through;
     std::vector<std::vector<float>> k, v;
     std::map<std::size_t, std::vector<std::byte>> dropped;
     // Whether its last pages are its own and have been written to since tokens were taken back: shared ones keep those.
@@ -74,6 +76,7 @@ std::unique_ptr<sequence> anew(const kv_pair& pair, const modelled& m) {
     nb::kv_cache_options o = m.real->options();
     o.pages = 0;
     auto s = pair.make(o);
+    m.through.set(*s);
     if (!m.k.empty()) s->append(matrix_of(m.k, o.heads * o.head_size), matrix_of(m.v, o.heads * o.value_size));
     return s;
 }
@@ -157,6 +160,9 @@ void run(const kv_pair& pair, std::uint64_t seed, std::size_t steps) {
     all.emplace_back();
     all[0].real = pair.make(o);
     const nb::kv_cache_options& real = all[0].real->options();
+    const std::vector<transforms> tried = all_transforms(real, tokens(real, 40, seed));
+    if (const std::size_t which = numbers_of_seed(~seed).below(2 * tried.size()); which < tried.size()) all[0].through = tried[which];
+    all[0].through.set(*all[0].real);
     const std::size_t key_cols = real.heads * real.head_size;
     const std::size_t value_cols = real.heads * real.value_size;
     std::uint64_t fresh = seed * 100000;
@@ -210,6 +216,7 @@ void run(const kv_pair& pair, std::uint64_t seed, std::size_t steps) {
             if (all.size() < 4) {
                 modelled copy;
                 copy.real = s.fork();
+                copy.through = m.through;
                 copy.k = m.k;
                 copy.v = m.v;
                 copy.dropped = m.dropped;

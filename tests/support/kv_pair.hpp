@@ -8,6 +8,7 @@
 #include <nibble/core/buffer.hpp>
 #include <nibble/core/view.hpp>
 #include <nibble/kv_cache.hpp>
+#include <nibble/kv_transform.hpp>
 
 #include <cstddef>
 #include <memory>
@@ -34,6 +35,8 @@ public:
     [[nodiscard]] virtual std::size_t available() const = 0;
     [[nodiscard]] virtual std::size_t page_bytes() const = 0;
     [[nodiscard]] virtual std::size_t owners(std::size_t page) const = 0;
+    virtual void set_key_transform(std::shared_ptr<const nibble::kv_transform> transform) = 0;
+    virtual void set_value_transform(std::shared_ptr<const nibble::kv_transform> transform) = 0;
     virtual void append(const_view k, const_view v, const test_executor& threads) = 0;
     void append(const_view k, const_view v) { append(k, v, test_executor{}); }
     virtual void truncate(std::size_t count) = 0;

@@ -1,0 +1,125 @@
+// kv_transform.hpp: what becomes of keys, or of values, before a cache stores them, and is undone in attention.
+#pragma once
+
+#include <nibble/core/bits.hpp>
+#include <nibble/core/check.hpp>
+#include <nibble/core/config.hpp>
+#include <nibble/core/view.hpp>
+#include <nibble/isa/isa.hpp>
+#include <nibble/kernel/kv_store.hpp>
+#include <nibble/transform/hadamard.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace nibble::inline NIBBLE_ABI {
+
+// Of each head x, `size` channels: y = H P (x - mean) is stored; what has few large channels, or none, loses less in few bits.
+// Each step may be left out. Attention gives what it would give for x: the same steps go to the queries, whose product with the
+// mean is one number for all tokens, and are undone on sums of values. So no model has to be changed for it, and a cache
+// answers in its caller's channels.
+struct kv_transform {
+    // heads x size, subtracted, or empty. Keys: SageAttention (Zhang et al., 2024), "smooth K"; here the mean is fixed before
+    // the first token is appended, that of an earlier prompt or of a set of them (column_means).
+    std::vector<float> mean{};
+    // heads x size, or empty: stored channel c of a head is its channel order[c]. Block floating point with outliers (Trukhanov
+    // and Soloveychik, 2024): channels in the order of their size, so that those of one group are alike (order_by_norm).
+    std::vector<std::uint32_t> order{};
+    // The channels of each head, in blocks of hadamard_block(size), through the Hadamard transform: all become alike (QuaRot,
+    // Ashkboos et al., 2024).
+    bool hadamard = false;
+};
+
+// The mean of every column of a matrix whose rows are tokens, summed in double; NaN or infinite where a number of it is.
+[[nodiscard]] inline std::vector<float> column_means(matrix_view<const float> x) {
+    NIBBLE_CHECK(x.rows() != 0, "column_means: of one row at least");
+    std::vector<double> sums(x.cols());
+    for (std::size_t t = 0; t < x.rows(); ++t)
+        for (std::size_t c = 0; c < x.cols(); ++c) sums[c] += static_cast<double>(x(t, c));
+    std::vector<float> means(x.cols());
+    for (std::size_t c = 0; c < x.cols(); ++c) means[c] = static_cast<float>(sums[c] / static_cast<double>(x.rows()));
+    return means;
+}
+
+// For the columns of each of `heads` heads, rows being tokens: their numbers from the largest norm to the smallest, equal ones
+// in their old order, as kv_transform::order takes them. The norm is that of x - mean, where a mean is given (of every column).
+[[nodiscard]] inline std::vector<std::uint32_t> order_by_norm(matrix_view<const float> x, std::size_t heads,
+                                                              std::span<const float> mean = {}) {
+    NIBBLE_CHECK(heads != 0 && x.cols() % heads == 0, "order_by_norm: as many columns for every head");
+    NIBBLE_CHECK(mean.empty() || mean.size() == x.cols(), "order_by_norm: a mean for every column, or none");
+    const std::size_t size = x.cols() / heads;
+    std::vector<double> squares(x.cols());
+    for (std::size_t t = 0; t < x.rows(); ++t)
+        for (std::size_t c = 0; c < x.cols(); ++c) {
+            const double d = static_cast<double>(x(t, c)) - (mean.empty() ? 0.0 : static_cast<double>(mean[c]));
+            squares[c] = __builtin_fma(d, d, squares[c]);
+        }
+    for (double& s : squares) // what is not a number has to have a place too
+        if (s != s) s = __builtin_inf();
+    std::vector<std::uint32_t> order(x.cols());
+    for (std::size_t h = 0; h < heads; ++h) {
+        const std::span<std::uint32_t> own(order.data() + h * size, size);
+        for (std::size_t c = 0; c < size; ++c) own[c] = static_cast<std::uint32_t>(c);
+        const double* norms = squares.data() + h * size;
+        std::stable_sort(own.begin(), own.end(), [norms](std::uint32_t a, std::uint32_t b) { return norms[a] > norms[b]; });
+    }
+    return order;
+}
+
+namespace detail {
+
+inline void check_transform(const kv_transform& t, std::size_t heads, std::size_t size) {
+    NIBBLE_CHECK(t.mean.empty() || t.mean.size() == heads * size,
+                 "kv_transform: the mean must have heads x size numbers, or none");
+    NIBBLE_CHECK(t.order.empty() || t.order.size() == heads * size,
+                 "kv_transform: the order must have heads x size numbers, or none");
+    for (const float m : t.mean) NIBBLE_CHECK(is_finite(m), "kv_transform: the mean must be finite");
+    for (std::size_t first = 0; first < t.order.size(); first += size) {
+        bool met[kernel::longest_head] = {};
+        for (std::size_t c = 0; c < size; ++c) {
+            const std::size_t from = t.order[first + c];
+            NIBBLE_CHECK(from < size && !met[from], "kv_transform: the order of a head must name each of its channels once");
+            met[from] = true;
+        }
+    }
+}
+
+// x = H P (x - mean) of one head, in place; queries are not centred.
+template <isa Isa>
+NIBBLE_NOINLINE void transform_channels(const kv_transform& t, std::size_t head, std::size_t size, bool centre,
+                                        float* x) noexcept {
+    if (centre && !t.mean.empty()) {
+        const float* mean = t.mean.data() + head * size;
+        for (std::size_t c = 0; c < size; ++c) x[c] -= mean[c];
+    }
+    if (!t.order.empty()) {
+        const std::uint32_t* order = t.order.data() + head * size;
+        float from[kernel::longest_head];
+        __builtin_memcpy(from, x, size * sizeof *x);
+        for (std::size_t c = 0; c < size; ++c) x[c] = from[order[c]];
+    }
+    if (t.hadamard) hadamard<Isa>({x, size}, hadamard_block(size));
+}
+
+// x = the inverse of P and H of x, + share x mean.
+template <isa Isa>
+NIBBLE_NOINLINE void restore_channels(const kv_transform& t, std::size_t head, std::size_t size, float share, float* x) noexcept {
+    if (t.hadamard) hadamard<Isa>({x, size}, hadamard_block(size));
+    if (!t.order.empty()) {
+        const std::uint32_t* order = t.order.data() + head * size;
+        float from[kernel::longest_head];
+        __builtin_memcpy(from, x, size * sizeof *x);
+        for (std::size_t c = 0; c < size; ++c) x[order[c]] = from[c];
+    }
+    if (!t.mean.empty()) {
+        const float* mean = t.mean.data() + head * size;
+        for (std::size_t c = 0; c < size; ++c) x[c] = fused_multiply_add(mean[c], share, x[c]);
+    }
+}
+
+} // namespace detail
+
+} // namespace nibble::inline NIBBLE_ABI
