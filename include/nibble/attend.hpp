@@ -194,7 +194,8 @@ void attend_sequences(matrix_view<const float> q, std::span<const attended_seque
 // ones share a head of keys (MHA, GQA, MQA). A row's result depends on its own query and the cache alone: not on the other
 // queries, the threads, the size of pages, or the ISA, to the last bit.
 //
-// With precision fp32 the result is that of attention over what the cache stores (read_keys, read_values) within rounding.
+// With precision fp32 the result is that of attention over what the cache stores (read_keys, read_values) within rounding,
+// whatever it went through before (kv_transform); queries and keys turned by their positions where that says so.
 // A query that sees no token gets zeros, and -infinity for its log-sum. A NaN or infinity in a query, or in a key or a value
 // it sees, makes the results of that query and head NaN.
 template <isa Isa = best_isa, class Keys, cached_values Values, executor Executor = serial>

@@ -6,9 +6,11 @@
 #include <nibble/core/bits.hpp>
 #include <nibble/core/view.hpp>
 #include <nibble/isa/lanes.hpp>
+#include <nibble/kernel/attention_decode.hpp>
 #include <nibble/kernel/attention_keys.hpp>
 #include <nibble/kernel/attention_values.hpp>
 #include <nibble/kernel/gemm_plan.hpp>
+#include <nibble/kernel/rotary.hpp>
 #include <nibble/kernel/softmax.hpp>
 #include <nibble/kv_cache.hpp>
 #include <nibble/kv_transform.hpp>
@@ -17,6 +19,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 namespace nibble::inline NIBBLE_ABI::detail {
 
@@ -114,13 +117,16 @@ class attention_task {
     using key_piece = kernel::key_piece;
     using value_piece = kernel::value_piece;
     static constexpr std::size_t rows16 = panel_layout::rows;
+    // Panels of keys that are turned before the next products: 32 KiB of 128 channels.
+    static constexpr std::size_t panels_turned = 4;
 
 public:
     attention_task(const cache_type& cache, const attention_rows& rows, const attend_options& options,
                    kernel::arena& memory) noexcept
         : cache_(cache), o_(cache.options()), at_(rows), options_(options), seen_(cache, options), rows_(rows.rows()),
-          key_transform_(cache.key_transform().get()), queries_(memory.take<float>(rows_ * o_.head_size)),
-          offsets_(memory.take<float>(rows_)), scores_(memory.take<float>(kernel::attention_block * rows_)),
+          key_transform_(cache.key_transform().get()), rotary_(cache.key_rotary()),
+          queries_(memory.take<float>(rows_ * o_.head_size)), offsets_(memory.take<float>(rows_)),
+          scores_(memory.take<float>(kernel::attention_block * rows_)),
           mixed_(memory.take<float>(rows16 * rows_)), rescale_(memory.take<float>(rows_)),
           open_keys_layout_(cache.newest_keys().tokens, o_.head_size),
           open_values_layout_(open_values(cache.newest_values().tokens)),
@@ -129,11 +135,19 @@ public:
           keys_(cache.pages()->keys(), rows_, queries_, o_.key_scale, memory),
           open_keys_(open_keys_layout_, rows_, queries_, 1.0f, memory),
           values_(cache.pages()->values(), rows_, stores_values ? o_.value_scale : o_.key_scale, memory),
-          open_values_(open_values_layout_, rows_, 1.0f, memory), first_values_(first_values_layout_, rows_, 1.0f, memory) {}
+          open_values_(open_values_layout_, rows_, 1.0f, memory), first_values_(first_values_layout_, rows_, 1.0f, memory),
+          decoder_(cache.pages()->keys(), o_.key_scale, rotary_ != nullptr, memory),
+          open_decoder_(open_keys_layout_, 1.0f, rotary_ != nullptr, memory) {
+        if (rotary_ == nullptr) return;
+        query_turns_ = memory.take<kernel::turn>(rotary_->pairs());
+        block_turns_ = memory.take<float>(2 * rotary_->padded());
+        panel_turns_ = memory.take<float>(2 * rotary_->padded());
+        turned_keys_ = memory.take<std::byte>(panels_turned * open_keys_layout_.panel_bytes);
+    }
     attention_task(const attention_task&) = delete; // parts refer to one another
     attention_task& operator=(const attention_task&) = delete;
 
-    // The queries of the task, with the scale in them.
+    // The queries of the task, with the scale in them, as they meet what is stored.
     void prepare(matrix_view<const float> q, float scale) noexcept {
         for (std::size_t r = 0; r < rows_; ++r) {
             const float* from = q.row(at_.first_query + r / at_.group) + (at_.head * at_.group + r % at_.group) * o_.head_size;
@@ -141,8 +155,8 @@ public:
             offsets_[r] = 0.0f;
             if (key_transform_ != nullptr) transform_query(r);
         }
-        keys_.prepare();
-        if (cache_.newest_keys().tokens != 0 || o_.sinks != 0) open_keys_.prepare();
+        if (rotary_ == nullptr) keys_.prepare();
+        if (rotary_ != nullptr || cache_.newest_keys().tokens != 0 || o_.sinks != 0) open_keys_.prepare();
     }
 
     // The tokens of one span.
@@ -173,6 +187,11 @@ private:
     NIBBLE_NOINLINE void transform_query(std::size_t r) noexcept {
         using L = lanes<Isa>;
         float* const query = queries_ + r * o_.head_size;
+        if (rotary_ != nullptr) { // keys get their mean back before they are turned
+            if (r % at_.group == 0) rotary_->turns_at(at_.position(r), query_turns_);
+            rotary_->rotate_row(query_turns_, query);
+            return;
+        }
         if (!key_transform_->mean.empty()) {
             const float* mean = key_transform_->mean.data() + at_.head * o_.head_size;
             L sum[2] = {L(0.0f), L(0.0f)};
@@ -200,6 +219,7 @@ private:
         const range values = meet(begin, min_of(cache_.stored_values(), end), first, count);
         const range new_values = meet(max_of(begin, cache_.stored_values()), end, first, count);
 
+        if (rotary_ != nullptr) rotary_->turns_at(first, block_turns_);
         if (!first_keys.empty()) open_scores(cache_.first_keys(), first_keys_layout_, first_keys, first, false);
         // What comes next from memory is asked for before it is needed: the tiles ask for what is read after them, and while the
         // processor is busy with the scores it asks for more of the values.
@@ -247,19 +267,44 @@ private:
 
     // ---- scores ----
     // The panels of a range, whose first may hold tokens of the range before it already.
-    template <class Side>
-    void scores_of(Side& side, const key_piece& piece, std::size_t position, std::size_t begin, std::size_t first,
+    template <class Side, class Decoder>
+    void scores_of(Side& side, Decoder& decoder, const key_piece& piece, std::size_t position, std::size_t begin, std::size_t first,
                    const std::byte* next) noexcept {
+        const auto products = [&](const key_piece& part, float* out, const std::byte* after) {
+            if (rotary_ != nullptr)
+                rotated_scores(decoder, part, (position - first) / rows16, out);
+            else
+                side.scores(part, out, after);
+        };
         const std::size_t panel = (position - first) / rows16;
         if (begin > position) {
             key_piece one = piece;
             one.panels = 1;
-            side.scores(one, mixed_, nullptr);
+            products(one, mixed_, nullptr);
             for (std::size_t r = 0; r < rows_; ++r)
                 for (std::size_t i = begin - position; i < rows16; ++i)
                     scores_[(panel * rows_ + r) * rows16 + i] = mixed_[r * rows16 + i];
         } else {
-            side.scores(piece, scores_ + panel * rows_ * rows16, next);
+            products(piece, scores_ + panel * rows_ * rows16, next);
+        }
+    }
+    // Of keys that are turned as they are read; `panel` is where in the block they begin.
+    template <class Decoder>
+    NIBBLE_NOINLINE void rotated_scores(Decoder& decoder, const key_piece& piece, std::size_t panel, float* out) noexcept {
+        const float* mean = key_transform_->mean.empty() ? nullptr : key_transform_->mean.data() + at_.head * o_.head_size;
+        const std::size_t bytes = open_keys_layout_.panel_bytes;
+        for (std::size_t p = 0; p < piece.panels;) {
+            key_piece turned{};
+            turned.panels = min_of(panels_turned, piece.panels - p);
+            for (std::size_t i = 0; i < turned.panels; ++i) {
+                auto* to = reinterpret_cast<float*>(turned_keys_ + i * bytes);
+                decoder.decode(piece, p + i, mean, to);
+                rotary_->rotate_panel<Isa>(block_turns_, panel + p + i, to, panel_turns_);
+                std::memset(to + o_.head_size * rows16, 0, bytes - o_.head_size * rows16 * sizeof *to); // padding
+            }
+            turned.codes = turned.scales = turned.zeros = turned_keys_;
+            open_keys_.scores(turned, out + p * rows_ * rows16, nullptr);
+            p += turned.panels;
         }
     }
     void open_scores(const open_tokens& open, const key_layout<f32_plain>& layout, const range& r, std::size_t first,
@@ -273,7 +318,7 @@ private:
             piece.codes = open.head(at_.head) + at / rows16 * layout.panel_bytes;
             piece.scales = piece.zeros = piece.codes;
             piece.panels = panels;
-            scores_of(open_keys_, piece, position, r.begin, first, nullptr);
+            scores_of(open_keys_, open_decoder_, piece, position, r.begin, first, nullptr);
             position += panels * rows16;
         }
         spoil_open(open, r, first, newest);
@@ -303,13 +348,13 @@ private:
             };
             std::size_t position = max_of(page * size, r.begin / rows16 * rows16);
             if (position < r.begin) {
-                scores_of(keys_, piece_at(position, 1), position, r.begin, first, nullptr);
+                scores_of(keys_, decoder_, piece_at(position, 1), position, r.begin, first, nullptr);
                 position += rows16;
             }
             // After these keys come those of the next page, or the block's values.
             const std::byte* next = end < r.end ? pages.keys_of(cache_.page(page + 1), at_.head) : values;
             if (position < end)
-                scores_of(keys_, piece_at(position, ceil_div(end - position, rows16)), position, position, first, next);
+                scores_of(keys_, decoder_, piece_at(position, ceil_div(end - position, rows16)), position, position, first, next);
         }
         spoil_pages(r, first);
     }
@@ -440,6 +485,7 @@ private:
     seen_tokens seen_;
     std::size_t rows_;
     const kv_transform* key_transform_;
+    const kernel::rotary_tables* rotary_;
     float* queries_;
     float* offsets_;
     float* scores_;
@@ -454,6 +500,12 @@ private:
     value_side values_;
     open_value_side open_values_;
     open_value_side first_values_;
+    kernel::panel_decoder<Isa, Keys> decoder_; // from here on for a rotary embedding alone
+    kernel::panel_decoder<Isa, f32_plain> open_decoder_;
+    kernel::turn* query_turns_ = nullptr; // of one position
+    float* block_turns_ = nullptr;
+    float* panel_turns_ = nullptr;
+    std::byte* turned_keys_ = nullptr; // panels in the layout of f32 pages
 };
 
 // out = a x of_a + b x of_b for the rows of a task; layout as in attention_task.

@@ -101,6 +101,7 @@ public:
             turned_ = std::move(other.turned_);
             found_ = std::move(other.found_);
             key_transform_ = std::move(other.key_transform_);
+            key_rotary_ = std::move(other.key_rotary_);
             value_transform_ = std::move(other.value_transform_);
         }
         return *this;
@@ -118,16 +119,18 @@ public:
     [[nodiscard]] std::size_t stored_values() const noexcept { return pages_->stored_values(tokens_); }
 
     // What keys, or values, go through before they are stored, windows and sinks included; none (nullptr) at first. For a
-    // sequence that has no token yet. read_keys and attend undo it. What a transform makes infinite counts as not finite. A fork
-    // shares it; whoever restores a page in another sequence sets the same.
+    // sequence that has no token yet. read_keys and attend undo it (read_keys gives keys that no rotary embedding has turned).
+    // What a transform makes infinite counts as not finite. A fork shares it; whoever restores a page in another sequence sets
+    // the same.
     void set_key_transform(std::shared_ptr<const kv_transform> transform) {
         NIBBLE_CHECK(tokens_ == 0, "kv_cache::set_key_transform: tokens are there, which came through another transform");
-        if (transform != nullptr) detail::check_transform(*transform, options().heads, options().head_size);
+        if (transform != nullptr) detail::check_transform(*transform, options().heads, options().head_size, true);
+        key_rotary_ = transform != nullptr ? detail::tables_of(transform->rotary) : nullptr;
         key_transform_ = std::move(transform);
     }
     void set_value_transform(std::shared_ptr<const kv_transform> transform) {
         NIBBLE_CHECK(tokens_ == 0, "kv_cache::set_value_transform: tokens are there, which came through another transform");
-        if (transform != nullptr) detail::check_transform(*transform, options().heads, options().value_size);
+        if (transform != nullptr) detail::check_transform(*transform, options().heads, options().value_size, false);
         value_transform_ = std::move(transform);
     }
     [[nodiscard]] const std::shared_ptr<const kv_transform>& key_transform() const noexcept { return key_transform_; }
@@ -202,6 +205,7 @@ public:
         copy.first_keys_ = first_keys_;
         copy.first_values_ = first_values_;
         copy.key_transform_ = key_transform_;
+        copy.key_rotary_ = key_rotary_;
         copy.value_transform_ = value_transform_;
         return copy;
     }
@@ -249,6 +253,7 @@ public:
     }
 
     // ---- for attend ----
+    [[nodiscard]] const kernel::rotary_tables* key_rotary() const noexcept { return key_rotary_.get(); }
     [[nodiscard]] std::uint32_t page(std::size_t i) const noexcept { return i < table_.size() ? table_[i] : none; }
     [[nodiscard]] const detail::open_tokens& newest_keys() const noexcept { return newest_keys_; }
     [[nodiscard]] const detail::open_tokens& newest_values() const noexcept { return stores_values ? newest_values_ : newest_keys_; }
@@ -555,6 +560,7 @@ private:
     std::vector<std::uint8_t> found_; // of each head, whether append met a number that is not finite
     std::vector<typename key_format::element::code> turned_; // scratch, [head][token of a group][channel]
     std::shared_ptr<const kv_transform> key_transform_, value_transform_;
+    std::shared_ptr<const kernel::rotary_tables> key_rotary_;
 };
 
 } // namespace nibble::inline NIBBLE_ABI

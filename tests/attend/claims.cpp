@@ -3,6 +3,7 @@
 //   SageAttention (Zhang et al., 2024): the softmax does not see the keys' mean, and 4 bits without it hold far more.
 //   Block floating point with outliers (Trukhanov and Soloveychik, 2024): channels in the order of their size lose less in blocks.
 //   QuaRot (Ashkboos et al., 2024): after a Hadamard transform no channel is an outlier.
+//   KVQuant (Hooper et al., 2024): keys keep to their channels before rotary embedding, and lose less in few bits there.
 //   FlashAttention-2 (Dao, 2023): scratch does not grow with the tokens.
 #include "support/attention_reference.hpp"
 #include "support/catch.hpp"
@@ -21,6 +22,7 @@
 #include <cstdint>
 #include <memory>
 #include <numeric>
+#include <type_traits>
 #include <vector>
 
 namespace nb = nibble;
@@ -194,6 +196,49 @@ TEST_CASE("attention does not see the mean of the keys, and 4 bits without it ho
     CHECK(frozen < 1.1 * smooth);
 }
 
+TEST_CASE("2-bit keys with a scale per channel lose less before rotary embedding than after it") {
+    const matrix k = keys_with_outlier_channels(9);
+    const nb::rotary_embedding rotary{.dims = channels};
+    nb::rotary_embedding backwards = rotary;
+    for (std::size_t i = 0; i < channels / 2; ++i)
+        backwards.frequencies.push_back(-std::pow(rotary.base, -2.0 * static_cast<double>(i) / static_cast<double>(channels)));
+    const auto rotated = [&](const nb::rotary_embedding& by, const matrix& x) {
+        matrix y(x.rows, x.cols);
+        for (std::size_t t = 0; t < x.rows; ++t) {
+            const std::vector<double> one = turned(by, x.row(t), x.cols, t);
+            for (std::size_t c = 0; c < x.cols; ++c) y.row(t)[c] = static_cast<float>(one[c]);
+        }
+        return y;
+    };
+    // What 2 bits make of keys, in the channels before the embedding, as attention that turns them itself wants them.
+    using two_bits = nb::along_tokens<with_minimum<2>>;
+    const matrix before = stored<two_bits>(k);
+    const matrix after = rotated(backwards, stored<two_bits>(rotated(rotary, k)));
+    const double all = squares(k);
+    INFO("before " << squares(k, before) / all << ", after " << squares(k, after) / all);
+    CHECK(squares(k, after) > 2.0 * squares(k, before));
+
+    const matrix v = matrix::normal(count, 64, 10);
+    const matrix q = matrix::normal(8, channels, 11);
+    const auto attended = [&]<class Keys>(const matrix& keys, std::type_identity<Keys>) {
+        nb::kv_cache_options o;
+        o.head_size = channels;
+        o.value_size = v.cols;
+        o.capacity = count;
+        nb::kv_cache<Keys, nb::f32_plain> cache(o);
+        cache.set_key_transform(std::make_shared<const nb::kv_transform>(nb::kv_transform{.rotary = rotary}));
+        cache.append(keys, v);
+        matrix out(q.rows, v.cols);
+        nb::attend(q, cache, out, {.scale = 0.05f, .precision = nb::attention_precision::fp32});
+        return out;
+    };
+    const matrix exact = attended(k, std::type_identity<nb::f32_plain>{});
+    const double error = squares(exact, attended(k, std::type_identity<two_bits>{})) / squares(exact);
+    const double error_after = squares(exact, attended(after, std::type_identity<nb::f32_plain>{})) / squares(exact);
+    INFO("attention: before " << error << ", after " << error_after);
+    CHECK(error_after > 1.5 * error);
+}
+
 TEST_CASE("blocks of channels in the order of their size lose less") {
     // Simulated in double, three times: 0.0232 to 0.0236 and 0.0151 to 0.0162 of all; 0.162 to 0.170 and 0.050 of the channels
     // that are no outliers. (In the order of these tokens' own largest numbers, which later ones do not keep to, 0.0142 to 0.0155.)
@@ -245,7 +290,7 @@ TEST_CASE("channels in another order give the same scores, and large ones togeth
     const matrix sorted = permuted(k);
     // Done outside or by the cache, the same numbers are stored.
     const matrix within = stored<nb::int4_g32>(k, by_order(k));
-    CHECK(permuted(within).at == stored<nb::int4_g32>(sorted).at);
+    CHECK((permuted(within).at == stored<nb::int4_g32>(sorted).at));
     CHECK(squares(k, stored<nb::int4_g32>(k)) > 1.5 * squares(k, within));
 }
 

@@ -144,6 +144,7 @@ TEST_CASE("what is stored is transformed, and read back in the caller's channels
     const auto plain = pair.make(o);
     t.append_to(*plain);
     for (const transforms& through : all_transforms(o, t)) {
+        if (through.name == "rotary") continue; // nothing before it is stored
         INFO(through.name);
         const auto s = pair.make(o);
         through.set(*s);
@@ -170,48 +171,49 @@ TEST_CASE("however tokens come, go and come back, the same bits are stored and a
         const tokens t = uneven_tokens(o, 330, 47);
         const tokens other = uneven_tokens(o, 330, 48);
         const matrix q = matrix::normal(3, 4 * o.head_size, 49);
-        const transforms through = all_transforms(o, t).back();
-        const auto whole = pair->make(o);
-        through.set(*whole);
-        t.append_to(*whole);
-        const contents want(*whole);
-        const matrix out = attended(*whole, q);
-        INFO(pair->name());
-        for (const std::size_t chunk : {1u, 7u, 100u}) {
+        for (const transforms& through : all_transforms(o, t)) {
+            const auto whole = pair->make(o);
+            through.set(*whole);
+            t.append_to(*whole);
+            const contents want(*whole);
+            const matrix out = attended(*whole, q);
+            INFO(pair->name() << ", " << through.name);
+            for (const std::size_t chunk : {1u, 7u, 100u}) {
+                const auto s = pair->make(o);
+                through.set(*s);
+                t.append_rest(*s, chunk);
+                CHECK(contents(*s) == want);
+                CHECK(same_bits(attended(*s, q), out));
+            }
+            // A fork goes through what its origin did.
+            const auto origin = pair->make(o);
+            through.set(*origin);
+            t.append_to(*origin, 0, 200);
+            const auto fork = origin->fork();
+            other.append_to(*origin, 200, 20);
+            t.append_rest(*fork, 50);
+            CHECK(contents(*fork) == want);
+            CHECK(same_bits(attended(*fork, q), out));
+            // Tokens taken back leave nothing.
             const auto s = pair->make(o);
             through.set(*s);
-            t.append_rest(*s, chunk);
+            t.append_to(*s, 0, 200);
+            other.append_to(*s, 200, 10);
+            s->truncate(200);
+            t.append_rest(*s, 64);
+            CHECK(contents(*s) == want);
+            const std::vector<std::byte> page = s->save_page(1);
+            s->drop_page(1);
+            s->restore_page(1, page);
             CHECK(contents(*s) == want);
             CHECK(same_bits(attended(*s, q), out));
+            // An empty one may take another, and then holds what that makes.
+            other.append_to(*origin, 220, 20);
+            origin->truncate(0);
+            through.set(*origin);
+            t.append_to(*origin);
+            CHECK(contents(*origin) == want);
         }
-        // A fork goes through what its origin did.
-        const auto origin = pair->make(o);
-        through.set(*origin);
-        t.append_to(*origin, 0, 200);
-        const auto fork = origin->fork();
-        other.append_to(*origin, 200, 20);
-        t.append_rest(*fork, 50);
-        CHECK(contents(*fork) == want);
-        CHECK(same_bits(attended(*fork, q), out));
-        // Tokens taken back leave nothing.
-        const auto s = pair->make(o);
-        through.set(*s);
-        t.append_to(*s, 0, 200);
-        other.append_to(*s, 200, 10);
-        s->truncate(200);
-        t.append_rest(*s, 64);
-        CHECK(contents(*s) == want);
-        const std::vector<std::byte> page = s->save_page(1);
-        s->drop_page(1);
-        s->restore_page(1, page);
-        CHECK(contents(*s) == want);
-        CHECK(same_bits(attended(*s, q), out));
-        // An empty one may take another, and then holds what that makes.
-        other.append_to(*origin, 220, 20);
-        origin->truncate(0);
-        through.set(*origin);
-        t.append_to(*origin);
-        CHECK(contents(*origin) == want);
     }
 }
 

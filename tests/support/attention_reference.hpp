@@ -6,6 +6,7 @@
 #include "support/random.hpp"
 
 #include <nibble/attend.hpp>
+#include <nibble/kv_transform.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -58,6 +59,24 @@ struct reference_attention {
     std::vector<double> bound_log; // of each log-sum
 };
 
+// x of one head, in double, turned by its position as a rotary embedding says.
+[[nodiscard]] inline std::vector<double> turned(const nibble::rotary_embedding& r, const float* x, std::size_t size,
+                                                std::size_t position) {
+    std::vector<double> y(x, x + size);
+    for (std::size_t i = 0; i < r.dims / 2; ++i) {
+        const double frequency = r.frequencies.empty()
+                                     ? std::pow(r.base, -2.0 * static_cast<double>(i) / static_cast<double>(r.dims))
+                                     : r.frequencies[i];
+        const double angle = static_cast<double>(position) * frequency;
+        double& a = y[r.interleaved ? 2 * i : i];
+        double& b = y[r.interleaved ? 2 * i + 1 : i + r.dims / 2];
+        const double before = a;
+        a = before * std::cos(angle) - b * std::sin(angle);
+        b = before * std::sin(angle) + b * std::cos(angle);
+    }
+    return y;
+}
+
 // The last q.rows tokens' queries, or those from `first_position` on. Bounds hold for the precision in the options and follow
 // from the arithmetic: fp32 sums of D products and of T weights, a query step of 1/254 of the largest, a weight step of 1/254
 // of the largest in 256 tokens.
@@ -69,6 +88,9 @@ struct reference_attention {
     const std::size_t heads = q.cols() / o.head_size;
     const std::size_t group = heads / o.heads;
     const double eps = 0x1p-24;
+    const nibble::rotary_embedding rotary =
+        cache.key_transform() != nullptr ? cache.key_transform()->rotary : nibble::rotary_embedding{};
+    integer_scores = integer_scores && rotary.dims == 0;
     const double nan = std::numeric_limits<double>::quiet_NaN();
     const double inf = std::numeric_limits<double>::infinity();
     reference_attention r;
@@ -91,6 +113,8 @@ struct reference_attention {
             cache.read_keys(kv, rest, {k.row(rest), size - rest, o.head_size});
             cache.read_values(kv, rest, {v.row(rest), size - rest, o.value_size});
         }
+        std::vector<std::vector<double>> keys(size);
+        for (std::size_t t = 0; t < size; ++t) keys[t] = turned(rotary, k.row(t), o.head_size, t);
         std::vector<double> key_top(size), value_top(size), channel_top(o.head_size);
         for (std::size_t t = 0; t < size; ++t) {
             for (std::size_t c = 0; c < o.head_size; ++c) {
@@ -108,6 +132,7 @@ struct reference_attention {
                 const std::size_t last = options.causal ? std::min(size, position + 1) : size;
                 const std::size_t own = position + 1;
                 const std::size_t first = std::max(cache.begin(), options.window != 0 && own > options.window ? own - options.window : 0);
+                const std::vector<double> turned_query = turned(rotary, query, o.head_size, position);
                 double query_top = 0.0, query_sum = 0.0, along_top = 0.0;
                 for (std::size_t c = 0; c < o.head_size; ++c) {
                     const double a = std::abs(static_cast<double>(query[c]) * scale);
@@ -121,7 +146,7 @@ struct reference_attention {
                     if (t >= last || (t < first && t >= o.sinks)) continue;
                     double sum = 0.0;
                     for (std::size_t c = 0; c < o.head_size; ++c)
-                        sum += static_cast<double>(query[c]) * static_cast<double>(k.row(t)[c]);
+                        sum += turned_query[c] * keys[t][c];
                     // A value that is not finite spoils its token too, whatever its weight.
                     for (std::size_t c = 0; c < o.value_size; ++c)
                         if (!std::isfinite(v.row(t)[c])) sum = nan;

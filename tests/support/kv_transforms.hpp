@@ -36,7 +36,7 @@ struct transforms {
     }
 };
 
-// Each step by itself, on keys and on values, and all together.
+// Each step by itself, on keys and on values, and all together that go together.
 [[nodiscard]] inline std::vector<transforms> all_transforms(const nibble::kv_cache_options& o, const tokens& t) {
     const auto make = [&](const matrix& of, bool mean, bool order, bool hadamard) {
         nibble::kv_transform a;
@@ -52,6 +52,12 @@ struct transforms {
     all.push_back({"mean of values", nullptr, make(t.v, true, false, false)});
     all.push_back({"order of values", nullptr, make(t.v, false, true, false)});
     all.push_back({"hadamard of values", nullptr, make(t.v, false, false, true)});
+    nibble::kv_transform halves; // rotary embedding of whole heads; of a part of them, on keys without their mean
+    halves.rotary.dims = o.head_size / 2 * 2;
+    all.push_back({"rotary", std::make_shared<const nibble::kv_transform>(halves), nullptr});
+    nibble::kv_transform pairs = *make(t.k, true, false, false);
+    pairs.rotary = {.dims = (o.head_size + 2) / 4 * 2, .interleaved = true, .base = 500.0};
+    all.push_back({"rotary and mean", std::make_shared<const nibble::kv_transform>(pairs), make(t.v, true, false, true)});
     all.push_back({"all", make(t.k, true, true, true), make(t.v, true, true, true)});
     return all;
 }

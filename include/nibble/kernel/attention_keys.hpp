@@ -84,16 +84,7 @@ private:
     // scaled_ = queries x the channels' scales, offsets_ = the sum of queries x minimums.
     void fold(const typename side::scale_code* scales, const typename side::zero_code* zeros) noexcept {
         using L = lanes<Isa>;
-        for (std::size_t c = 0; c < keys_.channels; c += 8) {
-            typename side::scale_code some_scales[8] = {};
-            typename side::zero_code some_zeros[8] = {};
-            const std::size_t n = detail::min_of<std::size_t>(8, keys_.channels - c);
-            if (n < 8) {
-                __builtin_memcpy(some_scales, scales + c, n * sizeof *scales);
-                if constexpr (format::stores_zeros) __builtin_memcpy(some_zeros, zeros + c, n * sizeof *zeros);
-            }
-            side::widen(n == 8 ? scales + c : some_scales, n == 8 ? zeros + c : some_zeros, fixed_, scales_ + c, minimums_ + c);
-        }
+        side::widen_channels(scales, zeros, keys_.channels, fixed_, scales_, minimums_);
         for (std::size_t r = 0; r < rows_; ++r) {
             const float* q = queries_ + r * keys_.channels;
             L sum[2] = {L(0.0f), L(0.0f)};

@@ -124,6 +124,21 @@ struct attention_side {
         Isa::store(scale, s);
     }
 
+    // Those of any number of slots, in whole vectors of eight.
+    static NIBBLE_INLINE void widen_channels(const scale_code* scales, const zero_code* zeros, std::size_t count, float fixed,
+                                             float* scale, float* minimum) noexcept {
+        for (std::size_t c = 0; c < count; c += 8) {
+            scale_code some_scales[8] = {};
+            zero_code some_zeros[8] = {};
+            const std::size_t n = detail::min_of<std::size_t>(8, count - c);
+            if (n < 8) {
+                __builtin_memcpy(some_scales, scales + c, n * sizeof *scales);
+                if constexpr (detail::token_format<S>::stores_zeros) __builtin_memcpy(some_zeros, zeros + c, n * sizeof *zeros);
+            }
+            widen(n == 8 ? scales + c : some_scales, n == 8 ? zeros + c : some_zeros, fixed, scale + c, minimum + c);
+        }
+    }
+
     // One tile: `panels` panels whose codes are `stride` bytes apart, or one whose lanes lie unpacked.
     template <class Arguments>
     static NIBBLE_INLINE void tile(bool unpacked, std::size_t panels, std::size_t tokens, const Arguments& a,
