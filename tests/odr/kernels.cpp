@@ -1,9 +1,10 @@
 // kernels.cpp: some of each verb, to be compiled with different flags into one program; ENTRY names its only function.
-// Without standard containers, as in any unit that is compiled for one instruction set among several.
+// Without standard containers of its own, as in any unit that is compiled for one instruction set among several.
 #include <nibble/nibble.hpp>
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 
 namespace {
 
@@ -24,8 +25,9 @@ template <class Scheme> std::uint32_t hash_of_product(std::uint32_t hash) {
     return hash;
 }
 
-// Keys in one scheme and values in another, attended to in every precision.
-template <class Keys, class Values> std::uint32_t hash_of_attention(std::uint32_t hash) {
+// Keys in one scheme and values in another, as they are or transformed or turned, attended to in every precision.
+enum class through { nothing, transform, rotary };
+template <class Keys, class Values> std::uint32_t hash_of_attention(std::uint32_t hash, through how) {
     constexpr std::size_t tokens = 70, size = 24;
     float k_and_v[2 * tokens * size], q[2 * size], out[2 * size];
     std::uint32_t state = 7;
@@ -36,6 +38,17 @@ template <class Keys, class Values> std::uint32_t hash_of_attention(std::uint32_
     for (float& value : k_and_v) value = next();
     for (float& value : q) value = next();
     nibble::kv_cache<Keys, Values> cache(nibble::kv_cache_options{.head_size = size, .capacity = 128, .value_window = 3});
+    if (how != through::nothing) {
+        nibble::kv_transform t{.mean = nibble::column_means(nibble::matrix_view<const float>(k_and_v, tokens, size))};
+        if (how == through::transform) {
+            t.order = nibble::order_by_norm(nibble::matrix_view<const float>(k_and_v, tokens, size), 1);
+            t.hadamard = true;
+            cache.set_value_transform(std::make_shared<const nibble::kv_transform>(t));
+        } else {
+            t.rotary.dims = size;
+        }
+        cache.set_key_transform(std::make_shared<const nibble::kv_transform>(t));
+    }
     cache.append(nibble::matrix_view<const float>(k_and_v, tokens, size),
                  nibble::matrix_view<const float>(k_and_v + tokens * size, tokens, size));
     for (const auto precision : {nibble::attention_precision::fp32, nibble::attention_precision::integer}) {
@@ -53,6 +66,7 @@ extern "C" std::uint32_t ENTRY() {
     hash = hash_of_product<nibble::int4_g128>(hash);  // integer family
     hash = hash_of_product<nibble::nvfp4>(hash);      // two levels of scales
     hash = hash_of_product<nibble::mxfp6_e3m2>(hash); // float family
-    hash = hash_of_attention<nibble::int8_channel, nibble::int4_g32>(hash);
+    for (const through how : {through::nothing, through::transform, through::rotary})
+        hash = hash_of_attention<nibble::int8_channel, nibble::int4_g32>(hash, how);
     return hash;
 }
