@@ -22,19 +22,21 @@ namespace nibble::inline NIBBLE_ABI {
 
 namespace detail {
 
-// Rounds of strides 1, 2 and 4 on 8 numbers, times `by`.
+// Rounds of strides 1, 2 and 4 on 8 numbers, times `by`. One vector: stores of halves would not reach the next round's loads
+// without a detour through the cache.
 NIBBLE_INLINE void hadamard_8(float* x, float by) noexcept {
-    using four = float __attribute__((vector_size(16)));
-    constexpr four odd{1.0f, -1.0f, 1.0f, -1.0f};
-    constexpr four high{1.0f, 1.0f, -1.0f, -1.0f};
-    four v[2];
-    __builtin_memcpy(v, x, sizeof v);
-    for (four& a : v) { // a product with 1 or -1 is exact, fused or not
-        a = __builtin_shufflevector(a, a, 0, 0, 2, 2) + __builtin_shufflevector(a, a, 1, 1, 3, 3) * odd;
-        a = __builtin_shufflevector(a, a, 0, 1, 0, 1) + __builtin_shufflevector(a, a, 2, 3, 2, 3) * high;
-    }
-    const four sums[2] = {(v[0] + v[1]) * by, (v[0] - v[1]) * by};
-    __builtin_memcpy(x, sums, sizeof sums);
+    using eight = float __attribute__((vector_size(32)));
+    constexpr eight odd{1.0f, -1.0f, 1.0f, -1.0f, 1.0f, -1.0f, 1.0f, -1.0f};
+    constexpr eight third{1.0f, 1.0f, -1.0f, -1.0f, 1.0f, 1.0f, -1.0f, -1.0f};
+    constexpr eight high{1.0f, 1.0f, 1.0f, 1.0f, -1.0f, -1.0f, -1.0f, -1.0f};
+    eight a;
+    __builtin_memcpy(&a, x, sizeof a);
+    // A product with 1 or -1 is exact, fused or not.
+    a = __builtin_shufflevector(a, a, 0, 0, 2, 2, 4, 4, 6, 6) + __builtin_shufflevector(a, a, 1, 1, 3, 3, 5, 5, 7, 7) * odd;
+    a = __builtin_shufflevector(a, a, 0, 1, 0, 1, 4, 5, 4, 5) + __builtin_shufflevector(a, a, 2, 3, 2, 3, 6, 7, 6, 7) * third;
+    a = __builtin_shufflevector(a, a, 0, 1, 2, 3, 0, 1, 2, 3) + __builtin_shufflevector(a, a, 4, 5, 6, 7, 4, 5, 6, 7) * high;
+    a = a * by;
+    __builtin_memcpy(x, &a, sizeof a);
 }
 
 // One block of n numbers, a power of two.
