@@ -553,9 +553,9 @@ inline void finish(const Cache& cache, const attention_rows& at, const attention
         float* to = out.row(query) + head * size;
         for (std::size_t c = 0; c < size; ++c)
             to[c] = all.sums[(c / panel_layout::rows * rows + r) * panel_layout::rows + c % panel_layout::rows] * factor;
-        if (const kv_transform* transform = cache.value_transform().get()) {
+        if (const kv_transform* transform = cache.transform_of_values()) {
             const float share = of_tokens == 0.0f ? 0.0f : options.sink_scores.empty() ? 1.0f : of_tokens * factor;
-            restore_channels<Isa>(*transform, at.head, size, share, to);
+            restore_channels<Isa>(*transform, at.head, cache.channels_of_values(), size, share, to);
         }
         if (!options.log_sums.empty())
             options.log_sums(query, head) =

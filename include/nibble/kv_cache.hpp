@@ -124,11 +124,17 @@ public:
     // the same.
     void set_key_transform(std::shared_ptr<const kv_transform> transform) {
         NIBBLE_CHECK(tokens_ == 0, "kv_cache::set_key_transform: tokens are there, which came through another transform");
-        if (transform != nullptr) detail::check_transform(*transform, options().heads, options().head_size, true);
+        if (transform != nullptr) {
+            detail::check_transform(*transform, options().heads, options().head_size, true);
+            NIBBLE_CHECK(stores_values || (transform->order.empty() && !transform->hadamard),
+                         "kv_cache::set_key_transform: an order or a Hadamard transform leaves no prefix of the keys to be values");
+        }
         key_rotary_ = transform != nullptr ? detail::tables_of(transform->rotary) : nullptr;
         key_transform_ = std::move(transform);
     }
-    void set_value_transform(std::shared_ptr<const kv_transform> transform) {
+    void set_value_transform(std::shared_ptr<const kv_transform> transform)
+        requires stores_values
+    {
         NIBBLE_CHECK(tokens_ == 0, "kv_cache::set_value_transform: tokens are there, which came through another transform");
         if (transform != nullptr) detail::check_transform(*transform, options().heads, options().value_size, false);
         value_transform_ = std::move(transform);
@@ -254,6 +260,13 @@ public:
 
     // ---- for attend ----
     [[nodiscard]] const kernel::rotary_tables* key_rotary() const noexcept { return key_rotary_.get(); }
+    // What has become of values: with prefix_of_keys they went through the keys' transform.
+    [[nodiscard]] const kv_transform* transform_of_values() const noexcept {
+        return stores_values ? value_transform_.get() : key_transform_.get();
+    }
+    [[nodiscard]] std::size_t channels_of_values() const noexcept {
+        return stores_values ? options().value_size : options().head_size;
+    }
     [[nodiscard]] std::uint32_t page(std::size_t i) const noexcept { return i < table_.size() ? table_[i] : none; }
     [[nodiscard]] const detail::open_tokens& newest_keys() const noexcept { return newest_keys_; }
     [[nodiscard]] const detail::open_tokens& newest_values() const noexcept { return stores_values ? newest_values_ : newest_keys_; }
@@ -516,7 +529,7 @@ private:
         if (marked)
             for (std::size_t c = 0; c < o.head_size; ++c) x[c] = detail::quiet_nan;
         else if (key_transform_ != nullptr)
-            detail::restore_channels<best_isa>(*key_transform_, h, o.head_size, 1.0f, x);
+            detail::restore_channels<best_isa>(*key_transform_, h, o.head_size, o.head_size, 1.0f, x);
     }
     void read_value(std::size_t h, std::size_t position, float* x) const {
         const kv_cache_options& o = options();
@@ -544,7 +557,7 @@ private:
         if (marked)
             for (std::size_t c = 0; c < o.value_size; ++c) x[c] = detail::quiet_nan;
         else if (value_transform_ != nullptr)
-            detail::restore_channels<best_isa>(*value_transform_, h, o.value_size, 1.0f, x);
+            detail::restore_channels<best_isa>(*value_transform_, h, o.value_size, o.value_size, 1.0f, x);
     }
 
     std::shared_ptr<pages_type> pages_;

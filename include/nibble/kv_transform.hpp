@@ -141,9 +141,10 @@ NIBBLE_NOINLINE void transform_channels(const kv_transform& t, std::size_t head,
     if (t.hadamard) hadamard<Isa>({x, size}, hadamard_block(size));
 }
 
-// x = the inverse of P and H of x, + share x mean.
+// x = the inverse of P and H of x, + share x mean; of values that are the first `values` of `size` channels there is only a mean.
 template <isa Isa>
-NIBBLE_NOINLINE void restore_channels(const kv_transform& t, std::size_t head, std::size_t size, float share, float* x) noexcept {
+NIBBLE_NOINLINE void restore_channels(const kv_transform& t, std::size_t head, std::size_t size, std::size_t values, float share,
+                                      float* x) noexcept {
     if (t.hadamard) hadamard<Isa>({x, size}, hadamard_block(size));
     if (!t.order.empty()) {
         const std::uint32_t* order = t.order.data() + head * size;
@@ -153,7 +154,7 @@ NIBBLE_NOINLINE void restore_channels(const kv_transform& t, std::size_t head, s
     }
     if (!t.mean.empty()) {
         const float* mean = t.mean.data() + head * size;
-        for (std::size_t c = 0; c < size; ++c) x[c] = fused_multiply_add(mean[c], share, x[c]);
+        for (std::size_t c = 0; c < values; ++c) x[c] = fused_multiply_add(mean[c], share, x[c]);
     }
 }
 

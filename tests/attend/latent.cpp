@@ -7,12 +7,14 @@
 
 #include <nibble/attend.hpp>
 #include <nibble/kv_cache.hpp>
+#include <nibble/kv_transform.hpp>
 #include <nibble/scheme/formats.hpp>
 
 #include <array>
 #include <cstddef>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -172,6 +174,40 @@ TEST_CASE("a latent cache forks, goes back, saves and reads as any other") {
     const result spoilt = attended(s, q, {});
     CHECK(spoilt.out.row(2)[0] != spoilt.out.row(2)[0]);
     CHECK(spoilt.out.row(1)[0] == spoilt.out.row(1)[0]);
+}
+
+TEST_CASE("latents that are centred answer as values that are") {
+    nb::kv_cache_options o;
+    o.heads = 2;
+    o.head_size = 96;
+    o.capacity = 300;
+    matrix k = matrix::normal(300, 192, 7);
+    for (std::size_t t = 0; t < k.rows; ++t)
+        for (std::size_t c = 0; c < k.cols; ++c) k.row(t)[c] += c % 9 == 4 ? 6.0f : 0.25f;
+    const auto centred = std::make_shared<const nb::kv_transform>(nb::kv_transform{.mean = nb::column_means(k.part(0, 40))});
+    nb::kv_cache<nb::int8_channel, nb::int8_channel> stored(o);
+    stored.set_key_transform(centred);
+    stored.set_value_transform(centred);
+    stored.append(static_cast<const_view>(k), static_cast<const_view>(k));
+    o.value_size = 80;
+    nb::kv_cache<nb::int8_channel, nb::prefix_of_keys> latent(o);
+    latent.set_key_transform(centred);
+    latent.append(static_cast<const_view>(k));
+    const matrix q = matrix::normal(3, 4 * 96, 8);
+    const std::vector<float> sinks{1.0f, 0.0f, -2.0f, 3.0f};
+    nb::attend_options options;
+    options.sink_scores = sinks;
+    const result want = attended(stored, q, options);
+    const result got = attended(latent, q, options);
+    CHECK(same_bits(got.out, prefix_of(want.out, 96, 80)));
+    CHECK(same_bits(got.sums, want.sums));
+    matrix keys(300, 96), values(300, 80);
+    latent.read_keys(1, 0, keys);
+    latent.read_values(1, 0, values);
+    CHECK(same_bits(values, prefix_of(keys, 96, 80)));
+    nb::kv_cache<nb::int8_channel, nb::prefix_of_keys> turned(o);
+    const auto turn = std::make_shared<const nb::kv_transform>(nb::kv_transform{.hadamard = true});
+    CHECK(broken_by([&] { turned.set_key_transform(turn); }).find("no prefix") != std::string::npos);
 }
 
 TEST_CASE("a latent cache refuses options that it has no meaning for") {
