@@ -203,6 +203,7 @@ void attend(matrix_view<const float> q, std::span<const attended_sequence<Keys, 
             const attend_options& options = {}, const Executor& threads = {}) {
     NIBBLE_CHECK(q.rows() == out.rows(), "attend: out must have a row for each query");
     if (sequences.empty()) return;
+    NIBBLE_CHECK(options.lag == 0 || options.causal, "attend: lag is for causal attention");
     std::size_t group = 0;
     for (const auto& s : sequences) {
         NIBBLE_CHECK(s.cache != nullptr, "attend: every sequence needs its cache");

@@ -40,9 +40,11 @@ public:
     template <class Keys, cached_values Values>
     seen_tokens(const kv_cache<Keys, Values>& cache, const attend_options& options) noexcept
         : size_(cache.size()), oldest_(cache.begin()), sinks_(cache.options().sinks), window_(options.window),
-          causal_(options.causal) {}
+          lag_(options.lag), causal_(options.causal) {}
 
-    [[nodiscard]] std::size_t end(std::size_t position) const noexcept { return causal_ ? min_of(size_, position + 1) : size_; }
+    [[nodiscard]] std::size_t end(std::size_t position) const noexcept {
+        return causal_ ? min_of(size_, position + 1 - min_of(position + 1, lag_)) : size_;
+    }
     [[nodiscard]] std::size_t begin(std::size_t position) const noexcept {
         return max_of(oldest_, window_ != 0 && position + 1 > window_ ? position + 1 - window_ : std::size_t{0});
     }
@@ -73,7 +75,7 @@ private:
         return {sinks, first, max_of(first, from == to ? std::size_t{0} : ceil_div(to, span))};
     }
 
-    std::size_t size_, oldest_, sinks_, window_;
+    std::size_t size_, oldest_, sinks_, window_, lag_;
     bool causal_;
 };
 
@@ -171,6 +173,29 @@ public:
                 block(first, min_of(kernel::attention_block, end - first), to.states, to.sums);
     }
 
+    // mass[t] += the sum over the rows of e^(score - log_sums[row]), for the tokens t of one span.
+    void add_mass(std::size_t index, const float* log_sums, float* mass) noexcept {
+        using L = lanes<Isa>;
+        const std::size_t begin = index * kernel::attention_span;
+        const std::size_t end = min_of(cache_.size(), begin + kernel::attention_span);
+        for (std::size_t first = begin; first < end; first += kernel::attention_block) {
+            const std::size_t count = min_of(kernel::attention_block, end - first);
+            if (!seen_.any(at_, first, first + count)) continue;
+            const std::size_t panels = ceil_div(count, rows16);
+            (void)block_scores(first, count);
+            for (std::size_t r = 0; r < rows_; ++r) {
+                adjust(r, first, count, panels);
+                if (log_sums[r] == -infinity) continue;
+                const L less(-(log_sums[r] - (options_.soft_cap == 0.0f ? offsets_[r] : 0.0f)));
+                for (std::size_t t = 0; t < count; t += 8) {
+                    const std::size_t n = min_of<std::size_t>(8, count - t);
+                    const L score = L::load(scores_ + (t / rows16 * rows_ + r) * rows16 + t % rows16, 8);
+                    (L::load(mass + first + t, n) + exp(score + less)).store(mass + first + t, n);
+                }
+            }
+        }
+    }
+
 private:
     [[nodiscard]] open_value_layout open_values(std::size_t tokens) const noexcept {
         return open_values_type::make(key_layout<f32_plain>(tokens, o_.head_size), o_.value_size);
@@ -205,11 +230,14 @@ private:
         transform_channels<Isa>(*key_transform_, at_.head, o_.head_size, false, query);
     }
 
-    void block(std::size_t first, std::size_t count, kernel::softmax_state* states, float* out) noexcept {
-        const std::size_t panels = ceil_div(count, rows16);
+    // What of a block lies where: sinks, pages, and the newest tokens, as far as any row sees them. All else is masked, whatever
+    // the scores of it hold.
+    struct places {
+        range first_values, values, new_values;
+    };
+    // The scores of a block, NaN where a key or a value is not finite.
+    places block_scores(std::size_t first, std::size_t count) noexcept {
         const std::size_t sinks = min_of(o_.sinks, cache_.size());
-        // What lies where: sinks, pages, and the newest tokens, as far as any row sees them. All else is masked, whatever the
-        // scores of it hold.
         const std::size_t begin = max_of(sinks, seen_.begin(at_.position(0)));
         const std::size_t end = seen_.end(at_.position(rows_ - 1));
         const range first_keys = meet(0, sinks, first, count);
@@ -218,14 +246,11 @@ private:
         const range first_values = meet(0, sinks, first, count);
         const range values = meet(begin, min_of(cache_.stored_values(), end), first, count);
         const range new_values = meet(max_of(begin, cache_.stored_values()), end, first, count);
-
         if (rotary_ != nullptr) rotary_->turns_at(first, block_turns_);
         if (!first_keys.empty()) open_scores(cache_.first_keys(), first_keys_layout_, first_keys, first, false);
         // What comes next from memory is asked for before it is needed: the tiles ask for what is read after them, and while the
         // processor is busy with the scores it asks for more of the values.
-        const std::byte* soon = nullptr;
-        if (stores_values && !values.empty())
-            soon = cache_.pages()->values_of(cache_.page(values.begin / o_.page_tokens), at_.head);
+        const std::byte* const soon = values_at(values);
         for (std::size_t i = first / o_.page_tokens; i * o_.page_tokens < first + count; ++i) ask_for_scales(i, stores_values);
         if (!keys.empty()) page_scores(keys, first, soon);
         if (!new_keys.empty()) open_scores(cache_.newest_keys(), open_keys_layout_, new_keys, first, true);
@@ -233,6 +258,17 @@ private:
         spoil_open(cache_.first_values(), first_values, first, false);
         spoil_pages(values, first);
         spoil_open(cache_.newest_values(), new_values, first, true);
+        return {first_values, values, new_values};
+    }
+    [[nodiscard]] const std::byte* values_at(const range& values) const noexcept {
+        if (!stores_values || values.empty()) return nullptr;
+        return cache_.pages()->values_of(cache_.page(values.begin / o_.page_tokens), at_.head);
+    }
+
+    void block(std::size_t first, std::size_t count, kernel::softmax_state* states, float* out) noexcept {
+        const std::size_t panels = ceil_div(count, rows16);
+        const places at = block_scores(first, count);
+        const std::byte* const soon = values_at(at.values);
         kernel::asked_memory asked{};
         if (soon != nullptr) asked = {soon + 8192, soon + cache_.pages()->values().scales, rows_ == 1 ? 128u : 64u};
         for (std::size_t r = 0; r < rows_; ++r) {
@@ -243,12 +279,13 @@ private:
         for (std::size_t i = after / o_.page_tokens; i * o_.page_tokens < after + kernel::attention_block; ++i)
             ask_for_scales(i, false);
         rescale(out);
-        if (!first_values.empty()) {
-            const value_piece piece = open_piece(cache_.first_values(), first, first_values.begin, first_values.end);
-            first_values_.accumulate(&piece, 1, first_values.begin - first, first_values.end - first, scores_, out, nullptr, asked);
+        if (!at.first_values.empty()) {
+            const range& r = at.first_values;
+            const value_piece piece = open_piece(cache_.first_values(), first, r.begin, r.end);
+            first_values_.accumulate(&piece, 1, r.begin - first, r.end - first, scores_, out, nullptr, asked);
         }
-        if (!values.empty()) page_values(values, first, out, asked);
-        if (!new_values.empty()) newest_values(new_values, first, out, asked);
+        if (!at.values.empty()) page_values(at.values, first, out, asked);
+        if (!at.new_values.empty()) newest_values(at.new_values, first, out, asked);
     }
 
     static void ask_for(const std::byte* at, std::size_t bytes) noexcept {

@@ -43,6 +43,7 @@
 #include <nibble/epilogue/scale.hpp>
 
 #include <nibble/attend.hpp>
+#include <nibble/attention_mass.hpp>
 #include <nibble/gemm.hpp>
 #include <nibble/gemm_integer.hpp>
 #include <nibble/kv_cache.hpp>

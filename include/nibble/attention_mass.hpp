@@ -1,0 +1,122 @@
+// attention_mass.hpp: how much attention each token of a cache got: which tokens matter.
+#pragma once
+
+#include <nibble/attend_options.hpp>
+#include <nibble/attention_task.hpp>
+#include <nibble/core/bits.hpp>
+#include <nibble/core/buffer.hpp>
+#include <nibble/core/check.hpp>
+#include <nibble/core/executor.hpp>
+#include <nibble/core/view.hpp>
+#include <nibble/core/workspace.hpp>
+#include <nibble/dispatch/fixed.hpp>
+#include <nibble/kernel/gemm_plan.hpp>
+#include <nibble/kernel/softmax.hpp>
+#include <nibble/kv_cache.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <numeric>
+#include <vector>
+
+namespace nibble::inline NIBBLE_ABI {
+
+namespace detail {
+
+template <isa Isa, bool IntegerScores, class Keys, class Values, executor Executor>
+void sum_mass(matrix_view<const float> q, const kv_cache<Keys, Values>& cache, matrix_view<const float> log_sums,
+              matrix_view<float> mass, const attend_options& options, const Executor& threads) {
+    using task_type = attention_task<Isa, Keys, Values, IntegerScores, false>;
+    const kv_cache_options& o = cache.options();
+    const std::size_t group = log_sums.cols() / o.heads;
+    const std::size_t at_once = max_of<std::size_t>(1, 32 / group);
+    const std::size_t spans = ceil_div(cache.size(), kernel::attention_span);
+    const auto rows_from = [&](std::size_t head, std::size_t first) {
+        return attention_rows{.head = head,
+                              .first_query = first,
+                              .queries = min_of(at_once, q.rows() - first),
+                              .first_position = cache.size() - q.rows() + first,
+                              .group = group};
+    };
+    kernel::arena counter;
+    const task_type measured(cache, rows_from(0, 0), options, counter);
+    (void)counter.take<float>(at_once * group);
+    const std::size_t bytes = round_up(counter.used(), 4096) + 64;
+    const auto all = [&](std::byte* memory) {
+        threads.parallel_for(o.heads * spans, [&](std::size_t index, std::size_t worker) {
+            const std::size_t head = index % o.heads;
+            const std::size_t span = index / o.heads;
+            float* const to = mass.row(head);
+            const std::size_t end = min_of(cache.size(), (span + 1) * kernel::attention_span);
+            for (std::size_t t = span * kernel::attention_span; t < end; ++t) to[t] = 0.0f;
+            for (std::size_t first = 0; first < q.rows(); first += at_once) {
+                kernel::arena own(memory + worker * bytes);
+                const attention_rows rows = rows_from(head, first);
+                auto* sums = own.take<float>(rows.rows());
+                task_type work(cache, rows, options, own);
+                const float size = static_cast<float>(o.head_size);
+                work.prepare(q, options.scale != 0.0f ? options.scale : 1.0f / __builtin_sqrtf(size));
+                for (std::size_t r = 0; r < rows.rows(); ++r) sums[r] = log_sums(first + r / group, head * group + r % group);
+                work.add_mass(span, sums, to);
+            }
+        });
+    };
+    if (options.workspace != nullptr) {
+        all(options.workspace->reserve(threads.concurrency() * bytes));
+    } else {
+        buffer own(threads.concurrency() * bytes);
+        all(own.data());
+    }
+}
+
+} // namespace detail
+
+// mass[h][t] = the sum of the weights of token t, over all queries and all query heads of key head h: what attend with the same q
+// and options gave the token, log_sums being those that it wrote. mass: the cache's heads x size(). Costs about half of attend.
+// The same bits for any number of threads. A query whose log-sum is NaN makes all of its head NaN.
+template <isa Isa = best_isa, class Keys, cached_values Values, executor Executor = serial>
+void attention_mass(matrix_view<const float> q, const kv_cache<Keys, Values>& cache, matrix_view<const float> log_sums,
+                    matrix_view<float> mass, const attend_options& options = {}, const Executor& threads = {}) {
+    const kv_cache_options& o = cache.options();
+    const std::size_t heads = q.cols() / o.head_size;
+    NIBBLE_CHECK(heads != 0 && q.cols() == heads * o.head_size && heads % o.heads == 0,
+                 "attention_mass: a row of q must have heads x head_size numbers, the heads a multiple of the cache's");
+    NIBBLE_CHECK(log_sums.rows() == q.rows() && log_sums.cols() == heads, "attention_mass: log_sums must be queries x query heads");
+    NIBBLE_CHECK(mass.rows() == o.heads && mass.cols() == cache.size(), "attention_mass: mass must be the cache's heads x tokens");
+    NIBBLE_CHECK(q.rows() <= cache.size(), "attention_mass: more queries than tokens");
+    NIBBLE_CHECK(options.lag == 0 || options.causal, "attention_mass: lag is for causal attention");
+    NIBBLE_CHECK(options.slopes.empty() || options.slopes.size() == heads, "attention_mass: one slope per query head");
+    NIBBLE_CHECK(options.mask.empty() || (options.mask.rows() == q.rows() && options.mask.cols() >= cache.size()),
+                 "attention_mass: the mask must be queries x tokens");
+    for (std::size_t i = 0; i < cache.page_count(); ++i)
+        NIBBLE_CHECK((i + 1) * o.page_tokens <= cache.begin() || cache.has_page(i), "attention_mass: a page was dropped: restore it");
+    if (options.precision == attention_precision::fp32)
+        detail::sum_mass<Isa, false>(q, cache, log_sums, mass, options, threads);
+    else
+        detail::sum_mass<Isa, true>(q, cache, log_sums, mass, options, threads);
+}
+
+// The fewest tokens that together have at least `share` of all mass (ZipVL, He et al., 2024: tokens that keep more bits), in order;
+// of equal ones the earlier. mass: rows are added up.
+[[nodiscard]] inline std::vector<std::uint32_t> important_tokens(matrix_view<const float> mass, double share) {
+    NIBBLE_CHECK(share >= 0.0 && share <= 1.0, "important_tokens: a share is 0 to 1");
+    std::vector<double> sums(mass.cols());
+    for (std::size_t h = 0; h < mass.rows(); ++h)
+        for (std::size_t t = 0; t < mass.cols(); ++t) {
+            const double m = static_cast<double>(mass(h, t));
+            sums[t] += m == m ? m : 0.0;
+        }
+    std::vector<std::uint32_t> order(mass.cols());
+    std::iota(order.begin(), order.end(), 0u);
+    std::stable_sort(order.begin(), order.end(), [&](std::uint32_t a, std::uint32_t b) { return sums[a] > sums[b]; });
+    const double all = std::accumulate(sums.begin(), sums.end(), 0.0);
+    double sum = 0.0;
+    std::size_t count = 0;
+    while (count < order.size() && sum < share * all) sum += sums[order[count++]];
+    order.resize(count);
+    std::sort(order.begin(), order.end());
+    return order;
+}
+
+} // namespace nibble::inline NIBBLE_ABI
