@@ -153,7 +153,13 @@ public:
     void prepare(matrix_view<const float> q, float scale) noexcept {
         for (std::size_t r = 0; r < rows_; ++r) {
             const float* from = q.row(at_.first_query + r / at_.group) + (at_.head * at_.group + r % at_.group) * o_.head_size;
-            for (std::size_t c = 0; c < o_.head_size; ++c) queries_[r * o_.head_size + c] = from[c] * scale;
+            bool finite = true;
+            for (std::size_t c = 0; c < o_.head_size; ++c) {
+                queries_[r * o_.head_size + c] = from[c] * scale;
+                finite = finite && is_finite(from[c]);
+            }
+            // All scores of -infinity are NaN too, not a query that sees no token.
+            if (!finite) queries_[r * o_.head_size] = quiet_nan;
             offsets_[r] = 0.0f;
             if (key_transform_ != nullptr) transform_query(r);
         }

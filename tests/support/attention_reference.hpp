@@ -142,6 +142,7 @@ struct reference_attention {
                 }
                 std::vector<double> s(size, -inf);
                 double top = -inf, off = 0.0;
+                bool sees = false;
                 for (std::size_t t = 0; t < size; ++t) {
                     if (t >= last || (t < first && t >= o.sinks)) continue;
                     double sum = 0.0;
@@ -173,6 +174,7 @@ struct reference_attention {
                         if (std::isfinite(add)) error += 2.0 * eps * std::abs(add);
                     }
                     s[t] = sum;
+                    sees = true;
                     if (sum == -inf) continue;
                     off = std::max(off, error + 4.0 * eps * std::abs(sum));
                     top = std::isnan(sum) || std::isnan(top) ? nan : std::max(top, sum);
@@ -184,7 +186,7 @@ struct reference_attention {
                 double* bound = r.bound.data() + i * heads * o.value_size + h * o.value_size;
                 double& log_sum = r.exact_log[i * heads + h];
                 bool bad = std::isnan(shift);
-                for (std::size_t c = 0; c < o.head_size && top != -inf; ++c) bad = bad || !std::isfinite(query[c]);
+                for (std::size_t c = 0; c < o.head_size && sees; ++c) bad = bad || !std::isfinite(query[c]);
                 if (bad || shift == -inf) {
                     log_sum = bad ? nan : -inf;
                     std::fill(out, out + o.value_size, bad ? nan : 0.0);
