@@ -12,12 +12,11 @@
 #include <nibble/dispatch/fixed.hpp>
 #include <nibble/kernel/gemm_plan.hpp>
 #include <nibble/kernel/softmax.hpp>
+#include <nibble/kernel/sort_by_key.hpp>
 #include <nibble/kv_cache.hpp>
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <numeric>
 #include <vector>
 
 namespace nibble::inline NIBBLE_ABI {
@@ -107,16 +106,25 @@ void attention_mass(matrix_view<const float> q, const kv_cache<Keys, Values>& ca
             const double m = static_cast<double>(mass(h, t));
             sums[t] += m == m ? m : 0.0;
         }
-    std::vector<std::uint32_t> order(mass.cols());
-    std::iota(order.begin(), order.end(), 0u);
-    std::stable_sort(order.begin(), order.end(), [&](std::uint32_t a, std::uint32_t b) { return sums[a] > sums[b]; });
-    const double all = std::accumulate(sums.begin(), sums.end(), 0.0);
+    std::vector<kernel::keyed<std::uint64_t>> ranking(sums.size()), spare;
+    double all = 0.0;
+    for (std::size_t t = 0; t < sums.size(); ++t) {
+        ranking[t] = {kernel::ordered_key(-sums[t]), static_cast<std::uint32_t>(t)};
+        all += sums[t];
+    }
+    kernel::sort_by_key(ranking, spare);
+    std::vector<char> chosen(sums.size());
     double sum = 0.0;
     std::size_t count = 0;
-    while (count < order.size() && sum < share * all) sum += sums[order[count++]];
-    order.resize(count);
-    std::sort(order.begin(), order.end());
-    return order;
+    for (; count < ranking.size() && sum < share * all; ++count) {
+        sum += sums[ranking[count].position];
+        chosen[ranking[count].position] = 1;
+    }
+    std::vector<std::uint32_t> tokens;
+    tokens.reserve(count);
+    for (std::size_t t = 0; t < chosen.size(); ++t)
+        if (chosen[t] != 0) tokens.push_back(static_cast<std::uint32_t>(t));
+    return tokens;
 }
 
 } // namespace nibble::inline NIBBLE_ABI

@@ -8,9 +8,9 @@
 #include <nibble/isa/isa.hpp>
 #include <nibble/kernel/kv_store.hpp>
 #include <nibble/kernel/rotary.hpp>
+#include <nibble/kernel/sort_by_key.hpp>
 #include <nibble/transform/hadamard.hpp>
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -77,11 +77,12 @@ struct kv_transform {
     for (double& s : squares) // what is not a number has to have a place too
         if (s != s) s = __builtin_inf();
     std::vector<std::uint32_t> order(x.cols());
+    std::vector<kernel::keyed<std::uint64_t>> ranking(size), spare;
     for (std::size_t h = 0; h < heads; ++h) {
-        const std::span<std::uint32_t> own(order.data() + h * size, size);
-        for (std::size_t c = 0; c < size; ++c) own[c] = static_cast<std::uint32_t>(c);
-        const double* norms = squares.data() + h * size;
-        std::stable_sort(own.begin(), own.end(), [norms](std::uint32_t a, std::uint32_t b) { return norms[a] > norms[b]; });
+        for (std::size_t c = 0; c < size; ++c)
+            ranking[c] = {kernel::ordered_key(-squares[h * size + c]), static_cast<std::uint32_t>(c)};
+        kernel::sort_by_key(ranking, spare);
+        for (std::size_t c = 0; c < size; ++c) order[h * size + c] = ranking[c].position;
     }
     return order;
 }
