@@ -2,6 +2,8 @@
 #pragma once
 
 #include <nibble/attend_options.hpp>
+#include <nibble/attention_rows.hpp>
+#include <nibble/attention_sums.hpp>
 #include <nibble/attention_task.hpp>
 #include <nibble/core/bits.hpp>
 #include <nibble/core/buffer.hpp>
@@ -44,7 +46,7 @@ public:
 
     attention_plan(std::span<const sequence> sequences, std::size_t group, const attend_options& options,
                    std::size_t concurrency) noexcept
-        : sequences_(sequences), group_(group), at_once_(max_of<std::size_t>(1, 32 / group)), options_(options) {
+        : sequences_(sequences), group_(group), at_once_(attention_rows::queries_at_once(group)), options_(options) {
         for (const sequence& s : sequences) tasks_ += tasks_of(s);
         // With so many tasks none of them can hold up the others for long.
         may_split_ = concurrency > 1 && tasks_ < 8 * concurrency;
@@ -66,7 +68,7 @@ public:
     [[nodiscard]] std::size_t spans_of(const task& t) const noexcept { return seen_tokens(*t.of->cache, options_).spans(t.rows); }
     // The largest task of a sequence.
     [[nodiscard]] attention_rows most(const sequence& s) const noexcept {
-        return {.head = 0, .first_query = 0, .queries = min_of(at_once_, s.count), .first_position = 0, .group = group_};
+        return attention_rows::make(*s.cache, 0, s.first, s.count, 0, group_);
     }
     [[nodiscard]] task at(std::size_t index) const noexcept {
         for (const sequence& s : sequences_) {
@@ -76,13 +78,7 @@ public:
                 continue;
             }
             const std::size_t heads = s.cache->options().heads;
-            const std::size_t first = index / heads * at_once_;
-            return {&s,
-                    {.head = index % heads,
-                     .first_query = s.first + first,
-                     .queries = min_of(at_once_, s.count - first),
-                     .first_position = s.cache->size() - s.count + first,
-                     .group = group_}};
+            return {&s, attention_rows::make(*s.cache, index % heads, s.first, s.count, index / heads * at_once_, group_)};
         }
         return {};
     }
@@ -94,7 +90,7 @@ private:
 
     std::span<const sequence> sequences_;
     std::size_t group_;
-    std::size_t at_once_; // queries of a task: with their scores they stay in the second-level cache
+    std::size_t at_once_;
     const attend_options& options_;
     std::size_t tasks_ = 0;
     std::size_t longest_ = 0;
@@ -126,17 +122,13 @@ void attend_sequences(matrix_view<const float> q, std::span<const attended_seque
         kernel::arena own(memory);
         return attention_sums::take(t.of->cache->options(), t.rows.rows(), own);
     };
-    const auto prepare = [&](const task& t, task_type& work) {
-        const float size = static_cast<float>(t.of->cache->options().head_size);
-        work.prepare(q, options.scale != 0.0f ? options.scale : 1.0f / __builtin_sqrtf(size));
-    };
     const auto whole = [&](const task& t, std::byte* memory) {
         const kv_cache_options& o = t.of->cache->options();
         const attention_sums all = sums_at(memory + bytes, t);
         const attention_sums part = sums_at(memory + bytes + sums_bytes, t);
         kernel::arena own(memory);
         task_type work(*t.of->cache, t.rows, options, own);
-        prepare(t, work);
+        work.prepare(q);
         const seen_tokens seen(*t.of->cache, options);
         all.clear(o, t.rows.rows());
         for (std::size_t i = 0; i < seen.spans(t.rows); ++i) {
@@ -157,7 +149,7 @@ void attend_sequences(matrix_view<const float> q, std::span<const attended_seque
                 if (index >= seen.spans(t.rows)) return;
                 kernel::arena own(memory + worker * worker_bytes);
                 task_type work(*t.of->cache, t.rows, options, own);
-                prepare(t, work);
+                work.prepare(q);
                 work.span(seen.span(t.rows, index), sums_at(parts + i * sums_bytes, t));
             });
             threads.parallel_for(tasks, [&](std::size_t i, std::size_t) {
@@ -203,32 +195,19 @@ void attend(matrix_view<const float> q, std::span<const attended_sequence<Keys, 
             const attend_options& options = {}, const Executor& threads = {}) {
     NIBBLE_CHECK(q.rows() == out.rows(), "attend: out must have a row for each query");
     if (sequences.empty()) return;
-    NIBBLE_CHECK(options.lag == 0 || options.causal, "attend: lag is for causal attention");
     std::size_t group = 0;
     for (const auto& s : sequences) {
         NIBBLE_CHECK(s.cache != nullptr, "attend: every sequence needs its cache");
-        const kv_cache_options& o = s.cache->options();
-        const std::size_t heads = q.cols() / o.head_size;
-        NIBBLE_CHECK(heads != 0 && q.cols() == heads * o.head_size && heads % o.heads == 0,
-                     "attend: a row of q must have heads x head_size numbers, the heads a multiple of the cache's");
-        NIBBLE_CHECK(out.cols() == heads * o.value_size, "attend: a row of out must have heads x value_size numbers");
-        NIBBLE_CHECK(group == 0 || group == heads / o.heads, "attend: all sequences must have as many query heads per key head");
-        group = heads / o.heads;
         NIBBLE_CHECK(s.first <= q.rows() && s.count <= q.rows() - s.first, "attend: a sequence's queries must be rows of q");
-        NIBBLE_CHECK(s.count <= s.cache->size(), "attend: more queries than tokens: append their keys and values first");
-        NIBBLE_CHECK(options.slopes.empty() || options.slopes.size() == heads, "attend: one slope per query head");
+        const std::size_t own_group = detail::check_queries(q, s.count, *s.cache, options);
+        const kv_cache_options& o = s.cache->options();
+        const std::size_t heads = own_group * o.heads;
+        NIBBLE_CHECK(out.cols() == heads * o.value_size, "attend: a row of out must have heads x value_size numbers");
+        NIBBLE_CHECK(group == 0 || group == own_group, "attend: all sequences must have as many query heads per key head");
+        group = own_group;
         NIBBLE_CHECK(options.sink_scores.empty() || options.sink_scores.size() == heads, "attend: one sink score per query head");
         NIBBLE_CHECK(options.log_sums.empty() || (options.log_sums.rows() == q.rows() && options.log_sums.cols() == heads),
                      "attend: log_sums must be queries x query heads");
-        NIBBLE_CHECK(options.mask.empty() || (options.mask.rows() == q.rows() && options.mask.cols() >= s.cache->size()),
-                     "attend: the mask must be queries x tokens");
-        if (s.count == 0) continue;
-        const std::size_t oldest = s.cache->size() - s.count + 1;
-        const std::size_t from =
-            detail::max_of(s.cache->begin(), options.window != 0 && oldest > options.window ? oldest - options.window : std::size_t{0});
-        const std::size_t end = detail::max_of(s.cache->stored_keys(), s.cache->stored_values());
-        for (std::size_t i = from / o.page_tokens; i * o.page_tokens < end; ++i)
-            NIBBLE_CHECK(s.cache->has_page(i), "attend: a page that a query sees was dropped: restore it");
     }
     switch (options.precision) {
     case attention_precision::fp32:

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <nibble/attend_options.hpp>
+#include <nibble/attention_rows.hpp>
 #include <nibble/attention_task.hpp>
 #include <nibble/core/bits.hpp>
 #include <nibble/core/buffer.hpp>
@@ -29,14 +30,10 @@ void sum_mass(matrix_view<const float> q, const kv_cache<Keys, Values>& cache, m
     using task_type = attention_task<Isa, Keys, Values, IntegerScores, false>;
     const kv_cache_options& o = cache.options();
     const std::size_t group = log_sums.cols() / o.heads;
-    const std::size_t at_once = max_of<std::size_t>(1, 32 / group);
+    const std::size_t at_once = attention_rows::queries_at_once(group);
     const std::size_t spans = ceil_div(cache.size(), kernel::attention_span);
     const auto rows_from = [&](std::size_t head, std::size_t first) {
-        return attention_rows{.head = head,
-                              .first_query = first,
-                              .queries = min_of(at_once, q.rows() - first),
-                              .first_position = cache.size() - q.rows() + first,
-                              .group = group};
+        return attention_rows::make(cache, head, 0, q.rows(), first, group);
     };
     kernel::arena counter;
     const task_type measured(cache, rows_from(0, 0), options, counter);
@@ -54,8 +51,7 @@ void sum_mass(matrix_view<const float> q, const kv_cache<Keys, Values>& cache, m
                 const attention_rows rows = rows_from(head, first);
                 auto* sums = own.take<float>(rows.rows());
                 task_type work(cache, rows, options, own);
-                const float size = static_cast<float>(o.head_size);
-                work.prepare(q, options.scale != 0.0f ? options.scale : 1.0f / __builtin_sqrtf(size));
+                work.prepare(q);
                 for (std::size_t r = 0; r < rows.rows(); ++r) sums[r] = log_sums(first + r / group, head * group + r % group);
                 work.add_mass(span, sums, to);
             }
@@ -72,24 +68,16 @@ void sum_mass(matrix_view<const float> q, const kv_cache<Keys, Values>& cache, m
 } // namespace detail
 
 // mass[h][t] = the sum of the weights of token t, over all queries and all query heads of key head h: what attend with the same q
-// and options gave the token, log_sums being those that it wrote. mass: the cache's heads x size(). Costs about half of attend.
+// and options gave the token, log_sums being those that it wrote. mass: the cache's heads x size(). Costs half to three
+// quarters of attend.
 // The same bits for any number of threads. A query whose log-sum is NaN makes all of its head NaN.
 template <isa Isa = best_isa, class Keys, cached_values Values, executor Executor = serial>
 void attention_mass(matrix_view<const float> q, const kv_cache<Keys, Values>& cache, matrix_view<const float> log_sums,
                     matrix_view<float> mass, const attend_options& options = {}, const Executor& threads = {}) {
     const kv_cache_options& o = cache.options();
-    const std::size_t heads = q.cols() / o.head_size;
-    NIBBLE_CHECK(heads != 0 && q.cols() == heads * o.head_size && heads % o.heads == 0,
-                 "attention_mass: a row of q must have heads x head_size numbers, the heads a multiple of the cache's");
+    const std::size_t heads = detail::check_queries(q, q.rows(), cache, options) * o.heads;
     NIBBLE_CHECK(log_sums.rows() == q.rows() && log_sums.cols() == heads, "attention_mass: log_sums must be queries x query heads");
     NIBBLE_CHECK(mass.rows() == o.heads && mass.cols() == cache.size(), "attention_mass: mass must be the cache's heads x tokens");
-    NIBBLE_CHECK(q.rows() <= cache.size(), "attention_mass: more queries than tokens");
-    NIBBLE_CHECK(options.lag == 0 || options.causal, "attention_mass: lag is for causal attention");
-    NIBBLE_CHECK(options.slopes.empty() || options.slopes.size() == heads, "attention_mass: one slope per query head");
-    NIBBLE_CHECK(options.mask.empty() || (options.mask.rows() == q.rows() && options.mask.cols() >= cache.size()),
-                 "attention_mass: the mask must be queries x tokens");
-    for (std::size_t i = 0; i < cache.page_count(); ++i)
-        NIBBLE_CHECK((i + 1) * o.page_tokens <= cache.begin() || cache.has_page(i), "attention_mass: a page was dropped: restore it");
     if (options.precision == attention_precision::fp32)
         detail::sum_mass<Isa, false>(q, cache, log_sums, mass, options, threads);
     else

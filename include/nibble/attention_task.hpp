@@ -3,6 +3,8 @@
 #pragma once
 
 #include <nibble/attend_options.hpp>
+#include <nibble/attention_rows.hpp>
+#include <nibble/attention_sums.hpp>
 #include <nibble/core/bits.hpp>
 #include <nibble/core/view.hpp>
 #include <nibble/isa/lanes.hpp>
@@ -20,89 +22,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 namespace nibble::inline NIBBLE_ABI::detail {
-
-// What one task has: some queries of one sequence, all query heads of one key head.
-struct attention_rows {
-    std::size_t head = 0;         // of keys
-    std::size_t first_query = 0;  // row of q
-    std::size_t queries = 0;
-    std::size_t first_position = 0; // of the first of them
-    std::size_t group = 1;        // query heads per key head
-    [[nodiscard]] std::size_t rows() const noexcept { return queries * group; }
-    [[nodiscard]] std::size_t position(std::size_t row) const noexcept { return first_position + row / group; }
-};
-
-// Which tokens of a sequence a query sees: sinks, and [begin, end) of its position.
-class seen_tokens {
-public:
-    template <class Keys, cached_values Values>
-    seen_tokens(const kv_cache<Keys, Values>& cache, const attend_options& options) noexcept
-        : size_(cache.size()), oldest_(cache.begin()), sinks_(cache.options().sinks), window_(options.window),
-          lag_(options.lag), causal_(options.causal) {}
-
-    [[nodiscard]] std::size_t end(std::size_t position) const noexcept {
-        return causal_ ? min_of(size_, position + 1 - min_of(position + 1, lag_)) : size_;
-    }
-    [[nodiscard]] std::size_t begin(std::size_t position) const noexcept {
-        return max_of(oldest_, window_ != 0 && position + 1 > window_ ? position + 1 - window_ : std::size_t{0});
-    }
-    // Whether any of the rows sees any token of [from, to).
-    [[nodiscard]] bool any(const attention_rows& rows, std::size_t from, std::size_t to) const noexcept {
-        return from < sinks_ || (from < end(rows.position(rows.rows() - 1)) && to > begin(rows.position(0)));
-    }
-    // The spans of which that is true: how many, and which is the i-th.
-    [[nodiscard]] std::size_t spans(const attention_rows& rows) const noexcept {
-        const auto [sinks, first, last] = stretches(rows);
-        return sinks + (last - first);
-    }
-    [[nodiscard]] std::size_t span(const attention_rows& rows, std::size_t i) const noexcept {
-        const auto [sinks, first, last] = stretches(rows);
-        return i < sinks ? i : first + (i - sinks);
-    }
-
-private:
-    struct stretch {
-        std::size_t sinks, first, last; // spans [0, sinks) and [first, last)
-    };
-    [[nodiscard]] stretch stretches(const attention_rows& rows) const noexcept {
-        constexpr std::size_t span = kernel::attention_span;
-        const std::size_t sinks = ceil_div(min_of(sinks_, size_), span);
-        const std::size_t to = end(rows.position(rows.rows() - 1));
-        const std::size_t from = min_of(begin(rows.position(0)), to);
-        const std::size_t first = max_of(sinks, from / span);
-        return {sinks, first, max_of(first, from == to ? std::size_t{0} : ceil_div(to, span))};
-    }
-
-    std::size_t size_, oldest_, sinks_, window_, lag_;
-    bool causal_;
-};
-
-// What attention has of the rows of a task: a state of each, and the sums of the values [channels' panel][row][16 channels].
-struct attention_sums {
-    kernel::softmax_state* states = nullptr;
-    float* offsets = nullptr; // what all scores of a row lack
-    float* sums = nullptr;
-
-    [[nodiscard]] static std::size_t count(const kv_cache_options& o, std::size_t rows) noexcept {
-        return round_up(o.value_size, panel_layout::rows) * rows;
-    }
-    [[nodiscard]] static attention_sums take(const kv_cache_options& o, std::size_t rows, kernel::arena& memory) noexcept {
-        attention_sums s;
-        s.states = memory.take<kernel::softmax_state>(rows);
-        s.offsets = memory.take<float>(rows);
-        s.sums = memory.take<float>(count(o, rows));
-        return s;
-    }
-    void clear(const kv_cache_options& o, std::size_t rows) const noexcept {
-        for (std::size_t r = 0; r < rows; ++r) {
-            states[r] = {};
-            offsets[r] = 0.0f;
-        }
-        for (std::size_t i = 0; i < count(o, rows); ++i) sums[i] = 0.0f;
-    }
-};
 
 template <isa Isa, class Keys, cached_values Values, bool IntegerScores, bool IntegerValues>
 class attention_task {
@@ -150,7 +72,8 @@ public:
     attention_task& operator=(const attention_task&) = delete;
 
     // The queries of the task, with the scale in them, as they meet what is stored.
-    void prepare(matrix_view<const float> q, float scale) noexcept {
+    void prepare(matrix_view<const float> q) noexcept {
+        const float scale = options_.scale != 0.0f ? options_.scale : 1.0f / __builtin_sqrtf(static_cast<float>(o_.head_size));
         for (std::size_t r = 0; r < rows_; ++r) {
             const float* from = q.row(at_.first_query + r / at_.group) + (at_.head * at_.group + r % at_.group) * o_.head_size;
             bool finite = true;
@@ -550,60 +473,5 @@ private:
     float* panel_turns_ = nullptr;
     std::byte* turned_keys_ = nullptr; // panels in the layout of f32 pages
 };
-
-// out = a x of_a + b x of_b for the rows of a task; layout as in attention_task.
-template <isa Isa>
-inline void join_sums(float* a, const float* b, std::size_t rows, std::size_t r, std::size_t panels, float of_a, float of_b) noexcept {
-    using L = lanes<Isa>;
-    for (std::size_t p = 0; p < panels; ++p)
-        for (std::size_t half = 0; half < 16; half += 8) {
-            float* at = a + (p * rows + r) * 16 + half;
-            const L scaled = (L::load(at, 8) * L(of_a)).kept();
-            fma(L::load(b + (p * rows + r) * 16 + half, 8), L(of_b), scaled).store(at, 8);
-        }
-}
-
-// A span's sums joined to those of the spans before it.
-template <isa Isa>
-inline void join(const kv_cache_options& o, std::size_t rows, const attention_sums& all, const attention_sums& part) noexcept {
-    for (std::size_t r = 0; r < rows; ++r) {
-        float of_all = 1.0f;
-        float of_part = 1.0f;
-        all.states[r] = kernel::joined<Isa>(all.states[r], part.states[r], of_all, of_part);
-        all.offsets[r] = part.offsets[r];
-        join_sums<Isa>(all.sums, part.sums, rows, r, ceil_div(o.value_size, panel_layout::rows), of_all, of_part);
-    }
-}
-
-// What all spans gave, to the rows of out: sums over weights, and a sink's, in the caller's channels.
-template <isa Isa, class Cache>
-inline void finish(const Cache& cache, const attention_rows& at, const attention_sums& all, const attend_options& options,
-                   matrix_view<float> out) noexcept {
-    const std::size_t rows = at.rows();
-    const std::size_t size = cache.options().value_size;
-    for (std::size_t r = 0; r < rows; ++r) {
-        const std::size_t query = at.first_query + r / at.group;
-        const std::size_t head = at.head * at.group + r % at.group;
-        kernel::softmax_state state = all.states[r];
-        const float of_tokens = state.sum;
-        if (of_tokens != 0.0f) state.largest += all.offsets[r];
-        float of_all = 1.0f;
-        if (!options.sink_scores.empty()) {
-            float unused = 1.0f;
-            state = kernel::joined<Isa>(state, {options.sink_scores[head], 1.0f}, of_all, unused);
-        }
-        const float factor = state.sum == 0.0f ? 0.0f : of_all / state.sum;
-        float* to = out.row(query) + head * size;
-        for (std::size_t c = 0; c < size; ++c)
-            to[c] = all.sums[(c / panel_layout::rows * rows + r) * panel_layout::rows + c % panel_layout::rows] * factor;
-        if (const kv_transform* transform = cache.transform_of_values()) {
-            const float share = of_tokens == 0.0f ? 0.0f : options.sink_scores.empty() ? 1.0f : of_tokens * factor;
-            restore_channels<Isa>(*transform, at.head, cache.channels_of_values(), size, share, to);
-        }
-        if (!options.log_sums.empty())
-            options.log_sums(query, head) =
-                state.sum == 0.0f ? -infinity : rounded_by_itself(kernel::natural_log(state.sum)) + state.largest;
-    }
-}
 
 } // namespace nibble::inline NIBBLE_ABI::detail

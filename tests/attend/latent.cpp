@@ -1,8 +1,8 @@
 // latent.cpp: attention whose values are a prefix of the keys, against caches that store those values once more.
+#include "support/attended.hpp"
 #include "support/attention_reference.hpp"
 #include "support/catch.hpp"
 #include "support/contracts.hpp"
-#include "support/executors.hpp"
 #include "support/kinds.hpp"
 
 #include <nibble/attend.hpp>
@@ -12,7 +12,6 @@
 
 #include <array>
 #include <cstddef>
-#include <cstring>
 #include <limits>
 #include <memory>
 #include <string>
@@ -22,6 +21,7 @@
 namespace nb = nibble;
 using namespace attend_test;
 using gemm_test::broken_by;
+using result = attended_result;
 
 namespace {
 
@@ -55,26 +55,12 @@ void for_each_layout(Visit&& visit) {
     visit.template operator()<nb::named_format<"int4_g32", nb::int4_g32>>(); // groups of channels too
 }
 
-struct result {
-    matrix out, sums;
-};
-template <class Cache>
-result attended(const Cache& cache, const matrix& q, nb::attend_options options, std::size_t workers = 1) {
-    const std::size_t heads = q.cols / cache.options().head_size;
-    result r{matrix(q.rows, heads * cache.options().value_size, 3.0f), matrix(q.rows, heads, 3.0f)};
-    options.log_sums = r.sums;
-    nb::attend(static_cast<const_view>(q), cache, static_cast<view>(r.out), options, test_executor{workers});
-    return r;
-}
 // The first `count` channels of each head.
 matrix prefix_of(const matrix& x, std::size_t channels, std::size_t count) {
     matrix m(x.rows, x.cols / channels * count);
     for (std::size_t i = 0; i < x.rows; ++i)
         for (std::size_t j = 0; j < m.cols; ++j) m.row(i)[j] = x.row(i)[j / count * channels + j % count];
     return m;
-}
-bool same_bits(const matrix& a, const matrix& b) {
-    return a.at.size() == b.at.size() && std::memcmp(a.at.data(), b.at.data(), a.at.size() * sizeof(float)) == 0;
 }
 
 } // namespace

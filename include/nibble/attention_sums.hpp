@@ -1,0 +1,98 @@
+// attention_sums.hpp: what attention has of some rows after some tokens: joined to what came before, and finished.
+#pragma once
+
+#include <nibble/attend_options.hpp>
+#include <nibble/attention_rows.hpp>
+#include <nibble/core/bits.hpp>
+#include <nibble/core/view.hpp>
+#include <nibble/isa/lanes.hpp>
+#include <nibble/kernel/gemm_plan.hpp>
+#include <nibble/kernel/softmax.hpp>
+#include <nibble/kv_cache.hpp>
+#include <nibble/kv_transform.hpp>
+
+#include <cstddef>
+
+namespace nibble::inline NIBBLE_ABI::detail {
+
+// What attention has of the rows of a task: a state of each, and the sums of the values [channels' panel][row][16 channels].
+struct attention_sums {
+    kernel::softmax_state* states = nullptr;
+    float* offsets = nullptr; // what all scores of a row lack
+    float* sums = nullptr;
+
+    [[nodiscard]] static std::size_t count(const kv_cache_options& o, std::size_t rows) noexcept {
+        return round_up(o.value_size, panel_layout::rows) * rows;
+    }
+    [[nodiscard]] static attention_sums take(const kv_cache_options& o, std::size_t rows, kernel::arena& memory) noexcept {
+        attention_sums s;
+        s.states = memory.take<kernel::softmax_state>(rows);
+        s.offsets = memory.take<float>(rows);
+        s.sums = memory.take<float>(count(o, rows));
+        return s;
+    }
+    void clear(const kv_cache_options& o, std::size_t rows) const noexcept {
+        for (std::size_t r = 0; r < rows; ++r) {
+            states[r] = {};
+            offsets[r] = 0.0f;
+        }
+        for (std::size_t i = 0; i < count(o, rows); ++i) sums[i] = 0.0f;
+    }
+};
+
+// out = a x of_a + b x of_b for the rows of a task; layout as in attention_sums.
+template <isa Isa>
+inline void join_sums(float* a, const float* b, std::size_t rows, std::size_t r, std::size_t panels, float of_a, float of_b) noexcept {
+    using L = lanes<Isa>;
+    for (std::size_t p = 0; p < panels; ++p)
+        for (std::size_t half = 0; half < 16; half += 8) {
+            float* at = a + (p * rows + r) * 16 + half;
+            const L scaled = (L::load(at, 8) * L(of_a)).kept();
+            fma(L::load(b + (p * rows + r) * 16 + half, 8), L(of_b), scaled).store(at, 8);
+        }
+}
+
+// A span's sums joined to those of the spans before it.
+template <isa Isa>
+inline void join(const kv_cache_options& o, std::size_t rows, const attention_sums& all, const attention_sums& part) noexcept {
+    for (std::size_t r = 0; r < rows; ++r) {
+        float of_all = 1.0f;
+        float of_part = 1.0f;
+        all.states[r] = kernel::joined<Isa>(all.states[r], part.states[r], of_all, of_part);
+        all.offsets[r] = part.offsets[r];
+        join_sums<Isa>(all.sums, part.sums, rows, r, ceil_div(o.value_size, panel_layout::rows), of_all, of_part);
+    }
+}
+
+// What all spans gave, to the rows of out: sums over weights, and a sink's, in the caller's channels.
+template <isa Isa, class Cache>
+inline void finish(const Cache& cache, const attention_rows& at, const attention_sums& all, const attend_options& options,
+                   matrix_view<float> out) noexcept {
+    const std::size_t rows = at.rows();
+    const std::size_t size = cache.options().value_size;
+    for (std::size_t r = 0; r < rows; ++r) {
+        const std::size_t query = at.first_query + r / at.group;
+        const std::size_t head = at.head * at.group + r % at.group;
+        kernel::softmax_state state = all.states[r];
+        const float of_tokens = state.sum;
+        if (of_tokens != 0.0f) state.largest += all.offsets[r];
+        float of_all = 1.0f;
+        if (!options.sink_scores.empty()) {
+            float unused = 1.0f;
+            state = kernel::joined<Isa>(state, {options.sink_scores[head], 1.0f}, of_all, unused);
+        }
+        const float factor = state.sum == 0.0f ? 0.0f : of_all / state.sum;
+        float* to = out.row(query) + head * size;
+        for (std::size_t c = 0; c < size; ++c)
+            to[c] = all.sums[(c / panel_layout::rows * rows + r) * panel_layout::rows + c % panel_layout::rows] * factor;
+        if (const kv_transform* transform = cache.transform_of_values()) {
+            const float share = of_tokens == 0.0f ? 0.0f : options.sink_scores.empty() ? 1.0f : of_tokens * factor;
+            restore_channels<Isa>(*transform, at.head, cache.channels_of_values(), size, share, to);
+        }
+        if (!options.log_sums.empty())
+            options.log_sums(query, head) =
+                state.sum == 0.0f ? -infinity : rounded_by_itself(kernel::natural_log(state.sum)) + state.largest;
+    }
+}
+
+} // namespace nibble::inline NIBBLE_ABI::detail
