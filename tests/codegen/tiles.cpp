@@ -43,10 +43,15 @@ NIBBLE_TEST_REAL(lanes_in_cache, 1, 4)
 NIBBLE_TEST_REAL(lanes_in_cache, 1, real_tile_tokens)
 NIBBLE_TEST_REAL(halves, 4, 1)
 #if NIBBLE_HAS_AVX512
-// Panels in pairs, for few tokens.
+// Panels in pairs.
 NIBBLE_TEST_INTEGER(nibbles, 2, 4)
 NIBBLE_TEST_INTEGER(nibble_table, 2, 4)
 NIBBLE_TEST_INTEGER(bytes, 2, 4)
+NIBBLE_TEST_INTEGER(nibbles, 2, integer_tile_tokens)
+NIBBLE_TEST_INTEGER(nibble_table, 2, integer_tile_tokens)
+NIBBLE_TEST_INTEGER(bytes, 2, integer_tile_tokens)
+NIBBLE_TEST_REAL(lanes_in_cache, 2, real_tile_tokens)
+NIBBLE_TEST_REAL(halves, 2, real_tile_tokens)
 NIBBLE_TEST_REAL(lanes_in_cache, 2, 4)
 NIBBLE_TEST_REAL(halves, 2, 4)
 using eight_bit_floats = real_packed_source<avx2, e4m3>;

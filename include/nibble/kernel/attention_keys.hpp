@@ -128,7 +128,7 @@ private:
                 }
             if (unpacked)
                 for (std::size_t j = 0; j < together; ++j) side::unpack(codes + j * stride, units, lanes_ + j * units * side::lane_bytes);
-            a.ahead = last ? ahead_of(codes, next) : stream_ahead;
+            a.ahead = unpacked ? 0 : last ? ahead_of(codes, next) : stream_ahead;
             a.results_stride = apart * rows_ * rows16;
             for (std::size_t block = 0; block < layout_.blocks.count; ++block) {
                 const std::size_t first = layout_.blocks.first(block);

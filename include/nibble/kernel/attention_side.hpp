@@ -88,11 +88,11 @@ struct attention_side {
     }
     // Panels that a single row goes through at once.
     static constexpr std::size_t most_panels = integer ? gemm_plan<S>::most_panels : 4;
-    // And two to four rows, where a panel's rows are one vector: their sums alone would wait for one another.
+    // And more of them, where a panel's rows are one vector: two share broadcasts, and their sums wait less for one another.
     static constexpr std::size_t few_panels = detail::tile_isa_of<Isa>::width == panel_layout::rows && !wide ? 2 : 1;
     [[nodiscard]] static std::size_t panels_at_once(std::size_t rows, std::size_t left) noexcept {
         if (rows == 1 && left >= most_panels) return most_panels;
-        return rows == 1 && left >= 2 ? 2 : rows <= 4 && left >= few_panels ? few_panels : 1;
+        return rows == 1 && left >= 2 ? 2 : rows > 1 && left >= few_panels ? few_panels : 1;
     }
 
     // The scale and the minimum of eight slots: value = lane x scale + minimum.
@@ -157,14 +157,9 @@ struct attention_side {
         if (tokens == 1 && panels > 1) return several<Packed, most_panels, 1>(panels, a, r);
         if constexpr (few_panels > 1)
             if (panels > 1) {
-                const auto pair = [&]<std::size_t Tokens>() NIBBLE_INLINE_LAMBDA {
-                    if constexpr (few_direct && !plain)
-                        if (!unpacked) return run<Packed, few_panels, Tokens>(a, r);
-                    run<Lanes, few_panels, Tokens>(a, r);
-                };
-                if (tokens == 2) return pair.template operator()<2>();
-                if (tokens == 3) return pair.template operator()<3>();
-                return pair.template operator()<4>();
+                if constexpr (few_direct && !plain)
+                    if (!unpacked) return pair<Packed>(tokens, a, r);
+                return pair<Lanes>(tokens, a, r);
             }
         if (unpacked || plain)
             single<Lanes>(tokens, a, r);
@@ -179,6 +174,13 @@ struct attention_side {
             integer_tile<Source, Panels, Tokens, false>(a, r);
         else
             real_tile<Source, Panels, Tokens>(a, r);
+    }
+    template <class Source, class Arguments>
+    static NIBBLE_INLINE void pair(std::size_t tokens, const Arguments& a, const tile_range& r) noexcept {
+        if constexpr (integer)
+            integer_pair_of<Source, false>(tokens, a, r);
+        else
+            real_pair_of<Source>(tokens, a, r);
     }
     template <class Source, class Arguments>
     static NIBBLE_INLINE void single(std::size_t tokens, const Arguments& a, const tile_range& r) noexcept {
@@ -228,6 +230,11 @@ struct attention_side {
     // And of one, of n rows: codes, or lanes, whose panels are `stride` bytes apart, against the rows from a column on.
     static NIBBLE_INLINE void point(arguments& a, const std::byte* codes, std::size_t stride, const activation_layout& l,
                                     const activation_memory& x, std::size_t column, std::size_t n) noexcept {
+        constexpr std::size_t value_bytes = integer ? (wide ? 2 : 1) : sizeof(float);
+        a.requests = {.next = codes + a.ahead,
+                      .next_stride = stride,
+                      .next_pace = 256,
+                      .values_ahead = static_cast<std::ptrdiff_t>(n * l.depth.padded * value_bytes)};
         if constexpr (integer) {
             a.codes = reinterpret_cast<const std::uint8_t*>(codes);
             a.codes_stride = stride;

@@ -214,7 +214,7 @@ private:
         a.minimums = side::has_minimum ? ones() : nullptr;
         a.widened_stride = rows16;
         a.results_stride = apart * rows_ * rows16;
-        a.ahead = turned ? 0 : next != nullptr ? ahead_of(codes, next) : stream_ahead;
+        a.ahead = unpacked ? 0 : next != nullptr ? ahead_of(codes, next) : stream_ahead;
         tile_range r{};
         r.parts = 1;
         r.part_units = r.last_units = piece.count / side::unit_columns;
@@ -289,7 +289,7 @@ private:
             }
     }
     [[nodiscard]] std::size_t panels_at_once(std::size_t left) const noexcept {
-        if constexpr (turned) return rows_ != 1 && rows_ <= 4 && left >= side::few_panels ? side::few_panels : 1;
+        if constexpr (turned) return rows_ != 1 && left >= side::few_panels ? side::few_panels : 1;
         return side::panels_at_once(rows_, left);
     }
     [[nodiscard]] static const float* ones() noexcept {

@@ -77,7 +77,7 @@ struct gated_product {
     }
 };
 
-// The results of one panel to y: row factors, token scales, epilogue, store.
+// The results of one panel and some tokens to y: row factors, token scales, epilogue, store.
 template <isa Isa, class Product, epilogue Epilogue, class Destination>
 NIBBLE_INLINE void finish_panel(const Product& product, const panel_numbers* by, std::size_t first_token,
                                 std::size_t tokens, std::size_t first_output, std::size_t outputs, const Destination& y,
@@ -160,28 +160,31 @@ inline void multiply(const gemm_plan<typename Product::scheme_type>& plan,
         const std::size_t first_token = plan.blocks.first(first_block);
         const std::size_t tokens = plan.blocks.first(end_block) - first_token;
         const float* results[Product::matrices];
+        const auto finish_tokens = [&](std::size_t token, std::size_t count) {
+            for (std::size_t p = 0; p < panels; ++p) {
+                const std::size_t output = (first + p) * panel_layout::rows;
+                panel_numbers by[Product::matrices]{};
+                for (std::size_t i = 0; i < Product::matrices; ++i) {
+                    const packed<S>& w = product.matrix(i);
+                    by[i].results = results[i] + (p * tokens + token - first_token) * panel_layout::rows;
+                    by[i].factors = reinterpret_cast<const float*>(w.panel(first + p) + w.sections().factors);
+                    if (token_scales) by[i].scales = x.shared.scales + token;
+                    if (x.corrections != nullptr) {
+                        by[i].corrections = x.corrections + token;
+                        by[i].weight_sums = weight_sums + i * plan.outputs + output;
+                    }
+                }
+                finish_panel<Isa>(product, by, token, count, output,
+                                  detail::min_of(panel_layout::rows, plan.outputs - output), y, finish);
+            }
+        };
         for (std::size_t i = 0; i < Product::matrices; ++i) {
             const typename gemm_plan<S>::worker_memory own =
                 memory_of_worker(plan, workers + (worker * Product::matrices + i) * stride);
-            sum_group<Isa, S>(plan, product.matrix(i), x.shared, own, first, panels, first_block, end_block,
-                              first + plan.panel_group);
             results[i] = own.results;
-        }
-        for (std::size_t p = 0; p < panels; ++p) {
-            const std::size_t output = (first + p) * panel_layout::rows;
-            panel_numbers by[Product::matrices]{};
-            for (std::size_t i = 0; i < Product::matrices; ++i) {
-                const packed<S>& w = product.matrix(i);
-                by[i].results = results[i] + p * tokens * panel_layout::rows;
-                by[i].factors = reinterpret_cast<const float*>(w.panel(first + p) + w.sections().factors);
-                if (token_scales) by[i].scales = x.shared.scales + first_token;
-                if (x.corrections != nullptr) {
-                    by[i].corrections = x.corrections + first_token;
-                    by[i].weight_sums = weight_sums + i * plan.outputs + output;
-                }
-            }
-            finish_panel<Isa>(product, by, first_token, tokens, output,
-                              detail::min_of(panel_layout::rows, plan.outputs - output), y, finish);
+            sum_group<Isa, S>(plan, product.matrix(i), x.shared, own, first, panels, first_block, end_block,
+                              first + plan.panel_group,
+                              i + 1 == Product::matrices ? tokens_done::of(finish_tokens) : tokens_done{});
         }
     });
 }

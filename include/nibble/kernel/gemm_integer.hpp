@@ -25,7 +25,8 @@ inline void multiply_integers(const gemm_plan<S>& plan, const activation_pieces<
         const typename gemm_plan<S>::worker_memory own = memory_of_worker(plan, workers + worker * stride);
         const std::size_t first_token = plan.blocks.first(first_block);
         const std::size_t tokens = plan.blocks.first(end_block) - first_token;
-        sum_group<Isa, S, true>(plan, w, x.shared, own, first, panels, first_block, end_block, first + plan.panel_group);
+        sum_group<Isa, S, true>(plan, w, x.shared, own, first, panels, first_block, end_block,
+                                first + plan.panel_group, tokens_done{});
         const auto* sums = reinterpret_cast<const std::int32_t*>(own.totals);
         for (std::size_t p = 0; p < panels; ++p) {
             const std::size_t output = (first + p) * panel_layout::rows;

@@ -90,18 +90,23 @@ struct gemm_plan {
         unit_columns = real ? 1 : panel_layout::quad;
         // fp16 and bf16 are decoded so cheaply that doing it twice, for two tiles of tokens, is less than storing lanes; bytes
         // become int16 for four (measured: 16 tokens 0.96 times as fast through lanes, 128 tokens 1.08).
-        packed_tiles = (direct && !wide) || m == 1 || (few_direct && (real ? m <= 12 : blocks.count <= (wide ? 4 : 1)));
+        const bool few = real ? m <= 12 : blocks.count <= (wide ? 4 : 1);
+        packed_tiles = (direct && !wide) || m == 1 || (few_direct && few);
         // Several panels go through a block of columns side by side, so that activations, which are larger than their lanes,
         // come from the second-level cache once for all of them.
-        panel_group = m == 1 ? most_panels : real && !packed_tiles ? 4 : 2;
+        panel_group = m == 1 ? most_panels : real && !few ? 4 : 2;
         // Weights are read, and unpacked, once per chunk of tokens: large chunks, whose activations stay in the second-level
         // cache, unless there are too few panels to go round.
         most_tokens = panels / panel_group < 64 ? 96 : real ? 384 : wide ? 128 : 192;
         chunk_blocks = detail::ceil_div(blocks.count, detail::ceil_div(blocks.count, most_tokens / tile_tokens));
         token_chunk = detail::min_of(m, chunk_blocks * tile_tokens);
         // The lanes of a block take 16 KiB, half of the first-level cache, as every tile of tokens reads them again.
+        // fp32 lanes come from the second-level cache at the speed of the products, for long blocks, whose sums are
+        // stored and read again less often (measured, f32: 64, 128, 256, 512 columns of four panels at 151, 158, 157,
+        // 153 GFLOP/s; more panels lose).
         const std::size_t unit_bytes = direct && element::bits == 4 ? 32 : lane_bytes;
-        block_units = m == 1 ? 1024 * panel_layout::quad / unit_columns : (std::size_t{16} << 10) / unit_bytes / panel_group;
+        block_units = m == 1 ? 1024 * panel_layout::quad / unit_columns
+                      : real && !few ? 256 : (std::size_t{16} << 10) / unit_bytes / panel_group;
         // One token reads the packed stream once; blocks are then short, so that the scales, which are another stream, come
         // in between a few lines at a time: the hardware's prefetcher keeps up and the processor does not wait for a burst.
         const std::size_t part_units = detail::max_of<std::size_t>(1, depth.padded_part / unit_columns);

@@ -45,13 +45,14 @@ NIBBLE_INLINE void integer_tile_of(std::size_t tokens, const integer_tile_argume
             return integer_tile<Source, Panels, integer_tile_tokens, Zeros>(a, r);
     }
 }
-// Two panels at once, for two to four tokens.
+// Two panels at once, for two tokens or more.
 template <class Source, bool Zeros>
 NIBBLE_INLINE void integer_pair_of(std::size_t tokens, const integer_tile_arguments& a, const tile_range& r) noexcept {
     switch (tokens) {
     case 2: return integer_tile<Source, 2, 2, Zeros>(a, r);
     case 3: return integer_tile<Source, 2, 3, Zeros>(a, r);
-    default: return integer_tile<Source, 2, 4, Zeros>(a, r);
+    case 4: return integer_tile<Source, 2, 4, Zeros>(a, r);
+    default: return integer_tile<Source, 2, integer_tile_tokens, Zeros>(a, r);
     }
 }
 template <class Source>
@@ -59,7 +60,10 @@ NIBBLE_INLINE void real_pair_of(std::size_t tokens, const real_tile_arguments& a
     switch (tokens) {
     case 2: return real_tile<Source, 2, 2>(a, r);
     case 3: return real_tile<Source, 2, 3>(a, r);
-    default: return real_tile<Source, 2, 4>(a, r);
+    case 4: return real_tile<Source, 2, 4>(a, r);
+    case 5: return real_tile<Source, 2, 5>(a, r);
+    case 6: return real_tile<Source, 2, 6>(a, r);
+    default: return real_tile<Source, 2, real_tile_tokens>(a, r);
     }
 }
 template <class Source>
@@ -91,14 +95,30 @@ NIBBLE_INLINE void prefetch_scales(const packed<S>& w, const std::byte* panel, s
     if constexpr (traits::has_zero) ask(w.sections().zeros, panel_layout::rows * sizeof(typename traits::zero_code));
 }
 
+// What is called when the sums of some tokens, all outputs of the group, are complete.
+struct tokens_done {
+    void (*call)(const void* by, std::size_t first_token, std::size_t tokens) = nullptr; // or nothing
+    const void* by = nullptr;
+
+    template <class Call>
+    [[nodiscard]] static tokens_done of(const Call& call) noexcept {
+        return {[](const void* it, std::size_t first_token, std::size_t tokens) {
+                    (*static_cast<const Call*>(it))(first_token, tokens);
+                },
+                &call};
+    }
+};
+
 // Sums of one group of panels, `panels` from `first_panel` on, against the token blocks [first_block, end_block);
 // `next_panel` is where the worker goes on, or w.panels(). With Integers no scale takes part: what remains is the exact sum of
-// a row's only part, [panel][token][16] in own.totals. Not inline: one copy for all epilogues and destinations.
+// a row's only part, [panel][token][16] in own.totals. `done` is called block by block, while the sums are in cache and the
+// next tile has work that hides the stores. Not inline: one copy for all epilogues and destinations.
 template <isa Isa, any_scheme S, bool Integers = false>
 NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
                                const typename gemm_plan<S>::shared_memory& shared,
                                const typename gemm_plan<S>::worker_memory& own, std::size_t first_panel, std::size_t panels,
-                               std::size_t first_block, std::size_t end_block, std::size_t next_panel) noexcept {
+                               std::size_t first_block, std::size_t end_block, std::size_t next_panel,
+                               const tokens_done& done) {
     using P = gemm_plan<S>;
     using element = typename S::element_type;
     constexpr std::size_t rows = panel_layout::rows;
@@ -106,10 +126,12 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
     const std::size_t tokens = plan.blocks.first(end_block) - first_token;
     __builtin_memset(Integers ? static_cast<void*>(own.totals) : own.results, 0, panels * tokens * rows * sizeof(float));
     const bool together = panels == P::most_panels && tokens == 1;
-    // Where a panel's rows are one vector, the sums of one panel are too few to hide the latency of what adds to them: two to
-    // four tokens go through two panels at once.
+    // Where a panel's rows are one vector, two panels at once share broadcasts, and few tokens have sums enough to hide the
+    // latency of what adds to them.
     constexpr bool has_pairs = !P::has_words && detail::tile_isa_of<Isa>::width == rows;
-    const auto goes_in_pairs = [&](std::size_t n) { return has_pairs && panels % 2 == 0 && n >= 2 && n <= 4; };
+    const auto goes_in_pairs = [&](std::size_t n) {
+        return has_pairs && panels % 2 == 0 && n >= 2;
+    };
     plan.for_each_block([&](const tile_range& range) {
         tile_range r = range;
         if constexpr (Integers) r.finish = false;
@@ -149,6 +171,7 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
         // are, a share with every block of tokens.
         const bool last = r.part + r.parts == plan.depth.count && range.finish;
         const std::size_t code_bytes = units * plan.unit_columns / plan.depth.step * detail::step_bytes<element>;
+        // Tiles that make no requests (tile_requests) have them made in between, unless they read the packed stream.
         const auto prefetch_codes = [&](std::size_t block) {
             if (plan.packed_tiles) return;
             const std::size_t lines = code_bytes / 64;
@@ -161,6 +184,36 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
                 for (std::size_t line = at; line < end; ++line) Isa::prefetch(from + line * 64);
             }
         };
+        // Where activations of a block of tokens begin, for these columns.
+        const auto values_of = [&](std::size_t block, std::size_t column) {
+            const std::size_t token = plan.blocks.first(block);
+            return static_cast<std::ptrdiff_t>(token * plan.depth.padded + column * (plan.blocks.first(block + 1) - token));
+        };
+        // What a tile of a block of tokens asks for: its share of the codes of the next columns or panels, and the next
+        // activations; of codes that are read once, those a little ahead of what is being read.
+        const bool once = plan.packed_tiles && end_block - first_block == 1;
+        const std::size_t share = code_bytes / (end_block - first_block);
+        tile_requests requests{};
+        requests.next_stride = w.panel_bytes();
+        requests.next_pace =
+            once ? 256 : detail::ceil_div(share * 256, plan.packed_tiles ? code_bytes : units * plan.lane_bytes);
+        const auto requests_of = [&](std::size_t block, std::size_t p, std::size_t at_once, std::size_t value_bytes) {
+            const std::size_t next = last ? next_panel + p : first_panel + p;
+            if (once || next + at_once > plan.panels)
+                requests.next = w.panel(first_panel + p) + offset + (once ? prefetch_distance<1> : 0);
+            else
+                requests.next =
+                    w.panel(next) + (last ? w.sections().codes : offset + code_bytes) + (block - first_block) * share;
+            const std::ptrdiff_t values = block + 1 < end_block ? values_of(block + 1, r.begin)
+                                          : last                ? values_of(first_block, 0)
+                                                 : values_of(first_block, r.begin + units * plan.unit_columns);
+            requests.values_ahead =
+                once ? 0 : (values - values_of(block, r.begin)) * static_cast<std::ptrdiff_t>(value_bytes);
+            return requests;
+        };
+        const auto complete = [&](std::size_t token, std::size_t n) {
+            if (last && done.call != nullptr) done.call(done.by, token, n);
+        };
         const std::ptrdiff_t ahead = together ? prefetch_distance<P::most_panels> : prefetch_distance<1>;
         if constexpr (P::real) {
             real_tile_arguments a{};
@@ -172,10 +225,12 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
                 const std::size_t token = plan.blocks.first(block);
                 const std::size_t n = plan.blocks.first(block + 1) - token;
                 const std::size_t t = token - first_token;
-                prefetch_codes(block);
+                const bool requesting = n >= shorter_real_tile_tokens;
+                if (!requesting) prefetch_codes(block);
                 const bool in_pairs = goes_in_pairs(n);
                 const std::size_t at_once = together ? panels : in_pairs ? 2 : 1;
                 for (std::size_t p = 0; p < panels; p += at_once) {
+                    if (requesting) a.requests = requests_of(block, p, at_once, sizeof(float));
                     a.weights = plan.packed_tiles ? w.panel(first_panel + p) + offset : own.lanes + p * units * plan.lane_bytes;
                     a.values = shared.real_values + token * plan.depth.padded + r.begin * n;
                     a.part_sums = shared.part_sums + token * plan.depth.count + r.part * n;
@@ -202,8 +257,11 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
                     else
                         real_tile<real_packed_source<Isa, element>, 1, 1>(a, r);
                 }
+                complete(token, n);
             }
         } else {
+            using packed_pairs = typename source_of<Isa, S, true>::type;
+            using lanes_pairs = typename source_of<Isa, S, false>::type;
             integer_tile_arguments a{};
             a.ahead = ahead;
             a.results_stride = tokens * rows;
@@ -216,10 +274,14 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
                 const std::size_t token = plan.blocks.first(block);
                 const std::size_t n = plan.blocks.first(block + 1) - token;
                 const std::size_t t = token - first_token;
-                prefetch_codes(block);
                 const bool in_pairs = goes_in_pairs(n);
                 const std::size_t at_once = together ? panels : in_pairs ? 2 : 1;
+                const bool requesting = in_pairs && n == integer_tile_tokens &&
+                                        (plan.packed_tiles ? makes_requests<packed_pairs, 2, integer_tile_tokens>
+                                                           : makes_requests<lanes_pairs, 2, integer_tile_tokens>);
+                if (!requesting) prefetch_codes(block);
                 for (std::size_t p = 0; p < panels; p += at_once) {
+                    if (requesting) a.requests = requests_of(block, p, at_once, 1);
                     a.codes = reinterpret_cast<const std::uint8_t*>(
                         plan.packed_tiles ? w.panel(first_panel + p) + offset : own.lanes + p * units * plan.lane_bytes);
                     a.values = shared.values + (token * plan.depth.padded + r.begin * n) * (plan.wide ? 2 : 1);
@@ -258,6 +320,7 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
                         }
                     run.template operator()<false>();
                 }
+                complete(token, n);
             }
         }
     });

@@ -26,6 +26,15 @@ struct tile_range {
     bool finish = true;          // the last part is complete with this range
 };
 
+// What a tile asks for besides what it reads: of several tiles in a row each asks for a share of what comes next, spread over
+// its loop. A burst of requests between tiles would take the first-level cache's line buffers from the tile's own reads.
+struct tile_requests {
+    const std::byte* next = nullptr; // the first panel's share of the codes that come next
+    std::size_t next_stride = 0;     // bytes from panel to panel
+    std::size_t next_pace = 0;       // 1/256 bytes per byte of weights that the tile reads
+    std::ptrdiff_t values_ahead = 0; // bytes from the activations to those of the next tile
+};
+
 // ---- integer tiles -----------------------------------------------------------------------------------------------------
 
 struct integer_tile_arguments {
@@ -42,7 +51,8 @@ struct integer_tile_arguments {
     std::size_t phases_per_part = 1;
     std::size_t phase_quads = 1;
     int center = 0;
-    std::ptrdiff_t ahead = 0;            // bytes from a code to the one that is asked for when it is read
+    std::ptrdiff_t ahead = 0;            // bytes from a code to the one that is asked for when it is read, where the tile
+    tile_requests requests{};            // does not make these requests
     float* results = nullptr;            // [panel][token][16], read and written
     std::size_t results_stride = 0;      // floats from panel to panel
     std::int32_t* totals = nullptr;      // likewise, and as far apart: sums of an unfinished part
@@ -213,6 +223,13 @@ inline constexpr std::size_t prefetch_distance = Panels > 1 ? 512 : 2048;
 inline constexpr std::size_t shorter_tile_tokens = 4;
 inline constexpr std::size_t integer_tile_tokens = detail::sums_bytes_in_int32 && NIBBLE_VECTOR_REGISTERS >= 32 ? 8 : 4;
 
+// Do the vectors of two panels meet one broadcast of the activations? Loads, of which there are two in a cycle, as there are
+// products, would be the limit otherwise. And does the tile make its requests itself?
+template <class Source, std::size_t Panels, std::size_t Tokens>
+inline constexpr bool shares_broadcasts = Panels == 2 && Tokens > 1 && Source::quads == 1 && Source::halves == 1;
+template <class Source, std::size_t Panels, std::size_t Tokens>
+inline constexpr bool makes_requests = shares_broadcasts<Source, Panels, Tokens> && Tokens == integer_tile_tokens;
+
 // results += scale x (exact integer dot product of a part), part by part in order; see gemm.hpp for the formula.
 template <class Source, std::size_t Panels, std::size_t Tokens, bool Zeros>
 NIBBLE_NOINLINE void integer_tile(const integer_tile_arguments& arguments, const tile_range& bounds) noexcept {
@@ -241,19 +258,50 @@ NIBBLE_NOINLINE void integer_tile(const integer_tile_arguments& arguments, const
 
     // The products of `quads` quads on top of s.
     const auto steps = [&]<std::size_t Steps>(sums (&s)[Panels][Tokens][halves]) NIBBLE_INLINE_LAMBDA {
+        if constexpr (makes_requests<Source, Panels, Tokens>) {
+#pragma GCC unroll 8
+            for (std::size_t p = 0; p < Panels; ++p)
+#pragma GCC unroll 2
+                for (std::size_t at = 0; at < Steps * Source::bytes; at += 64)
+                    Isa::prefetch(arguments.requests.next + p * arguments.requests.next_stride +
+                                  offset * arguments.requests.next_pace / 256 + at);
+#pragma GCC unroll 8
+            for (std::size_t at = 0; at < Steps * Tokens * Source::activation_bytes; at += 64)
+                Isa::prefetch(values + arguments.requests.values_ahead + at);
+        }
 #pragma GCC unroll 8
         for (std::size_t step = 0; step < Steps; ++step)
+            if constexpr (shares_broadcasts<Source, Panels, Tokens>) {
+                const auto codes_of = [&](std::size_t p) NIBBLE_INLINE_LAMBDA {
+                    const std::uint8_t* from = codes[p] + offset + step * Source::bytes;
+                    if constexpr (Source::streams && !makes_requests<Source, Panels, Tokens>)
+                        if (Source::bytes * Steps < 64 || step * Source::bytes % 64 == 0) Isa::prefetch(from + arguments.ahead);
+                    return from;
+                };
+                using quad = typename Source::weights;
+                Source::each_quad(codes_of(0), [&](std::size_t, const quad& first) NIBBLE_INLINE_LAMBDA {
+                    Source::each_quad(codes_of(1), [&](std::size_t, const quad& second) NIBBLE_INLINE_LAMBDA {
 #pragma GCC unroll 8
-            for (std::size_t p = 0; p < Panels; ++p) {
-                const std::uint8_t* from = codes[p] + offset + step * Source::bytes;
-                if constexpr (Source::streams)
-                    if (Source::bytes * Steps < 64 || step * Source::bytes % 64 == 0) Isa::prefetch(from + arguments.ahead);
-                Source::each_quad(from, [&](std::size_t q, const typename Source::weights& w) NIBBLE_INLINE_LAMBDA {
-#pragma GCC unroll 8
-                    for (std::size_t t = 0; t < Tokens; ++t)
-                        Source::accumulate(s[p][t], w,
-                                           values + ((step * Source::quads + q) * Tokens + t) * Source::activation_bytes);
+                        for (std::size_t t = 0; t < Tokens; ++t) {
+                            const std::int8_t* of = values + (step * Tokens + t) * Source::activation_bytes;
+                            Source::accumulate(s[0][t], first, of);
+                            Source::accumulate(s[1][t], second, of);
+                        }
+                    });
                 });
+            } else {
+#pragma GCC unroll 8
+                for (std::size_t p = 0; p < Panels; ++p) {
+                    const std::uint8_t* from = codes[p] + offset + step * Source::bytes;
+                    if constexpr (Source::streams)
+                        if (Source::bytes * Steps < 64 || step * Source::bytes % 64 == 0) Isa::prefetch(from + arguments.ahead);
+                    Source::each_quad(from, [&](std::size_t q, const typename Source::weights& w) NIBBLE_INLINE_LAMBDA {
+#pragma GCC unroll 8
+                        for (std::size_t t = 0; t < Tokens; ++t)
+                            Source::accumulate(s[p][t], w,
+                                               values + ((step * Source::quads + q) * Tokens + t) * Source::activation_bytes);
+                    });
+                }
             }
         if constexpr (Panels > 1) {
             offset += Steps * Source::bytes;
@@ -375,15 +423,30 @@ NIBBLE_NOINLINE void integer_tile(const integer_tile_arguments& arguments, const
         while (left != 0) {
             const std::size_t quads = left < phase_quads ? left : phase_quads;
             left -= quads;
-            begin(center, pairs, s);
-            products(quads, s);
-            const integer_tile_arguments* now = fresh(arguments);
-            const std::int32_t* const zeros = Zeros ? now->zeros + part * 16 : nullptr;
-            const std::size_t stride = Panels > 1 ? now->widened_stride : 0;
-            each([&](std::size_t p, std::size_t t, std::size_t half, std::size_t) NIBBLE_INLINE_LAMBDA {
-                totals[p][t][half] = add_widened(totals[p][t][half], Zeros ? zeros + p * stride + half * lanes : nullptr,
-                                                 s[p][t][half], pairs + t);
-            });
+            if constexpr (std::is_same_v<sums, i32>) { // one phase on top of the other: half the registers
+                each([&](std::size_t p, std::size_t t, std::size_t half, std::size_t) NIBBLE_INLINE_LAMBDA {
+                    totals[p][t][half] = Isa::add(totals[p][t][half], Source::start(pairs + t, center));
+                });
+                products(quads, totals);
+                if constexpr (Zeros) {
+                    const integer_tile_arguments* now = fresh(arguments);
+                    const std::int32_t* const zeros = now->zeros + part * 16;
+                    const std::size_t stride = Panels > 1 ? now->widened_stride : 0;
+                    each([&](std::size_t p, std::size_t t, std::size_t half, std::size_t) NIBBLE_INLINE_LAMBDA {
+                        totals[p][t][half] = widened(zeros + p * stride + half * lanes, totals[p][t][half], pairs + t);
+                    });
+                }
+            } else {
+                begin(center, pairs, s);
+                products(quads, s);
+                const integer_tile_arguments* now = fresh(arguments);
+                const std::int32_t* const zeros = Zeros ? now->zeros + part * 16 : nullptr;
+                const std::size_t stride = Panels > 1 ? now->widened_stride : 0;
+                each([&](std::size_t p, std::size_t t, std::size_t half, std::size_t) NIBBLE_INLINE_LAMBDA {
+                    totals[p][t][half] = add_widened(totals[p][t][half], Zeros ? zeros + p * stride + half * lanes : nullptr,
+                                                     s[p][t][half], pairs + t);
+                });
+            }
             pairs += Tokens;
         }
         if (finished) {
@@ -408,6 +471,7 @@ struct real_tile_arguments {
     const float* minimums = nullptr;
     std::size_t widened_stride = 0;
     std::ptrdiff_t ahead = 0; // as above
+    tile_requests requests{};
     float* results = nullptr;
     std::size_t results_stride = 0;
     float* totals = nullptr;
@@ -497,6 +561,11 @@ using real_packed_source = packed_real_source<std::conditional_t<decodes_in_tile
 inline constexpr std::size_t shorter_real_tile_tokens = 6;
 inline constexpr std::size_t real_tile_tokens = NIBBLE_HAS_AVX512 != 0 ? 12 : 6;
 
+// Likewise. No constexpr local says so: lambdas would capture it, and GCC 12 then keeps the sums in memory.
+template <class Source, std::size_t Panels, std::size_t Tokens>
+inline constexpr bool real_shares_broadcasts = Panels == 2 && Tokens > 1 && Source::columns == 1;
+template <std::size_t Tokens> inline constexpr bool real_makes_requests = Tokens >= shorter_real_tile_tokens;
+
 // results = fma(sum of a part, scale, results), part by part in order; each sum is one chain of fma over its columns.
 template <class Source, std::size_t Panels, std::size_t Tokens>
 NIBBLE_NOINLINE void real_tile(const real_tile_arguments& arguments, const tile_range& bounds) noexcept {
@@ -516,23 +585,61 @@ NIBBLE_NOINLINE void real_tile(const real_tile_arguments& arguments, const tile_
     std::size_t offset = 0;
     const std::ptrdiff_t ahead = arguments.ahead;
     const float* values = arguments.values;
-    const auto steps = [&]<std::size_t Steps>(f32 (&s)[Panels][Tokens][halves]) NIBBLE_INLINE_LAMBDA {
+    const auto steps = [&]<std::size_t Steps>(f32 (&s)[Panels][Tokens][halves], const tile_requests& requests)
+                           NIBBLE_INLINE_LAMBDA {
+        if constexpr (real_makes_requests<Tokens>) {
+            const std::byte* next = requests.next + offset * requests.next_pace / 256;
+            const std::byte* coming = reinterpret_cast<const std::byte*>(values) + requests.values_ahead;
+            NIBBLE_OPAQUE(coming); // or each of its lines takes a register
 #pragma GCC unroll 8
-        for (std::size_t step = 0; step < Steps; ++step)
-#pragma GCC unroll 8
-            for (std::size_t p = 0; p < Panels; ++p) {
-                const std::byte* from = weights[p] + offset + step * Source::bytes;
-                if (Source::bytes * Steps < 64 || step * Source::bytes % 64 == 0) Isa::prefetch(from + ahead);
-                Source::each_column(from, [&](std::size_t column, const typename Source::weights& w) NIBBLE_INLINE_LAMBDA {
-#pragma GCC unroll 16
-                    for (std::size_t t = 0; t < Tokens; ++t) {
-                        const f32 x = Isa::broadcast(values[(step * Source::columns + column) * Tokens + t]);
+            for (std::size_t p = 0; p < Panels; ++p)
 #pragma GCC unroll 2
-                        for (std::size_t half = 0; half < halves; ++half) s[p][t][half] = Isa::fma(x, w.v[half], s[p][t][half]);
-                    }
-                });
+                for (std::size_t at = 0; at < Steps * Source::bytes; at += 64)
+                    Isa::prefetch(next + p * requests.next_stride + at);
+#pragma GCC unroll 8
+            for (std::size_t at = 0; at < Steps * Source::columns * Tokens * sizeof(float); at += 64) Isa::prefetch(coming + at);
+        }
+        const auto vectors_of = [&](std::size_t p, std::size_t step) NIBBLE_INLINE_LAMBDA {
+            const std::byte* from = weights[p] + offset + step * Source::bytes;
+            if (!real_makes_requests<Tokens> && (Source::bytes * Steps < 64 || step * Source::bytes % 64 == 0))
+                Isa::prefetch(from + ahead);
+            return from;
+        };
+#pragma GCC unroll 8
+        for (std::size_t step = 0; step < Steps; ++step) {
+            if constexpr (real_shares_broadcasts<Source, Panels, Tokens>) {
+                typename Source::weights w[Panels];
+#pragma GCC unroll 8
+                for (std::size_t p = 0; p < Panels; ++p)
+                    Source::each_column(vectors_of(p, step), [&](std::size_t, const typename Source::weights& column)
+                                                                 NIBBLE_INLINE_LAMBDA { w[p] = column; });
+#pragma GCC unroll 16
+                for (std::size_t t = 0; t < Tokens; ++t) {
+                    const f32 x = Isa::broadcast(values[step * Tokens + t]);
+#pragma GCC unroll 8
+                    for (std::size_t p = 0; p < Panels; ++p)
+#pragma GCC unroll 2
+                        for (std::size_t half = 0; half < halves; ++half) {
+                            s[p][t][half] = Isa::fma(x, w[p].v[half], s[p][t][half]);
+                            Isa::keep(s[p][t][half]);
+                        }
+                }
+            } else {
+#pragma GCC unroll 8
+                for (std::size_t p = 0; p < Panels; ++p)
+                    Source::each_column(vectors_of(p, step), [&](std::size_t column, const typename Source::weights& w)
+                                                                 NIBBLE_INLINE_LAMBDA {
+#pragma GCC unroll 16
+                        for (std::size_t t = 0; t < Tokens; ++t) {
+                            const f32 x = Isa::broadcast(values[(step * Source::columns + column) * Tokens + t]);
+#pragma GCC unroll 2
+                            for (std::size_t half = 0; half < halves; ++half)
+                                s[p][t][half] = Isa::fma(x, w.v[half], s[p][t][half]);
+                        }
+                    });
             }
-        if constexpr (Panels > 1) {
+        }
+        if constexpr (Panels > 1 || real_makes_requests<Tokens>) {
             offset += Steps * Source::bytes;
             NIBBLE_OPAQUE(offset);
         } else {
@@ -556,12 +663,13 @@ NIBBLE_NOINLINE void real_tile(const real_tile_arguments& arguments, const tile_
 #pragma GCC unroll 2
                 for (std::size_t half = 0; half < halves; ++half)
                     s[p][t][half] = begun ? Isa::load(resumed + p * begun_apart + t * 16 + half * lanes) : Isa::broadcast(0.0f);
+        const tile_requests requests = fresh(arguments)->requests;
 #pragma GCC unroll 1
         for (; columns >= unroll * Source::columns; columns -= unroll * Source::columns)
-            steps.template operator()<unroll>(s);
+            steps.template operator()<unroll>(s, requests);
         if constexpr (unroll > 1)
 #pragma GCC unroll 1
-            for (; columns != 0; columns -= Source::columns) steps.template operator()<1>(s);
+            for (; columns != 0; columns -= Source::columns) steps.template operator()<1>(s, requests);
         const real_tile_arguments* given = fresh(arguments);
         float* const results = given->results;
         float* const totals = given->totals;
