@@ -58,6 +58,10 @@ using eight_bit_floats = real_packed_source<avx2, e4m3>;
 using six_bit_floats = real_packed_source<avx2, e3m2>;
 using quantiles = real_packed_source<avx2, nf4>;
 // Decoded in 512 bits. In 256 bits a decoder's constants and the sums of four panels do not fit in 16 registers.
+NIBBLE_TEST_REAL(eight_bit_floats, 1, 4)
+NIBBLE_TEST_REAL(eight_bit_floats, 1, shorter_real_tile_tokens)
+NIBBLE_TEST_REAL(six_bit_floats, 1, 4)
+NIBBLE_TEST_REAL(quantiles, 1, 4)
 NIBBLE_TEST_REAL(eight_bit_floats, 4, 1)
 NIBBLE_TEST_REAL(six_bit_floats, 4, 1)
 NIBBLE_TEST_REAL(quantiles, 4, 1)

@@ -204,6 +204,14 @@ template <element E>
 inline constexpr bool marks_nan = E::bits <= 8 && has_nan_code<E> && real_lanes_of<E>.kind == real_decode::shift &&
                                   real_lanes_of<E>.infinite_from == 0;
 
+// Is every code decoded alike and in few steps: no infinities to set apart, no table of more than 16 numbers?
+template <element E>
+inline constexpr bool decodes_alike = [] {
+    constexpr real_decode kind = real_lanes_of<E>.kind;
+    return kind == real_decode::half || kind == real_decode::bfloat || kind == real_decode::plain || kind == real_decode::table16 ||
+           (kind == real_decode::shift && real_lanes_of<E>.infinite_from == 0);
+}();
+
 // Codes of at most 8 bits by way of fp16: sign to bit 15, magnitude << shift (mantissa to mantissa), converted, times a
 // power of two. Exact, subnormal codes included, and without the fp32 subnormals of real_decode::shift, which take Intel's
 // cores over a hundred cycles each. NaN codes are those with (code & nan_mask) == nan_value.

@@ -128,12 +128,7 @@ struct avx512_tiles : avx2 {
 
     // Which elements are decoded here; all others are avx2's.
     template <element E>
-    static constexpr bool decodes = [] {
-        using detail::real_decode;
-        constexpr real_decode kind = detail::real_lanes_of<E>.kind;
-        return kind == real_decode::half || kind == real_decode::bfloat || kind == real_decode::plain ||
-               kind == real_decode::table16 || (kind == real_decode::shift && detail::real_lanes_of<E>.infinite_from == 0);
-    }();
+    static constexpr bool decodes = detail::decodes_alike<E>;
 
     [[nodiscard]] static NIBBLE_INLINE i32 as_i32(const bytes& a) noexcept { return {a.v}; }
 

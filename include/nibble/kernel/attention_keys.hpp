@@ -139,7 +139,7 @@ private:
                 side::tile(unpacked, together, n, a, r);
             }
         };
-        for_each_stream(piece.panels, [&](std::size_t left) { return side::panels_at_once(rows_, left); }, run);
+        for_each_stream(piece.panels, [&](std::size_t left) { return side::panels_at_once(layout_.blocks, left); }, run);
         finish(out, piece.panels);
     }
     // The rows' own scales, and what the minimums of channels add.

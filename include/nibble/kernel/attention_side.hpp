@@ -82,17 +82,19 @@ struct attention_side {
     static constexpr float unit = integer ? detail::exp2i(detail::integer_grid_of<element>.exponent) : 1.0f;
 
     // Tiles unpack in registers for one row, and for one tile of rows where gemm has such tiles; else panels are unpacked once.
-    static constexpr bool few_direct = plain || (integer ? gemm_plan<S>::few_direct : element::bits > 8);
+    static constexpr bool decoded = !integer && decodes_few_tokens<real_element>;
+    static constexpr bool few_direct = plain || decoded || (integer ? gemm_plan<S>::few_direct : element::bits > 8);
     [[nodiscard]] static bool unpacks(const token_blocks& rows) noexcept {
-        return !plain && rows.tokens > 1 && (!few_direct || rows.count > 1);
+        return !plain && rows.tokens > 1 && (!few_direct || rows.count > 1 || (decoded && rows.tokens > shorter));
     }
     // Panels that a single row goes through at once.
     static constexpr std::size_t most_panels = integer ? gemm_plan<S>::most_panels : 4;
     // And more of them, where a panel's rows are one vector: two share broadcasts, and their sums wait less for one another.
     static constexpr std::size_t few_panels = detail::tile_isa_of<Isa>::width == panel_layout::rows && !wide ? 2 : 1;
-    [[nodiscard]] static std::size_t panels_at_once(std::size_t rows, std::size_t left) noexcept {
-        if (rows == 1 && left >= most_panels) return most_panels;
-        return rows == 1 && left >= 2 ? 2 : rows > 1 && left >= few_panels ? few_panels : 1;
+    [[nodiscard]] static std::size_t panels_at_once(const token_blocks& rows, std::size_t left) noexcept {
+        if (rows.tokens == 1) return left >= most_panels ? most_panels : left >= 2 ? 2 : 1;
+        if (decoded && !unpacks(rows)) return 1; // decoders keep the processor busy meanwhile
+        return left >= few_panels ? few_panels : 1;
     }
 
     // The scale and the minimum of eight slots: value = lane x scale + minimum.
@@ -157,7 +159,7 @@ struct attention_side {
         if (tokens == 1 && panels > 1) return several<Packed, most_panels, 1>(panels, a, r);
         if constexpr (few_panels > 1)
             if (panels > 1) {
-                if constexpr (few_direct && !plain)
+                if constexpr (few_direct && !plain && !decoded)
                     if (!unpacked) return pair<Packed>(tokens, a, r);
                 return pair<Lanes>(tokens, a, r);
             }

@@ -290,7 +290,7 @@ private:
     }
     [[nodiscard]] std::size_t panels_at_once(std::size_t left) const noexcept {
         if constexpr (turned) return rows_ != 1 && left >= side::few_panels ? side::few_panels : 1;
-        return side::panels_at_once(rows_, left);
+        return side::panels_at_once(layout_.blocks, left);
     }
     [[nodiscard]] static const float* ones() noexcept {
         struct table {

@@ -49,7 +49,8 @@ struct gemm_plan {
     static constexpr bool nibbles = !wide_element && !real && element::bits == 4;
     static constexpr bool plain = real && element::bits == 32;
     static constexpr bool direct = (nibbles && NIBBLE_HAS_AVX512 == 0) || (linear && element::bits == 8) || plain;
-    static constexpr bool few_direct = linear || nibbles || element::bits > 8; // packed tiles for several tokens exist
+    static constexpr bool decoded = real && decodes_few_tokens<element>;
+    static constexpr bool few_direct = linear || nibbles || element::bits > 8 || decoded; // packed tiles for several tokens exist
     static constexpr bool has_zeros = !real && (S::has_integer_zero || detail::lane_offset<element> != 0);
     static constexpr std::size_t tile_tokens = real ? real_tile_tokens : integer_tile_tokens;
     // Panels that one token goes through at once: as many as there are registers for their sums, of which short phases take
@@ -91,7 +92,7 @@ struct gemm_plan {
         // fp16 and bf16 are decoded so cheaply that doing it twice, for two tiles of tokens, is less than storing lanes; bytes
         // become int16 for four (measured: 16 tokens 0.96 times as fast through lanes, 128 tokens 1.08).
         const bool few = real ? m <= 12 : blocks.count <= (wide ? 4 : 1);
-        packed_tiles = (direct && !wide) || m == 1 || (few_direct && few);
+        packed_tiles = (direct && !wide) || m == 1 || (few_direct && few && (!decoded || m <= most_decoded_tokens));
         // Several panels go through a block of columns side by side, so that activations, which are larger than their lanes,
         // come from the second-level cache once for all of them.
         panel_group = m == 1 ? most_panels : real && !few ? 4 : 2;

@@ -63,7 +63,8 @@ NIBBLE_INLINE void real_pair_of(std::size_t tokens, const real_tile_arguments& a
     case 4: return real_tile<Source, 2, 4>(a, r);
     case 5: return real_tile<Source, 2, 5>(a, r);
     case 6: return real_tile<Source, 2, 6>(a, r);
-    default: return real_tile<Source, 2, real_tile_tokens>(a, r);
+    default:
+        if constexpr (Source::columns == 1) return real_tile<Source, 2, real_tile_tokens>(a, r);
     }
 }
 template <class Source>
@@ -76,7 +77,8 @@ NIBBLE_INLINE void real_tile_of(std::size_t tokens, const real_tile_arguments& a
     case 5: return real_tile<Source, 1, 5>(a, r);
     case 6: return real_tile<Source, 1, 6>(a, r);
     default:
-        if constexpr (real_tile_tokens > shorter_real_tile_tokens) return real_tile<Source, 1, real_tile_tokens>(a, r);
+        if constexpr (real_tile_tokens > shorter_real_tile_tokens && Source::columns == 1)
+            return real_tile<Source, 1, real_tile_tokens>(a, r);
     }
 }
 
@@ -127,10 +129,10 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
     __builtin_memset(Integers ? static_cast<void*>(own.totals) : own.results, 0, panels * tokens * rows * sizeof(float));
     const bool together = panels == P::most_panels && tokens == 1;
     // Where a panel's rows are one vector, two panels at once share broadcasts, and few tokens have sums enough to hide the
-    // latency of what adds to them.
+    // latency of what adds to them. Decoders keep the processor busy meanwhile.
     constexpr bool has_pairs = !P::has_words && detail::tile_isa_of<Isa>::width == rows;
     const auto goes_in_pairs = [&](std::size_t n) {
-        return has_pairs && panels % 2 == 0 && n >= 2;
+        return has_pairs && panels % 2 == 0 && n >= 2 && !(P::decoded && plan.packed_tiles);
     };
     plan.for_each_block([&](const tile_range& range) {
         tile_range r = range;
@@ -240,7 +242,7 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
                     a.totals = reinterpret_cast<float*>(own.totals) + (p * tokens + t) * rows;
                     if constexpr (has_pairs)
                         if (in_pairs) {
-                            if constexpr (P::few_direct && !P::plain)
+                            if constexpr (P::few_direct && !P::plain && !P::decoded)
                                 if (plan.packed_tiles) {
                                     real_pair_of<real_packed_source<Isa, element>>(n, a, r);
                                     continue;

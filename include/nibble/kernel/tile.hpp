@@ -545,21 +545,19 @@ struct packed_real_source {
     }
 };
 
-// The ISA whose tiles decode an element in registers: the wider one if it can.
 template <isa Isa, element E>
-inline constexpr bool decodes_in_tiles = [] {
-    using tiles = detail::tile_isa_of<Isa>;
-    if constexpr (tiles::width == Isa::width)
-        return true;
-    else
-        return tiles::template decodes<E>;
-}();
-template <isa Isa, element E>
-using real_packed_source = packed_real_source<std::conditional_t<decodes_in_tiles<Isa, E>, detail::tile_isa_of<Isa>, Isa>, E>;
+using real_packed_source = packed_real_source<decoder_of<Isa, E>, E>;
 
 // Tokens of the fp32 tiles, likewise: 8 sums at least, in two vectors for 256 bits and one for 512.
 inline constexpr std::size_t shorter_real_tile_tokens = 6;
 inline constexpr std::size_t real_tile_tokens = NIBBLE_HAS_AVX512 != 0 ? 12 : 6;
+
+// Are codes of up to 8 bits decoded in registers for several tokens, in 512 bits? For so few that doing it for each tile of them
+// is less than storing lanes: 2, 4, 6, 8 tokens are 1.3, 1.3, 1.1, 1.0 times as fast with fp8, 1.8, 1.7, 1.6, 1.2 with six bits
+// (Emerald Rapids); 12 would be 0.7. 256 bits have too few registers for a decoder's constants and the sums.
+template <element E>
+inline constexpr bool decodes_few_tokens = NIBBLE_HAS_AVX512 != 0 && E::bits <= 8 && detail::decodes_alike<E>;
+inline constexpr std::size_t most_decoded_tokens = 8;
 
 // Likewise. No constexpr local says so: lambdas would capture it, and GCC 12 then keeps the sums in memory.
 template <class Source, std::size_t Panels, std::size_t Tokens>
@@ -626,17 +624,19 @@ NIBBLE_NOINLINE void real_tile(const real_tile_arguments& arguments, const tile_
                 }
             } else {
 #pragma GCC unroll 8
-                for (std::size_t p = 0; p < Panels; ++p)
+                for (std::size_t p = 0; p < Panels; ++p) {
+                    const float* of = values + step * Source::columns * Tokens;
                     Source::each_column(vectors_of(p, step), [&](std::size_t column, const typename Source::weights& w)
                                                                  NIBBLE_INLINE_LAMBDA {
 #pragma GCC unroll 16
                         for (std::size_t t = 0; t < Tokens; ++t) {
-                            const f32 x = Isa::broadcast(values[(step * Source::columns + column) * Tokens + t]);
+                            const f32 x = Isa::broadcast(of[column * Tokens + t]);
 #pragma GCC unroll 2
                             for (std::size_t half = 0; half < halves; ++half)
                                 s[p][t][half] = Isa::fma(x, w.v[half], s[p][t][half]);
                         }
                     });
+                }
             }
         }
         if constexpr (Panels > 1 || real_makes_requests<Tokens>) {

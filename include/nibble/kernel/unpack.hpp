@@ -11,6 +11,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 #include <utility>
 
 namespace nibble::inline NIBBLE_ABI::kernel {
@@ -161,28 +162,48 @@ NIBBLE_INLINE void widen_lanes(const std::uint8_t* in, std::size_t quads, std::i
     for (std::size_t v = 0; v < 2 * quads; ++v) store_widened<Isa>(Isa::load_bytes(in + 32 * v), out + 32 * v);
 }
 
-// `columns` columns (whole steps) of codes to [column][16 rows] fp32.
+// The ISA that decodes an element to fp32: the wider one if it can.
+template <isa Isa, element E, bool Wider = detail::tile_isa_of<Isa>::width != Isa::width>
+struct decoder {
+    using type = Isa;
+};
 template <isa Isa, element E>
+struct decoder<Isa, E, true> {
+    using type = std::conditional_t<detail::tile_isa_of<Isa>::template decodes<E>, detail::tile_isa_of<Isa>, Isa>;
+};
+template <isa Isa, element E>
+using decoder_of = typename decoder<Isa, E>::type;
+
+// `columns` columns (whole steps) of codes to [column][16 rows] fp32.
+template <isa Given, element E>
 NIBBLE_NOINLINE void unpack_real(const std::uint8_t* in, std::size_t columns, float* out) noexcept {
+    using Isa = decoder_of<Given, E>;
+    constexpr std::size_t width = Isa::width;
     if constexpr (E::bits > 8) {
         const auto* codes = reinterpret_cast<const typename E::code*>(in);
         for (std::size_t k = 0; k < columns; ++k, codes += 16, out += 16) {
             Isa::prefetch(reinterpret_cast<const std::uint8_t*>(codes) + 1024);
-            Isa::store(out, Isa::template decode_stored<E>(codes));
-            Isa::store(out + 8, Isa::template decode_stored<E>(codes + 8));
+            for (std::size_t half = 0; half < 16; half += width) Isa::store(out + half, Isa::template decode_stored<E>(codes + half));
         }
     } else {
         constexpr std::size_t step = detail::step_quads<E>;
+        const auto quad = [](const typename Isa::bytes& stored, float* to) NIBBLE_INLINE_LAMBDA {
+            const typename Isa::i32 codes = Isa::as_i32(stored);
+            Isa::store(to, Isa::template decode<E, 0>(codes));
+            Isa::store(to + 16, Isa::template decode<E, 8>(codes));
+            Isa::store(to + 32, Isa::template decode<E, 16>(codes));
+            Isa::store(to + 48, Isa::template decode<E, 24>(codes));
+        };
         for (std::size_t k = 0; k < columns; k += 4 * step, in += detail::step_bytes<E>, out += 64 * step) {
             Isa::prefetch(in + 1024);
-            spread_lanes<Isa, E::bits>(in, [&](std::size_t v, const typename Isa::bytes& stored) NIBBLE_INLINE_LAMBDA {
-                const typename Isa::i32 codes = Isa::as_i32(stored);
-                float* to = out + 64 * (v / 2) + 8 * (v % 2);
-                Isa::store(to, Isa::template decode<E, 0>(codes));
-                Isa::store(to + 16, Isa::template decode<E, 8>(codes));
-                Isa::store(to + 32, Isa::template decode<E, 16>(codes));
-                Isa::store(to + 48, Isa::template decode<E, 24>(codes));
-            });
+            if constexpr (width == panel_layout::rows)
+                spread_panel_lanes<Isa, E::bits>(in, [&](std::size_t q, const typename Isa::bytes& stored) NIBBLE_INLINE_LAMBDA {
+                    quad(stored, out + 64 * q);
+                });
+            else
+                spread_lanes<Isa, E::bits>(in, [&](std::size_t v, const typename Isa::bytes& stored) NIBBLE_INLINE_LAMBDA {
+                    quad(stored, out + 64 * (v / 2) + 8 * (v % 2));
+                });
         }
     }
 }
