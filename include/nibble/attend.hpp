@@ -98,6 +98,51 @@ private:
     bool splits_ = false;
 };
 
+// What a call takes of the workspace; whatever the lengths of the caches.
+struct attention_memory {
+    std::size_t task = 0;     // of the largest task
+    std::size_t sums = 0;     // and its sums
+    std::size_t worker = 0;   // both, and a span's
+    std::size_t at_once = 0;  // spans of every task that are worked on together, if any are
+    std::size_t all = 0;
+
+    template <class Task, class Plan, class Sequences>
+    [[nodiscard]] static attention_memory of(const Plan& plan, const Sequences& sequences, const attend_options& options,
+                                             std::size_t concurrency) {
+        attention_memory m{};
+        for (const auto& s : sequences) {
+            const attention_rows most = plan.most(s);
+            kernel::arena counter;
+            (void)Task(*s.cache, most, options, counter);
+            kernel::arena own;
+            (void)attention_sums::take(s.cache->options(), most.rows(), own);
+            m.task = max_of(m.task, counter.used());
+            m.sums = max_of(m.sums, own.used());
+        }
+        m.worker = round_up(m.task + 2 * m.sums, 4096) + 64; // not all at the same place of a page
+        if (plan.may_split()) m.at_once = ceil_div(4 * concurrency, max_of<std::size_t>(1, plan.tasks()));
+        m.all = concurrency * m.worker + (plan.may_split() ? plan.tasks() * (1 + m.at_once) * m.sums : 0);
+        return m;
+    }
+};
+
+// run(a type that says which of both products are of integers)
+template <bool Scores, bool Values>
+struct integer_products {
+    static constexpr bool scores = Scores;
+    static constexpr bool values = Values;
+};
+template <class Run>
+decltype(auto) with_products(attention_precision precision, const Run& run) {
+    switch (precision) {
+    case attention_precision::fp32: return run(integer_products<false, false>{});
+    case attention_precision::integer_scores: return run(integer_products<true, false>{});
+    case attention_precision::integer: return run(integer_products<true, true>{});
+    }
+    NIBBLE_CHECK(false, "attend: no precision of that number");
+    return run(integer_products<false, false>{});
+}
+
 template <isa Isa, class Keys, class Values, bool IntegerScores, bool IntegerValues, executor Executor>
 void attend_sequences(matrix_view<const float> q, std::span<const attended_sequence<Keys, Values>> sequences, matrix_view<float> out,
                       std::size_t group, const attend_options& options, const Executor& threads) {
@@ -105,27 +150,17 @@ void attend_sequences(matrix_view<const float> q, std::span<const attended_seque
     const std::size_t concurrency = threads.concurrency();
     const attention_plan<Keys, Values> plan(sequences, group, options, concurrency);
     using task = typename attention_plan<Keys, Values>::task;
-    // The most that a task takes, and its sums.
-    std::size_t bytes = 0;
-    std::size_t sums_bytes = 0;
-    for (const auto& s : sequences) {
-        const attention_rows most = plan.most(s);
-        kernel::arena counter;
-        const task_type measured(*s.cache, most, options, counter);
-        kernel::arena sums;
-        (void)attention_sums::take(s.cache->options(), most.rows(), sums);
-        bytes = max_of(bytes, counter.used());
-        sums_bytes = max_of(sums_bytes, sums.used());
-    }
-    const std::size_t worker_bytes = round_up(bytes + 2 * sums_bytes, 4096) + 64; // not all at the same place of a page
+    const attention_memory takes = attention_memory::of<task_type>(plan, sequences, options, concurrency);
+    const std::size_t sums_bytes = takes.sums;
+    const std::size_t worker_bytes = takes.worker;
     const auto sums_at = [&](std::byte* memory, const task& t) {
         kernel::arena own(memory);
         return attention_sums::take(t.of->cache->options(), t.rows.rows(), own);
     };
     const auto whole = [&](const task& t, std::byte* memory) {
         const kv_cache_options& o = t.of->cache->options();
-        const attention_sums all = sums_at(memory + bytes, t);
-        const attention_sums part = sums_at(memory + bytes + sums_bytes, t);
+        const attention_sums all = sums_at(memory + takes.task, t);
+        const attention_sums part = sums_at(memory + takes.task + sums_bytes, t);
         kernel::arena own(memory);
         task_type work(*t.of->cache, t.rows, options, own);
         work.prepare(q);
@@ -139,7 +174,7 @@ void attend_sequences(matrix_view<const float> q, std::span<const attended_seque
     };
     // A few spans of every task at once, each into sums of its own.
     const std::size_t tasks = plan.tasks();
-    const std::size_t at_once = plan.may_split() ? ceil_div(4 * concurrency, max_of<std::size_t>(1, tasks)) : 0;
+    const std::size_t at_once = takes.at_once;
     const auto in_spans = [&](std::byte* memory, std::byte* joined, std::byte* parts) {
         for (std::size_t first = 0; first < plan.longest(); first += at_once) {
             threads.parallel_for(tasks * at_once, [&](std::size_t i, std::size_t worker) {
@@ -170,11 +205,10 @@ void attend_sequences(matrix_view<const float> q, std::span<const attended_seque
         threads.parallel_for(
             tasks, [&](std::size_t index, std::size_t worker) { whole(plan.at(index), memory + worker * worker_bytes); });
     };
-    const std::size_t needed = concurrency * worker_bytes + (plan.may_split() ? tasks * (1 + at_once) * sums_bytes : 0);
     if (options.workspace != nullptr) {
-        all(options.workspace->reserve(needed));
+        all(options.workspace->reserve(takes.all));
     } else {
-        buffer own(needed);
+        buffer own(takes.all);
         all(own.data());
     }
 }
@@ -209,15 +243,10 @@ void attend(matrix_view<const float> q, std::span<const attended_sequence<Keys, 
         NIBBLE_CHECK(options.log_sums.empty() || (options.log_sums.rows() == q.rows() && options.log_sums.cols() == heads),
                      "attend: log_sums must be queries x query heads");
     }
-    switch (options.precision) {
-    case attention_precision::fp32:
-        return detail::attend_sequences<Isa, Keys, Values, false, false>(q, sequences, out, group, options, threads);
-    case attention_precision::integer_scores:
-        return detail::attend_sequences<Isa, Keys, Values, true, false>(q, sequences, out, group, options, threads);
-    case attention_precision::integer:
-        return detail::attend_sequences<Isa, Keys, Values, true, true>(q, sequences, out, group, options, threads);
-    }
-    NIBBLE_CHECK(false, "attend: no precision of that number");
+    detail::with_products(options.precision, [&](auto products) {
+        using of = decltype(products);
+        detail::attend_sequences<Isa, Keys, Values, of::scores, of::values>(q, sequences, out, group, options, threads);
+    });
 }
 
 // Of one sequence, whose last queries.rows() tokens they are.
@@ -226,6 +255,35 @@ void attend(matrix_view<const float> q, const kv_cache<Keys, Values>& cache, mat
             const attend_options& options = {}, const Executor& threads = {}) {
     const attended_sequence<Keys, Values> one{&cache, 0, q.rows()};
     attend<Isa>(q, std::span<const attended_sequence<Keys, Values>>(&one, 1), out, options, threads);
+}
+
+// The bytes that options.workspace must have for attend not to allocate: for these sequences and this number of query heads and
+// threads, with the options' precision; however long the caches grow. Fewer queries may need more, as they may be shared out in
+// spans: ask for each number that is used.
+template <isa Isa = best_isa, class Keys, cached_values Values>
+[[nodiscard]] std::size_t attend_workspace_bytes(std::span<const attended_sequence<Keys, Values>> sequences,
+                                                 std::size_t query_heads, std::size_t concurrency,
+                                                 const attend_options& options = {}) {
+    if (sequences.empty()) return 0;
+    for (const auto& s : sequences) {
+        NIBBLE_CHECK(s.cache != nullptr, "attend_workspace_bytes: every sequence needs its cache");
+        NIBBLE_CHECK(query_heads != 0 && query_heads % s.cache->options().heads == 0,
+                     "attend_workspace_bytes: query heads are a multiple of the cache's heads");
+    }
+    NIBBLE_CHECK(concurrency != 0, "attend_workspace_bytes: at least one thread");
+    const std::size_t group = query_heads / sequences.front().cache->options().heads;
+    const detail::attention_plan<Keys, Values> plan(sequences, group, options, concurrency);
+    return detail::with_products(options.precision, [&](auto products) {
+        using of = decltype(products);
+        using task = detail::attention_task<Isa, Keys, Values, of::scores, of::values>;
+        return detail::attention_memory::of<task>(plan, sequences, options, concurrency).all;
+    });
+}
+template <isa Isa = best_isa, class Keys, cached_values Values>
+[[nodiscard]] std::size_t attend_workspace_bytes(const kv_cache<Keys, Values>& cache, std::size_t queries, std::size_t query_heads,
+                                                 std::size_t concurrency, const attend_options& options = {}) {
+    const attended_sequence<Keys, Values> one{&cache, 0, queries};
+    return attend_workspace_bytes<Isa>(std::span<const attended_sequence<Keys, Values>>(&one, 1), query_heads, concurrency, options);
 }
 
 // Joins the results of attention over two parts of the tokens (a shared prefix and the rest, parts on several machines), as if

@@ -32,7 +32,8 @@ struct attend_options {
     // Where log(sum of e^score) goes, queries x query heads: merge_attention joins results of parts by it.
     matrix_view<float> log_sums{};
     attention_precision precision = attention_precision::integer;
-    nibble::workspace* workspace = nullptr; // scratch kept between calls; without it every call allocates and frees its own
+    // Scratch kept between calls, of attend_workspace_bytes or whatever it grows to; without it every call allocates its own.
+    nibble::workspace* workspace = nullptr;
 };
 
 } // namespace nibble::inline NIBBLE_ABI

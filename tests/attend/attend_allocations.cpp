@@ -2,15 +2,21 @@
 #include "support/allocations.hpp"
 #include "support/attention_reference.hpp"
 #include "support/catch.hpp"
+#include "support/contracts.hpp"
 #include "support/kv_pair.hpp"
 #include "support/kv_transforms.hpp"
 
 #include <nibble/core/workspace.hpp>
+#include <nibble/scheme/formats.hpp>
 
 #include <cstddef>
+#include <span>
+#include <string>
+#include <vector>
 
 namespace nb = nibble;
 using namespace attend_test;
+using gemm_test::broken_by;
 using nibble_test::allocations;
 
 TEST_CASE("append, truncate, evict and attend allocate nothing") {
@@ -63,4 +69,57 @@ TEST_CASE("append, truncate, evict and attend allocate nothing") {
             const std::size_t cleared = allocations.load();
             CHECK(cleared == before);
         }
+}
+
+TEST_CASE("attend_workspace_bytes is what attend takes, however many tokens there are") {
+    for (const auto& pair : kv_pairs()) {
+        nb::kv_cache_options o;
+        o.heads = 2;
+        o.head_size = 64;
+        o.capacity = 1300; // three spans
+        const auto s = pair->make(o);
+        const tokens t(o, 1300, 1);
+        const matrix q = matrix::normal(70, 4 * 64, 2);
+        matrix out(70, 4 * 64);
+        std::vector<std::size_t> asked;
+        for (const bool empty : {true, false}) {
+            if (!empty) t.append_to(*s, 0, 1300);
+            std::size_t at = 0;
+            for (const auto precision :
+                 {nb::attention_precision::fp32, nb::attention_precision::integer_scores, nb::attention_precision::integer})
+                for (const std::size_t threads : {1u, 2u, 7u})
+                    for (const std::size_t n : {1u, 6u, 70u}) {
+                        nb::attend_options options;
+                        options.precision = precision;
+                        const std::size_t bytes = s->workspace_bytes(0, n, 4, threads, options);
+                        if (empty) {
+                            asked.push_back(bytes);
+                            continue;
+                        }
+                        INFO(pair->name() << ", precision " << static_cast<int>(precision) << ", " << threads << " threads, " << n
+                                          << " queries");
+                        CHECK(bytes == asked[at++]);
+                        nb::workspace scratch;
+                        options.workspace = &scratch;
+                        s->attend(0, q.part(0, n), {out.at.data(), n, out.cols}, options, nibble_test::test_executor{threads});
+                        CHECK(scratch.size() == bytes);
+                    }
+        }
+    }
+}
+
+TEST_CASE("attend_workspace_bytes says what it cannot answer") {
+    const nb::kv_cache<nb::int8_channel, nb::int8_channel> cache({.heads = 2, .head_size = 64, .capacity = 16});
+    using sequence = nb::attended_sequence<nb::int8_channel, nb::int8_channel>;
+    const sequence none{};
+    const auto asked = [&](std::size_t heads, std::size_t threads) {
+        return broken_by([&] { (void)nb::attend_workspace_bytes(cache, 1, heads, threads); });
+    };
+    CHECK(asked(4, 1).empty());
+    CHECK(asked(3, 1).find("multiple") != std::string::npos);
+    CHECK(asked(0, 1).find("multiple") != std::string::npos);
+    CHECK(asked(4, 0).find("thread") != std::string::npos);
+    CHECK(broken_by([&] { (void)nb::attend_workspace_bytes(std::span<const sequence>(&none, 1), 4, 1); }).find("cache") !=
+          std::string::npos);
+    CHECK(nb::attend_workspace_bytes(std::span<const sequence>{}, 4, 1) == 0);
 }

@@ -54,6 +54,8 @@ public:
     virtual void read_values(std::size_t head, std::size_t first, view out) const = 0;
     virtual void attend(std::size_t isa, const_view q, view out, const nibble::attend_options& options,
                         const test_executor& threads) const = 0;
+    [[nodiscard]] virtual std::size_t workspace_bytes(std::size_t isa, std::size_t queries, std::size_t heads, std::size_t threads,
+                                                      const nibble::attend_options& options) const = 0;
     void attend(const_view q, view out, const nibble::attend_options& options = {}) const {
         attend(0, q, out, options, test_executor{});
     }

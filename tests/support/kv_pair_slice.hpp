@@ -74,6 +74,15 @@ public:
             if (at++ == isa) nibble::attend<I>(q, cache_, out, options, threads);
         });
     }
+    [[nodiscard]] std::size_t workspace_bytes(std::size_t isa, std::size_t queries, std::size_t heads, std::size_t threads,
+                                              const nibble::attend_options& options) const override {
+        std::size_t at = 0;
+        std::size_t bytes = 0;
+        for_each_tested_isa<Generic>([&]<class I>() {
+            if (at++ == isa) bytes = nibble::attend_workspace_bytes<I>(cache_, queries, heads, threads, options);
+        });
+        return bytes;
+    }
 
 private:
     cache_type cache_;
