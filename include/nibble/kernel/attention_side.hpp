@@ -156,6 +156,8 @@ struct attention_side {
     template <class Packed, class Lanes, class Arguments>
     static NIBBLE_INLINE void one_of(bool unpacked, std::size_t panels, std::size_t tokens, const Arguments& a,
                                      const tile_range& r) noexcept {
+        if constexpr (few_panels > 1)
+            if (tokens == 1 && panels > 1 && unpacked) return run<Lanes, few_panels, 1>(a, r); // the last of many rows
         if (tokens == 1 && panels > 1) return several<Packed, most_panels, 1>(panels, a, r);
         if constexpr (few_panels > 1)
             if (panels > 1) {

@@ -134,6 +134,7 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
     const auto goes_in_pairs = [&](std::size_t n) {
         return has_pairs && panels % 2 == 0 && n >= 2 && !(P::decoded && plan.packed_tiles);
     };
+    if (plan.depth.count == 0 && done.call != nullptr) done.call(done.by, first_token, tokens); // no columns: sums of zero
     plan.for_each_block([&](const tile_range& range) {
         tile_range r = range;
         if constexpr (Integers) r.finish = false;
