@@ -272,6 +272,9 @@ template <isa Isa = best_isa, class Keys, cached_values Values>
     }
     NIBBLE_CHECK(concurrency != 0, "attend_workspace_bytes: at least one thread");
     const std::size_t group = query_heads / sequences.front().cache->options().heads;
+    for (const auto& s : sequences)
+        NIBBLE_CHECK(s.cache->options().heads * group == query_heads,
+                     "attend_workspace_bytes: all sequences must have as many query heads per key head");
     const detail::attention_plan<Keys, Values> plan(sequences, group, options, concurrency);
     return detail::with_products(options.precision, [&](auto products) {
         using of = decltype(products);

@@ -121,5 +121,9 @@ TEST_CASE("attend_workspace_bytes says what it cannot answer") {
     CHECK(asked(4, 0).find("thread") != std::string::npos);
     CHECK(broken_by([&] { (void)nb::attend_workspace_bytes(std::span<const sequence>(&none, 1), 4, 1); }).find("cache") !=
           std::string::npos);
+    const nb::kv_cache<nb::int8_channel, nb::int8_channel> other({.heads = 4, .head_size = 64, .capacity = 16});
+    const sequence both[] = {{&cache, 0, 1}, {&other, 1, 1}};
+    CHECK(broken_by([&] { (void)nb::attend_workspace_bytes(std::span<const sequence>(both), 4, 1); }).find("as many query heads") !=
+          std::string::npos);
     CHECK(nb::attend_workspace_bytes(std::span<const sequence>{}, 4, 1) == 0);
 }

@@ -1,5 +1,6 @@
 // tiles.cpp: the tiles that the products spend their time in, one of each family and shape, for hot_loops.sh to read.
-#include <nibble/kernel/tile.hpp>
+#include <nibble/kernel/integer_tile.hpp>
+#include <nibble/kernel/real_tile.hpp>
 
 #include <nibble/isa/avx2.hpp>
 #include <nibble/scheme/formats.hpp>

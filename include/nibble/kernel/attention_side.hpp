@@ -10,8 +10,9 @@
 #include <nibble/kernel/activations.hpp>
 #include <nibble/kernel/gemm_plan.hpp>
 #include <nibble/kernel/gemm_sum.hpp>
+#include <nibble/kernel/integer_tile.hpp>
 #include <nibble/kernel/pack.hpp>
-#include <nibble/kernel/tile.hpp>
+#include <nibble/kernel/real_tile.hpp>
 #include <nibble/kernel/unpack.hpp>
 #include <nibble/tensor/kv_layout.hpp>
 

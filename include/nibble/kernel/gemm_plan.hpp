@@ -6,7 +6,8 @@
 #include <nibble/core/config.hpp>
 #include <nibble/element/lanes.hpp>
 #include <nibble/kernel/activations.hpp>
-#include <nibble/kernel/tile.hpp>
+#include <nibble/kernel/integer_tile.hpp>
+#include <nibble/kernel/real_tile.hpp>
 #include <nibble/tensor/layout.hpp>
 #include <nibble/tensor/packed.hpp>
 

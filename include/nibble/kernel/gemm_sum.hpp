@@ -7,6 +7,8 @@
 #include <nibble/element/lanes.hpp>
 #include <nibble/isa/isa.hpp>
 #include <nibble/kernel/gemm_plan.hpp>
+#include <nibble/kernel/integer_tile.hpp>
+#include <nibble/kernel/real_tile.hpp>
 #include <nibble/kernel/tile.hpp>
 #include <nibble/kernel/unpack.hpp>
 #include <nibble/tensor/packed.hpp>

@@ -1,0 +1,427 @@
+// kernel/integer_tile.hpp: the tiles of integers: exact dot products of codes and quantized activations, part by part.
+#pragma once
+
+#include <nibble/core/config.hpp>
+#include <nibble/element/lanes.hpp>
+#include <nibble/isa/isa.hpp>
+#include <nibble/kernel/tile.hpp>
+#include <nibble/kernel/unpack.hpp>
+#include <nibble/tensor/layout.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+namespace nibble::inline NIBBLE_ABI::kernel {
+
+struct integer_tile_arguments {
+    const std::uint8_t* codes = nullptr; // of the range's first quad
+    std::size_t codes_stride = 0;        // bytes from panel to panel
+    const std::int8_t* values = nullptr; // activations of the range's first quad
+    const std::int32_t* pair_sums = nullptr; // of the range's first phase
+    const float* part_sums = nullptr;    // of the range's first part
+    const float* part_scales = nullptr;  // of the range's first part; null if scales are per token
+    const float* scales = nullptr;       // [panel][part][16]
+    const std::int32_t* zeros = nullptr; // [panel][part][16] or null: see widen_zeros
+    const float* minimums = nullptr;     // [panel][part][16] or null
+    std::size_t widened_stride = 0;      // floats from panel to panel in scales, zeros, minimums
+    std::size_t phases_per_part = 1;
+    std::size_t phase_quads = 1;
+    int center = 0;
+    std::ptrdiff_t ahead = 0;            // bytes from a code to the one that is asked for when it is read, where the tile
+    tile_requests requests{};            // does not make these
+    float* results = nullptr;            // [panel][token][16], read and written
+    std::size_t results_stride = 0;      // floats from panel to panel
+    std::int32_t* totals = nullptr;      // likewise, and as far apart: sums of an unfinished part
+};
+
+// use(quad, A, B) for the quads of a step: their lanes, looked up in Element's table unless that is void.
+template <isa Isa, int Bits, class Element, class Use>
+NIBBLE_INLINE void each_pair_of_lanes(const std::uint8_t* from, const Use& use) noexcept {
+    typename Isa::bytes low;
+    spread_lanes<Isa, Bits>(from, [&](std::size_t v, const typename Isa::bytes& codes) NIBBLE_INLINE_LAMBDA {
+        typename Isa::bytes lanes = codes;
+        if constexpr (element<Element>) lanes = to_lanes<Isa, Element>(codes);
+        if (v % 2 == 0)
+            low = lanes;
+        else
+            use(v / 2, low, lanes);
+    });
+}
+
+// A source says how the packed codes, or lanes made of them beforehand, become factors, and which products those take.
+//   quads, bytes      of one step, the least that each_quad reads
+//   activation_bytes  of one quad of one token
+//   unroll            quads per turn of the loop: more, and GCC runs out of registers
+//   halves            vectors that the 16 rows of a panel take: 2, or 1 in 512 bits
+//   streams           from memory, or perhaps: the tile asks for what comes next
+//   each_quad(from, use)   use(quad, weights) for every quad of a step, each before the next is unpacked: few registers
+// Lanes of narrow elements, unpacked in registers: codes of `Bits` bits, looked up in Element's table unless that is void.
+template <isa Isa, int Bits, class Element>
+struct packed_source {
+    using isa_type = Isa;
+    static constexpr bool streams = true;
+    using sums = typename Isa::sums;
+    static constexpr std::size_t quads = detail::step_quads_of(Bits);
+    static constexpr std::size_t bytes = detail::step_bytes_of(Bits);
+    static constexpr std::size_t activation_bytes = 4;
+    static constexpr std::size_t unroll = element<Element> ? 2 : 4;
+    static constexpr std::size_t halves = panel_layout::rows / Isa::width;
+    struct weights {
+        typename Isa::bytes v[halves];
+    };
+    template <class Use>
+    static NIBBLE_INLINE void each_quad(const std::uint8_t* from, const Use& use) noexcept {
+        if constexpr (halves == 1) {
+            spread_panel_lanes<Isa, Bits>(from, [&](std::size_t q, const typename Isa::bytes& codes) NIBBLE_INLINE_LAMBDA {
+                if constexpr (element<Element>)
+                    use(q, weights{{to_lanes<Isa, Element>(codes)}});
+                else
+                    use(q, weights{{codes}});
+            });
+        } else {
+            each_pair_of_lanes<Isa, Bits, Element>(
+                from, [&](std::size_t q, const typename Isa::bytes& a, const typename Isa::bytes& b) NIBBLE_INLINE_LAMBDA {
+                    use(q, weights{{a, b}});
+                });
+        }
+    }
+    [[nodiscard]] static NIBBLE_INLINE sums start(const std::int32_t* pair, int center) noexcept {
+        return Isa::dot_start(pair, center);
+    }
+    static NIBBLE_INLINE void accumulate(sums (&s)[halves], const weights& w, const std::int8_t* activations) noexcept {
+        const typename Isa::bytes a = Isa::broadcast4(activations);
+#pragma GCC unroll 2
+        for (std::size_t h = 0; h < halves; ++h) {
+            s[h] = Isa::dot(s[h], w.v[h], a);
+            Isa::pin(s[h]);
+        }
+    }
+    [[nodiscard]] static NIBBLE_INLINE typename Isa::i32 finish(const sums& s) noexcept { return Isa::dot_finish(s); }
+    [[nodiscard]] static NIBBLE_INLINE typename Isa::i32 add_finished(const typename Isa::i32& total, const sums& s) noexcept {
+        return Isa::add_finished(total, s);
+    }
+};
+
+// Isa with the sums of byte products in int32, for lanes and activations of which int16 has room for two products and no more
+// (detail::byte_limit).
+template <isa Isa>
+struct int32_dots : Isa {
+    using sums = typename Isa::i32;
+    [[nodiscard]] static NIBBLE_INLINE sums dot_start(const std::int32_t* pair, int center) noexcept {
+        return Isa::pairs_start(pair, center);
+    }
+    [[nodiscard]] static NIBBLE_INLINE sums dot(const sums& s, const typename Isa::bytes& codes,
+                                                const typename Isa::bytes& activations) noexcept {
+        return Isa::add_quads(s, codes, activations);
+    }
+    [[nodiscard]] static NIBBLE_INLINE sums dot_finish(const sums& s) noexcept { return s; }
+    [[nodiscard]] static NIBBLE_INLINE sums add_finished(const sums& total, const sums& s) noexcept { return Isa::add(total, s); }
+};
+template <isa Isa>
+using int32_dots_of = std::conditional_t<std::is_same_v<typename Isa::sums, typename Isa::i32>, Isa, int32_dots<Isa>>;
+
+// What sources of lanes as int16 have in common: products of pairs, summed in int32. Exact for every code and activation.
+template <isa Isa>
+struct word_products {
+    using isa_type = Isa;
+    using sums = typename Isa::i32;
+    static constexpr std::size_t activation_bytes = 8;
+    static constexpr std::size_t unroll = 2;
+    static constexpr std::size_t halves = 2;
+    struct weights {
+        typename Isa::words low_even, low_odd, high_even, high_odd;
+    };
+    [[nodiscard]] static NIBBLE_INLINE sums start(const std::int32_t* pair, int center) noexcept {
+        return Isa::pairs_start(pair, center);
+    }
+    static NIBBLE_INLINE void accumulate(sums (&s)[halves], const weights& w, const std::int8_t* activations) noexcept {
+        sums& low = s[0];
+        sums& high = s[1];
+        const auto* from = reinterpret_cast<const std::int16_t*>(activations);
+        const typename Isa::words even = Isa::broadcast2(from);
+        low = Isa::add_pairs(low, w.low_even, even);
+        high = Isa::add_pairs(high, w.high_even, even);
+        const typename Isa::words odd = Isa::broadcast2(from + 2);
+        low = Isa::add_pairs(low, w.low_odd, odd);
+        high = Isa::add_pairs(high, w.high_odd, odd);
+        Isa::pin(low);
+        Isa::pin(high);
+    }
+    [[nodiscard]] static NIBBLE_INLINE typename Isa::i32 finish(const sums& s) noexcept { return s; }
+    [[nodiscard]] static NIBBLE_INLINE typename Isa::i32 add_finished(const typename Isa::i32& total, const sums& s) noexcept {
+        return Isa::add(total, s);
+    }
+};
+
+// Lanes of wide elements, unpacked and widened in registers.
+template <isa Isa, int Bits, class Element>
+struct packed_word_source : word_products<Isa> {
+    using weights = typename word_products<Isa>::weights;
+    static constexpr bool streams = true;
+    static constexpr std::size_t quads = detail::step_quads_of(Bits);
+    static constexpr std::size_t bytes = detail::step_bytes_of(Bits);
+    template <class Use>
+    static NIBBLE_INLINE void each_quad(const std::uint8_t* from, const Use& use) noexcept {
+        each_pair_of_lanes<Isa, Bits, Element>(
+            from, [&](std::size_t q, const typename Isa::bytes& a, const typename Isa::bytes& b) NIBBLE_INLINE_LAMBDA {
+                use(q, weights{Isa::even_words(a), Isa::odd_words(a), Isa::even_words(b), Isa::odd_words(b)});
+            });
+    }
+};
+
+// Lanes that unpack_integer has made: one byte each, as 8-bit codes are.
+template <isa Isa>
+using byte_source = packed_source<Isa, 8, void>;
+// Lanes that unpack_words has made.
+template <isa Isa>
+struct word_source : word_products<Isa> {
+    using weights = typename word_products<Isa>::weights;
+    static constexpr bool streams = false;
+    static constexpr std::size_t quads = 1;
+    static constexpr std::size_t bytes = 128;
+    template <class Use>
+    static NIBBLE_INLINE void each_quad(const std::uint8_t* from, const Use& use) noexcept {
+        use(0, weights{Isa::load_words(from), Isa::load_words(from + 32), Isa::load_words(from + 64),
+                       Isa::load_words(from + 96)});
+    }
+};
+
+// Tokens of the integer tiles: 1 ... shorter_tile_tokens, and integer_tile_tokens. An instruction that sums in int32 has a
+// latency of five cycles and a throughput of two per cycle: it takes more sums at once than one of int16, if there are
+// registers for them.
+inline constexpr std::size_t shorter_tile_tokens = 4;
+inline constexpr std::size_t integer_tile_tokens = detail::sums_bytes_in_int32 && NIBBLE_VECTOR_REGISTERS >= 32 ? 8 : 4;
+
+// Do the vectors of two panels meet one broadcast of the activations? Loads, of which there are two in a cycle, as there are
+// products, would be the limit otherwise. And does the tile make its requests itself? No constexpr local says so: lambdas would
+// capture it, and GCC 12 then keeps the sums in memory.
+template <class Source, std::size_t Panels, std::size_t Tokens>
+inline constexpr bool shares_broadcasts = Panels == 2 && Tokens > 1 && Source::quads == 1 && Source::halves == 1;
+template <class Source, std::size_t Panels, std::size_t Tokens>
+inline constexpr bool makes_requests = shares_broadcasts<Source, Panels, Tokens> && Tokens == integer_tile_tokens;
+
+// results += scale x (exact integer dot product of a part), part by part in order; see gemm.hpp for the formula.
+template <class Source, std::size_t Panels, std::size_t Tokens, bool Zeros>
+NIBBLE_NOINLINE void integer_tile(const integer_tile_arguments& arguments, const tile_range& bounds) noexcept {
+    using Isa = typename Source::isa_type;
+    using sums = typename Source::sums;
+    using i32 = typename Isa::i32;
+    using f32 = typename Isa::f32;
+    constexpr std::size_t halves = Source::halves;
+    constexpr std::size_t lanes = panel_layout::rows / halves;
+    constexpr std::size_t unroll = detail::max_of<std::size_t>(1, Source::unroll / Source::quads / (Panels > 1 ? 2 : 1));
+    constexpr std::size_t quads_at_once = unroll * Source::quads;
+    // One base per panel and one offset for all, so that a load is base + offset.
+    const std::uint8_t* codes[Panels];
+#pragma GCC unroll 8
+    for (std::size_t p = 0; p < Panels; ++p) codes[p] = arguments.codes + p * arguments.codes_stride;
+    std::size_t offset = 0;
+    const std::int8_t* values = arguments.values;
+    const std::int32_t* pair_sums = arguments.pair_sums;
+
+    // The products of `quads` quads on top of s.
+    const auto steps = [&]<std::size_t Steps>(sums (&s)[Panels][Tokens][halves]) NIBBLE_INLINE_LAMBDA {
+        if constexpr (makes_requests<Source, Panels, Tokens>) {
+#pragma GCC unroll 8
+            for (std::size_t p = 0; p < Panels; ++p)
+#pragma GCC unroll 2
+                for (std::size_t at = 0; at < Steps * Source::bytes; at += 64)
+                    Isa::prefetch(arguments.requests.next + p * arguments.requests.next_stride +
+                                  offset * arguments.requests.next_pace / 256 + at);
+#pragma GCC unroll 8
+            for (std::size_t at = 0; at < Steps * Tokens * Source::activation_bytes; at += 64)
+                Isa::prefetch(values + arguments.requests.values_ahead + at);
+        }
+#pragma GCC unroll 8
+        for (std::size_t step = 0; step < Steps; ++step)
+            if constexpr (shares_broadcasts<Source, Panels, Tokens>) {
+                const auto codes_of = [&](std::size_t p) NIBBLE_INLINE_LAMBDA {
+                    const std::uint8_t* from = codes[p] + offset + step * Source::bytes;
+                    if constexpr (Source::streams && !makes_requests<Source, Panels, Tokens>)
+                        if (Source::bytes * Steps < 64 || step * Source::bytes % 64 == 0) Isa::prefetch(from + arguments.ahead);
+                    return from;
+                };
+                using quad = typename Source::weights;
+                Source::each_quad(codes_of(0), [&](std::size_t, const quad& first) NIBBLE_INLINE_LAMBDA {
+                    Source::each_quad(codes_of(1), [&](std::size_t, const quad& second) NIBBLE_INLINE_LAMBDA {
+#pragma GCC unroll 8
+                        for (std::size_t t = 0; t < Tokens; ++t) {
+                            const std::int8_t* of = values + (step * Tokens + t) * Source::activation_bytes;
+                            Source::accumulate(s[0][t], first, of);
+                            Source::accumulate(s[1][t], second, of);
+                        }
+                    });
+                });
+            } else {
+#pragma GCC unroll 8
+                for (std::size_t p = 0; p < Panels; ++p) {
+                    const std::uint8_t* from = codes[p] + offset + step * Source::bytes;
+                    if constexpr (Source::streams)
+                        if (Source::bytes * Steps < 64 || step * Source::bytes % 64 == 0) Isa::prefetch(from + arguments.ahead);
+                    Source::each_quad(from, [&](std::size_t q, const typename Source::weights& w) NIBBLE_INLINE_LAMBDA {
+#pragma GCC unroll 8
+                        for (std::size_t t = 0; t < Tokens; ++t)
+                            Source::accumulate(s[p][t], w,
+                                               values + ((step * Source::quads + q) * Tokens + t) * Source::activation_bytes);
+                    });
+                }
+            }
+        if constexpr (Panels > 1) {
+            offset += Steps * Source::bytes;
+            NIBBLE_OPAQUE(offset);
+        } else {
+            codes[0] += Steps * Source::bytes;
+            NIBBLE_OPAQUE(codes[0]);
+        }
+        values += Steps * Source::quads * Tokens * Source::activation_bytes;
+    };
+    const auto products = [&](std::size_t quads, sums (&s)[Panels][Tokens][halves]) NIBBLE_INLINE_LAMBDA {
+#pragma GCC unroll 1
+        for (; quads >= quads_at_once; quads -= quads_at_once) steps.template operator()<unroll>(s);
+        if constexpr (unroll > 1)
+#pragma GCC unroll 1
+            for (; quads != 0; quads -= Source::quads) steps.template operator()<1>(s);
+    };
+    const auto begin = [](int center, const std::int32_t* pairs, sums (&s)[Panels][Tokens][halves]) NIBBLE_INLINE_LAMBDA {
+#pragma GCC unroll 8
+        for (std::size_t t = 0; t < Tokens; ++t) {
+            const sums start = Source::start(pairs + t, center);
+#pragma GCC unroll 8
+            for (std::size_t p = 0; p < Panels; ++p)
+#pragma GCC unroll 2
+                for (std::size_t half = 0; half < halves; ++half) s[p][t][half] = start;
+        }
+    };
+    // The exact sum of a phase in int32, and that on top of earlier phases. Zeros are stored negative.
+    const auto widened = [](const std::int32_t* zeros, const sums& s, const std::int32_t* pair) NIBBLE_INLINE_LAMBDA {
+        i32 d = Source::finish(s);
+        if constexpr (Zeros) d = Isa::add_pairs(d, Isa::load_words(zeros), Isa::broadcast2(pair));
+        return d;
+    };
+    const auto add_widened = [](const i32& total, const std::int32_t* zeros, const sums& s,
+                                const std::int32_t* pair) NIBBLE_INLINE_LAMBDA {
+        i32 d = Source::add_finished(total, s);
+        if constexpr (Zeros) d = Isa::add_pairs(d, Isa::load_words(zeros), Isa::broadcast2(pair));
+        return d;
+    };
+    // A complete part into the results, by one fma each; scales per part of the activations, and minimums, are `Extra`: a
+    // branch per vector would cost as much as the work.
+    const auto join = []<bool Extra>(const integer_tile_arguments* given, std::size_t part, const auto& total) NIBBLE_INLINE_LAMBDA {
+        // Read before the stores to the results, which might change them for all the compiler knows.
+        float* const results = given->results;
+        const float* const scales = given->scales + part * 16;
+        const float* const part_scales = Extra ? given->part_scales : nullptr;
+        const float* const minimums = Extra ? given->minimums : nullptr;
+        const float* const part_sums = Extra ? given->part_sums + part * Tokens : nullptr;
+        const std::int32_t* const zeros = Zeros ? given->zeros + part * 16 : nullptr;
+        const std::size_t stride = Panels > 1 ? given->widened_stride : 0;
+        const std::size_t apart = Panels > 1 ? given->results_stride : 0;
+#pragma GCC unroll 8
+        for (std::size_t p = 0; p < Panels; ++p)
+#pragma GCC unroll 2
+            for (std::size_t half = 0; half < halves; ++half) {
+                const std::size_t wide = p * stride + half * lanes;
+                const f32 scale = Isa::load(scales + wide);
+#pragma GCC unroll 8
+                for (std::size_t t = 0; t < Tokens; ++t) {
+                    float* to = results + p * apart + t * 16 + half * lanes;
+                    const f32 dot = Isa::to_float(total(Zeros ? zeros + wide : nullptr, p, t, half));
+                    if constexpr (Extra) {
+                        f32 both = scale;
+                        if (part_scales != nullptr)
+                            both = Isa::multiply(both, Isa::broadcast(part_scales[part * Tokens + t]));
+                        f32 r = Isa::fma(dot, both, Isa::load(to));
+                        if (minimums != nullptr)
+                            r = Isa::fma(Isa::broadcast(part_sums[t]), Isa::load(minimums + part * 16 + wide), r);
+                        Isa::store(to, r);
+                    } else {
+                        Isa::store(to, Isa::fma(dot, scale, Isa::load(to)));
+                    }
+                }
+            }
+    };
+    const auto complete = [&](std::size_t part, const auto& total) NIBBLE_INLINE_LAMBDA {
+        const integer_tile_arguments* given = fresh(arguments);
+        if (given->part_scales != nullptr || given->minimums != nullptr)
+            join.template operator()<true>(given, part, total);
+        else
+            join.template operator()<false>(given, part, total);
+    };
+
+    for (std::size_t part = 0; part < fresh(bounds)->parts; ++part) {
+        const tile_range* range = fresh(bounds);
+        const integer_tile_arguments* given = fresh(arguments);
+        const bool last_part = part + 1 == range->parts;
+        std::size_t left = last_part ? range->last_units : range->part_units;
+        const std::int32_t* pairs = pair_sums;
+        const bool resumed = range->resume && part == 0;
+        const bool finished = !last_part || range->finish;
+        const int center = given->center;
+        pair_sums += given->phases_per_part * Tokens;
+        sums s[Panels][Tokens][halves];
+        if (left <= given->phase_quads && !resumed && finished) { // one phase is all of the part
+            begin(center, pairs, s);
+            products(left, s);
+            complete(part, [&](const std::int32_t* zeros, std::size_t p, std::size_t t, std::size_t half)
+                               NIBBLE_INLINE_LAMBDA { return widened(zeros, s[p][t][half], pairs + t); });
+            continue;
+        }
+        const std::size_t phase_quads = given->phase_quads;
+        i32 totals[Panels][Tokens][halves];
+        const std::size_t apart = Panels > 1 ? fresh(arguments)->results_stride : 0;
+        const auto each = [apart](const auto& visit) NIBBLE_INLINE_LAMBDA {
+#pragma GCC unroll 8
+            for (std::size_t p = 0; p < Panels; ++p)
+#pragma GCC unroll 8
+                for (std::size_t t = 0; t < Tokens; ++t)
+#pragma GCC unroll 2
+                    for (std::size_t half = 0; half < halves; ++half) visit(p, t, half, p * apart + t * 16 + half * lanes);
+        };
+        if (resumed)
+            each([&](std::size_t p, std::size_t t, std::size_t half, std::size_t at)
+                     NIBBLE_INLINE_LAMBDA { totals[p][t][half] = Isa::load(given->totals + at); });
+        else
+            each([&](std::size_t p, std::size_t t, std::size_t half, std::size_t)
+                     NIBBLE_INLINE_LAMBDA { totals[p][t][half] = Isa::zeros(); });
+        while (left != 0) {
+            const std::size_t quads = left < phase_quads ? left : phase_quads;
+            left -= quads;
+            if constexpr (std::is_same_v<sums, i32>) { // one phase on top of the other: half the registers
+                each([&](std::size_t p, std::size_t t, std::size_t half, std::size_t) NIBBLE_INLINE_LAMBDA {
+                    totals[p][t][half] = Isa::add(totals[p][t][half], Source::start(pairs + t, center));
+                });
+                products(quads, totals);
+                if constexpr (Zeros) {
+                    const integer_tile_arguments* now = fresh(arguments);
+                    const std::int32_t* const zeros = now->zeros + part * 16;
+                    const std::size_t stride = Panels > 1 ? now->widened_stride : 0;
+                    each([&](std::size_t p, std::size_t t, std::size_t half, std::size_t) NIBBLE_INLINE_LAMBDA {
+                        totals[p][t][half] = widened(zeros + p * stride + half * lanes, totals[p][t][half], pairs + t);
+                    });
+                }
+            } else {
+                begin(center, pairs, s);
+                products(quads, s);
+                const integer_tile_arguments* now = fresh(arguments);
+                const std::int32_t* const zeros = Zeros ? now->zeros + part * 16 : nullptr;
+                const std::size_t stride = Panels > 1 ? now->widened_stride : 0;
+                each([&](std::size_t p, std::size_t t, std::size_t half, std::size_t) NIBBLE_INLINE_LAMBDA {
+                    totals[p][t][half] = add_widened(totals[p][t][half], Zeros ? zeros + p * stride + half * lanes : nullptr,
+                                                     s[p][t][half], pairs + t);
+                });
+            }
+            pairs += Tokens;
+        }
+        if (finished) {
+            complete(part, [&](const std::int32_t*, std::size_t p, std::size_t t, std::size_t half)
+                               NIBBLE_INLINE_LAMBDA { return totals[p][t][half]; });
+        } else {
+            std::int32_t* to = fresh(arguments)->totals;
+            each([&](std::size_t p, std::size_t t, std::size_t half, std::size_t at)
+                     NIBBLE_INLINE_LAMBDA { Isa::store(to + at, totals[p][t][half]); });
+        }
+    }
+}
+
+} // namespace nibble::inline NIBBLE_ABI::kernel

@@ -1,0 +1,248 @@
+// kernel/real_tile.hpp: the tiles of fp32: chains of fma over the columns of a part.
+#pragma once
+
+#include <nibble/core/config.hpp>
+#include <nibble/element/lanes.hpp>
+#include <nibble/isa/isa.hpp>
+#include <nibble/kernel/tile.hpp>
+#include <nibble/kernel/unpack.hpp>
+#include <nibble/tensor/layout.hpp>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace nibble::inline NIBBLE_ABI::kernel {
+
+struct real_tile_arguments {
+    const std::byte* weights = nullptr; // of the range's first column, as the source reads them
+    std::size_t weights_stride = 0;     // bytes from panel to panel
+    const float* values = nullptr;      // [column][token]
+    const float* part_sums = nullptr;
+    const float* scales = nullptr;
+    const float* minimums = nullptr;
+    std::size_t widened_stride = 0;
+    std::ptrdiff_t ahead = 0; // as above
+    tile_requests requests{};
+    float* results = nullptr;
+    std::size_t results_stride = 0;
+    float* totals = nullptr;
+};
+
+// Real sources as above, by columns: each_column(from, use) gives use(column, the vectors of its 16 rows) for those of a step.
+// fp32 lanes that unpack_real has made.
+template <isa Isa>
+struct real_source {
+    using isa_type = Isa;
+    static constexpr std::size_t columns = 1;
+    static constexpr std::size_t bytes = panel_layout::rows * sizeof(float);
+    static constexpr std::size_t halves = panel_layout::rows / Isa::width;
+    struct weights {
+        typename Isa::f32 v[halves];
+    };
+    template <class Use>
+    static NIBBLE_INLINE void each_column(const std::byte* from, const Use& use) noexcept {
+        const auto* lanes = reinterpret_cast<const float*>(from);
+        if constexpr (halves == 1)
+            use(0, weights{{Isa::load(lanes)}});
+        else
+            use(0, weights{{Isa::load(lanes), Isa::load(lanes + 8)}});
+    }
+};
+// Codes in the packed stream, decoded in registers.
+template <isa Isa, element E>
+struct packed_real_source {
+    using isa_type = Isa;
+    static constexpr std::size_t columns = E::bits > 8 ? 1 : panel_layout::quad * detail::step_quads<E>;
+    static constexpr std::size_t bytes = E::bits > 8 ? panel_layout::rows * sizeof(typename E::code) : detail::step_bytes<E>;
+    static constexpr std::size_t halves = panel_layout::rows / Isa::width;
+    struct weights {
+        typename Isa::f32 v[halves];
+    };
+    template <class Use>
+    static NIBBLE_INLINE void each_column(const std::byte* from, const Use& use) noexcept {
+        if constexpr (E::bits > 8) {
+            const auto* codes = reinterpret_cast<const typename E::code*>(from);
+            if constexpr (halves == 1)
+                use(0, weights{{Isa::template decode_stored<E>(codes)}});
+            else
+                use(0, weights{{Isa::template decode_stored<E>(codes), Isa::template decode_stored<E>(codes + 8)}});
+        } else if constexpr (halves == 1) {
+            spread_panel_lanes<Isa, E::bits>(
+                reinterpret_cast<const std::uint8_t*>(from),
+                [&](std::size_t q, const typename Isa::bytes& stored) NIBBLE_INLINE_LAMBDA {
+                    const typename Isa::i32 codes = Isa::as_i32(stored);
+                    use(4 * q, weights{{Isa::template decode<E, 0>(codes)}});
+                    use(4 * q + 1, weights{{Isa::template decode<E, 8>(codes)}});
+                    use(4 * q + 2, weights{{Isa::template decode<E, 16>(codes)}});
+                    use(4 * q + 3, weights{{Isa::template decode<E, 24>(codes)}});
+                });
+        } else {
+            typename Isa::bytes low;
+            spread_lanes<Isa, E::bits>(
+                reinterpret_cast<const std::uint8_t*>(from),
+                [&](std::size_t v, const typename Isa::bytes& stored) NIBBLE_INLINE_LAMBDA {
+                    if (v % 2 == 0) {
+                        low = stored;
+                        return;
+                    }
+                    const typename Isa::i32 a = Isa::as_i32(low);
+                    const typename Isa::i32 b = Isa::as_i32(stored);
+                    use(2 * v - 2, weights{{Isa::template decode<E, 0>(a), Isa::template decode<E, 0>(b)}});
+                    use(2 * v - 1, weights{{Isa::template decode<E, 8>(a), Isa::template decode<E, 8>(b)}});
+                    use(2 * v, weights{{Isa::template decode<E, 16>(a), Isa::template decode<E, 16>(b)}});
+                    use(2 * v + 1, weights{{Isa::template decode<E, 24>(a), Isa::template decode<E, 24>(b)}});
+                });
+        }
+    }
+};
+
+template <isa Isa, element E>
+using real_packed_source = packed_real_source<decoder_of<Isa, E>, E>;
+
+// Tokens of the fp32 tiles, as of the integer tiles: 8 sums at least, in two vectors for 256 bits and one for 512.
+inline constexpr std::size_t shorter_real_tile_tokens = 6;
+inline constexpr std::size_t real_tile_tokens = NIBBLE_HAS_AVX512 != 0 ? 12 : 6;
+
+// Are codes of up to 8 bits decoded in registers for several tokens, in 512 bits? For so few that doing it for each tile of them
+// is less than storing lanes: 2, 4, 6, 8 tokens are 1.3, 1.3, 1.1, 1.0 times as fast with fp8, 1.8, 1.7, 1.6, 1.2 with six bits
+// (Emerald Rapids); 12 would be 0.7. 256 bits have too few registers for a decoder's constants and the sums.
+template <element E>
+inline constexpr bool decodes_few_tokens = NIBBLE_HAS_AVX512 != 0 && E::bits <= 8 && detail::decodes_alike<E>;
+inline constexpr std::size_t most_decoded_tokens = 8;
+
+// As in integer_tile.hpp.
+template <class Source, std::size_t Panels, std::size_t Tokens>
+inline constexpr bool real_shares_broadcasts = Panels == 2 && Tokens > 1 && Source::columns == 1;
+template <std::size_t Tokens> inline constexpr bool real_makes_requests = Tokens >= shorter_real_tile_tokens;
+
+// results = fma(sum of a part, scale, results), part by part in order; each sum is one chain of fma over its columns.
+template <class Source, std::size_t Panels, std::size_t Tokens>
+NIBBLE_NOINLINE void real_tile(const real_tile_arguments& arguments, const tile_range& bounds) noexcept {
+    using Isa = typename Source::isa_type;
+    using f32 = typename Isa::f32;
+    constexpr std::size_t halves = Source::halves;
+    constexpr std::size_t lanes = panel_layout::rows / halves;
+    constexpr std::size_t unroll = detail::max_of<std::size_t>(1, (Panels > 1 || Tokens > 4 ? 2 : 4) / Source::columns);
+    const std::byte* weights[Panels];
+#pragma GCC unroll 8
+    for (std::size_t p = 0; p < Panels; ++p) weights[p] = arguments.weights + p * arguments.weights_stride;
+    std::size_t offset = 0;
+    const std::ptrdiff_t ahead = arguments.ahead;
+    const float* values = arguments.values;
+    const auto steps = [&]<std::size_t Steps>(f32 (&s)[Panels][Tokens][halves], const tile_requests& requests)
+                           NIBBLE_INLINE_LAMBDA {
+        if constexpr (real_makes_requests<Tokens>) {
+            const std::byte* next = requests.next + offset * requests.next_pace / 256;
+            const std::byte* coming = reinterpret_cast<const std::byte*>(values) + requests.values_ahead;
+            NIBBLE_OPAQUE(coming); // or each of its lines takes a register
+#pragma GCC unroll 8
+            for (std::size_t p = 0; p < Panels; ++p)
+#pragma GCC unroll 2
+                for (std::size_t at = 0; at < Steps * Source::bytes; at += 64)
+                    Isa::prefetch(next + p * requests.next_stride + at);
+#pragma GCC unroll 8
+            for (std::size_t at = 0; at < Steps * Source::columns * Tokens * sizeof(float); at += 64) Isa::prefetch(coming + at);
+        }
+        const auto vectors_of = [&](std::size_t p, std::size_t step) NIBBLE_INLINE_LAMBDA {
+            const std::byte* from = weights[p] + offset + step * Source::bytes;
+            if (!real_makes_requests<Tokens> && (Source::bytes * Steps < 64 || step * Source::bytes % 64 == 0))
+                Isa::prefetch(from + ahead);
+            return from;
+        };
+#pragma GCC unroll 8
+        for (std::size_t step = 0; step < Steps; ++step) {
+            if constexpr (real_shares_broadcasts<Source, Panels, Tokens>) {
+                typename Source::weights w[Panels];
+#pragma GCC unroll 8
+                for (std::size_t p = 0; p < Panels; ++p)
+                    Source::each_column(vectors_of(p, step), [&](std::size_t, const typename Source::weights& column)
+                                                                 NIBBLE_INLINE_LAMBDA { w[p] = column; });
+#pragma GCC unroll 16
+                for (std::size_t t = 0; t < Tokens; ++t) {
+                    const f32 x = Isa::broadcast(values[step * Tokens + t]);
+#pragma GCC unroll 8
+                    for (std::size_t p = 0; p < Panels; ++p)
+#pragma GCC unroll 2
+                        for (std::size_t half = 0; half < halves; ++half) {
+                            s[p][t][half] = Isa::fma(x, w[p].v[half], s[p][t][half]);
+                            Isa::keep(s[p][t][half]);
+                        }
+                }
+            } else {
+#pragma GCC unroll 8
+                for (std::size_t p = 0; p < Panels; ++p) {
+                    const float* of = values + step * Source::columns * Tokens;
+                    Source::each_column(vectors_of(p, step), [&](std::size_t column, const typename Source::weights& w)
+                                                                 NIBBLE_INLINE_LAMBDA {
+#pragma GCC unroll 16
+                        for (std::size_t t = 0; t < Tokens; ++t) {
+                            const f32 x = Isa::broadcast(of[column * Tokens + t]);
+#pragma GCC unroll 2
+                            for (std::size_t half = 0; half < halves; ++half)
+                                s[p][t][half] = Isa::fma(x, w.v[half], s[p][t][half]);
+                        }
+                    });
+                }
+            }
+        }
+        if constexpr (Panels > 1 || real_makes_requests<Tokens>) {
+            offset += Steps * Source::bytes;
+            NIBBLE_OPAQUE(offset);
+        } else {
+            weights[0] += Steps * Source::bytes;
+            NIBBLE_OPAQUE(weights[0]);
+        }
+        values += Steps * Source::columns * Tokens;
+    };
+    for (std::size_t part = 0; part < fresh(bounds)->parts; ++part) {
+        const tile_range* range = fresh(bounds);
+        const float* resumed = fresh(arguments)->totals;
+        const bool last_part = part + 1 == range->parts;
+        std::size_t columns = last_part ? range->last_units : range->part_units;
+        f32 s[Panels][Tokens][halves];
+        const bool begun = range->resume && part == 0;
+        const std::size_t begun_apart = Panels > 1 ? fresh(arguments)->results_stride : 0;
+#pragma GCC unroll 8
+        for (std::size_t p = 0; p < Panels; ++p)
+#pragma GCC unroll 16
+            for (std::size_t t = 0; t < Tokens; ++t)
+#pragma GCC unroll 2
+                for (std::size_t half = 0; half < halves; ++half)
+                    s[p][t][half] = begun ? Isa::load(resumed + p * begun_apart + t * 16 + half * lanes) : Isa::broadcast(0.0f);
+        const tile_requests requests = fresh(arguments)->requests;
+#pragma GCC unroll 1
+        for (; columns >= unroll * Source::columns; columns -= unroll * Source::columns)
+            steps.template operator()<unroll>(s, requests);
+        if constexpr (unroll > 1)
+#pragma GCC unroll 1
+            for (; columns != 0; columns -= Source::columns) steps.template operator()<1>(s, requests);
+        const real_tile_arguments* given = fresh(arguments);
+        float* const results = given->results;
+        float* const totals = given->totals;
+        const float* const scales = given->scales + part * 16;
+        const float* const minimums = given->minimums;
+        const float* const part_sums = given->part_sums + part * Tokens;
+        const std::size_t stride = Panels > 1 ? given->widened_stride : 0;
+        const std::size_t apart = Panels > 1 ? given->results_stride : 0;
+        const bool complete = !last_part || range->finish;
+#pragma GCC unroll 8
+        for (std::size_t p = 0; p < Panels; ++p)
+#pragma GCC unroll 16
+            for (std::size_t t = 0; t < Tokens; ++t)
+#pragma GCC unroll 2
+                for (std::size_t half = 0; half < halves; ++half) {
+                    if (!complete) {
+                        Isa::store(totals + p * apart + t * 16 + half * lanes, s[p][t][half]);
+                        continue;
+                    }
+                    float* to = results + p * apart + t * 16 + half * lanes;
+                    const std::size_t wide = p * stride + half * lanes;
+                    f32 r = Isa::fma(s[p][t][half], Isa::load(scales + wide), Isa::load(to));
+                    if (minimums != nullptr)
+                        r = Isa::fma(Isa::broadcast(part_sums[t]), Isa::load(minimums + part * 16 + wide), r);
+                    Isa::store(to, r);
+                }
+    }
+}
+
+} // namespace nibble::inline NIBBLE_ABI::kernel
