@@ -46,6 +46,13 @@
 #error "nibble supports GCC 12 or newer and Clang 16 or newer"
 #endif
 
+// Who made the processor that runs this: for distances and sizes, which compiler flags do not tell. One load.
+#if defined(__x86_64__)
+#define NIBBLE_CPU_IS_AMD (__builtin_cpu_is("amd") != 0)
+#else
+#define NIBBLE_CPU_IS_AMD false
+#endif
+
 #if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #define NIBBLE_HAS_AVX2 1
 #else

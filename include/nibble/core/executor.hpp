@@ -20,7 +20,7 @@ struct example_task {
 //   parallel_for(count, task)   calls task(index, worker) once for every index in [0, count), in any order, with
 //                               worker < concurrency() and never two calls with the same worker at a time; returns when
 //                               all have finished.
-// Results never depend on the executor: work is cut the same way for any number of threads.
+// Results never depend on the executor: threads share out work whose sums are cut up the same way for any number of them.
 template <class E>
 concept executor = requires(const std::remove_reference_t<E>& e, detail::example_task task) {
     { e.concurrency() } -> std::convertible_to<std::size_t>;

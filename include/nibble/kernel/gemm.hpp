@@ -5,6 +5,7 @@
 #include <nibble/core/config.hpp>
 #include <nibble/core/executor.hpp>
 #include <nibble/core/view.hpp>
+#include <nibble/core/work_region.hpp>
 #include <nibble/epilogue/destination.hpp>
 #include <nibble/epilogue/epilogue.hpp>
 #include <nibble/isa/lanes.hpp>
@@ -29,7 +30,7 @@ NIBBLE_INLINE void put(const Destination& y, const lanes<Isa>& x, const position
     y.put(x, at);
 }
 
-// What makes numbers of the sums of a panel, for the tokens of a task.
+// What makes numbers of the sums of a panel, for the tokens of a group.
 struct panel_numbers {
     const float* results = nullptr;     // [token][16], the sums
     const float* factors = nullptr;     // of its rows
@@ -132,17 +133,23 @@ template <any_scheme S>
     return plan.take_worker(mine);
 }
 
-// Panels x tokens in chunks: the sums, then `finish_group(first_panel, panels, first_token, tokens, worker's memory)`.
-template <any_scheme S, executor Executor, class Group>
-inline void for_each_group(const gemm_plan<S>& plan, const Executor& threads, const Group& group) {
-    threads.parallel_for(plan.panel_tasks * plan.token_tasks, [&](std::size_t task, std::size_t worker) {
-        const std::size_t begin = task % plan.panel_tasks * plan.task_panels;
-        const std::size_t end = detail::min_of(plan.panels, begin + plan.task_panels);
-        const std::size_t first_block = task / plan.panel_tasks * plan.chunk_blocks;
-        const std::size_t end_block = detail::min_of(plan.blocks.count, first_block + plan.chunk_blocks);
-        for (std::size_t first = begin; first < end; first += plan.panel_group)
-            group(first, detail::min_of(plan.panel_group, end - first), first_block, end_block, worker);
-    });
+// run(panel_work, worker) for all panels and tokens; workers' memory is `stride` apart.
+template <any_scheme S, executor Executor, class Run>
+inline void for_each_group(const gemm_plan<S>& plan, std::byte* workers, std::size_t stride, const Executor& threads,
+                           const Run& run) {
+    const std::size_t count = plan.panel_groups * plan.token_chunks;
+    const auto first_panel = [&](std::size_t item) { return item % plan.panel_groups * plan.panel_group; };
+    detail::for_each_in_regions(
+        count, workers, stride, threads, [&](std::size_t item, bool follows, std::size_t worker) {
+            panel_work work{};
+            work.first_panel = first_panel(item);
+            work.panels = detail::min_of(plan.panel_group, plan.panels - work.first_panel);
+            work.next_panel = item + 1 < count ? first_panel(item + 1) : plan.panels;
+            work.first_block = item / plan.panel_groups * plan.chunk_blocks;
+            work.end_block = detail::min_of(plan.blocks.count, work.first_block + plan.chunk_blocks);
+            work.begins = !follows;
+            run(work, worker);
+        });
 }
 
 // y from activations in place; `workers` has worker_bytes for each and for each matrix. `weight_sums`, for activations with
@@ -155,19 +162,18 @@ inline void multiply(const gemm_plan<typename Product::scheme_type>& plan,
     using S = typename Product::scheme_type;
     const bool token_scales = !plan.real && !plan.per_part;
     const std::size_t stride = worker_bytes(plan);
-    for_each_group(plan, threads, [&](std::size_t first, std::size_t panels, std::size_t first_block, std::size_t end_block,
-                                      std::size_t worker) {
-        const std::size_t first_token = plan.blocks.first(first_block);
-        const std::size_t tokens = plan.blocks.first(end_block) - first_token;
+    for_each_group(plan, workers, Product::matrices * stride, threads, [&](const panel_work& work, std::size_t worker) {
+        const std::size_t first_token = plan.blocks.first(work.first_block);
+        const std::size_t tokens = plan.blocks.first(work.end_block) - first_token;
         const float* results[Product::matrices];
         const auto finish_tokens = [&](std::size_t token, std::size_t count) {
-            for (std::size_t p = 0; p < panels; ++p) {
-                const std::size_t output = (first + p) * panel_layout::rows;
+            for (std::size_t p = 0; p < work.panels; ++p) {
+                const std::size_t output = (work.first_panel + p) * panel_layout::rows;
                 panel_numbers by[Product::matrices]{};
                 for (std::size_t i = 0; i < Product::matrices; ++i) {
                     const packed<S>& w = product.matrix(i);
                     by[i].results = results[i] + (p * tokens + token - first_token) * panel_layout::rows;
-                    by[i].factors = reinterpret_cast<const float*>(w.panel(first + p) + w.sections().factors);
+                    by[i].factors = reinterpret_cast<const float*>(w.panel(work.first_panel + p) + w.sections().factors);
                     if (token_scales) by[i].scales = x.shared.scales + token;
                     if (x.corrections != nullptr) {
                         by[i].corrections = x.corrections + token;
@@ -182,8 +188,7 @@ inline void multiply(const gemm_plan<typename Product::scheme_type>& plan,
             const typename gemm_plan<S>::worker_memory own =
                 memory_of_worker(plan, workers + (worker * Product::matrices + i) * stride);
             results[i] = own.results;
-            sum_group<Isa, S>(plan, product.matrix(i), x.shared, own, first, panels, first_block, end_block,
-                              first + plan.panel_group,
+            sum_group<Isa, S>(plan, product.matrix(i), x.shared, own, work,
                               i + 1 == Product::matrices ? tokens_done::of(finish_tokens) : tokens_done{});
         }
     });

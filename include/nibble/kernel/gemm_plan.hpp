@@ -1,9 +1,10 @@
-// kernel/gemm_plan.hpp: how one product is cut up: parts and phases of the columns, panels and tokens per task, and the memory
-// that takes.
+// kernel/gemm_plan.hpp: how one product is cut up: parts and phases of the columns, panels and tokens at a time, and the
+// memory that takes.
 #pragma once
 
 #include <nibble/core/bits.hpp>
 #include <nibble/core/config.hpp>
+#include <nibble/core/work_region.hpp>
 #include <nibble/element/lanes.hpp>
 #include <nibble/kernel/activations.hpp>
 #include <nibble/kernel/integer_tile.hpp>
@@ -74,15 +75,14 @@ struct gemm_plan {
     std::size_t lane_bytes = 0;  // of the lanes of a quad, or of a column, in cache
     bool packed_tiles = false;   // tiles read the packed stream
     std::size_t panel_group = 1; // panels that go through the columns together
-    std::size_t task_panels = 1; // panels per task, a multiple of panel_group
-    std::size_t chunk_blocks = 1; // blocks of tokens per task
-    std::size_t token_chunk = 1;  // tokens per task, at most
+    std::size_t chunk_blocks = 1; // blocks of tokens at a time
+    std::size_t token_chunk = 1;  // tokens at a time, at most
     std::size_t most_tokens = 1;  // that token_chunk can be for any number of tokens
     std::size_t unit_columns = 1;
     std::size_t block_units = 1; // units (quads, or columns for real) per column block
     std::size_t block_parts = 1;
-    std::size_t panel_tasks = 1;
-    std::size_t token_tasks = 1;
+    std::size_t panel_groups = 1;
+    std::size_t token_chunks = 1;
 
     gemm_plan(const packed<S>& w, std::size_t m, bool scale_per_part, int largest_activation) noexcept
         : depth(w.depth()), phases(phase_plan::make(depth, detail::phase_quads<element>)),
@@ -123,11 +123,8 @@ struct gemm_plan {
             while (common % steps != 0) common += phases.quads;
             block_units = detail::max_of<std::size_t>(1, block_units / common) * common;
         }
-        // With one token a task is a few microseconds per group: several groups, so that the next one is known and can
-        // be asked for in time, but enough tasks to balance.
-        task_panels = panel_group * (m == 1 ? detail::max_of<std::size_t>(1, detail::min_of<std::size_t>(4, panels / 64)) : 1);
-        panel_tasks = detail::ceil_div(panels, task_panels);
-        token_tasks = detail::ceil_div(blocks.count, chunk_blocks);
+        panel_groups = detail::ceil_div(panels, panel_group);
+        token_chunks = detail::ceil_div(blocks.count, chunk_blocks);
     }
 
     // Memory that all workers share.
@@ -162,6 +159,7 @@ struct gemm_plan {
     };
     [[nodiscard]] worker_memory take_worker(arena& memory) const noexcept {
         worker_memory s{};
+        (void)memory.take<detail::work_region>(1); // where for_each_in_regions has it
         const std::size_t widened = panel_group * block_parts * panel_layout::rows;
         if constexpr (!real) s.row = memory.take<std::int8_t>(depth.padded);
         s.scales = memory.take<float>(widened);

@@ -113,19 +113,32 @@ struct tokens_done {
     }
 };
 
-// Sums of one group of panels, `panels` from `first_panel` on, against the token blocks [first_block, end_block);
-// `next_panel` is where the worker goes on, or w.panels(). With Integers no scale takes part: what remains is the exact sum of
-// a row's only part, [panel][token][16] in own.totals. `done` is called block by block, while the sums are in cache and the
-// next tile has work that hides the stores. Not inline: one copy for all epilogues and destinations.
+// What one worker does at a time: panels [first_panel, first_panel + panels) against the blocks of tokens [first_block,
+// end_block).
+struct panel_work {
+    std::size_t first_panel = 0;
+    std::size_t panels = 0;
+    std::size_t first_block = 0;
+    std::size_t end_block = 0;
+    std::size_t next_panel = 0; // where its worker goes on, most likely; or the number of panels
+    bool begins = false;        // nothing of it has been asked for yet
+};
+
+// The sums of one group of panels. With Integers no scale takes part: what remains is the exact sum of a row's only part,
+// [panel][token][16] in own.totals. `done` is called block by block, while the sums are in cache and the next tile has work that
+// hides the stores. Not inline: one copy for all epilogues and destinations.
 template <isa Isa, any_scheme S, bool Integers = false>
 NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
                                const typename gemm_plan<S>::shared_memory& shared,
-                               const typename gemm_plan<S>::worker_memory& own, std::size_t first_panel, std::size_t panels,
-                               std::size_t first_block, std::size_t end_block, std::size_t next_panel,
+                               const typename gemm_plan<S>::worker_memory& own, const panel_work& work,
                                const tokens_done& done) {
     using P = gemm_plan<S>;
     using element = typename S::element_type;
     constexpr std::size_t rows = panel_layout::rows;
+    const std::size_t first_panel = work.first_panel;
+    const std::size_t panels = work.panels;
+    const std::size_t first_block = work.first_block;
+    const std::size_t end_block = work.end_block;
     const std::size_t first_token = plan.blocks.first(first_block);
     const std::size_t tokens = plan.blocks.first(end_block) - first_token;
     __builtin_memset(Integers ? static_cast<void*>(own.totals) : own.results, 0, panels * tokens * rows * sizeof(float));
@@ -136,7 +149,19 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
     const auto goes_in_pairs = [&](std::size_t n) {
         return has_pairs && panels % 2 == 0 && n >= 2 && !(P::decoded && plan.packed_tiles);
     };
-    if (plan.depth.count == 0 && done.call != nullptr) done.call(done.by, first_token, tokens); // no columns: sums of zero
+    const auto ahead = static_cast<std::ptrdiff_t>(prefetch_distance(together ? panels : 1));
+    const auto prefetch_beginning = [&](std::size_t from) {
+        for (std::size_t p = from; p < detail::min_of(from + panels, plan.panels); ++p) {
+            const std::byte* panel = w.panel(p);
+            prefetch_scales<Isa>(w, panel, 0, detail::min_of(plan.block_parts, plan.depth.count));
+            for (std::ptrdiff_t at = 0; at < ahead; at += 64) Isa::prefetch(panel + w.sections().codes + at);
+        }
+    };
+    if (plan.depth.count == 0) { // no columns: sums of zero
+        if (done.call != nullptr) done.call(done.by, first_token, tokens);
+        return;
+    }
+    if (work.begins) prefetch_beginning(first_panel);
     plan.for_each_block([&](const tile_range& range) {
         tile_range r = range;
         if constexpr (Integers) r.finish = false;
@@ -159,14 +184,9 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
                         if (!plan.wide) unpack_integer<Isa, element>(codes, units, reinterpret_cast<std::uint8_t*>(lanes));
                 }
         }
-        if (range.finish && r.part + r.parts == plan.depth.count) {
-            for (std::size_t p = next_panel; p < detail::min_of(next_panel + panels, plan.panels); ++p) {
-                const std::byte* panel = w.panel(p);
-                prefetch_scales<Isa>(w, panel, 0, detail::min_of(plan.block_parts, plan.depth.count));
-                const std::size_t ahead = together ? prefetch_distance<P::most_panels> : prefetch_distance<1>;
-                for (std::size_t at = 0; at < ahead; at += 64) Isa::prefetch(panel + w.sections().codes + at);
-            }
-        } else if (range.finish) {
+        if (range.finish && r.part + r.parts == plan.depth.count)
+            prefetch_beginning(work.next_panel);
+        else if (range.finish) {
             const std::size_t part = r.part + r.parts;
             for (std::size_t p = 0; p < panels; ++p)
                 prefetch_scales<Isa>(w, w.panel(first_panel + p), part,
@@ -183,7 +203,7 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
             const std::size_t at = (block - first_block) * lines / (end_block - first_block);
             const std::size_t end = (block - first_block + 1) * lines / (end_block - first_block);
             for (std::size_t p = 0; p < panels; ++p) {
-                const std::size_t panel = last ? next_panel + p : first_panel + p;
+                const std::size_t panel = last ? work.next_panel + p : first_panel + p;
                 if (panel >= plan.panels) return;
                 const std::byte* from = w.panel(panel) + (last ? w.sections().codes : offset + code_bytes);
                 for (std::size_t line = at; line < end; ++line) Isa::prefetch(from + line * 64);
@@ -203,9 +223,9 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
         requests.next_pace =
             once ? 256 : detail::ceil_div(share * 256, plan.packed_tiles ? code_bytes : units * plan.lane_bytes);
         const auto requests_of = [&](std::size_t block, std::size_t p, std::size_t at_once, std::size_t value_bytes) {
-            const std::size_t next = last ? next_panel + p : first_panel + p;
+            const std::size_t next = last ? work.next_panel + p : first_panel + p;
             if (once || next + at_once > plan.panels)
-                requests.next = w.panel(first_panel + p) + offset + (once ? prefetch_distance<1> : 0);
+                requests.next = w.panel(first_panel + p) + offset + (once ? prefetch_distance(1) : 0);
             else
                 requests.next =
                     w.panel(next) + (last ? w.sections().codes : offset + code_bytes) + (block - first_block) * share;
@@ -219,7 +239,6 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
         const auto complete = [&](std::size_t token, std::size_t n) {
             if (last && done.call != nullptr) done.call(done.by, token, n);
         };
-        const std::ptrdiff_t ahead = together ? prefetch_distance<P::most_panels> : prefetch_distance<1>;
         if constexpr (P::real) {
             real_tile_arguments a{};
             a.ahead = ahead;

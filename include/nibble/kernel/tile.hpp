@@ -29,12 +29,13 @@ struct tile_requests {
     std::ptrdiff_t values_ahead = 0; // bytes from the activations to those of the next tile
 };
 
-// Bytes a tile asks for ahead of its reads, in the same panel or the next: far enough to cover the memory latency at full
-// speed. Several panels are several streams, which are that much further ahead together. Measured on Emerald Rapids: one
-// panel and 4 or 8 tokens at 256, 512, 1024, 2048 bytes: 1, 1.2, 1.5, 1.7; four panels and one token: 1, 1.08, 1.1, 1.07.
-// Zen 4 lost with more than 512 bytes in four streams.
-template <std::size_t Panels>
-inline constexpr std::size_t prefetch_distance = Panels > 1 ? 512 : 2048;
+// Bytes a tile asks for ahead of its reads, in the same panel or the next: far enough to cover the memory latency at full speed,
+// for each of `streams` panels at once. Measured on Emerald Rapids, cold weights: one panel and 4 or 8 tokens at 256, 512, 1024,
+// 2048 bytes: 1, 1.2, 1.5, 1.7; four panels and one token at 512, 1024, 1536, 2048, 3072 bytes: f16 1, 1.13, 1.23, 1.23, 1.22,
+// int8 1, .94, 1.08, 1.06, int4 g32 1, 1.06, 1.07, 1.05. Zen 4 lost with more than 512 bytes in four streams.
+[[nodiscard]] inline std::size_t prefetch_distance(std::size_t streams) noexcept {
+    return streams <= 1 ? 2048 : NIBBLE_CPU_IS_AMD ? 512 : 1536;
+}
 
 // What is asked for once per part is read from memory when it is: kept in registers it would push the pointers of the innermost
 // loop out of them.

@@ -1,0 +1,85 @@
+// work_region.hpp: consecutive items for each worker, and how workers that have run out take from the others.
+#pragma once
+
+#include <nibble/core/check.hpp>
+#include <nibble/core/config.hpp>
+#include <nibble/core/executor.hpp>
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <new>
+
+namespace nibble::inline NIBBLE_ABI::detail {
+
+// What is left of a worker's items, [front, end), both below 2^32. Its owner takes them in order; another who has run out takes
+// the back half, for a region of its own. No lock, and a cache line each. Relaxed, as workers agree on the items and nothing
+// else: what the items refer to was there before any worker began.
+class alignas(64) work_region {
+public:
+    work_region(std::size_t front, std::size_t end) noexcept : rest_(word(front, end)) {}
+
+    // Is there one? The next, then.
+    [[nodiscard]] bool take(std::size_t& item) noexcept {
+        std::uint64_t seen = rest_.load(std::memory_order_relaxed);
+        while (front(seen) != end(seen))
+            if (rest_.compare_exchange_weak(seen, seen + 1, std::memory_order_relaxed)) {
+                item = front(seen);
+                return true;
+            }
+        return false;
+    }
+    // The back half of another's, at least one item, if it has any; called by the owner, who has run out.
+    [[nodiscard]] bool take_half_of(work_region& other) noexcept {
+        std::uint64_t seen = other.rest_.load(std::memory_order_relaxed);
+        while (front(seen) != end(seen)) {
+            const std::size_t middle = front(seen) + (end(seen) - front(seen)) / 2;
+            // No item is ever in a region twice: a word with items that is still there has not changed meanwhile.
+            if (other.rest_.compare_exchange_weak(seen, word(front(seen), middle), std::memory_order_relaxed)) {
+                rest_.store(word(middle, end(seen)), std::memory_order_relaxed);
+                return true;
+            }
+        }
+        return false;
+    }
+
+private:
+    [[nodiscard]] static std::uint64_t word(std::size_t front, std::size_t end) noexcept {
+        return static_cast<std::uint64_t>(end) << 32 | front;
+    }
+    [[nodiscard]] static std::size_t front(std::uint64_t of) noexcept { return of & 0xffffffffu; }
+    [[nodiscard]] static std::size_t end(std::uint64_t of) noexcept { return of >> 32; }
+
+    std::atomic<std::uint64_t> rest_;
+};
+
+// run(item, follows, worker) once for every item in [0, count), neighbours one after the other by the same worker wherever that
+// keeps all busy: `follows` says that this worker's last item was item - 1, and then it may have asked for this one's memory in
+// time. Each region is in the first 64 bytes, which must be so aligned, of its worker's memory, `stride` apart; min(count,
+// concurrency) of them are written.
+template <executor Executor, class Run>
+void for_each_in_regions(std::size_t count, std::byte* memory, std::size_t stride, const Executor& threads, const Run& run) {
+    NIBBLE_CHECK(count < std::size_t{1} << 32, "more than 2^32 items of work: cut the call up");
+    const std::size_t most = threads.concurrency();
+    const std::size_t regions = count < most ? count : most;
+    const auto region = [&](std::size_t i) -> work_region& {
+        return *std::launder(reinterpret_cast<work_region*>(memory + i * stride));
+    };
+    for (std::size_t i = 0; i < regions; ++i)
+        ::new (static_cast<void*>(memory + i * stride)) work_region(count * i / regions, count * (i + 1) / regions);
+    threads.parallel_for(regions, [&](std::size_t index, std::size_t worker) {
+        work_region& own = region(index);
+        std::size_t next = count;
+        std::size_t other = 0;
+        do {
+            std::size_t item = 0;
+            while (own.take(item)) {
+                run(item, item == next, worker);
+                next = item + 1;
+            }
+            for (other = 1; other < regions && !own.take_half_of(region((index + other) % regions));) ++other;
+        } while (other < regions);
+    });
+}
+
+} // namespace nibble::inline NIBBLE_ABI::detail
