@@ -85,7 +85,7 @@ public:
     kv_cache(kv_cache&& other) noexcept = default;
     kv_cache& operator=(kv_cache&& other) noexcept {
         if (this != &other) {
-            release_all();
+            release_from(0);
             pages_ = std::move(other.pages_);
             table_ = std::move(other.table_);
             other.table_.clear();
@@ -107,7 +107,7 @@ public:
         return *this;
     }
     kv_cache& operator=(const kv_cache&) = delete;
-    ~kv_cache() { release_all(); }
+    ~kv_cache() { release_from(0); }
 
     [[nodiscard]] const kv_cache_options& options() const noexcept { return pages_->options(); }
     [[nodiscard]] const std::shared_ptr<pages_type>& pages() const noexcept { return pages_; }
@@ -178,9 +178,7 @@ public:
         const std::size_t keys = pages_->stored_keys(count);
         const std::size_t values = pages_->stored_values(count);
         const std::size_t end = detail::ceil_div(detail::max_of(keys, values), options().page_tokens);
-        for (std::size_t i = end; i < table_.size(); ++i)
-            if (table_[i] != none) pages_->release(table_[i]);
-        if (end < table_.size()) table_.resize(end);
+        release_from(end);
         clear_from(keys, values);
         tokens_ = count;
         begin_ = detail::min_of(begin_, count);
@@ -231,7 +229,7 @@ public:
     [[nodiscard]] bool has_page(std::size_t i) const noexcept { return i < table_.size() && table_[i] != none; }
     void save_page(std::size_t i, std::span<std::byte> to) const {
         NIBBLE_CHECK(has_page(i) && to.size() == pages_->page_bytes(), "kv_cache::save_page: a page that is there, and its size");
-        std::memcpy(to.data(), pages_->at(table_[i]), to.size());
+        pages_->save(table_[i], to.data());
     }
     void drop_page(std::size_t i) {
         NIBBLE_CHECK(has_page(i), "kv_cache::drop_page: a page that is there");
@@ -243,7 +241,7 @@ public:
         NIBBLE_CHECK(from.size() == pages_->page_bytes(), "kv_cache::restore_page: the bytes of one page");
         NIBBLE_CHECK(pages_->available() != 0, "kv_cache::restore_page: no page left");
         table_[i] = pages_->take();
-        std::memcpy(pages_->at(table_[i]), from.data(), from.size());
+        pages_->restore(table_[i], from.data());
         clear_from(i, stored_keys(), stored_values()); // tokens taken back since it was saved
     }
 
@@ -274,10 +272,12 @@ public:
     [[nodiscard]] const detail::open_tokens& first_values() const noexcept { return stores_values ? first_values_ : first_keys_; }
 
 private:
-    void release_all() noexcept {
-        for (const std::uint32_t page : table_)
-            if (page != none) pages_->release(page);
-        table_.clear();
+    // The pages from the i-th on, the last one first: who takes them next has them in the order in which they lie.
+    void release_from(std::size_t i) noexcept {
+        while (table_.size() > i) {
+            if (table_.back() != none) pages_->release(table_.back());
+            table_.pop_back();
+        }
     }
     // Pages of positions [from, to).
     template <class Visit>

@@ -41,6 +41,10 @@ struct kv_cache_options {
 
 // Pages of a number of tokens, all heads of them: the memory of one or more sequences. A page that several sequences hold is
 // stored once, and copied when one of them writes to it. Not for several threads at once without a lock.
+//
+// A page is not in one place: keys, values and marks of a head have the parts of all pages side by side, so that attention, which
+// goes through a sequence head by head, reads one stretch of memory where pages were taken one after the other. (Emerald Rapids,
+// two threads: stretches of 8 KiB are read at 24 GB/s, of 64 at 31, of 256 at 36.)
 template <class Keys, cached_values Values>
 class kv_pages {
 public:
@@ -52,8 +56,8 @@ public:
     explicit kv_pages(const kv_cache_options& given, allocator from = {}) : options_(checked(given)), from_(from) {
         keys_ = key_layout(options_.page_tokens, options_.head_size);
         values_ = detail::values_of_cache<Keys, Values>::make(keys_, options_.value_size);
-        flags_ = keys_.bytes + values_.bytes;
-        head_bytes_ = flags_ + detail::round_up(options_.page_tokens, 64);
+        marks_bytes_ = detail::round_up(options_.page_tokens, 64);
+        head_bytes_ = keys_.bytes + value_bytes() + marks_bytes_;
         NIBBLE_CHECK(options_.pages <= (SIZE_MAX / 4) / (head_bytes_ * options_.heads) && options_.pages < none,
                      "kv_cache: that many pages do not fit in the address space");
         memory_ = buffer(options_.pages * page_bytes(), from);
@@ -76,10 +80,18 @@ public:
     // A page of zeros with one owner; there must be one available.
     [[nodiscard]] std::uint32_t take() noexcept {
         const std::uint32_t page = free_[--available_];
-        std::memset(at(page), 0, page_bytes());
+        for_each_part(page, [](std::byte* part, std::size_t bytes, std::size_t) { std::memset(part, 0, bytes); });
         owners_[page] = 1;
         marked_[page] = 0;
         return page;
+    }
+    // page_bytes() to and from plain memory: head by head its keys, values and marks.
+    void save(std::uint32_t page, std::byte* to) const noexcept {
+        for_each_part(page, [&](const std::byte* part, std::size_t bytes, std::size_t at) { std::memcpy(to + at, part, bytes); });
+    }
+    void restore(std::uint32_t page, const std::byte* from) noexcept {
+        for_each_part(page, [&](std::byte* part, std::size_t bytes, std::size_t at) { std::memcpy(part, from + at, bytes); });
+        count_marks(page);
     }
     void keep(std::uint32_t page) noexcept { ++owners_[page]; }
     void release(std::uint32_t page) noexcept {
@@ -89,31 +101,34 @@ public:
     [[nodiscard]] std::uint32_t own(std::uint32_t page) noexcept {
         if (owners_[page] == 1) return page;
         const std::uint32_t copy = free_[--available_];
-        std::memcpy(at(copy), at(page), page_bytes());
+        for_each_part(copy, [&](std::byte* part, std::size_t bytes, std::size_t) {
+            // Parts of two pages are as many lengths of a part apart as their numbers.
+            const std::byte* from = page < copy ? part - (copy - page) * bytes : part + (page - copy) * bytes;
+            std::memcpy(part, from, bytes);
+        });
         owners_[copy] = 1;
         marked_[copy] = marked_[page];
         --owners_[page];
         return copy;
     }
 
-    [[nodiscard]] std::byte* at(std::uint32_t page) noexcept { return memory_.data() + page * page_bytes(); }
-    [[nodiscard]] const std::byte* at(std::uint32_t page) const noexcept { return memory_.data() + page * page_bytes(); }
-    [[nodiscard]] std::byte* keys_of(std::uint32_t page, std::size_t head) noexcept { return at(page) + head * head_bytes_; }
+    [[nodiscard]] std::byte* keys_of(std::uint32_t page, std::size_t head) noexcept { return head_of(head) + page * keys_.bytes; }
     [[nodiscard]] const std::byte* keys_of(std::uint32_t page, std::size_t head) const noexcept {
-        return at(page) + head * head_bytes_;
+        return head_of(head) + page * keys_.bytes;
     }
+    // Those of prefix_of_keys are keys.
     [[nodiscard]] std::byte* values_of(std::uint32_t page, std::size_t head) noexcept {
-        return keys_of(page, head) + (stores_values ? keys_.bytes : 0);
+        return stores_values ? head_of(head) + options_.pages * keys_.bytes + page * values_.bytes : keys_of(page, head);
     }
     [[nodiscard]] const std::byte* values_of(std::uint32_t page, std::size_t head) const noexcept {
-        return keys_of(page, head) + (stores_values ? keys_.bytes : 0);
+        return stores_values ? head_of(head) + options_.pages * keys_.bytes + page * values_.bytes : keys_of(page, head);
     }
     // A byte per token: bit 0 says that its key was not finite, bit 1 that its value was not; has_marks: whether the page has any.
     [[nodiscard]] std::uint8_t* marks(std::uint32_t page, std::size_t head) noexcept {
-        return reinterpret_cast<std::uint8_t*>(keys_of(page, head) + flags_);
+        return reinterpret_cast<std::uint8_t*>(head_of(head) + marks_at(page));
     }
     [[nodiscard]] const std::uint8_t* marks(std::uint32_t page, std::size_t head) const noexcept {
-        return reinterpret_cast<const std::uint8_t*>(keys_of(page, head) + flags_);
+        return reinterpret_cast<const std::uint8_t*>(head_of(head) + marks_at(page));
     }
     [[nodiscard]] bool has_marks(std::uint32_t page) const noexcept { return marked_[page] != 0; }
     void count_marks(std::uint32_t page) noexcept {
@@ -142,6 +157,30 @@ public:
     }
 
 private:
+    [[nodiscard]] std::size_t value_bytes() const noexcept { return stores_values ? values_.bytes : 0; }
+    [[nodiscard]] std::byte* head_of(std::size_t head) noexcept { return memory_.data() + head * options_.pages * head_bytes_; }
+    [[nodiscard]] const std::byte* head_of(std::size_t head) const noexcept {
+        return memory_.data() + head * options_.pages * head_bytes_;
+    }
+    [[nodiscard]] std::size_t marks_at(std::uint32_t page) const noexcept {
+        return options_.pages * (keys_.bytes + value_bytes()) + page * marks_bytes_;
+    }
+    // visit(part, bytes, where it begins in the page as save writes it)
+    template <class Visit>
+    void for_each_part(std::uint32_t page, const Visit& visit) noexcept {
+        for (std::size_t h = 0; h < options_.heads; ++h) {
+            const std::size_t at = h * head_bytes_;
+            visit(keys_of(page, h), keys_.bytes, at);
+            if constexpr (stores_values) visit(values_of(page, h), values_.bytes, at + keys_.bytes);
+            visit(reinterpret_cast<std::byte*>(marks(page, h)), marks_bytes_, at + keys_.bytes + value_bytes());
+        }
+    }
+    template <class Visit>
+    void for_each_part(std::uint32_t page, const Visit& visit) const noexcept {
+        const_cast<kv_pages*>(this)->for_each_part(page, [&](const std::byte* part, std::size_t bytes, std::size_t at) {
+            visit(part, bytes, at);
+        });
+    }
     static kv_cache_options checked(kv_cache_options o) {
         constexpr std::size_t group = detail::key_format<Keys>::tokens_per_group;
         if (o.value_size == 0) o.value_size = o.head_size;
@@ -173,7 +212,7 @@ private:
     allocator from_;
     key_layout keys_;
     value_layout values_;
-    std::size_t flags_ = 0;
+    std::size_t marks_bytes_ = 0;
     std::size_t head_bytes_ = 0;
     buffer memory_;
     std::vector<std::uint32_t> owners_;
