@@ -150,7 +150,7 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
         return has_pairs && panels % 2 == 0 && n >= 2 && !(P::decoded && plan.packed_tiles);
     };
     const auto ahead = static_cast<std::ptrdiff_t>(prefetch_distance(together ? panels : 1));
-    const auto prefetch_beginning = [&](std::size_t from) {
+    const auto prefetch_beginning = [&](std::size_t from) NIBBLE_INLINE_LAMBDA {
         for (std::size_t p = from; p < detail::min_of(from + panels, plan.panels); ++p) {
             const std::byte* panel = w.panel(p);
             prefetch_scales<Isa>(w, panel, 0, detail::min_of(plan.block_parts, plan.depth.count));

@@ -239,7 +239,7 @@ NIBBLE_NOINLINE void integer_tile(const integer_tile_arguments& arguments, const
                 const auto codes_of = [&](std::size_t p) NIBBLE_INLINE_LAMBDA {
                     const std::uint8_t* from = codes[p] + offset + step * Source::bytes;
                     if constexpr (Source::streams && !makes_requests<Source, Panels, Tokens>)
-                        if (Source::bytes * Steps < 64 || step * Source::bytes % 64 == 0) Isa::prefetch(from + arguments.ahead);
+                        prefetch_step<Isa, Source::bytes, Steps>(from, arguments.ahead, step);
                     return from;
                 };
                 using quad = typename Source::weights;
@@ -258,7 +258,7 @@ NIBBLE_NOINLINE void integer_tile(const integer_tile_arguments& arguments, const
                 for (std::size_t p = 0; p < Panels; ++p) {
                     const std::uint8_t* from = codes[p] + offset + step * Source::bytes;
                     if constexpr (Source::streams)
-                        if (Source::bytes * Steps < 64 || step * Source::bytes % 64 == 0) Isa::prefetch(from + arguments.ahead);
+                        prefetch_step<Isa, Source::bytes, Steps>(from, arguments.ahead, step);
                     Source::each_quad(from, [&](std::size_t q, const typename Source::weights& w) NIBBLE_INLINE_LAMBDA {
 #pragma GCC unroll 8
                         for (std::size_t t = 0; t < Tokens; ++t)

@@ -145,8 +145,7 @@ NIBBLE_NOINLINE void real_tile(const real_tile_arguments& arguments, const tile_
         }
         const auto vectors_of = [&](std::size_t p, std::size_t step) NIBBLE_INLINE_LAMBDA {
             const std::byte* from = weights[p] + offset + step * Source::bytes;
-            if (!real_makes_requests<Tokens> && (Source::bytes * Steps < 64 || step * Source::bytes % 64 == 0))
-                Isa::prefetch(from + ahead);
+            if constexpr (!real_makes_requests<Tokens>) prefetch_step<Isa, Source::bytes, Steps>(from, ahead, step);
             return from;
         };
 #pragma GCC unroll 8

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <nibble/core/config.hpp>
+#include <nibble/isa/isa.hpp>
 
 #include <cstddef>
 
@@ -35,6 +36,17 @@ struct tile_requests {
 // int8 1, .94, 1.08, 1.06, int4 g32 1, 1.06, 1.07, 1.05. Zen 4 lost with more than 512 bytes in four streams.
 [[nodiscard]] inline std::size_t prefetch_distance(std::size_t streams) noexcept {
     return streams <= 1 ? 2048 : NIBBLE_CPU_IS_AMD ? 512 : 1536;
+}
+
+// What a step of `Bytes` asks for, one of `Steps`: every line, once where lines are steps or several.
+template <isa Isa, std::size_t Bytes, std::size_t Steps, class Byte>
+NIBBLE_INLINE void prefetch_step(const Byte* from, std::ptrdiff_t ahead, std::size_t step) noexcept {
+    if constexpr (Bytes <= 64) {
+        if (Bytes * Steps < 64 || step * Bytes % 64 == 0) Isa::prefetch(from + ahead);
+    } else {
+#pragma GCC unroll 4
+        for (std::size_t line = 0; line < Bytes; line += 64) Isa::prefetch(from + ahead + line);
+    }
 }
 
 // What is asked for once per part is read from memory when it is: kept in registers it would push the pointers of the innermost
