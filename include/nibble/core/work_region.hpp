@@ -29,14 +29,15 @@ public:
             }
         return false;
     }
-    // The back half of another's, at least one item, if it has any; called by the owner, who has run out.
-    [[nodiscard]] bool take_half_of(work_region& other) noexcept {
+    // The back half of another's, if it has any; called by the owner, who has run out. The first of it is the next item, for good:
+    // every success is work done, however many look for some.
+    [[nodiscard]] bool take_half_of(work_region& other, std::size_t& item) noexcept {
         std::uint64_t seen = other.rest_.load(std::memory_order_relaxed);
         while (front(seen) != end(seen)) {
             const std::size_t middle = front(seen) + (end(seen) - front(seen)) / 2;
-            // No item is ever in a region twice: a word with items that is still there has not changed meanwhile.
             if (other.rest_.compare_exchange_weak(seen, word(front(seen), middle), std::memory_order_relaxed)) {
-                rest_.store(word(middle, end(seen)), std::memory_order_relaxed);
+                rest_.store(word(middle + 1, end(seen)), std::memory_order_relaxed); // nobody else writes to an empty one
+                item = middle;
                 return true;
             }
         }
@@ -69,16 +70,14 @@ void for_each_in_regions(std::size_t count, std::byte* memory, std::size_t strid
         ::new (static_cast<void*>(memory + i * stride)) work_region(count * i / regions, count * (i + 1) / regions);
     threads.parallel_for(regions, [&](std::size_t index, std::size_t worker) {
         work_region& own = region(index);
-        std::size_t next = count;
-        std::size_t other = 0;
-        do {
-            std::size_t item = 0;
-            while (own.take(item)) {
-                run(item, item == next, worker);
-                next = item + 1;
-            }
-            for (other = 1; other < regions && !own.take_half_of(region((index + other) % regions));) ++other;
-        } while (other < regions);
+        std::size_t item = 0;
+        const auto take = [&] {
+            if (own.take(item)) return true;
+            for (std::size_t other = 1; other < regions; ++other)
+                if (own.take_half_of(region((index + other) % regions), item)) return true;
+            return false;
+        };
+        for (std::size_t next = count; take(); next = item + 1) run(item, item == next, worker);
     });
 }
 
