@@ -23,7 +23,7 @@ struct attention_rows {
     [[nodiscard]] std::size_t position(std::size_t row) const noexcept { return first_position + row / group; }
 
     // Queries that a task has, at most: with their scores they stay in the second-level cache.
-    [[nodiscard]] static std::size_t queries_at_once(std::size_t group) noexcept { return max_of<std::size_t>(1, 32 / group); }
+    [[nodiscard]] static std::size_t queries_at_once(std::size_t group) noexcept { return max_of<std::size_t>(1, 72 / group); }
     // Of the last `count` tokens of a cache, whose queries are rows `row` and following of q, those from number `first` on.
     template <class Cache>
     [[nodiscard]] static attention_rows make(const Cache& cache, std::size_t head, std::size_t row, std::size_t count,

@@ -40,28 +40,23 @@ struct attention_sums {
     }
 };
 
-// out = a x of_a + b x of_b for the rows of a task; layout as in attention_sums.
-template <isa Isa>
-inline void join_sums(float* a, const float* b, std::size_t rows, std::size_t r, std::size_t panels, float of_a, float of_b) noexcept {
-    using L = lanes<Isa>;
-    for (std::size_t p = 0; p < panels; ++p)
-        for (std::size_t half = 0; half < 16; half += 8) {
-            float* at = a + (p * rows + r) * 16 + half;
-            const L scaled = (L::load(at, 8) * L(of_a)).kept();
-            fma(L::load(b + (p * rows + r) * 16 + half, 8), L(of_b), scaled).store(at, 8);
-        }
-}
-
-// A span's sums joined to those of the spans before it.
+// A span's sums joined to those of the spans before it: a x of_a + b x of_b, both factors left in the part's states.
 template <isa Isa>
 inline void join(const kv_cache_options& o, std::size_t rows, const attention_sums& all, const attention_sums& part) noexcept {
+    using L = kernel::token_lanes<Isa>;
     for (std::size_t r = 0; r < rows; ++r) {
         float of_all = 1.0f;
         float of_part = 1.0f;
         all.states[r] = kernel::joined<Isa>(all.states[r], part.states[r], of_all, of_part);
         all.offsets[r] = part.offsets[r];
-        join_sums<Isa>(all.sums, part.sums, rows, r, ceil_div(o.value_size, panel_layout::rows), of_all, of_part);
+        part.states[r] = {of_all, of_part};
     }
+    for (std::size_t i = 0, p = 0; p < ceil_div(o.value_size, panel_layout::rows); ++p)
+        for (std::size_t r = 0; r < rows; ++r)
+            for (std::size_t half = 0; half < kernel::lane_halves<Isa>; ++half, i += L::width) {
+                const L scaled = (L::load(all.sums + i, L::width) * L(part.states[r].largest)).kept();
+                fma(L::load(part.sums + i, L::width), L(part.states[r].sum), scaled).store(all.sums + i, L::width);
+            }
 }
 
 // What all spans gave, to the rows of out: sums over weights, and a sink's, in the caller's channels.
@@ -83,8 +78,11 @@ inline void finish(const Cache& cache, const attention_rows& at, const attention
         }
         const float factor = state.sum == 0.0f ? 0.0f : of_all / state.sum;
         float* to = out.row(query) + head * size;
-        for (std::size_t c = 0; c < size; ++c)
-            to[c] = all.sums[(c / panel_layout::rows * rows + r) * panel_layout::rows + c % panel_layout::rows] * factor;
+        using L = kernel::token_lanes<Isa>;
+        for (std::size_t c = 0; c < size; c += L::width) {
+            const float* from = all.sums + (c / panel_layout::rows * rows + r) * panel_layout::rows + c % panel_layout::rows;
+            (L::load(from, L::width) * L(factor)).store(to + c, min_of(L::width, size - c));
+        }
         if (const kv_transform* transform = cache.transform_of_values()) {
             const float share = of_tokens == 0.0f ? 0.0f : options.sink_scores.empty() ? 1.0f : of_tokens * factor;
             restore_channels<Isa>(*transform, at.head, cache.channels_of_values(), size, share, to);

@@ -200,10 +200,8 @@ private:
         const std::byte* const soon = values_at(at.values);
         kernel::asked_memory asked{};
         if (soon != nullptr) asked = {soon + 8192, soon + cache_.pages()->values().scales, rows_ == 1 ? 128u : 64u};
-        for (std::size_t r = 0; r < rows_; ++r) {
-            adjust(r, first, count, panels);
-            kernel::weigh<Isa>(scores_, rows_, r, panels, states[r], rescale_[r], asked);
-        }
+        for (std::size_t r = 0; r < rows_; ++r) adjust(r, first, count, panels);
+        kernel::weigh<Isa>(scores_, rows_, panels, states, rescale_, asked);
         const std::size_t after = first + kernel::attention_block;
         for (std::size_t i = after / o_.page_tokens; i * o_.page_tokens < after + kernel::attention_block; ++i)
             ask_for_scales(i, false);
@@ -388,14 +386,14 @@ private:
 
     // ---- values ----
     void rescale(float* out) noexcept {
-        using L = lanes<Isa>;
+        using L = kernel::token_lanes<Isa>;
         for (std::size_t r = 0; r < rows_; ++r) {
             if (rescale_[r] == 1.0f) continue;
             const L by(rescale_[r]);
             for (std::size_t p = 0; p < ceil_div(o_.value_size, rows16); ++p)
-                for (std::size_t half = 0; half < 16; half += 8) {
-                    float* at = out + (p * rows_ + r) * rows16 + half;
-                    (L::load(at, 8) * by).store(at, 8);
+                for (std::size_t i = 0; i < rows16; i += L::width) {
+                    float* at = out + (p * rows_ + r) * rows16 + i;
+                    (L::load(at, L::width) * by).store(at, L::width);
                 }
         }
     }

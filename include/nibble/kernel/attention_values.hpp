@@ -12,6 +12,7 @@
 #include <nibble/kernel/gemm_plan.hpp>
 #include <nibble/kernel/softmax.hpp>
 #include <nibble/kernel/tile.hpp>
+#include <nibble/kernel/turn_rows.hpp>
 #include <nibble/tensor/kv_layout.hpp>
 
 #include <cstddef>
@@ -41,8 +42,7 @@ public:
           memory_(side::take(memory, layout_)) {
         scales_ = memory.take<float>(attention_block);
         minimums_ = side::has_minimum ? memory.take<float>(attention_block) : nullptr;
-        scaled_ = memory.take<float>(attention_block * (side::integer ? 1 : detail::min_of(rows, side::tile_tokens)));
-        row_ = memory.take<std::int8_t>(attention_block);
+        row_ = memory.take<std::int8_t>(rows_weighed * attention_block);
         offsets_ = memory.take<float>(rows);
         totals_ = memory.take<std::byte>(values.panels() * rows * panel_layout::rows * 4);
         lanes_ = memory.take<std::byte>(side::few_panels * attention_block / side::unit_columns * side::lane_bytes);
@@ -107,97 +107,115 @@ private:
     }
     // The rows as the tiles read them: weight x scale, and their sums of weight x minimum.
     void weigh_tokens(const float* weights, std::size_t first, std::size_t last, asked_memory& soon) noexcept {
-        using L = token_lanes<Isa>;
-        constexpr std::size_t halves = lane_halves<Isa>;
-        const std::size_t from = first / panel_layout::rows;
-        const std::size_t to = last / panel_layout::rows;
         for (std::size_t block = 0; block < layout_.blocks.count; ++block) {
             const std::size_t block_first = layout_.blocks.first(block);
             const std::size_t n = layout_.blocks.first(block + 1) - block_first;
             const activation_memory x = memory_.block(layout_, block_first);
-            for (std::size_t t = 0; t < n; ++t) {
-                const std::size_t row = block_first + t;
-                L top[halves];
-                L offset[halves];
-                for (std::size_t h = 0; h < halves; ++h) top[h] = offset[h] = L(0.0f);
-                for (std::size_t p = from; p < to; ++p) {
-                    soon.ask<Isa>();
-                    for (std::size_t h = 0; h < halves; ++h) {
-                        const std::size_t at = p * panel_layout::rows + h * L::width;
-                        const L w = L::load(weights + (p * rows_ + row) * panel_layout::rows + h * L::width, L::width);
-                        const L scaled = w * L::load(scales_ + at, L::width);
-                        if constexpr (side::has_minimum) offset[h] = fma(w, L::load(minimums_ + at, L::width), offset[h]);
-                        if constexpr (side::integer) top[h] = larger(absolute(scaled), top[h]);
-                        scaled.store(scaled_ + (side::integer ? 0 : t * attention_block) + at, L::width);
+            for_each_rows(n, [&]<std::size_t Rows>(std::size_t t) {
+                weigh_rows_of_tile<Rows>(weights, first, last, block_first, t, n, x, soon);
+            });
+        }
+    }
+    // Rows t, t + 1, ... of a tile of n.
+    template <std::size_t Rows>
+    NIBBLE_NOINLINE void weigh_rows_of_tile(const float* weights, std::size_t first, std::size_t last, std::size_t tile_first,
+                                            std::size_t t, std::size_t n, const activation_memory& x, asked_memory& soon) noexcept {
+        using L = token_lanes<Isa>;
+        constexpr std::size_t halves = lane_halves<Isa>;
+        const std::size_t row = tile_first + t;
+        const float* const of_row = weights + row * panel_layout::rows;
+        L top[Rows][halves];
+        L offset[Rows][halves];
+        for (std::size_t r = 0; r < Rows; ++r)
+            for (std::size_t h = 0; h < halves; ++h) top[r][h] = offset[r][h] = L(0.0f);
+        for (std::size_t at = first; at < last; at += panel_layout::rows) {
+            soon.ask<Isa>(Rows);
+            for (std::size_t h = 0; h < halves; ++h) {
+                const L scale = L::load(scales_ + at + h * L::width, L::width);
+                typename float_vector<L::width>::type scaled[4] = {};
+                for (std::size_t r = 0; r < Rows; ++r) {
+                    const L w = L::load(of_row + at * rows_ + r * panel_layout::rows + h * L::width, L::width);
+                    if constexpr (side::has_minimum)
+                        offset[r][h] = fma(w, L::load(minimums_ + at + h * L::width, L::width), offset[r][h]);
+                    if constexpr (side::integer)
+                        top[r][h] = larger(absolute(w * scale), top[r][h]);
+                    else
+                        to_vector(w * scale, scaled[r]);
+                }
+                if constexpr (!side::integer) {
+                    float* const to = x.real_values + (at + h * L::width) * n + t;
+                    if (Rows == 1 && n == 1)
+                        __builtin_memcpy(to, &scaled[0], sizeof scaled[0]);
+                    else
+                        store_turned<L::width, Rows>(scaled, to, n);
+                }
+            }
+        }
+        if constexpr (side::has_minimum) {
+            const four_floats sums = sums_of(offset);
+            for (std::size_t r = 0; r < Rows; ++r) offsets_[row + r] = sums[r];
+        }
+        if constexpr (side::integer) {
+            const four_floats largest = largest_of(top);
+            for (std::size_t r = 0; r < Rows; ++r) {
+                group_statistics g{};
+                g.largest = largest[r];
+                const row_grid grid = grid_of(activation_grid{}, g, 0);
+                x.scales[t + r] = grid.scale;
+                const L inverse(grid.inverse);
+                for (std::size_t at = first; at < last; at += L::width) {
+                    const std::size_t in_panel = at % panel_layout::rows;
+                    const L w = L::load(of_row + (at - in_panel) * rows_ + r * panel_layout::rows + in_panel, L::width);
+                    detail::tile_isa_of<Isa>::store_rounded(row_ + r * attention_block + at,
+                                                            ((w * L::load(scales_ + at, L::width)) * inverse).value);
+                }
+            }
+            place<Rows>(first, last, t, n, x);
+        }
+    }
+    // row_[first, last) of rows t, t + 1, ... of n as the tiles read them.
+    template <std::size_t Rows>
+    void place(std::size_t first, std::size_t last, std::size_t t, std::size_t n, const activation_memory& x) noexcept {
+        constexpr std::size_t quad = panel_layout::quad;
+        constexpr std::size_t bytes = quad * (side::wide ? 2 : 1);
+        std::int8_t* to = x.values + (first / quad * n + t) * bytes;
+        if (!side::wide && Rows == 1 && n == 1) {
+            __builtin_memcpy(to, row_ + first, last - first);
+        } else if constexpr (!side::wide && Rows > 1) {
+            for (std::size_t at = first; at < last; at += panel_layout::rows, to += panel_layout::rows / quad * n * bytes) {
+                four_floats rows[4] = {}; // of four bytes each
+                for (std::size_t r = 0; r < Rows; ++r) __builtin_memcpy(&rows[r], row_ + r * attention_block + at, sizeof rows[r]);
+                four_floats quads[4];
+                turn_rows<4>(rows, quads);
+                for (std::size_t q = 0; q < 4; ++q) __builtin_memcpy(to + q * n * bytes, &quads[q], Rows * bytes);
+            }
+        } else {
+            for (std::size_t at = first; at < last; at += quad, to += n * bytes)
+                for (std::size_t r = 0; r < Rows; ++r) {
+                    const std::int8_t* const from = row_ + r * attention_block + at;
+                    if constexpr (side::wide) {
+                        const std::int16_t words[4] = {from[0], from[2], from[1], from[3]};
+                        __builtin_memcpy(to + r * bytes, words, sizeof words);
+                    } else {
+                        __builtin_memcpy(to + r * bytes, from, quad);
                     }
                 }
-                if constexpr (side::integer) x.scales[t] = place(largest_of(top), first, last, t, n, x);
-                if constexpr (side::has_minimum) offsets_[row] = sum_of(offset);
-            }
-            if constexpr (!side::integer) turn(first, last, n, x.real_values);
-        }
-    }
-    // Four by four numbers, rows to columns.
-    static NIBBLE_INLINE void turn_four(const float* from, std::size_t from_stride, float* to, std::size_t to_stride) noexcept {
-        using four = float __attribute__((vector_size(16)));
-        four r[4];
-        for (std::size_t j = 0; j < 4; ++j) __builtin_memcpy(&r[j], from + j * from_stride, 16);
-        const four low01 = __builtin_shufflevector(r[0], r[1], 0, 4, 1, 5), high01 = __builtin_shufflevector(r[0], r[1], 2, 6, 3, 7);
-        const four low23 = __builtin_shufflevector(r[2], r[3], 0, 4, 1, 5), high23 = __builtin_shufflevector(r[2], r[3], 2, 6, 3, 7);
-        const four columns[4] = {__builtin_shufflevector(low01, low23, 0, 1, 4, 5), __builtin_shufflevector(low01, low23, 2, 3, 6, 7),
-                                 __builtin_shufflevector(high01, high23, 0, 1, 4, 5),
-                                 __builtin_shufflevector(high01, high23, 2, 3, 6, 7)};
-        for (std::size_t j = 0; j < 4; ++j) __builtin_memcpy(to + j * to_stride, &columns[j], 16);
-    }
-    // scaled_[row][token] of n rows to [token][row], four by four.
-    void turn(std::size_t first, std::size_t last, std::size_t n, float* to) const noexcept {
-        std::size_t t = 0;
-        for (; t + 4 <= n; t += 4)
-            for (std::size_t i = first; i < last; i += 4) turn_four(scaled_ + t * attention_block + i, attention_block, to + i * n + t, n);
-        if (n == 1) {
-            __builtin_memcpy(to + first, scaled_ + first, (last - first) * sizeof(float));
-            return;
-        }
-        for (; t < n; ++t)
-            for (std::size_t i = first; i < last; ++i) to[i * n + t] = scaled_[t * attention_block + i];
-    }
-    // Row t of n: scaled_[first, last) as integers under one scale, which is returned: largest / 127.
-    [[nodiscard]] float place(float largest, std::size_t first, std::size_t last, std::size_t t, std::size_t n,
-                              const activation_memory& x) noexcept {
-        using L = token_lanes<Isa>;
-        group_statistics g{};
-        g.largest = largest;
-        const row_grid grid = grid_of(activation_grid{}, g, 0);
-        const L inverse(grid.inverse);
-        constexpr std::size_t bytes = panel_layout::quad * (side::wide ? 2 : 1);
-        for (std::size_t at = first; at < last; at += panel_layout::rows) {
-            std::int8_t* const row = row_ + at;
-            for (std::size_t i = 0; i < panel_layout::rows; i += L::width)
-                detail::tile_isa_of<Isa>::store_rounded(row + i, (L::load(scaled_ + at + i, L::width) * inverse).value);
-            std::int8_t* to = x.values + (at / panel_layout::quad * n + t) * bytes;
-            for (std::size_t q = 0; q < panel_layout::rows / panel_layout::quad; ++q, to += n * bytes) {
-                if constexpr (side::wide) {
-                    const std::int16_t words[4] = {row[4 * q], row[4 * q + 2], row[4 * q + 1], row[4 * q + 3]};
-                    __builtin_memcpy(to, words, sizeof words);
-                } else {
-                    __builtin_memcpy(to, row + 4 * q, 4);
-                }
-            }
         }
         if constexpr (detail::lane_center<typename side::element> != 0) {
-            const std::size_t phase = layout_.phases.quads * panel_layout::quad;
-            for (std::size_t at = first / phase * phase; at < last; at += phase)
-                x.pair_sums[at / phase * n + t] = pairs(detail::max_of(at, first), detail::min_of(at + phase, last));
+            const std::size_t phase = layout_.phases.quads * quad;
+            for (std::size_t r = 0; r < Rows; ++r)
+                for (std::size_t at = first / phase * phase; at < last; at += phase)
+                    x.pair_sums[at / phase * n + t + r] =
+                        pairs(row_ + r * attention_block, detail::max_of(at, first), detail::min_of(at + phase, last));
         }
-        return grid.scale;
     }
-    // The sums over columns 0, 1 and over columns 2, 3 of the quads of row_[begin, end), as int16.
-    [[nodiscard]] std::int32_t pairs(std::size_t begin, std::size_t end) const noexcept {
+    // The sums over columns 0, 1 and over columns 2, 3 of the quads of row[begin, end), as int16.
+    [[nodiscard]] static std::int32_t pairs(const std::int8_t* row, std::size_t begin, std::size_t end) noexcept {
         using words = std::int16_t __attribute__((vector_size(16)));
         words sums{};
         for (; begin < end; begin += 16) {
             words v;
-            __builtin_memcpy(&v, row_ + begin, 16);
+            __builtin_memcpy(&v, row + begin, 16);
             sums += (v >> 8) + static_cast<words>(v << 8 >> 8);
         }
         return static_cast<std::int32_t>(static_cast<std::uint16_t>(sums[0] + sums[2] + sums[4] + sums[6])) |
@@ -269,10 +287,14 @@ private:
                     side::unpack(codes, units, reinterpret_cast<std::byte*>(lanes));
                 }
                 auto* out = reinterpret_cast<float*>(to);
+                constexpr std::size_t width = token_lanes<Isa>::width;
                 for (std::size_t c = 0; c < panel_layout::rows; c += 4)
-                    for (std::size_t i = 0; i < panel_layout::rows; i += 4)
-                        turn_four(from + c * panel_layout::rows + i, panel_layout::rows, out + i * panel_layout::rows + c,
-                                  panel_layout::rows);
+                    for (std::size_t i = 0; i < panel_layout::rows; i += width) {
+                        typename float_vector<width>::type rows[4];
+                        for (std::size_t j = 0; j < 4; ++j)
+                            __builtin_memcpy(&rows[j], from + (c + j) * panel_layout::rows + i, sizeof rows[j]);
+                        store_turned<width, 4>(rows, out + i * panel_layout::rows + c, panel_layout::rows);
+                    }
                 to += panel_layout::rows * side::lane_bytes;
             }
         }
@@ -311,8 +333,7 @@ private:
     activation_memory memory_;
     float* scales_ = nullptr;
     float* minimums_ = nullptr;
-    float* scaled_ = nullptr;
-    std::int8_t* row_ = nullptr;
+    std::int8_t* row_ = nullptr; // some rows as integers
     float* offsets_ = nullptr;
     std::byte* totals_ = nullptr;
     std::byte* lanes_ = nullptr;

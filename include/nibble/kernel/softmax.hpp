@@ -6,6 +6,7 @@
 #include <nibble/core/config.hpp>
 #include <nibble/isa/isa.hpp>
 #include <nibble/isa/lanes.hpp>
+#include <nibble/kernel/turn_rows.hpp>
 #include <nibble/tensor/layout.hpp>
 
 #include <bit>
@@ -45,21 +46,13 @@ using token_lanes = lanes<detail::tile_isa_of<Isa>>;
 template <isa Isa>
 inline constexpr std::size_t lane_halves = panel_layout::rows / token_lanes<Isa>::width;
 
-// The sum of all lanes of a panel's vectors, in one order; the largest.
+// The sum of all lanes of a panel's vectors, in one order.
 template <class L, std::size_t Halves>
 [[nodiscard]] NIBBLE_INLINE float sum_of(const L (&x)[Halves]) noexcept {
     float v[16];
     for (std::size_t h = 0; h < Halves; ++h) x[h].store(v + h * L::width, L::width);
     for (std::size_t i = 0; i < 8; ++i) v[i] += v[i + 8];
     return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
-}
-template <class L, std::size_t Halves>
-[[nodiscard]] NIBBLE_INLINE float largest_of(const L (&x)[Halves]) noexcept {
-    float v[16];
-    for (std::size_t h = 0; h < Halves; ++h) x[h].store(v + h * L::width, L::width);
-    for (std::size_t step = 8; step != 0; step /= 2)
-        for (std::size_t i = 0; i < step; ++i) v[i] = v[i] > v[i + step] ? v[i] : v[i + step];
-    return v[0];
 }
 template <isa Isa>
 [[nodiscard]] NIBBLE_INLINE float exp_of(float x) noexcept {
@@ -91,51 +84,130 @@ struct asked_memory {
     const std::byte* end = nullptr;
     std::size_t step = 0; // bytes at once, lines of 64
     template <isa Isa>
-    NIBBLE_INLINE void ask() noexcept {
+    NIBBLE_INLINE void ask(std::size_t times = 1) noexcept {
         if (at >= end) return;
-        for (std::size_t i = 0; i < step; i += 64) Isa::prefetch(at + i);
-        at += step;
+        for (std::size_t i = 0; i < times * step; i += 64) Isa::prefetch(at + i);
+        at += times * step;
     }
 };
 
-// Scores [panel][rows][16] of `panels` panels of one row to e^(score - largest so far), in place; `rescale` is what the row's
-// earlier sums are to be multiplied by. A score of -infinity has no weight; one of NaN or +infinity makes the sum NaN.
-template <isa Isa>
-NIBBLE_INLINE void weigh(float* scores, std::size_t rows, std::size_t row, std::size_t panels, softmax_state& state,
-                         float& rescale, asked_memory& soon) noexcept {
+// All lanes of up to four rows' vectors joined by join(a, b), which leaves a joined to b in a; sums are those of sum_of.
+template <class L, std::size_t Rows, std::size_t Halves, class Join>
+[[nodiscard]] NIBBLE_INLINE four_floats joined_lanes(const L (&x)[Rows][Halves], const Join& join) noexcept {
+    static_assert(Rows <= 4);
+    eight_floats rows[4] = {};
+    for (std::size_t r = 0; r < Rows; ++r) {
+        float v[16];
+        for (std::size_t h = 0; h < Halves; ++h) x[r][h].store(v + h * L::width, L::width);
+        eight_floats high;
+        __builtin_memcpy(&rows[r], v, sizeof high);
+        __builtin_memcpy(&high, v + 8, sizeof high);
+        join(rows[r], high);
+    }
+    if constexpr (Rows == 1) {
+        four_floats c = four_of<0>(rows[0]);
+        join(c, four_of<1>(rows[0]));
+        join(c, __builtin_shufflevector(c, c, 2, 3, 0, 1));
+        join(c, __builtin_shufflevector(c, c, 1, 0, 3, 2));
+        return c;
+    }
+    eight_floats columns[4];
+    turn_rows<8>(rows, columns);
+    four_floats c[4];
+    for (std::size_t j = 0; j < 4; ++j) {
+        c[j] = four_of<0>(columns[j]);
+        join(c[j], four_of<1>(columns[j]));
+    }
+    join(c[0], c[2]);
+    join(c[1], c[3]);
+    join(c[0], c[1]);
+    return c[0];
+}
+template <class L, std::size_t Rows, std::size_t Halves>
+[[nodiscard]] NIBBLE_INLINE four_floats sums_of(const L (&x)[Rows][Halves]) noexcept {
+    return joined_lanes(x, [](auto& a, const auto& b) NIBBLE_INLINE_LAMBDA { a += b; });
+}
+template <class L, std::size_t Rows, std::size_t Halves>
+[[nodiscard]] NIBBLE_INLINE four_floats largest_of(const L (&x)[Rows][Halves]) noexcept {
+    return joined_lanes(x, [](auto& a, const auto& b) NIBBLE_INLINE_LAMBDA { a = a > b ? a : b; });
+}
+
+// Rows that are weighed together: what must be known of a row before its weights are takes as long for one as for four.
+inline constexpr std::size_t rows_weighed = 4;
+
+// Scores [panel][stride][16] of `panels` panels of some rows to e^(score - largest so far), in place; `rescale` is what the
+// rows' earlier sums are to be multiplied by. A score of -infinity has no weight; one of NaN or +infinity makes the sum NaN.
+template <isa Isa, std::size_t Rows>
+NIBBLE_NOINLINE void weigh_rows(float* scores, std::size_t stride, std::size_t panels, softmax_state* states, float* rescale,
+                                asked_memory& soon) noexcept {
     using L = token_lanes<Isa>;
     constexpr std::size_t halves = lane_halves<Isa>;
-    float* const first = scores + row * panel_layout::rows;
-    const std::size_t stride = rows * panel_layout::rows;
-    L top[halves];
-    for (L& t : top) t = L(-detail::infinity);
+    L top[Rows][halves];
+    for (std::size_t r = 0; r < Rows; ++r)
+        for (L& t : top[r]) t = L(-detail::infinity);
     for (std::size_t p = 0; p < panels; ++p) // larger(x, top): top where x is NaN
-        for (std::size_t h = 0; h < halves; ++h) top[h] = larger(L::load(first + p * stride + h * L::width, L::width), top[h]);
-    const float block = largest_of(top);
-    const float now = block > state.largest ? block : state.largest;
-    rescale = now == state.largest ? 1.0f : exp_of<Isa>(state.largest - now);
-    if (now == -detail::infinity) { // nothing yet: all scores are -infinity or NaN
-        for (std::size_t i = 0; i < panels * panel_layout::rows; ++i) {
-            float& score = first[i / panel_layout::rows * stride + i % panel_layout::rows];
-            if (detail::is_nan(score)) state.sum = detail::quiet_nan;
-            score = 0.0f;
+#pragma GCC unroll 4
+        for (std::size_t r = 0; r < Rows; ++r)
+#pragma GCC unroll 2
+            for (std::size_t h = 0; h < halves; ++h)
+                top[r][h] = larger(L::load(scores + p * stride + r * panel_layout::rows + h * L::width, L::width), top[r][h]);
+    const four_floats block = largest_of(top);
+    float less[8] = {};
+    bool grows = false;
+    for (std::size_t r = 0; r < Rows; ++r) {
+        const float now = block[r] > states[r].largest ? block[r] : states[r].largest;
+        if (now != states[r].largest) {
+            less[r] = states[r].largest - now;
+            grows = true;
         }
-        return;
+        states[r].largest = now;
     }
-    const L shift(now);
-    L sums[halves];
-    for (L& s : sums) s = L(0.0f);
+    float factors[8] = {1.0f, 1.0f, 1.0f, 1.0f};
+    if (grows) exp(lanes<Isa>::load(less, 8)).store(factors, 8);
+    L shift[Rows];
+    L sums[Rows][halves];
+    for (std::size_t r = 0; r < Rows; ++r) {
+        // Nothing yet, if all scores are -infinity or NaN.
+        shift[r] = L(states[r].largest == -detail::infinity ? 0.0f : states[r].largest);
+        for (L& s : sums[r]) s = L(0.0f);
+    }
     for (std::size_t p = 0; p < panels; ++p) {
-        float* at = first + p * stride;
-        soon.ask<Isa>();
-        for (std::size_t h = 0; h < halves; ++h) {
-            const L weight = exp_of_negative(L::load(at + h * L::width, L::width) - shift);
-            weight.store(at + h * L::width, L::width);
-            sums[h] = sums[h] + weight;
-        }
+        float* at = scores + p * stride;
+        soon.ask<Isa>(Rows);
+#pragma GCC unroll 4
+        for (std::size_t r = 0; r < Rows; ++r)
+#pragma GCC unroll 2
+            for (std::size_t h = 0; h < halves; ++h) {
+                float* const part = at + r * panel_layout::rows + h * L::width;
+                const L weight = exp_of_negative(L::load(part, L::width) - shift[r]);
+                weight.store(part, L::width);
+                sums[r][h] = sums[r][h] + weight;
+            }
     }
-    state.largest = now;
-    state.sum = __builtin_fmaf(state.sum, rescale, sum_of(sums));
+    const four_floats sum = sums_of(sums);
+    for (std::size_t r = 0; r < Rows; ++r) {
+        rescale[r] = factors[r];
+        states[r].sum = __builtin_fmaf(states[r].sum, factors[r], sum[r]);
+    }
+}
+// run.operator()<how many>(first row) for rows [0, count), rows_weighed at a time.
+template <class Run>
+NIBBLE_INLINE void for_each_rows(std::size_t count, const Run& run) noexcept {
+    std::size_t r = 0;
+    for (; r + rows_weighed <= count; r += rows_weighed) run.template operator()<rows_weighed>(r);
+    switch (count - r) {
+    case 1: return run.template operator()<1>(r);
+    case 2: return run.template operator()<2>(r);
+    case 3: return run.template operator()<3>(r);
+    default: return;
+    }
+}
+// Of all `rows` rows.
+template <isa Isa>
+void weigh(float* scores, std::size_t rows, std::size_t panels, softmax_state* states, float* rescale, asked_memory& soon) noexcept {
+    for_each_rows(rows, [&]<std::size_t Rows>(std::size_t r) {
+        weigh_rows<Isa, Rows>(scores + r * panel_layout::rows, rows * panel_layout::rows, panels, states + r, rescale + r, soon);
+    });
 }
 
 } // namespace nibble::inline NIBBLE_ABI::kernel

@@ -1,0 +1,70 @@
+// kernel/turn_rows.hpp: up to four rows of numbers to columns, in as many lanes as the machine has.
+#pragma once
+
+#include <nibble/core/config.hpp>
+
+#include <cstddef>
+#include <utility>
+
+namespace nibble::inline NIBBLE_ABI::kernel {
+
+// Passed by reference, where longer than 16 bytes: without AVX compilers pass such vectors otherwise than with it, and say so.
+template <std::size_t Width> struct float_vector {
+    using type __attribute__((vector_size(Width * sizeof(float)))) = float;
+};
+using four_floats = float_vector<4>::type;
+using eight_floats = float_vector<8>::type;
+
+template <class Lanes>
+NIBBLE_INLINE void to_vector(const Lanes& from, typename float_vector<Lanes::width>::type& to) noexcept {
+    float v[Lanes::width];
+    from.store(v, Lanes::width);
+    __builtin_memcpy(&to, v, sizeof to);
+}
+
+// Within each four lanes: a0 b0 a1 b1 or a2 b2 a3 b3 by ones, a0 a1 b0 b1 or a2 a3 b2 b3 by twos.
+template <std::size_t Width, bool High, bool Twos, class Vector, std::size_t... I>
+NIBBLE_INLINE void interleave(const Vector& a, const Vector& b, Vector& to, std::index_sequence<I...>) noexcept {
+    if constexpr (Twos)
+        to = __builtin_shufflevector(a, b, (I / 4 * 4 + I % 2 + (High ? 2 : 0) + (I % 4 / 2 != 0 ? Width : 0))...);
+    else
+        to = __builtin_shufflevector(a, b, (I / 4 * 4 + I % 4 / 2 + (High ? 2 : 0) + (I % 2 != 0 ? Width : 0))...);
+}
+
+// Lanes 4 i .. 4 i + 3 of columns[j] are lane 4 i + j of rows 0, 1, 2, 3.
+template <std::size_t Width>
+NIBBLE_INLINE void turn_rows(const typename float_vector<Width>::type (&rows)[4],
+                             typename float_vector<Width>::type (&columns)[4]) noexcept {
+    constexpr std::make_index_sequence<Width> all{};
+    typename float_vector<Width>::type low01, high01, low23, high23;
+    interleave<Width, false, false>(rows[0], rows[1], low01, all);
+    interleave<Width, true, false>(rows[0], rows[1], high01, all);
+    interleave<Width, false, false>(rows[2], rows[3], low23, all);
+    interleave<Width, true, false>(rows[2], rows[3], high23, all);
+    interleave<Width, false, true>(low01, low23, columns[0], all);
+    interleave<Width, true, true>(low01, low23, columns[1], all);
+    interleave<Width, false, true>(high01, high23, columns[2], all);
+    interleave<Width, true, true>(high01, high23, columns[3], all);
+}
+
+// Lanes 4 Index .. 4 Index + 3.
+template <std::size_t Index, class Vector>
+[[nodiscard]] NIBBLE_INLINE four_floats four_of(const Vector& v) noexcept {
+    return __builtin_shufflevector(v, v, 4 * Index, 4 * Index + 1, 4 * Index + 2, 4 * Index + 3);
+}
+
+// to[lane x stride + row] = rows[row][lane]
+template <std::size_t Width, std::size_t Rows>
+NIBBLE_INLINE void store_turned(const typename float_vector<Width>::type (&rows)[4], float* to, std::size_t stride) noexcept {
+    typename float_vector<Width>::type columns[4];
+    turn_rows<Width>(rows, columns);
+    [&]<std::size_t... I>(std::index_sequence<I...>) NIBBLE_INLINE_LAMBDA {
+        const auto store = [&]<std::size_t At>() NIBBLE_INLINE_LAMBDA {
+            const four_floats v = four_of<At / 4>(columns[At % 4]);
+            __builtin_memcpy(to + At * stride, &v, Rows * sizeof(float));
+        };
+        (store.template operator()<I>(), ...);
+    }(std::make_index_sequence<Width>{});
+}
+
+} // namespace nibble::inline NIBBLE_ABI::kernel
