@@ -23,12 +23,12 @@ NIBBLE_INLINE void to_vector(const Lanes& from, typename float_vector<Lanes::wid
 }
 
 // Within each four lanes: a0 b0 a1 b1 or a2 b2 a3 b3 by ones, a0 a1 b0 b1 or a2 a3 b2 b3 by twos.
-template <std::size_t Width, bool High, bool Twos, class Vector, std::size_t... I>
-NIBBLE_INLINE void interleave(const Vector& a, const Vector& b, Vector& to, std::index_sequence<I...>) noexcept {
+template <std::size_t Width, bool High, bool Twos, class Vector, std::size_t... At>
+NIBBLE_INLINE void interleave(const Vector& a, const Vector& b, Vector& to, std::index_sequence<At...>) noexcept {
     if constexpr (Twos)
-        to = __builtin_shufflevector(a, b, (I / 4 * 4 + I % 2 + (High ? 2 : 0) + (I % 4 / 2 != 0 ? Width : 0))...);
+        to = __builtin_shufflevector(a, b, (At / 4 * 4 + At % 2 + (High ? 2 : 0) + (At % 4 / 2 != 0 ? Width : 0))...);
     else
-        to = __builtin_shufflevector(a, b, (I / 4 * 4 + I % 4 / 2 + (High ? 2 : 0) + (I % 2 != 0 ? Width : 0))...);
+        to = __builtin_shufflevector(a, b, (At / 4 * 4 + At % 4 / 2 + (High ? 2 : 0) + (At % 2 != 0 ? Width : 0))...);
 }
 
 // Lanes 4 i .. 4 i + 3 of columns[j] are lane 4 i + j of rows 0, 1, 2, 3.
@@ -58,12 +58,12 @@ template <std::size_t Width, std::size_t Rows>
 NIBBLE_INLINE void store_turned(const typename float_vector<Width>::type (&rows)[4], float* to, std::size_t stride) noexcept {
     typename float_vector<Width>::type columns[4];
     turn_rows<Width>(rows, columns);
-    [&]<std::size_t... I>(std::index_sequence<I...>) NIBBLE_INLINE_LAMBDA {
-        const auto store = [&]<std::size_t At>() NIBBLE_INLINE_LAMBDA {
-            const four_floats v = four_of<At / 4>(columns[At % 4]);
-            __builtin_memcpy(to + At * stride, &v, Rows * sizeof(float));
+    [&]<std::size_t... At>(std::index_sequence<At...>) NIBBLE_INLINE_LAMBDA {
+        const auto store = [&]<std::size_t Lane>() NIBBLE_INLINE_LAMBDA {
+            const four_floats v = four_of<Lane / 4>(columns[Lane % 4]);
+            __builtin_memcpy(to + Lane * stride, &v, Rows * sizeof(float));
         };
-        (store.template operator()<I>(), ...);
+        (store.template operator()<At>(), ...);
     }(std::make_index_sequence<Width>{});
 }
 
