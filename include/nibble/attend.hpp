@@ -166,8 +166,9 @@ void attend_sequences(matrix_view<const float> q, std::span<const attended_seque
         work.prepare(q);
         const seen_tokens seen(*t.of->cache, options);
         all.clear(o, t.rows.rows());
-        for (std::size_t i = 0; i < seen.spans(t.rows); ++i) {
-            work.span(seen.span(t.rows, i), part);
+        const std::size_t spans = seen.spans(t.rows);
+        for (std::size_t i = 0; i < spans; ++i) {
+            work.span(seen.span(t.rows, i), i + 1 < spans, part);
             join<Isa>(o, t.rows.rows(), all, part);
         }
         finish<Isa>(*t.of->cache, t.rows, all, options, out);
@@ -185,7 +186,7 @@ void attend_sequences(matrix_view<const float> q, std::span<const attended_seque
                 kernel::arena own(memory + worker * worker_bytes);
                 task_type work(*t.of->cache, t.rows, options, own);
                 work.prepare(q);
-                work.span(seen.span(t.rows, index), sums_at(parts + i * sums_bytes, t));
+                work.span(seen.span(t.rows, index), false, sums_at(parts + i * sums_bytes, t));
             });
             threads.parallel_for(tasks, [&](std::size_t i, std::size_t) {
                 const task t = plan.at(i);

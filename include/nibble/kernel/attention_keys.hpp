@@ -25,6 +25,7 @@ struct key_piece {
     const std::byte* zeros = nullptr;
     std::size_t panels = 0;
     std::size_t begun = 0; // panels before the first in its group of tokens
+    std::ptrdiff_t partner = 0; // from codes to those that are asked for meanwhile, or 0: to within the streams, and `next`
 };
 
 template <isa Isa, class Keys, bool Integers>
@@ -128,7 +129,7 @@ private:
                 }
             if (unpacked)
                 for (std::size_t j = 0; j < together; ++j) side::unpack(codes + j * stride, units, lanes_ + j * units * side::lane_bytes);
-            a.ahead = unpacked ? 0 : last ? ahead_of(codes, next) : stream_ahead;
+            a.ahead = unpacked ? 0 : piece.partner != 0 ? piece.partner : last ? ahead_of(codes, next) : stream_ahead;
             a.results_stride = apart * rows_ * rows16;
             for (std::size_t block = 0; block < layout_.blocks.count; ++block) {
                 const std::size_t first = layout_.blocks.first(block);

@@ -27,6 +27,7 @@ struct value_piece {
     const std::byte* zeros = nullptr;
     std::size_t first = 0; // multiples of 16
     std::size_t count = 0;
+    std::ptrdiff_t partner = 0; // as of keys
 };
 inline constexpr std::size_t most_pieces = attention_panels + 2;
 
@@ -232,7 +233,7 @@ private:
         a.minimums = side::has_minimum ? ones() : nullptr;
         a.widened_stride = rows16;
         a.results_stride = apart * rows_ * rows16;
-        a.ahead = unpacked ? 0 : next != nullptr ? ahead_of(codes, next) : stream_ahead;
+        a.ahead = unpacked ? 0 : piece.partner != 0 ? piece.partner : next != nullptr ? ahead_of(codes, next) : stream_ahead;
         tile_range r{};
         r.parts = 1;
         r.part_units = r.last_units = piece.count / side::unit_columns;
