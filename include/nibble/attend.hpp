@@ -126,23 +126,6 @@ struct attention_memory {
     }
 };
 
-// run(a type that says which of both products are of integers)
-template <bool Scores, bool Values>
-struct integer_products {
-    static constexpr bool scores = Scores;
-    static constexpr bool values = Values;
-};
-template <class Run>
-decltype(auto) with_products(attention_precision precision, const Run& run) {
-    switch (precision) {
-    case attention_precision::fp32: return run(integer_products<false, false>{});
-    case attention_precision::integer_scores: return run(integer_products<true, false>{});
-    case attention_precision::integer: return run(integer_products<true, true>{});
-    }
-    NIBBLE_CHECK(false, "attend: no precision of that number");
-    return run(integer_products<false, false>{});
-}
-
 template <isa Isa, class Keys, class Values, bool IntegerScores, bool IntegerValues, executor Executor>
 void attend_sequences(matrix_view<const float> q, std::span<const attended_sequence<Keys, Values>> sequences, matrix_view<float> out,
                       std::size_t group, const attend_options& options, const Executor& threads) {

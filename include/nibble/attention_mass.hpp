@@ -78,10 +78,9 @@ void attention_mass(matrix_view<const float> q, const kv_cache<Keys, Values>& ca
     const std::size_t heads = detail::check_queries(q, q.rows(), cache, options) * o.heads;
     NIBBLE_CHECK(log_sums.rows() == q.rows() && log_sums.cols() == heads, "attention_mass: log_sums must be queries x query heads");
     NIBBLE_CHECK(mass.rows() == o.heads && mass.cols() == cache.size(), "attention_mass: mass must be the cache's heads x tokens");
-    if (options.precision == attention_precision::fp32)
-        detail::sum_mass<Isa, false>(q, cache, log_sums, mass, options, threads);
-    else
-        detail::sum_mass<Isa, true>(q, cache, log_sums, mass, options, threads);
+    detail::with_products(options.precision, [&](auto products) {
+        detail::sum_mass<Isa, decltype(products)::scores>(q, cache, log_sums, mass, options, threads);
+    });
 }
 
 // The fewest tokens that together have at least `share` of all mass (ZipVL, He et al., 2024: tokens that keep more bits), in order;

@@ -6,6 +6,7 @@
 #include <nibble/attention_rows.hpp>
 #include <nibble/attention_sums.hpp>
 #include <nibble/core/bits.hpp>
+#include <nibble/core/check.hpp>
 #include <nibble/core/view.hpp>
 #include <nibble/isa/lanes.hpp>
 #include <nibble/kernel/attention_decode.hpp>
@@ -25,6 +26,23 @@
 #include <type_traits>
 
 namespace nibble::inline NIBBLE_ABI::detail {
+
+// run(a type that says which of both products are of integers)
+template <bool Scores, bool Values>
+struct integer_products {
+    static constexpr bool scores = Scores;
+    static constexpr bool values = Values;
+};
+template <class Run>
+decltype(auto) with_products(attention_precision precision, const Run& run) {
+    switch (precision) {
+    case attention_precision::fp32: return run(integer_products<false, false>{});
+    case attention_precision::integer_scores: return run(integer_products<true, false>{});
+    case attention_precision::integer: return run(integer_products<true, true>{});
+    }
+    NIBBLE_CHECK(false, "attention: no precision of that number");
+    return run(integer_products<false, false>{});
+}
 
 template <isa Isa, class Keys, cached_values Values, bool IntegerScores, bool IntegerValues>
 class attention_task {

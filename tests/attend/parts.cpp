@@ -207,6 +207,10 @@ TEST_CASE("a token's mass is the sum of its weights") {
         matrix mass(2, 1111), few(1, 1111);
         CHECK(broken_by([&] { nb::attention_mass(static_cast<const_view>(q), cache, mass, few); }).find("log_sums") != std::string::npos);
         const matrix sums(21, 6);
+        nb::attend_options unknown;
+        unknown.precision = static_cast<nb::attention_precision>(9);
+        CHECK(broken_by([&] { nb::attention_mass(static_cast<const_view>(q), cache, sums, mass, unknown); }).find("precision") !=
+              std::string::npos);
         CHECK(broken_by([&] { nb::attention_mass(static_cast<const_view>(q), cache, sums, few); }).find("heads x tokens") !=
               std::string::npos);
     }
