@@ -228,12 +228,30 @@ private:
         return cache_.pages()->values_of(cache_.page(values.begin / o_.page_tokens), at_.head);
     }
 
+    // What is asked for while scores are weighed and no tile asks: the block's values, whose beginning the keys' tiles have asked
+    // for; or, where those asked for all of them, the next block's keys (1.02 to 1.1 times as fast as asking for nothing).
+    [[nodiscard]] kernel::asked_memory asked_meanwhile(const range& values, std::size_t first) const noexcept {
+        const std::size_t step = rows_ == 1 ? 128 : 64;
+        const auto& pages = *cache_.pages();
+        if (!partners_) {
+            const std::byte* const at = values_at(values);
+            return at == nullptr ? kernel::asked_memory{} : kernel::asked_memory{at + 8192, at + pages.values().scales, step};
+        }
+        const std::uint32_t later = page_of_next_block(first / o_.page_tokens, first);
+        if (later == cache_type::none) return {};
+        const std::byte* const at = pages.keys_of(later, at_.head);
+        return {at, at + pages.keys().scales, step};
+    }
+    // The page one block of tokens after a page of the block at `first`, if it is read next.
+    [[nodiscard]] std::uint32_t page_of_next_block(std::size_t page, std::size_t first) const noexcept {
+        if (first + kernel::attention_block >= goes_to_) return cache_type::none;
+        return cache_.page(page + kernel::attention_block / o_.page_tokens);
+    }
+
     void block(std::size_t first, std::size_t count, kernel::softmax_state* states, float* out) noexcept {
         const std::size_t panels = ceil_div(count, rows16);
         const places at = block_scores(first, count);
-        const std::byte* const soon = values_at(at.values);
-        kernel::asked_memory asked{};
-        if (soon != nullptr && !partners_) asked = {soon + 8192, soon + cache_.pages()->values().scales, rows_ == 1 ? 128u : 64u};
+        kernel::asked_memory asked = asked_meanwhile(at.values, first);
         for (std::size_t r = 0; r < rows_; ++r) adjust(r, first, count, panels);
         kernel::weigh<Isa>(scores_, rows_, panels, states, rescale_, asked);
         const std::size_t after = first + kernel::attention_block;
@@ -471,9 +489,8 @@ private:
             piece.zeros = part + layout.zeros + layout.slot(0, t) * sizeof(typename format::zero_code);
             piece.first = begin - first;
             piece.count = end - begin;
-            const std::uint32_t later = cache_.page(page + kernel::attention_block / size);
-            if (partners_ && first + kernel::attention_block < goes_to_ && later != cache_type::none)
-                piece.partner = kernel::ahead_of(part, pages.keys_of(later, at_.head));
+            const std::uint32_t later = partners_ ? page_of_next_block(page, first) : cache_type::none;
+            if (later != cache_type::none) piece.partner = kernel::ahead_of(part, pages.keys_of(later, at_.head));
         }
         const std::uint32_t after = cache_.page((first + kernel::attention_block) / size);
         values_.accumulate(pieces, count, r.begin - first, r.end - first, scores_, out,
