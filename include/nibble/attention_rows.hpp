@@ -22,7 +22,8 @@ struct attention_rows {
     [[nodiscard]] std::size_t rows() const noexcept { return queries * group; }
     [[nodiscard]] std::size_t position(std::size_t row) const noexcept { return first_position + row / group; }
 
-    // Queries that a task has, at most: with their scores they stay in the second-level cache.
+    // Queries that a task has, at most: whole tiles of 6, 8 and 12 rows, which stay in the second-level cache with their scores
+    // (against 32 rows, 512 queries: fp32 1.07 to 1.1 times as fast, integers the same; more rows gain nothing).
     [[nodiscard]] static std::size_t queries_at_once(std::size_t group) noexcept { return max_of<std::size_t>(1, 72 / group); }
     // Of the last `count` tokens of a cache, whose queries are rows `row` and following of q, those from number `first` on.
     template <class Cache>

@@ -80,7 +80,8 @@ public:
           open_values_(open_values_layout_, rows_, 1.0f, memory), first_values_(first_values_layout_, rows_, 1.0f, memory),
           decoder_(cache.pages()->keys(), o_.key_scale, rotary_ != nullptr, memory),
           open_decoder_(open_keys_layout_, 1.0f, rotary_ != nullptr, memory),
-          partners_(has_partners(cache.pages()->keys(), cache.pages()->values(), o_.page_tokens)) {
+          partners_(has_partners(cache.pages()->keys(), cache.pages()->values(), o_.page_tokens) && rotary_ == nullptr &&
+                    keys_.asks() && values_.asks()) {
         if (rotary_ == nullptr) return;
         query_turns_ = memory.take<kernel::turn>(rotary_->pairs());
         block_turns_ = memory.take<float>(2 * rotary_->padded());
@@ -150,7 +151,8 @@ private:
     // Where the codes of a block's keys take as much memory as those of its values, and stay in the first-level cache: keys ask for
     // the values of their tokens as they are read, and values for the keys of the next block, at the same place of a page. So all
     // of it is asked for at one pace, as long before it is read as half a block takes (Emerald Rapids, one query, against a
-    // distance within streams: int4_g32 1.17 to 1.20 times as fast, int8 1.01 to 1.04; f16, whose halves are 64 KiB, 0.97).
+    // distance within streams: int4_g32 1.17 to 1.20 times as fast, int8 1.01 to 1.04; f16, whose halves are 64 KiB, 0.97). Only
+    // where the tiles of both do ask: not for keys that are turned as they are read, nor for many rows, whose panels are unpacked.
     [[nodiscard]] static bool has_partners(const key_layout<Keys>& keys, const value_layout_type& values, std::size_t page_tokens) noexcept {
         if constexpr (stores_values) {
             const std::size_t room = std::size_t{NIBBLE_CPU_IS_AMD ? 16u : 32u} << 10; // of 32 or 48 KiB

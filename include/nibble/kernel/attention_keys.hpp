@@ -54,6 +54,9 @@ public:
         if constexpr (group_panels == 0) prepare(queries_);
     }
 
+    // Whether its tiles ask for memory that is read later: not where panels are unpacked first.
+    [[nodiscard]] bool asks() const noexcept { return !side::unpacks(layout_.blocks); }
+
     // scores[panel][row][16] of a piece: the products of its tokens with every row. `next` is what will be read after it.
     NIBBLE_NOINLINE void scores(const key_piece& piece, float* out, const std::byte* next) noexcept {
         if constexpr (group_panels == 0) {

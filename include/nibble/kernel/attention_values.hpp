@@ -49,6 +49,9 @@ public:
         lanes_ = memory.take<std::byte>(side::few_panels * attention_block / side::unit_columns * side::lane_bytes);
     }
 
+    // As of keys.
+    [[nodiscard]] bool asks() const noexcept { return !turned && !side::unpacks(layout_.blocks); }
+
     // out[panel][row][16 channels] += the sum of weight x value over the tokens [begin, end) of a block, all of
     // which the pieces have; weights[16 tokens][row][16], finite ones for the others too.
     NIBBLE_NOINLINE void accumulate(const value_piece* pieces, std::size_t count, std::size_t begin, std::size_t end,
