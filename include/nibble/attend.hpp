@@ -33,21 +33,42 @@ struct attended_sequence {
 
 namespace detail {
 
+// The sequences of a call, whatever their caches store.
+class sequence_list {
+public:
+    struct sequence {
+        const kv_sequence* cache = nullptr;
+        std::size_t first = 0;
+        std::size_t count = 0;
+    };
+    template <class Keys, class Values>
+    explicit sequence_list(std::span<const attended_sequence<Keys, Values>> of) noexcept
+        : from_(of.data()), count_(of.size()), at_([](const void* from, std::size_t i) noexcept {
+              const auto& s = static_cast<const attended_sequence<Keys, Values>*>(from)[i];
+              return sequence{s.cache, s.first, s.count};
+          }) {}
+    [[nodiscard]] std::size_t size() const noexcept { return count_; }
+    [[nodiscard]] sequence operator[](std::size_t i) const noexcept { return at_(from_, i); }
+
+private:
+    const void* from_;
+    std::size_t count_;
+    sequence (*at_)(const void*, std::size_t) noexcept;
+};
+
 // How a call is cut into tasks: all query heads of a key head, for a few queries. Where those cannot keep all threads busy, the
 // spans of a task are work of their own; they are joined in order either way, so that no bit depends on it.
-template <class Keys, class Values>
 class attention_plan {
 public:
-    using sequence = attended_sequence<Keys, Values>;
+    using sequence = sequence_list::sequence;
     struct task {
-        const sequence* of = nullptr;
+        const kv_sequence* cache = nullptr;
         attention_rows rows{};
     };
 
-    attention_plan(std::span<const sequence> sequences, std::size_t group, const attend_options& options,
-                   std::size_t concurrency) noexcept
+    attention_plan(const sequence_list& sequences, std::size_t group, const attend_options& options, std::size_t concurrency) noexcept
         : sequences_(sequences), group_(group), at_once_(attention_rows::queries_at_once(group)), options_(options) {
-        for (const sequence& s : sequences) tasks_ += tasks_of(s);
+        for (std::size_t i = 0; i < sequences.size(); ++i) tasks_ += tasks_of(sequences[i]);
         // With so many tasks none of them can hold up the others for long.
         may_split_ = concurrency > 1 && tasks_ < 8 * concurrency;
         if (!may_split_ || tasks_ == 0) return;
@@ -65,20 +86,21 @@ public:
     [[nodiscard]] std::size_t longest() const noexcept { return longest_; } // spans of a task
     [[nodiscard]] bool may_split() const noexcept { return may_split_; }
     [[nodiscard]] bool splits() const noexcept { return splits_; }
-    [[nodiscard]] std::size_t spans_of(const task& t) const noexcept { return seen_tokens(*t.of->cache, options_).spans(t.rows); }
+    [[nodiscard]] std::size_t spans_of(const task& t) const noexcept { return seen_tokens(*t.cache, options_).spans(t.rows); }
     // The largest task of a sequence.
     [[nodiscard]] attention_rows most(const sequence& s) const noexcept {
         return attention_rows::make(*s.cache, 0, s.first, s.count, 0, group_);
     }
     [[nodiscard]] task at(std::size_t index) const noexcept {
-        for (const sequence& s : sequences_) {
+        for (std::size_t i = 0; i < sequences_.size(); ++i) {
+            const sequence s = sequences_[i];
             const std::size_t own = tasks_of(s);
             if (index >= own) {
                 index -= own;
                 continue;
             }
             const std::size_t heads = s.cache->options().heads;
-            return {&s, attention_rows::make(*s.cache, index % heads, s.first, s.count, index / heads * at_once_, group_)};
+            return {s.cache, attention_rows::make(*s.cache, index % heads, s.first, s.count, index / heads * at_once_, group_)};
         }
         return {};
     }
@@ -88,7 +110,7 @@ private:
         return s.cache->options().heads * ceil_div(s.count, at_once_);
     }
 
-    std::span<const sequence> sequences_;
+    const sequence_list& sequences_;
     std::size_t group_;
     std::size_t at_once_;
     const attend_options& options_;
@@ -96,6 +118,37 @@ private:
     std::size_t longest_ = 0;
     bool may_split_ = false;
     bool splits_ = false;
+};
+
+// What of a call depends on the schemes of its caches and on the precision: all else is compiled once per ISA and executor.
+struct attention_work {
+    // Counts a task's memory.
+    void (*measure)(const kv_sequence& cache, const attention_rows& rows, const attend_options& options, kernel::arena& counter);
+    // Spans number [begin, end) of a task, one after the other into `part`, each joined to `all`, if there is one.
+    void (*run)(const kv_sequence& cache, const attention_rows& rows, const attend_options& options, kernel::arena& memory,
+                matrix_view<const float> q, std::size_t begin, std::size_t end, const attention_sums& part, const attention_sums* all);
+
+    template <isa Isa, class Keys, class Values, bool IntegerScores, bool IntegerValues>
+    [[nodiscard]] static attention_work of() noexcept {
+        using task = attention_task<Isa, Keys, Values, IntegerScores, IntegerValues>;
+        using cache_type = kv_cache<Keys, Values>;
+        attention_work w{};
+        w.measure = [](const kv_sequence& cache, const attention_rows& rows, const attend_options& options, kernel::arena& counter) {
+            (void)task(static_cast<const cache_type&>(cache), rows, options, counter);
+        };
+        w.run = [](const kv_sequence& cache, const attention_rows& rows, const attend_options& options, kernel::arena& memory,
+                   matrix_view<const float> q, std::size_t begin, std::size_t end, const attention_sums& part,
+                   const attention_sums* all) {
+            task work(static_cast<const cache_type&>(cache), rows, options, memory);
+            work.prepare(q);
+            const seen_tokens seen(cache, options);
+            for (std::size_t i = begin; i < end; ++i) {
+                work.span(seen.span(rows, i), i + 1 < end, part);
+                if (all != nullptr) join<Isa>(cache.options(), rows.rows(), *all, part);
+            }
+        };
+        return w;
+    }
 };
 
 // What a call takes of the workspace; whatever the lengths of the caches.
@@ -106,16 +159,15 @@ struct attention_memory {
     std::size_t at_once = 0;  // spans of every task that are worked on together, if any are
     std::size_t all = 0;
 
-    template <class Task, class Plan, class Sequences>
-    [[nodiscard]] static attention_memory of(const Plan& plan, const Sequences& sequences, const attend_options& options,
-                                             std::size_t concurrency) {
+    [[nodiscard]] static attention_memory of(const attention_work& work, const attention_plan& plan, const sequence_list& sequences,
+                                             const attend_options& options, std::size_t concurrency) {
         attention_memory m{};
-        for (const auto& s : sequences) {
-            const attention_rows most = plan.most(s);
+        for (std::size_t i = 0; i < sequences.size(); ++i) {
+            const attention_rows most = plan.most(sequences[i]);
             kernel::arena counter;
-            (void)Task(*s.cache, most, options, counter);
+            work.measure(*sequences[i].cache, most, options, counter);
             kernel::arena own;
-            (void)attention_sums::take(s.cache->options(), most.rows(), own);
+            (void)attention_sums::take(sequences[i].cache->options(), most.rows(), own);
             m.task = max_of(m.task, counter.used());
             m.sums = max_of(m.sums, own.used());
         }
@@ -126,35 +178,26 @@ struct attention_memory {
     }
 };
 
-template <isa Isa, class Keys, class Values, bool IntegerScores, bool IntegerValues, executor Executor>
-void attend_sequences(matrix_view<const float> q, std::span<const attended_sequence<Keys, Values>> sequences, matrix_view<float> out,
+template <isa Isa, executor Executor>
+void attend_sequences(const attention_work& work, matrix_view<const float> q, const sequence_list& sequences, matrix_view<float> out,
                       std::size_t group, const attend_options& options, const Executor& threads) {
-    using task_type = attention_task<Isa, Keys, Values, IntegerScores, IntegerValues>;
     const std::size_t concurrency = threads.concurrency();
-    const attention_plan<Keys, Values> plan(sequences, group, options, concurrency);
-    using task = typename attention_plan<Keys, Values>::task;
-    const attention_memory takes = attention_memory::of<task_type>(plan, sequences, options, concurrency);
+    const attention_plan plan(sequences, group, options, concurrency);
+    using task = attention_plan::task;
+    const attention_memory takes = attention_memory::of(work, plan, sequences, options, concurrency);
     const std::size_t sums_bytes = takes.sums;
     const std::size_t worker_bytes = takes.worker;
     const auto sums_at = [&](std::byte* memory, const task& t) {
         kernel::arena own(memory);
-        return attention_sums::take(t.of->cache->options(), t.rows.rows(), own);
+        return attention_sums::take(t.cache->options(), t.rows.rows(), own);
     };
     const auto whole = [&](const task& t, std::byte* memory) {
-        const kv_cache_options& o = t.of->cache->options();
         const attention_sums all = sums_at(memory + takes.task, t);
         const attention_sums part = sums_at(memory + takes.task + sums_bytes, t);
         kernel::arena own(memory);
-        task_type work(*t.of->cache, t.rows, options, own);
-        work.prepare(q);
-        const seen_tokens seen(*t.of->cache, options);
-        all.clear(o, t.rows.rows());
-        const std::size_t spans = seen.spans(t.rows);
-        for (std::size_t i = 0; i < spans; ++i) {
-            work.span(seen.span(t.rows, i), i + 1 < spans, part);
-            join<Isa>(o, t.rows.rows(), all, part);
-        }
-        finish<Isa>(*t.of->cache, t.rows, all, options, out);
+        all.clear(t.cache->options(), t.rows.rows());
+        work.run(*t.cache, t.rows, options, own, q, 0, plan.spans_of(t), part, &all);
+        finish<Isa>(*t.cache, t.rows, all, options, out);
     };
     // A few spans of every task at once, each into sums of its own.
     const std::size_t tasks = plan.tasks();
@@ -163,23 +206,20 @@ void attend_sequences(matrix_view<const float> q, std::span<const attended_seque
         for (std::size_t first = 0; first < plan.longest(); first += at_once) {
             threads.parallel_for(tasks * at_once, [&](std::size_t i, std::size_t worker) {
                 const task t = plan.at(i % tasks);
-                const seen_tokens seen(*t.of->cache, options);
                 const std::size_t index = first + i / tasks;
-                if (index >= seen.spans(t.rows)) return;
+                if (index >= plan.spans_of(t)) return;
                 kernel::arena own(memory + worker * worker_bytes);
-                task_type work(*t.of->cache, t.rows, options, own);
-                work.prepare(q);
-                work.span(seen.span(t.rows, index), false, sums_at(parts + i * sums_bytes, t));
+                work.run(*t.cache, t.rows, options, own, q, index, index + 1, sums_at(parts + i * sums_bytes, t), nullptr);
             });
             threads.parallel_for(tasks, [&](std::size_t i, std::size_t) {
                 const task t = plan.at(i);
-                const kv_cache_options& o = t.of->cache->options();
+                const kv_cache_options& o = t.cache->options();
                 const std::size_t spans = plan.spans_of(t);
                 const attention_sums all = sums_at(joined + i * sums_bytes, t);
                 if (first == 0) all.clear(o, t.rows.rows());
                 for (std::size_t j = 0; j < at_once && first + j < spans; ++j)
                     join<Isa>(o, t.rows.rows(), all, sums_at(parts + (j * tasks + i) * sums_bytes, t));
-                if (first + at_once >= plan.longest()) finish<Isa>(*t.of->cache, t.rows, all, options, out);
+                if (first + at_once >= plan.longest()) finish<Isa>(*t.cache, t.rows, all, options, out);
             });
         }
     };
@@ -197,6 +237,41 @@ void attend_sequences(matrix_view<const float> q, std::span<const attended_seque
     }
 }
 
+// The same for all: how many query heads share a key head.
+[[nodiscard]] inline std::size_t check_sequences(matrix_view<const float> q, const sequence_list& sequences, matrix_view<const float> out,
+                                                 const attend_options& options) {
+    NIBBLE_CHECK(q.rows() == out.rows(), "attend: out must have a row for each query");
+    std::size_t group = 0;
+    for (std::size_t i = 0; i < sequences.size(); ++i) {
+        const sequence_list::sequence s = sequences[i];
+        NIBBLE_CHECK(s.cache != nullptr, "attend: every sequence needs its cache");
+        NIBBLE_CHECK(s.first <= q.rows() && s.count <= q.rows() - s.first, "attend: a sequence's queries must be rows of q");
+        const std::size_t own_group = check_queries(q, s.count, *s.cache, options);
+        const kv_cache_options& o = s.cache->options();
+        const std::size_t heads = own_group * o.heads;
+        NIBBLE_CHECK(out.cols() == heads * o.value_size, "attend: a row of out must have heads x value_size numbers");
+        NIBBLE_CHECK(group == 0 || group == own_group, "attend: all sequences must have as many query heads per key head");
+        group = own_group;
+        NIBBLE_CHECK(options.sink_scores.empty() || options.sink_scores.size() == heads, "attend: one sink score per query head");
+        NIBBLE_CHECK(options.log_sums.empty() || (options.log_sums.rows() == q.rows() && options.log_sums.cols() == heads),
+                     "attend: log_sums must be queries x query heads");
+    }
+    return group;
+}
+[[nodiscard]] inline std::size_t check_query_heads(const sequence_list& sequences, std::size_t query_heads, std::size_t concurrency) {
+    for (std::size_t i = 0; i < sequences.size(); ++i) {
+        NIBBLE_CHECK(sequences[i].cache != nullptr, "attend_workspace_bytes: every sequence needs its cache");
+        NIBBLE_CHECK(query_heads != 0 && query_heads % sequences[i].cache->options().heads == 0,
+                     "attend_workspace_bytes: query heads are a multiple of the cache's heads");
+    }
+    NIBBLE_CHECK(concurrency != 0, "attend_workspace_bytes: at least one thread");
+    const std::size_t group = query_heads / sequences[0].cache->options().heads;
+    for (std::size_t i = 0; i < sequences.size(); ++i)
+        NIBBLE_CHECK(sequences[i].cache->options().heads * group == query_heads,
+                     "attend_workspace_bytes: all sequences must have as many query heads per key head");
+    return group;
+}
+
 } // namespace detail
 
 // out = softmax(scale q kᵀ + ...) v for the queries of several sequences at once: q has a row per query with all its heads,
@@ -211,26 +286,14 @@ void attend_sequences(matrix_view<const float> q, std::span<const attended_seque
 template <isa Isa = best_isa, class Keys, cached_values Values, executor Executor = serial>
 void attend(matrix_view<const float> q, std::span<const attended_sequence<Keys, Values>> sequences, matrix_view<float> out,
             const attend_options& options = {}, const Executor& threads = {}) {
-    NIBBLE_CHECK(q.rows() == out.rows(), "attend: out must have a row for each query");
+    const detail::sequence_list list(sequences);
+    const std::size_t group = detail::check_sequences(q, list, out, options);
     if (sequences.empty()) return;
-    std::size_t group = 0;
-    for (const auto& s : sequences) {
-        NIBBLE_CHECK(s.cache != nullptr, "attend: every sequence needs its cache");
-        NIBBLE_CHECK(s.first <= q.rows() && s.count <= q.rows() - s.first, "attend: a sequence's queries must be rows of q");
-        const std::size_t own_group = detail::check_queries(q, s.count, *s.cache, options);
-        const kv_cache_options& o = s.cache->options();
-        const std::size_t heads = own_group * o.heads;
-        NIBBLE_CHECK(out.cols() == heads * o.value_size, "attend: a row of out must have heads x value_size numbers");
-        NIBBLE_CHECK(group == 0 || group == own_group, "attend: all sequences must have as many query heads per key head");
-        group = own_group;
-        NIBBLE_CHECK(options.sink_scores.empty() || options.sink_scores.size() == heads, "attend: one sink score per query head");
-        NIBBLE_CHECK(options.log_sums.empty() || (options.log_sums.rows() == q.rows() && options.log_sums.cols() == heads),
-                     "attend: log_sums must be queries x query heads");
-    }
-    detail::with_products(options.precision, [&](auto products) {
+    const detail::attention_work work = detail::with_products(options.precision, [](auto products) {
         using of = decltype(products);
-        detail::attend_sequences<Isa, Keys, Values, of::scores, of::values>(q, sequences, out, group, options, threads);
+        return detail::attention_work::of<Isa, Keys, Values, of::scores, of::values>();
     });
+    detail::attend_sequences<Isa>(work, q, list, out, group, options, threads);
 }
 
 // Of one sequence, whose last queries.rows() tokens they are.
@@ -249,22 +312,13 @@ template <isa Isa = best_isa, class Keys, cached_values Values>
                                                  std::size_t query_heads, std::size_t concurrency,
                                                  const attend_options& options = {}) {
     if (sequences.empty()) return 0;
-    for (const auto& s : sequences) {
-        NIBBLE_CHECK(s.cache != nullptr, "attend_workspace_bytes: every sequence needs its cache");
-        NIBBLE_CHECK(query_heads != 0 && query_heads % s.cache->options().heads == 0,
-                     "attend_workspace_bytes: query heads are a multiple of the cache's heads");
-    }
-    NIBBLE_CHECK(concurrency != 0, "attend_workspace_bytes: at least one thread");
-    const std::size_t group = query_heads / sequences.front().cache->options().heads;
-    for (const auto& s : sequences)
-        NIBBLE_CHECK(s.cache->options().heads * group == query_heads,
-                     "attend_workspace_bytes: all sequences must have as many query heads per key head");
-    const detail::attention_plan<Keys, Values> plan(sequences, group, options, concurrency);
-    return detail::with_products(options.precision, [&](auto products) {
+    const detail::sequence_list list(sequences);
+    const std::size_t group = detail::check_query_heads(list, query_heads, concurrency);
+    const detail::attention_work work = detail::with_products(options.precision, [](auto products) {
         using of = decltype(products);
-        using task = detail::attention_task<Isa, Keys, Values, of::scores, of::values>;
-        return detail::attention_memory::of<task>(plan, sequences, options, concurrency).all;
+        return detail::attention_work::of<Isa, Keys, Values, of::scores, of::values>();
     });
+    return detail::attention_memory::of(work, detail::attention_plan(list, group, options, concurrency), list, options, concurrency).all;
 }
 template <isa Isa = best_isa, class Keys, cached_values Values>
 [[nodiscard]] std::size_t attend_workspace_bytes(const kv_cache<Keys, Values>& cache, std::size_t queries, std::size_t query_heads,

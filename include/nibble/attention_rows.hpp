@@ -6,7 +6,7 @@
 #include <nibble/core/check.hpp>
 #include <nibble/core/view.hpp>
 #include <nibble/kernel/softmax.hpp>
-#include <nibble/kv_cache.hpp>
+#include <nibble/kv_sequence.hpp>
 
 #include <cstddef>
 
@@ -26,8 +26,7 @@ struct attention_rows {
     // (against 32 rows, 512 queries: fp32 1.07 to 1.1 times as fast, integers the same; more rows gain nothing).
     [[nodiscard]] static std::size_t queries_at_once(std::size_t group) noexcept { return max_of<std::size_t>(1, 72 / group); }
     // Of the last `count` tokens of a cache, whose queries are rows `row` and following of q, those from number `first` on.
-    template <class Cache>
-    [[nodiscard]] static attention_rows make(const Cache& cache, std::size_t head, std::size_t row, std::size_t count,
+    [[nodiscard]] static attention_rows make(const kv_sequence& cache, std::size_t head, std::size_t row, std::size_t count,
                                              std::size_t first, std::size_t group) noexcept {
         return {.head = head,
                 .first_query = row + first,
@@ -38,9 +37,8 @@ struct attention_rows {
 };
 
 // Queries of `count` rows of q against a cache, and what the options say of them: how many query heads share a key head.
-template <class Keys, cached_values Values>
-[[nodiscard]] std::size_t check_queries(matrix_view<const float> q, std::size_t count, const kv_cache<Keys, Values>& cache,
-                                        const attend_options& options) {
+[[nodiscard]] inline std::size_t check_queries(matrix_view<const float> q, std::size_t count, const kv_sequence& cache,
+                                               const attend_options& options) {
     const kv_cache_options& o = cache.options();
     const std::size_t heads = q.cols() / o.head_size;
     NIBBLE_CHECK(heads != 0 && q.cols() == heads * o.head_size && heads % o.heads == 0,
@@ -63,8 +61,7 @@ template <class Keys, cached_values Values>
 // Which tokens of a sequence a query sees: sinks, and [begin, end) of its position.
 class seen_tokens {
 public:
-    template <class Keys, cached_values Values>
-    seen_tokens(const kv_cache<Keys, Values>& cache, const attend_options& options) noexcept
+    seen_tokens(const kv_sequence& cache, const attend_options& options) noexcept
         : size_(cache.size()), oldest_(cache.begin()), sinks_(cache.options().sinks), window_(options.window),
           lag_(options.lag), causal_(options.causal) {}
 

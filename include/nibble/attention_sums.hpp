@@ -8,7 +8,8 @@
 #include <nibble/isa/lanes.hpp>
 #include <nibble/kernel/gemm_plan.hpp>
 #include <nibble/kernel/softmax.hpp>
-#include <nibble/kv_cache.hpp>
+#include <nibble/kv_pages.hpp>
+#include <nibble/kv_sequence.hpp>
 #include <nibble/kv_transform.hpp>
 
 #include <cstddef>
@@ -60,8 +61,8 @@ inline void join(const kv_cache_options& o, std::size_t rows, const attention_su
 }
 
 // What all spans gave, to the rows of out: sums over weights, and a sink's, in the caller's channels.
-template <isa Isa, class Cache>
-inline void finish(const Cache& cache, const attention_rows& at, const attention_sums& all, const attend_options& options,
+template <isa Isa>
+inline void finish(const kv_sequence& cache, const attention_rows& at, const attention_sums& all, const attend_options& options,
                    matrix_view<float> out) noexcept {
     const std::size_t rows = at.rows();
     const std::size_t size = cache.options().value_size;

@@ -9,11 +9,11 @@
 #include <nibble/dispatch/fixed.hpp>
 #include <nibble/kernel/kv_store.hpp>
 #include <nibble/kv_pages.hpp>
+#include <nibble/kv_sequence.hpp>
 #include <nibble/kv_transform.hpp>
 #include <nibble/scheme/formats.hpp>
 #include <nibble/tensor/kv_layout.hpp>
 
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -23,25 +23,6 @@
 #include <vector>
 
 namespace nibble::inline NIBBLE_ABI {
-
-namespace detail {
-
-// Keys or values of some tokens in fp32, in the layout of a page in f32: the newest ones, position p at p % tokens, or the first.
-struct open_tokens {
-    std::size_t tokens = 0;
-    std::size_t head_bytes = 0;
-    buffer memory;
-    std::vector<std::uint8_t> marks; // [head][tokens]
-    std::size_t marked = 0;          // of those, not 0
-
-    open_tokens() = default;
-    open_tokens(std::size_t count, std::size_t bytes, std::size_t heads, allocator from = {})
-        : tokens(count), head_bytes(bytes), memory(count == 0 ? 0 : bytes * heads, from), marks(count * heads) {}
-    [[nodiscard]] const std::byte* head(std::size_t h) const noexcept { return memory.data() + h * head_bytes; }
-    [[nodiscard]] std::byte* head(std::size_t h) noexcept { return memory.data() + h * head_bytes; }
-};
-
-} // namespace detail
 
 // Keys and values of one sequence: Keys is a scheme (a token is a row: int8_channel has one scale per token and head,
 // int4_g32 one per 32 channels of it) or along_tokens<scheme>; Values is a scheme. Which combinations there are: any. Or Values
@@ -53,70 +34,31 @@ struct open_tokens {
 // What is stored depends on the tokens alone, not on how many came at once. One thread at a time may change sequences of
 // the same pages; attend only reads.
 template <class Keys, cached_values Values>
-class kv_cache {
+class kv_cache : public detail::kv_sequence {
 public:
     using pages_type = kv_pages<Keys, Values>;
     using key_format = detail::key_format<Keys>;
     static constexpr bool stores_values = pages_type::stores_values;
     using value_format = detail::token_format<typename pages_type::value_layout::scheme_type>;
-    static constexpr std::uint32_t none = pages_type::none;
 
     // With pages of its own, or of a set that other sequences use too.
     explicit kv_cache(const kv_cache_options& options, allocator from = {})
         : kv_cache(std::make_shared<pages_type>(options, from)) {}
-    explicit kv_cache(std::shared_ptr<pages_type> pages) : pages_(std::move(pages)) {
-        const kv_cache_options& o = this->options();
-        using f32_keys = detail::key_layout<f32_plain>;
-        using f32_values = detail::value_layout<f32_plain>;
-        const auto open = [&](std::size_t tokens, std::size_t bytes) {
-            return detail::open_tokens(tokens, bytes, o.heads, pages_->memory_from());
-        };
-        const std::size_t sinks = detail::round_up(o.sinks, panel_layout::rows);
-        const std::size_t value_sinks = stores_values ? sinks : 0;
-        newest_keys_ = open(pages_->open_keys(), f32_keys(pages_->open_keys(), o.head_size).bytes);
-        newest_values_ = open(pages_->open_values(), f32_values(pages_->open_values(), o.value_size).bytes);
-        first_keys_ = open(sinks, f32_keys(sinks, o.head_size).bytes);
-        first_values_ = open(value_sinks, f32_values(value_sinks, o.value_size).bytes);
-        table_.reserve(detail::ceil_div(o.capacity, o.page_tokens));
-        found_.resize(o.heads);
+    explicit kv_cache(std::shared_ptr<pages_type> pages) : kv_sequence(pages), pages_(std::move(pages)) {
         if constexpr (key_format::tokens_per_group != 0)
-            turned_.resize(o.heads * o.head_size * key_format::tokens_per_group);
+            turned_.resize(options().heads * options().head_size * key_format::tokens_per_group);
     }
     kv_cache(kv_cache&& other) noexcept = default;
     kv_cache& operator=(kv_cache&& other) noexcept {
         if (this != &other) {
-            release_from(0);
+            kv_sequence::operator=(std::move(other));
             pages_ = std::move(other.pages_);
-            table_ = std::move(other.table_);
-            other.table_.clear();
-            tokens_ = std::exchange(other.tokens_, 0);
-            begin_ = std::exchange(other.begin_, 0);
-            uncleared_ = std::exchange(other.uncleared_, false);
-            oldest_key_ = std::exchange(other.oldest_key_, 0);
-            oldest_value_ = std::exchange(other.oldest_value_, 0);
-            newest_keys_ = std::move(other.newest_keys_);
-            newest_values_ = std::move(other.newest_values_);
-            first_keys_ = std::move(other.first_keys_);
-            first_values_ = std::move(other.first_values_);
             turned_ = std::move(other.turned_);
-            found_ = std::move(other.found_);
-            key_transform_ = std::move(other.key_transform_);
-            key_rotary_ = std::move(other.key_rotary_);
-            value_transform_ = std::move(other.value_transform_);
         }
         return *this;
     }
-    kv_cache& operator=(const kv_cache&) = delete;
-    ~kv_cache() { release_from(0); }
 
-    [[nodiscard]] const kv_cache_options& options() const noexcept { return pages_->options(); }
     [[nodiscard]] const std::shared_ptr<pages_type>& pages() const noexcept { return pages_; }
-    [[nodiscard]] std::size_t size() const noexcept { return tokens_; }
-    // The first token that is still there, those in options().sinks aside.
-    [[nodiscard]] std::size_t begin() const noexcept { return begin_; }
-    // Tokens below it are stored as Keys, or Values; from it on they are fp32 as yet.
-    [[nodiscard]] std::size_t stored_keys() const noexcept { return pages_->stored_keys(tokens_); }
-    [[nodiscard]] std::size_t stored_values() const noexcept { return pages_->stored_values(tokens_); }
 
     // What keys, or values, go through before they are stored, windows and sinks included; none (nullptr) at first. For a
     // sequence that has no token yet. read_keys and attend undo it (read_keys gives keys that no rotary embedding has turned).
@@ -138,17 +80,6 @@ public:
         NIBBLE_CHECK(tokens_ == 0, "kv_cache::set_value_transform: tokens are there, which came through another transform");
         if (transform != nullptr) detail::check_transform(*transform, options().heads, options().value_size, false);
         value_transform_ = std::move(transform);
-    }
-    [[nodiscard]] const std::shared_ptr<const kv_transform>& key_transform() const noexcept { return key_transform_; }
-    [[nodiscard]] const std::shared_ptr<const kv_transform>& value_transform() const noexcept { return value_transform_; }
-
-    // Pages that the next `count` tokens take from the set: they can be appended if it has as many available.
-    [[nodiscard]] std::size_t pages_needed(std::size_t count) const noexcept {
-        std::size_t needed = 0;
-        for_each_page_written(count, [&](std::size_t i) {
-            if (i >= table_.size() || table_[i] == none || pages_->owners(table_[i]) > 1) ++needed;
-        });
-        return needed;
     }
 
     // Tokens to the end: row t of k has the keys of all heads of a token, head after head, v its values. Allocates nothing.
@@ -185,56 +116,16 @@ public:
         oldest_key_ = detail::min_of(oldest_key_, count);
         oldest_value_ = detail::min_of(oldest_value_, count);
     }
-    [[nodiscard]] bool can_truncate(std::size_t count) const noexcept {
-        if (count > tokens_ || (count < begin_ && count != 0)) return false;
-        const std::size_t keys = pages_->stored_keys(count);
-        const std::size_t values = pages_->stored_values(count);
-        return (keys == count || keys >= oldest_key_) && (values == count || values >= oldest_value_);
-    }
     void clear() { truncate(0); }
 
     // The same sequence once more: its pages are shared until one of the two writes to them.
     [[nodiscard]] kv_cache fork() const {
         kv_cache copy(pages_);
-        copy.table_.assign(table_.begin(), table_.end());
-        for (const std::uint32_t page : table_)
-            if (page != none) pages_->keep(page);
-        copy.tokens_ = tokens_;
-        copy.begin_ = begin_;
-        copy.uncleared_ = uncleared_;
-        copy.oldest_key_ = oldest_key_;
-        copy.oldest_value_ = oldest_value_;
-        copy.newest_keys_ = newest_keys_;
-        copy.newest_values_ = newest_values_;
-        copy.first_keys_ = first_keys_;
-        copy.first_values_ = first_values_;
-        copy.key_transform_ = key_transform_;
-        copy.key_rotary_ = key_rotary_;
-        copy.value_transform_ = value_transform_;
+        copy.share(*this);
         return copy;
     }
 
-    // Gives back all pages whose tokens all lie before `position`: attention with a window no longer asks for them. Sinks stay.
-    void evict_before(std::size_t position) {
-        NIBBLE_CHECK(position <= tokens_, "kv_cache::evict_before: a position within the sequence");
-        const std::size_t pages = detail::min_of(position, detail::min_of(stored_keys(), stored_values())) / options().page_tokens;
-        for (std::size_t i = 0; i < detail::min_of(pages, table_.size()); ++i)
-            if (table_[i] != none) pages_->release(std::exchange(table_[i], none));
-        begin_ = detail::max_of(begin_, pages * options().page_tokens);
-    }
-
-    // Pages to and from plain memory, pages().page_bytes() of it each, bit for bit. A page that was saved may be dropped, which
-    // gives its memory back; until it is restored attend must not meet it.
-    [[nodiscard]] std::size_t page_count() const noexcept { return table_.size(); }
-    [[nodiscard]] bool has_page(std::size_t i) const noexcept { return i < table_.size() && table_[i] != none; }
-    void save_page(std::size_t i, std::span<std::byte> to) const {
-        NIBBLE_CHECK(has_page(i) && to.size() == pages_->page_bytes(), "kv_cache::save_page: a page that is there, and its size");
-        pages_->save(table_[i], to.data());
-    }
-    void drop_page(std::size_t i) {
-        NIBBLE_CHECK(has_page(i), "kv_cache::drop_page: a page that is there");
-        pages_->release(std::exchange(table_[i], none));
-    }
+    // A page that was dropped, as save_page wrote it.
     void restore_page(std::size_t i, std::span<const std::byte> from) {
         NIBBLE_CHECK(i < table_.size() && table_[i] == none && i * options().page_tokens >= begin_,
                      "kv_cache::restore_page: a page that was dropped");
@@ -256,52 +147,8 @@ public:
         for (std::size_t t = 0; t < out.rows(); ++t) read_value(head, first + t, out.row(t));
     }
 
-    // ---- for attend ----
-    [[nodiscard]] const kernel::rotary_tables* key_rotary() const noexcept { return key_rotary_.get(); }
-    // What has become of values: with prefix_of_keys they went through the keys' transform.
-    [[nodiscard]] const kv_transform* transform_of_values() const noexcept {
-        return stores_values ? value_transform_.get() : key_transform_.get();
-    }
-    [[nodiscard]] std::size_t channels_of_values() const noexcept {
-        return stores_values ? options().value_size : options().head_size;
-    }
-    [[nodiscard]] std::uint32_t page(std::size_t i) const noexcept { return i < table_.size() ? table_[i] : none; }
-    [[nodiscard]] const detail::open_tokens& newest_keys() const noexcept { return newest_keys_; }
-    [[nodiscard]] const detail::open_tokens& newest_values() const noexcept { return stores_values ? newest_values_ : newest_keys_; }
-    [[nodiscard]] const detail::open_tokens& first_keys() const noexcept { return first_keys_; }
-    [[nodiscard]] const detail::open_tokens& first_values() const noexcept { return stores_values ? first_values_ : first_keys_; }
-
 private:
-    // The pages from the i-th on, the last one first: who takes them next has them in the order in which they lie.
-    void release_from(std::size_t i) noexcept {
-        while (table_.size() > i) {
-            if (table_.back() != none) pages_->release(table_.back());
-            table_.pop_back();
-        }
-    }
-    // Pages of positions [from, to).
-    template <class Visit>
-    void for_each_page_between(std::size_t from, std::size_t to, const Visit& visit) const {
-        const std::size_t keys = pages_->stored_keys(from);
-        const std::size_t values = pages_->stored_values(from);
-        const std::size_t first = detail::min_of(keys, values);
-        const std::size_t end = detail::max_of(pages_->stored_keys(to), pages_->stored_values(to));
-        for (std::size_t i = first / options().page_tokens; i * options().page_tokens < end; ++i) visit(i);
-    }
-    // Those that the next `count` tokens write to: where keys or values leave their windows.
-    template <class Visit>
-    void for_each_page_written(std::size_t count, const Visit& visit) const {
-        const std::size_t size = options().page_tokens;
-        const std::size_t keys[] = {stored_keys(), pages_->stored_keys(tokens_ + count)};
-        const std::size_t values[] = {stored_values(), pages_->stored_values(tokens_ + count)};
-        for_each_page_between(tokens_, tokens_ + count, [&](std::size_t i) {
-            const auto meets = [&](const std::size_t (&range)[2]) {
-                return range[0] < range[1] && range[0] < (i + 1) * size && range[1] > i * size;
-            };
-            if (meets(keys) || meets(values)) visit(i);
-        });
-    }
-    // All pages likewise, but shared ones, which wait until they are this sequence's own.
+    // No keys from `keys` and no values from `values` on in any page but shared ones, which wait until they are this sequence's own.
     void clear_from(std::size_t keys, std::size_t values) noexcept {
         uncleared_ = false;
         for (std::size_t i = detail::min_of(keys, values) / options().page_tokens; i < table_.size(); ++i) {
@@ -327,53 +174,6 @@ private:
             for (std::size_t t = detail::max_of(values, first); t < first + size; ++t) marks[t - first] &= key_mark;
         }
         pages_->count_marks(table_[i]);
-    }
-
-    // The finite numbers of a row, and whether all were.
-    static bool finite_row(const float* x, std::size_t count, float* out) noexcept {
-        std::uint32_t bad = 0;
-        for (std::size_t i = 0; i < count; ++i) {
-            const std::uint32_t word = std::bit_cast<std::uint32_t>(x[i]);
-            const bool finite = (word & detail::f32_magnitude) < detail::f32_infinity;
-            out[i] = std::bit_cast<float>(finite ? word : 0u);
-            bad |= finite ? 0u : 1u;
-        }
-        return bad == 0;
-    }
-    // The same of a row of head h that is to go through a transform, in place.
-    static bool transform_row(const kv_transform* transform, std::size_t h, std::size_t size, float* x) noexcept {
-        if (transform == nullptr) return true;
-        detail::transform_channels<best_isa>(*transform, h, size, true, x);
-        return finite_row(x, size, x);
-    }
-    static void put_open_key(detail::open_tokens& open, std::size_t head, std::size_t at, const float* x, std::size_t channels,
-                             bool marked) noexcept {
-        auto* to = reinterpret_cast<float*>(open.head(head) + at / panel_layout::rows *
-                                            detail::key_layout<f32_plain>(panel_layout::rows, channels).panel_bytes) +
-                   at % panel_layout::rows;
-        for (std::size_t c = 0; c < channels; ++c) to[c * panel_layout::rows] = x[c];
-        open.marks[head * open.tokens + at] = marked ? 1 : 0;
-    }
-    static void put_open_value(detail::open_tokens& open, std::size_t head, std::size_t at, const float* x, std::size_t channels,
-                               bool marked) noexcept {
-        auto* to = reinterpret_cast<float*>(open.head(head)) + at * panel_layout::rows;
-        for (std::size_t c = 0; c < channels; ++c)
-            to[c / panel_layout::rows * open.tokens * panel_layout::rows + c % panel_layout::rows] = x[c];
-        open.marks[head * open.tokens + at] = marked ? 1 : 0;
-    }
-    static void get_open_key(const detail::open_tokens& open, std::size_t head, std::size_t at, std::size_t channels,
-                             float* x) noexcept {
-        const auto* from = reinterpret_cast<const float*>(
-                               open.head(head) + at / panel_layout::rows *
-                                                     detail::key_layout<f32_plain>(panel_layout::rows, channels).panel_bytes) +
-                           at % panel_layout::rows;
-        for (std::size_t c = 0; c < channels; ++c) x[c] = from[c * panel_layout::rows];
-    }
-    static void get_open_value(const detail::open_tokens& open, std::size_t head, std::size_t at, std::size_t channels,
-                               float* x) noexcept {
-        const auto* from = reinterpret_cast<const float*>(open.head(head)) + at * panel_layout::rows;
-        for (std::size_t c = 0; c < channels; ++c)
-            x[c] = from[c / panel_layout::rows * open.tokens * panel_layout::rows + c % panel_layout::rows];
     }
 
     template <executor Executor>
@@ -450,12 +250,6 @@ private:
         }
         return found;
     }
-    static constexpr std::uint8_t key_mark = 1;
-    static constexpr std::uint8_t value_mark = 2;
-    void mark(std::size_t h, std::size_t position, std::uint8_t bit) noexcept {
-        const std::size_t size = options().page_tokens;
-        pages_->marks(table_[position / size], h)[position % size] |= bit;
-    }
     void store_key(std::size_t h, std::size_t position, const float* x, bool marked) noexcept {
         if constexpr (key_format::tokens_per_group == 0) {
             const std::size_t size = options().page_tokens;
@@ -503,13 +297,6 @@ private:
         if (marked) mark(h, position, value_mark);
     }
 
-    void check_read(std::size_t head, std::size_t first, matrix_view<float> out, std::size_t channels, std::size_t stored) const {
-        NIBBLE_CHECK(head < options().heads && out.cols() == channels && first <= tokens_ && out.rows() <= tokens_ - first,
-                     "kv_cache: read a head and tokens that are there, all channels of them");
-        for (std::size_t t = first; t < first + out.rows(); ++t)
-            NIBBLE_CHECK(t < options().sinks || t >= stored || (t >= begin_ && has_page(t / options().page_tokens)),
-                         "kv_cache: a token was evicted or its page dropped");
-    }
     void read_key(std::size_t h, std::size_t position, float* x) const {
         const kv_cache_options& o = options();
         const auto open = [&](const detail::open_tokens& from, std::size_t at) {
@@ -561,19 +348,7 @@ private:
     }
 
     std::shared_ptr<pages_type> pages_;
-    std::vector<std::uint32_t> table_; // page of each page_tokens tokens, or none
-    std::size_t tokens_ = 0;
-    std::size_t begin_ = 0;
-    bool uncleared_ = false; // tokens that were taken back may be left in pages that were shared then
-    // The first tokens whose fp32 numbers are there still: later ones that were taken back have overwritten those before.
-    std::size_t oldest_key_ = 0;
-    std::size_t oldest_value_ = 0;
-    detail::open_tokens newest_keys_, newest_values_; // by position % tokens
-    detail::open_tokens first_keys_, first_values_;   // sinks
-    std::vector<std::uint8_t> found_; // of each head, whether append met a number that is not finite
     std::vector<typename key_format::element::code> turned_; // scratch, [head][token of a group][channel]
-    std::shared_ptr<const kv_transform> key_transform_, value_transform_;
-    std::shared_ptr<const kernel::rotary_tables> key_rotary_;
 };
 
 } // namespace nibble::inline NIBBLE_ABI

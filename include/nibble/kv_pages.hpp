@@ -39,39 +39,16 @@ struct kv_cache_options {
     float value_scale = 1.0f;
 };
 
-// Pages of a number of tokens, all heads of them: the memory of one or more sequences. A page that several sequences hold is
-// stored once, and copied when one of them writes to it. Not for several threads at once without a lock.
-//
-// A page is not in one place: keys, values and marks of a head have the parts of all pages side by side, so that attention, which
-// goes through a sequence head by head, reads one stretch of memory where pages were taken one after the other. (Emerald Rapids,
-// two threads: stretches of 8 KiB are read at 24 GB/s, of 64 at 31, of 256 at 36.)
-template <class Keys, cached_values Values>
-class kv_pages {
+namespace detail {
+
+// What there is to do with pages whatever is stored in them: a head's keys and values are a number of bytes.
+class page_memory {
 public:
-    using key_layout = detail::key_layout<Keys>;
-    static constexpr bool stores_values = detail::values_of_cache<Keys, Values>::stored;
-    using value_layout = typename detail::values_of_cache<Keys, Values>::layout;
     static constexpr std::uint32_t none = 0xffffffffu;
 
-    explicit kv_pages(const kv_cache_options& given, allocator from = {}) : options_(checked(given)), from_(from) {
-        keys_ = key_layout(options_.page_tokens, options_.head_size);
-        values_ = detail::values_of_cache<Keys, Values>::make(keys_, options_.value_size);
-        marks_bytes_ = detail::round_up(options_.page_tokens, 64);
-        head_bytes_ = keys_.bytes + value_bytes() + marks_bytes_;
-        NIBBLE_CHECK(options_.pages <= (SIZE_MAX / 4) / (head_bytes_ * options_.heads) && options_.pages < none,
-                     "kv_cache: that many pages do not fit in the address space");
-        memory_ = buffer(options_.pages * page_bytes(), from);
-        owners_.resize(options_.pages);
-        marked_.resize(options_.pages);
-        free_.resize(options_.pages);
-        for (std::size_t i = 0; i < free_.size(); ++i) free_[i] = static_cast<std::uint32_t>(free_.size() - 1 - i);
-        available_ = free_.size();
-    }
-
     [[nodiscard]] const kv_cache_options& options() const noexcept { return options_; }
+    [[nodiscard]] bool stores_values() const noexcept { return stores_values_; } // or they are a prefix of the keys
     [[nodiscard]] const allocator& memory_from() const noexcept { return from_; }
-    [[nodiscard]] const key_layout& keys() const noexcept { return keys_; }
-    [[nodiscard]] const value_layout& values() const noexcept { return values_; }
     // Bytes of a page: all heads, keys, values, and a byte per token and head that marks numbers which were not finite.
     [[nodiscard]] std::size_t page_bytes() const noexcept { return head_bytes_ * options_.heads; }
     [[nodiscard]] std::size_t available() const noexcept { return available_; }
@@ -112,16 +89,16 @@ public:
         return copy;
     }
 
-    [[nodiscard]] std::byte* keys_of(std::uint32_t page, std::size_t head) noexcept { return head_of(head) + page * keys_.bytes; }
+    [[nodiscard]] std::byte* keys_of(std::uint32_t page, std::size_t head) noexcept { return head_of(head) + page * keys_bytes_; }
     [[nodiscard]] const std::byte* keys_of(std::uint32_t page, std::size_t head) const noexcept {
-        return head_of(head) + page * keys_.bytes;
+        return head_of(head) + page * keys_bytes_;
     }
     // Those of prefix_of_keys are keys.
     [[nodiscard]] std::byte* values_of(std::uint32_t page, std::size_t head) noexcept {
-        return stores_values ? head_of(head) + options_.pages * keys_.bytes + page * values_.bytes : keys_of(page, head);
+        return stores_values_ ? head_of(head) + options_.pages * keys_bytes_ + page * values_bytes_ : keys_of(page, head);
     }
     [[nodiscard]] const std::byte* values_of(std::uint32_t page, std::size_t head) const noexcept {
-        return stores_values ? head_of(head) + options_.pages * keys_.bytes + page * values_.bytes : keys_of(page, head);
+        return stores_values_ ? head_of(head) + options_.pages * keys_bytes_ + page * values_bytes_ : keys_of(page, head);
     }
     // A byte per token: bit 0 says that its key was not finite, bit 1 that its value was not; has_marks: whether the page has any.
     [[nodiscard]] std::uint8_t* marks(std::uint32_t page, std::size_t head) noexcept {
@@ -144,7 +121,7 @@ public:
         return left - left % options_.key_flush;
     }
     [[nodiscard]] std::size_t stored_values(std::size_t tokens) const noexcept {
-        return stores_values ? tokens - detail::min_of(tokens, options_.value_window) : stored_keys(tokens);
+        return stores_values_ ? tokens - detail::min_of(tokens, options_.value_window) : stored_keys(tokens);
     }
     // Tokens whose fp32 numbers are kept, a multiple of 16; 0 if all are stored at once.
     [[nodiscard]] std::size_t open_keys() const noexcept {
@@ -152,39 +129,31 @@ public:
         return detail::round_up(options_.key_window + options_.key_flush + options_.rollback, panel_layout::rows);
     }
     [[nodiscard]] std::size_t open_values() const noexcept {
-        if (!stores_values || options_.value_window == 0) return 0;
+        if (!stores_values_ || options_.value_window == 0) return 0;
         return detail::round_up(options_.value_window + 1 + options_.rollback, panel_layout::rows);
     }
 
-private:
-    [[nodiscard]] std::size_t value_bytes() const noexcept { return stores_values ? values_.bytes : 0; }
-    [[nodiscard]] std::byte* head_of(std::size_t head) noexcept { return memory_.data() + head * options_.pages * head_bytes_; }
-    [[nodiscard]] const std::byte* head_of(std::size_t head) const noexcept {
-        return memory_.data() + head * options_.pages * head_bytes_;
+protected:
+    // Of options that were checked, and keys and values (0 where they are keys) of a page and head in bytes.
+    page_memory(const kv_cache_options& given, std::size_t keys_bytes, std::size_t values_bytes, bool stores_values, allocator from)
+        : options_(given), from_(from), stores_values_(stores_values), keys_bytes_(keys_bytes), values_bytes_(values_bytes) {
+        marks_bytes_ = round_up(options_.page_tokens, 64);
+        head_bytes_ = keys_bytes_ + values_bytes_ + marks_bytes_;
+        NIBBLE_CHECK(options_.pages <= (SIZE_MAX / 4) / (head_bytes_ * options_.heads) && options_.pages < none,
+                     "kv_cache: that many pages do not fit in the address space");
+        memory_ = buffer(options_.pages * page_bytes(), from);
+        owners_.resize(options_.pages);
+        marked_.resize(options_.pages);
+        free_.resize(options_.pages);
+        for (std::size_t i = 0; i < free_.size(); ++i) free_[i] = static_cast<std::uint32_t>(free_.size() - 1 - i);
+        available_ = free_.size();
     }
-    [[nodiscard]] std::size_t marks_at(std::uint32_t page) const noexcept {
-        return options_.pages * (keys_.bytes + value_bytes()) + page * marks_bytes_;
-    }
-    // visit(part, bytes, where it begins in the page as save writes it)
-    template <class Visit>
-    void for_each_part(std::uint32_t page, const Visit& visit) noexcept {
-        for (std::size_t h = 0; h < options_.heads; ++h) {
-            const std::size_t at = h * head_bytes_;
-            visit(keys_of(page, h), keys_.bytes, at);
-            if constexpr (stores_values) visit(values_of(page, h), values_.bytes, at + keys_.bytes);
-            visit(reinterpret_cast<std::byte*>(marks(page, h)), marks_bytes_, at + keys_.bytes + value_bytes());
-        }
-    }
-    template <class Visit>
-    void for_each_part(std::uint32_t page, const Visit& visit) const noexcept {
-        const_cast<kv_pages*>(this)->for_each_part(page, [&](const std::byte* part, std::size_t bytes, std::size_t at) {
-            visit(part, bytes, at);
-        });
-    }
-    static kv_cache_options checked(kv_cache_options o) {
-        constexpr std::size_t group = detail::key_format<Keys>::tokens_per_group;
+    ~page_memory() = default;
+
+    // Options with their defaults filled in; `group` is that of along_tokens, or 0.
+    static kv_cache_options checked(kv_cache_options o, std::size_t group, bool stores_values) {
         if (o.value_size == 0) o.value_size = o.head_size;
-        if constexpr (!stores_values)
+        if (!stores_values)
             NIBBLE_CHECK(o.value_size <= o.head_size && o.value_window == 0,
                          "kv_cache: values that are a prefix of the keys have at most head_size channels, and the window of the keys");
         if (o.key_flush == 0) o.key_flush = detail::max_of<std::size_t>(1, group);
@@ -193,7 +162,7 @@ private:
                      "kv_cache: a head has 1 to 1024 channels");
         NIBBLE_CHECK(o.page_tokens >= 16 && o.page_tokens <= 256 && (o.page_tokens & (o.page_tokens - 1)) == 0,
                      "kv_cache: a page has 16, 32, 64, 128 or 256 tokens");
-        if constexpr (group != 0) {
+        if (group != 0) {
             NIBBLE_CHECK(o.page_tokens % group == 0, "kv_cache: page_tokens must be a multiple of the group of along_tokens");
             NIBBLE_CHECK(o.key_flush % group == 0, "kv_cache: key_flush must be a multiple of the group of along_tokens");
         }
@@ -208,10 +177,36 @@ private:
         return o;
     }
 
+private:
+    [[nodiscard]] std::byte* head_of(std::size_t head) noexcept { return memory_.data() + head * options_.pages * head_bytes_; }
+    [[nodiscard]] const std::byte* head_of(std::size_t head) const noexcept {
+        return memory_.data() + head * options_.pages * head_bytes_;
+    }
+    [[nodiscard]] std::size_t marks_at(std::uint32_t page) const noexcept {
+        return options_.pages * (keys_bytes_ + values_bytes_) + page * marks_bytes_;
+    }
+    // visit(part, bytes, where it begins in the page as save writes it)
+    template <class Visit>
+    void for_each_part(std::uint32_t page, const Visit& visit) noexcept {
+        for (std::size_t h = 0; h < options_.heads; ++h) {
+            const std::size_t at = h * head_bytes_;
+            visit(keys_of(page, h), keys_bytes_, at);
+            if (stores_values_) visit(values_of(page, h), values_bytes_, at + keys_bytes_);
+            visit(reinterpret_cast<std::byte*>(marks(page, h)), marks_bytes_, at + keys_bytes_ + values_bytes_);
+        }
+    }
+    template <class Visit>
+    void for_each_part(std::uint32_t page, const Visit& visit) const noexcept {
+        const_cast<page_memory*>(this)->for_each_part(page, [&](const std::byte* part, std::size_t bytes, std::size_t at) {
+            visit(part, bytes, at);
+        });
+    }
+
     kv_cache_options options_;
     allocator from_;
-    key_layout keys_;
-    value_layout values_;
+    bool stores_values_;
+    std::size_t keys_bytes_;
+    std::size_t values_bytes_; // 0 where values are keys
     std::size_t marks_bytes_ = 0;
     std::size_t head_bytes_ = 0;
     buffer memory_;
@@ -219,6 +214,44 @@ private:
     std::vector<std::uint8_t> marked_;
     std::vector<std::uint32_t> free_; // the first available_ are
     std::size_t available_ = 0;
+};
+
+} // namespace detail
+
+// Pages of a number of tokens, all heads of them: the memory of one or more sequences. A page that several sequences hold is
+// stored once, and copied when one of them writes to it. Not for several threads at once without a lock.
+//
+// A page is not in one place: keys, values and marks of a head have the parts of all pages side by side, so that attention, which
+// goes through a sequence head by head, reads one stretch of memory where pages were taken one after the other. (Emerald Rapids,
+// two threads: stretches of 8 KiB are read at 24 GB/s, of 64 at 31, of 256 at 36.)
+template <class Keys, cached_values Values>
+class kv_pages : public detail::page_memory {
+public:
+    using key_layout = detail::key_layout<Keys>;
+    static constexpr bool stores_values = detail::values_of_cache<Keys, Values>::stored;
+    using value_layout = typename detail::values_of_cache<Keys, Values>::layout;
+
+    explicit kv_pages(const kv_cache_options& given, allocator from = {}) : kv_pages(plan(given), from) {}
+
+    [[nodiscard]] const key_layout& keys() const noexcept { return keys_; }
+    [[nodiscard]] const value_layout& values() const noexcept { return values_; }
+
+private:
+    struct plan {
+        kv_cache_options options;
+        key_layout keys;
+        value_layout values;
+        explicit plan(const kv_cache_options& given)
+            : options(checked(given, detail::key_format<Keys>::tokens_per_group, stores_values)),
+              keys(options.page_tokens, options.head_size),
+              values(detail::values_of_cache<Keys, Values>::make(keys, options.value_size)) {}
+    };
+    kv_pages(const plan& p, allocator from)
+        : page_memory(p.options, p.keys.bytes, stores_values ? p.values.bytes : 0, stores_values, from), keys_(p.keys),
+          values_(p.values) {}
+
+    key_layout keys_;
+    value_layout values_;
 };
 
 } // namespace nibble::inline NIBBLE_ABI

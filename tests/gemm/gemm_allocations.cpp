@@ -27,7 +27,7 @@ TEST_CASE("gemm allocates nothing once its workspace is warm") {
         std::vector<float> y(100 * n);
         const auto weights = format->quantize({w.data(), n, k});
         const any_executor one_thread;
-        for (std::size_t isa = 0; isa < isa_names().size(); ++isa) {
+        for (std::size_t isa = 0; isa < weights->isas(); ++isa) {
             nb::workspace scratch;
             nb::gemm_options options;
             options.workspace = &scratch;

@@ -82,7 +82,7 @@ void compare(const gemm_format& format, const gemm_weights& weights, int limit, 
     }
     const float one = 1.0f;
     for (const int given : {limit, 127})
-        for (std::size_t isa = 0; isa < isa_names().size(); ++isa) {
+        for (std::size_t isa = 0; isa < weights.isas(); ++isa) {
             nb::gemm_options options;
             options.grid = {.limit = given, .scales = {&one, 1}};
             // Exactly as many bytes as announced, at the end of a page.
@@ -171,7 +171,7 @@ TEST_CASE("scales per group and activations of 7 bits") {
                 for (std::size_t c = 0; c < k; ++c) x[t * k + c] = static_cast<float>(row.values[c]);
                 reference_row(row, true, false, plain, integers, {}, want.data() + t * n);
             }
-            for (std::size_t isa = 0; isa < isa_names().size(); ++isa) {
+            for (std::size_t isa = 0; isa < weights->isas(); ++isa) {
                 nb::gemm_options options;
                 options.activations = nb::activation_scale::per_group;
                 options.grid.limit = 64;

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstddef>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 namespace nibble_test {
@@ -20,17 +21,23 @@ struct test_executor {
             for (std::size_t i = 0; i < count; ++i) task(i, std::size_t{0});
             return;
         }
+        // One function for all tasks: threads are slow to compile.
+        using own = std::remove_reference_t<Task>;
+        run(count, [](void* of, std::size_t i, std::size_t worker) { (*static_cast<own*>(of))(i, worker); },
+            const_cast<std::remove_const_t<own>*>(&task));
+    }
+
+private:
+    void run(std::size_t count, void (*task)(void*, std::size_t, std::size_t), void* of) const {
         std::atomic<std::size_t> next{0};
         const auto work = [&](std::size_t worker) {
-            for (std::size_t i = next++; i < count; i = next++) task(scrambled(i, count), worker);
+            for (std::size_t i = next++; i < count; i = next++) task(of, scrambled(i, count), worker);
         };
         std::vector<std::thread> threads;
         for (std::size_t worker = 1; worker < workers; ++worker) threads.emplace_back(work, worker);
         work(0);
         for (std::thread& thread : threads) thread.join();
     }
-
-private:
     // Odd indices backwards, then even ones.
     [[nodiscard]] static std::size_t scrambled(std::size_t i, std::size_t count) noexcept {
         const std::size_t odd = count / 2;

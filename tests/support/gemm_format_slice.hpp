@@ -20,17 +20,22 @@
 
 namespace gemm_test {
 
-template <class S> class gemm_weights_of final : public gemm_weights {
+template <class S, bool AllIsas> class gemm_weights_of final : public gemm_weights {
 public:
     explicit gemm_weights_of(const nibble::quantized<S>& q) : plain_(plain_of(q)), packed_(nibble::pack(q)) {}
     gemm_weights_of(plain_weights plain, nibble::packed<S> packed)
         : plain_(std::move(plain)), packed_(std::move(packed)) {}
 
     [[nodiscard]] const plain_weights& plain() const override { return plain_; }
+    [[nodiscard]] std::size_t isas() const override {
+        std::size_t count = 0;
+        for_each_own_isa([&]<class I>() { ++count; });
+        return count;
+    }
     void gemm(std::size_t isa, nibble::matrix_view<const float> x, nibble::matrix_view<float> y,
               const nibble::gemm_options& options, const any_executor& threads) const override {
         std::size_t at = 0;
-        nibble::for_each_isa([&]<class I>() {
+        for_each_own_isa([&]<class I>() {
             if (at++ == isa) nibble::gemm<I>(x, packed_, y, nibble::identity{}, options, threads);
         });
     }
@@ -46,11 +51,18 @@ public:
     }
 
 private:
+    template <class Visit> static void for_each_own_isa(const Visit& visit) {
+        if constexpr (AllIsas)
+            nibble::for_each_isa(visit);
+        else
+            visit.template operator()<nibble::best_isa>();
+    }
+
     plain_weights plain_;
     nibble::packed<S> packed_;
 };
 
-template <class Format> class gemm_format_of final : public gemm_format {
+template <class Format, bool AllIsas> class gemm_format_of final : public gemm_format {
 public:
     using S = typename Format::scheme;
     using traits = nibble::detail::scheme_traits<S>;
@@ -68,7 +80,7 @@ public:
     [[nodiscard]] int scale_bits() const override { return traits::scale_element::bits; }
     [[nodiscard]] int outer_bits() const override { return traits::outer_element::bits; }
     [[nodiscard]] std::unique_ptr<gemm_weights> quantize(nibble::matrix_view<const float> w) const override {
-        return std::make_unique<gemm_weights_of<S>>(nibble::quantize<S>(w));
+        return std::make_unique<gemm_weights_of<S, AllIsas>>(nibble::quantize<S>(w));
     }
     [[nodiscard]] std::unique_ptr<gemm_weights> fill(std::size_t rows, std::size_t cols,
                                                      const code_pattern& pattern) const override {
@@ -102,7 +114,7 @@ public:
                 if constexpr (traits::has_zero)
                     q.zeros()[slot] = static_cast<typename traits::zero_code>(pattern.zero ? pattern.zero(i, g) : 0u);
             }
-        return std::make_unique<gemm_weights_of<S>>(q);
+        return std::make_unique<gemm_weights_of<S, AllIsas>>(q);
     }
 };
 
@@ -148,7 +160,8 @@ std::vector<std::unique_ptr<gemm_format>> make_gemm_slice_of(nibble::format_list
     [&]<std::size_t... Index>(std::index_sequence<Index...>) {
         const auto add = [&]<std::size_t I, class Format>() {
             if constexpr (slices[I] == Slice && nibble_test::tested<I, Format>)
-                made.push_back(std::make_unique<gemm_format_of<Format>>());
+                made.push_back(std::make_unique<gemm_format_of<
+                    Format, !nibble_test::kinds_only || nibble_test::first_of_its_family<I, Format>(nibble::all_formats{})>>());
         };
         (add.template operator()<Index, Formats>(), ...);
     }

@@ -40,7 +40,7 @@ template <std::size_t Index, class Format>
 inline constexpr bool tested = !kinds_only || first_of_its_kind<Index, Format>(nibble::all_formats{});
 
 // visit.operator()<I>() for every ISA, or in those builds, where templates are slow to compile, for the best alone:
-// gemm/slices/ keep both there.
+// gemm/slices/ keep all for one format of each family there.
 template <class Visit>
 constexpr void for_each_tested_isa(Visit&& visit) {
     if constexpr (kinds_only)
@@ -71,18 +71,21 @@ inline constexpr bool same_family =
     A::scheme::has_integer_zero == B::scheme::has_integer_zero && A::scheme::has_minimum == B::scheme::has_minimum &&
     A::scheme::two_level == B::scheme::two_level && A::scheme::scaled == B::scheme::scaled;
 
+// Is the list's format number Index the first of its family?
+template <std::size_t Index, class Format, class... Formats>
+[[nodiscard]] constexpr bool first_of_its_family(nibble::format_list<Formats...>) noexcept {
+    std::size_t at = 0;
+    bool found = false;
+    ((found = found || (at++ < Index && same_family<Format, Formats>)), ...);
+    return !found;
+}
+
 // visit.operator()<Format>() for the first format of the list of each family.
 template <class Visit>
 void for_each_family(Visit&& visit) {
     [&]<class... Formats, std::size_t... Index>(nibble::format_list<Formats...>, std::index_sequence<Index...>) {
         const auto one = [&]<class Format, std::size_t At>() {
-            constexpr bool first = [] {
-                std::size_t at = 0;
-                bool found = false;
-                ((found = found || (at++ < At && same_family<Format, Formats>)), ...);
-                return !found;
-            }();
-            if constexpr (first) visit.template operator()<Format>();
+            if constexpr (first_of_its_family<At, Format>(nibble::format_list<Formats...>{})) visit.template operator()<Format>();
         };
         (one.template operator()<Formats, Index>(), ...);
     }(nibble::all_formats{}, std::make_index_sequence<nibble::all_formats::size>{});

@@ -53,6 +53,17 @@
 #define NIBBLE_CPU_IS_AMD false
 #endif
 
+// Was this unit compiled for a Zen (-march=znver3, or native on one)? It decides which instructions ask for memory.
+#if defined(__znver1__) || defined(__znver2__) || defined(__znver3__) || defined(__znver4__) || defined(__znver5__) ||                   \
+    defined(__tune_znver1__) || defined(__tune_znver2__) || defined(__tune_znver3__) || defined(__tune_znver4__) ||                      \
+    defined(__tune_znver5__)
+#define NIBBLE_TUNED_FOR_ZEN 1
+#define NIBBLE_TUNE_TAG _zen
+#else
+#define NIBBLE_TUNED_FOR_ZEN 0
+#define NIBBLE_TUNE_TAG
+#endif
+
 #if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #define NIBBLE_HAS_AVX2 1
 #else
@@ -82,8 +93,8 @@
 #define NIBBLE_HAS_VNNI 0
 #endif
 
-// Everything in nibble lives in an inline namespace that names the version and the instruction set of the translation
-// unit. Two units compiled with different flags then share no weak symbol, so the linker can never keep an AVX2 copy of
+// Everything in nibble lives in an inline namespace that names the version, and the instruction set and kind of processor of the
+// translation unit. Two units compiled with different flags then share no weak symbol, so the linker can never keep an AVX2 copy of
 // a function for a program part that must run without it; passing a nibble type between such units is a link error.
 #if NIBBLE_HAS_AVX512
 #define NIBBLE_ISA_TAG avx512_vnni
@@ -125,10 +136,10 @@
 #define NIBBLE_MATH_TAG
 #endif
 
-#define NIBBLE_DETAIL_JOIN(a, b, c, d, e) a##b##_##c##_##d##e
-#define NIBBLE_DETAIL_EXPAND(a, b, c, d, e) NIBBLE_DETAIL_JOIN(a, b, c, d, e)
+#define NIBBLE_DETAIL_JOIN(a, b, c, d, e, f) a##b##_##c##_##d##e##f
+#define NIBBLE_DETAIL_EXPAND(a, b, c, d, e, f) NIBBLE_DETAIL_JOIN(a, b, c, d, e, f)
 #define NIBBLE_ABI                                                                                                    \
-    NIBBLE_DETAIL_EXPAND(v, NIBBLE_VERSION_MAJOR, NIBBLE_VERSION_MINOR, NIBBLE_ISA_TAG, NIBBLE_MATH_TAG)
+    NIBBLE_DETAIL_EXPAND(v, NIBBLE_VERSION_MAJOR, NIBBLE_VERSION_MINOR, NIBBLE_ISA_TAG, NIBBLE_TUNE_TAG, NIBBLE_MATH_TAG)
 
 // Fused multiply-add in hardware: the reproducibility promise needs it for speed; without it std::fma is called.
 #if defined(__FMA__) || defined(__ARM_NEON) || defined(__ARM_FEATURE_FMA)

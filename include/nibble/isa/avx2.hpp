@@ -368,6 +368,9 @@ struct avx2 : generic {
     static NIBBLE_INLINE void prefetch(const void* at) noexcept {
         _mm_prefetch(static_cast<const char*>(at), _MM_HINT_T0);
     }
+    static NIBBLE_INLINE void prefetch_second_level(const void* at) noexcept {
+        _mm_prefetch(static_cast<const char*>(at), _MM_HINT_T1);
+    }
 
 protected:
     // 16 entries of a table of bytes, and what changes from the 16 before them.

@@ -286,6 +286,7 @@ public:
     }
 
     static NIBBLE_INLINE void prefetch(const void* at) noexcept { __builtin_prefetch(at); }
+    static NIBBLE_INLINE void prefetch_second_level(const void* at) noexcept { __builtin_prefetch(at, 0, 2); }
 
 protected:
     template <element E>

@@ -142,6 +142,11 @@ struct attention_side {
         }
     }
 
+    template <class Source>
+    using early = asked_early<Source, element::bits>;
+    template <class Lanes>
+    using stored_lanes = std::conditional_t<plain, early<Lanes>, Lanes>;
+
     // One tile: `panels` panels whose codes are `stride` bytes apart, or one whose lanes lie unpacked.
     template <class Arguments>
     static NIBBLE_INLINE void tile(bool unpacked, std::size_t panels, std::size_t tokens, const Arguments& a,
@@ -149,9 +154,11 @@ struct attention_side {
         if constexpr (integer) {
             using packed = typename source_of<Isa, S, true, wide>::type;
             using lanes = typename source_of<Isa, S, false, wide>::type;
-            one_of<packed, lanes>(unpacked, panels, tokens, a, r);
+            one_of<early<packed>, stored_lanes<lanes>>(unpacked, panels, tokens, a, r);
         } else {
-            one_of<real_packed_source<Isa, real_element>, real_source<detail::tile_isa_of<Isa>>>(unpacked, panels, tokens, a, r);
+            using packed = real_packed_source<Isa, real_element>;
+            using lanes = real_source<detail::tile_isa_of<Isa>>;
+            one_of<early<packed>, stored_lanes<lanes>>(unpacked, panels, tokens, a, r);
         }
     }
     template <class Packed, class Lanes, class Arguments>

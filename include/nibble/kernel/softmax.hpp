@@ -6,12 +6,14 @@
 #include <nibble/core/config.hpp>
 #include <nibble/isa/isa.hpp>
 #include <nibble/isa/lanes.hpp>
+#include <nibble/kernel/tile.hpp>
 #include <nibble/kernel/turn_rows.hpp>
 #include <nibble/tensor/layout.hpp>
 
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 namespace nibble::inline NIBBLE_ABI::kernel {
 
@@ -86,7 +88,8 @@ struct asked_memory {
     template <isa Isa>
     NIBBLE_INLINE void ask(std::size_t times = 1) noexcept {
         if (at >= end) return;
-        for (std::size_t i = 0; i < times * step; i += 64) Isa::prefetch(at + i);
+        using early = std::conditional_t<NIBBLE_TUNED_FOR_ZEN != 0, early_isa<Isa>, Isa>;
+        for (std::size_t i = 0; i < times * step; i += 64) early::prefetch(at + i);
         at += times * step;
     }
 };
