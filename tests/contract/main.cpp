@@ -81,7 +81,11 @@ template <class Format, class I> void print_checksums(const inputs& in) {
 int main() {
     const inputs in;
     // Formats of one kind share their kernels, and this program is compiled two or three times.
-    nibble_test::for_each_kind([&]<class Format>() { print_checksums<Format, nb::best_isa>(in); });
+    const auto print = [&]<class Format>() { print_checksums<Format, nb::best_isa>(in); };
+    if constexpr (nibble_test::kinds_only)
+        nibble_test::for_each_family(print);
+    else
+        nibble_test::for_each_kind(print);
     // The generic ISA is plain C++, which compilers fuse most eagerly: formats of every kernel family and scale.
     using some =
         nb::format_list<nb::named_format<"f32", nb::f32_plain>,

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# run.sh COMPILER FLAGS_RSP SOURCE WORK_DIR SKIPPED: see CMakeLists.txt.
+# run.sh COMPILER FLAGS_RSP SOURCE WORK_DIR SKIPPED FLAGS...: see CMakeLists.txt.
 set -euo pipefail
 compiler=$1 rsp=$2 source=$3 work=$4 skipped=$5
+shift 5
 if [[ ! -f $source ]]; then
     echo "SKIPPED: $source does not exist"
     exit "$skipped"
@@ -11,7 +12,7 @@ if "$compiler" --version | grep -q clang; then modes+=(on); fi
 cd "$work"
 builds=()
 for mode in "${modes[@]}"; do
-    "$compiler" "@$rsp" -O2 "-ffp-contract=$mode" "$source" -o "$mode" -pthread &
+    "$compiler" "@$rsp" -O2 "$@" "-ffp-contract=$mode" "$source" -o "$mode" -pthread &
     builds+=($!)
 done
 for build in "${builds[@]}"; do wait "$build"; done
