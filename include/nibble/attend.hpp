@@ -18,7 +18,6 @@
 
 #include <cstddef>
 #include <span>
-#include <utility>
 
 namespace nibble::inline NIBBLE_ABI {
 

@@ -43,6 +43,14 @@ using halves = real_packed_source<avx2, f16>;
 NIBBLE_TEST_REAL(lanes_in_cache, 1, 4)
 NIBBLE_TEST_REAL(lanes_in_cache, 1, real_tile_tokens)
 NIBBLE_TEST_REAL(halves, 4, 1)
+// As attention has them on a Zen.
+using early_nibbles = early_source<nibbles>;
+using early_bytes = early_source<bytes>;
+using early_halves = early_source<halves>;
+NIBBLE_TEST_INTEGER(early_nibbles, 4, 1)
+NIBBLE_TEST_INTEGER(early_nibbles, 2, 1)
+NIBBLE_TEST_INTEGER(early_bytes, 4, 1)
+NIBBLE_TEST_REAL(early_halves, 4, 1)
 #if NIBBLE_HAS_AVX512
 // Panels in pairs.
 NIBBLE_TEST_INTEGER(nibbles, 2, 4)

@@ -52,8 +52,10 @@ NIBBLE_INLINE void prefetch_step(const Byte* from, std::ptrdiff_t ahead, std::si
 
 // Requests for what is read long after, as attention makes them. A Zen has 24 lines on the way to its first-level cache at most,
 // requests and reads alike, which is less than memory could bring: there they go to the second level. (Zen 4, cold caches, one
-// query: 16 bits 1.2 to 1.4 times as fast, 8 bits 1.1 to 1.4, 4 bits 1.2 to 1.3; 2 bits, which need few lines at a time, .8 to .9.
-// Emerald Rapids 0.95 to 1.03. Products with cold weights, whose streams the hardware follows, .92 to 1.1.)
+// query: 32 and 16 bits 1.1 to 1.4 times as fast, 8 bits 1.3 to 1.5, int4_g32 0.96 to 1.36; 2 bits, which need few lines at a time,
+// .8 to .9. Emerald Rapids .93 to 1.03. Products with cold weights, whose streams the hardware follows, .92 to 1.1.)
+template <int Bits>
+inline constexpr bool asks_second_level = NIBBLE_TUNED_FOR_ZEN != 0 && Bits >= 4;
 template <isa Isa>
 struct early_isa : Isa {
     static NIBBLE_INLINE void prefetch(const void* at) noexcept { Isa::prefetch_second_level(at); }
@@ -63,7 +65,7 @@ struct early_source : Source {
     using isa_type = early_isa<typename Source::isa_type>;
 };
 template <class Source, int Bits>
-using asked_early = std::conditional_t<NIBBLE_TUNED_FOR_ZEN != 0 && (Bits >= 4), early_source<Source>, Source>;
+using asked_early = std::conditional_t<asks_second_level<Bits>, early_source<Source>, Source>;
 
 // What is asked for once per part is read from memory when it is: kept in registers it would push the pointers of the innermost
 // loop out of them.
