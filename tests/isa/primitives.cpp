@@ -15,6 +15,7 @@
 
 #include <bit>
 #include <cmath>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -529,6 +530,28 @@ template <class W, class E> bool decodes_widely() {
     return all;
 }
 
+// The codes of a scale, side by side; how many scales those are.
+template <class W, class E> void check_wide_stored(std::string_view what, int& decoded) {
+    if constexpr (E::bits <= 8 && requires(const typename E::code* codes) {
+                      { W::template decode_stored<E>(codes) } -> std::same_as<typename W::f32>;
+                  }) {
+        INFO(what);
+        constexpr std::uint32_t count = 1u << E::bits;
+        bool all = true;
+        for (std::uint32_t base = 0; base < count; ++base) {
+            typename E::code codes[16];
+            for (std::uint32_t i = 0; i < 16; ++i) codes[i] = static_cast<typename E::code>((base + 7 * i) % count);
+            const std::vector<float> got = wide_values<W>(W::template decode_stored<E>(codes));
+            for (std::size_t i = 0; i < 16; ++i) {
+                const float want = E::decode(codes[i]);
+                all = all && (same_bits(got[i], want) || (nb::detail::marks_nan<E> && std::isnan(want)));
+            }
+        }
+        CHECK(all);
+        ++decoded;
+    }
+}
+
 // An element that the tiles decode; how many those are.
 template <class W, class E> void check_wide_decode(std::string_view what, int& decoded) {
     if constexpr (W::template decodes<E>) {
@@ -596,9 +619,13 @@ TEST_CASE("tiles of twice the width give generic's bits in both halves") {
             CHECK(is_two_of_generic<W>([]<class I>(const auto& a, const auto& b) { return I::fma(a, a, b); }));
             check_wide_integers<W>();
             int decoded = 0;
+            int stored = 0;
             nb::for_each_format([&]<class Format>() {
                 check_wide_decode<W, typename Format::scheme::element_type>(Format::name, decoded);
+                check_wide_stored<W, typename nb::detail::scheme_traits<typename Format::scheme>::scale_element>(Format::name, stored);
             });
+            check_wide_stored<W, nb::e8m0>("e8m0", stored);
+            CHECK(stored >= 3);
             [&]<int... At>(std::integer_sequence<int, At...>) {
                 // Every split of 2 to 8 bits into exponent and mantissa.
                 const auto one = [&]<int E, int M>() {

@@ -180,6 +180,20 @@ struct avx512_tiles : avx2 {
                 return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(words), 16))};
         }
     }
+    // Of codes that scales are of.
+    template <element E>
+        requires(E::bits <= 8 && (decodes<E> || detail::real_lanes_of<E>.kind == detail::real_decode::power_of_two))
+    [[nodiscard]] static NIBBLE_INLINE f32 decode_stored(const typename E::code* from) noexcept {
+        const __m512i codes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+        if constexpr (detail::real_lanes_of<E>.kind == detail::real_decode::power_of_two) {
+            // As in avx2: code 0 is subnormal, 255 NaN.
+            const __m512i value = _mm512_max_epi32(_mm512_slli_epi32(codes, 23), _mm512_set1_epi32(0x00400000));
+            const __mmask16 nan = _mm512_cmpeq_epi32_mask(codes, _mm512_set1_epi32(255));
+            return {_mm512_castsi512_ps(_mm512_mask_mov_epi32(value, nan, _mm512_set1_epi32(0x7fc00000)))};
+        } else {
+            return decode<E>(i32{codes});
+        }
+    }
 
 private:
     [[nodiscard]] static NIBBLE_INLINE __mmask16 first(std::size_t count) noexcept {

@@ -55,8 +55,7 @@ public:
         } else {
             for (std::size_t g = 0; g < keys_.depth.count; ++g) {
                 const std::size_t slot = p * keys_.slots + g * rows;
-                for (std::size_t t = 0; t < rows; t += 8)
-                    side::widen(scales + slot + t, zeros + slot + t, fixed_, scales_ + t, minimums_ + t);
+                side::widen(scales + slot, zeros + slot, rows, fixed_, scales_, minimums_);
                 const float* own = from + keys_.depth.begin(g) * rows;
                 for (std::size_t i = 0; i < keys_.depth.columns(g); ++i) {
                     const std::size_t c = keys_.depth.column(g) + i;

@@ -40,7 +40,7 @@ public:
     key_side(const detail::key_layout<Keys>& keys, std::size_t rows, const float* queries, float fixed, arena& memory) noexcept
         : keys_(keys), queries_(queries), rows_(rows), fixed_(fixed),
           layout_(side::layout(keys.depth, phase_plan::make(keys.depth, side::longest_phase), rows)),
-          memory_(side::take(memory, layout_)) {
+          memory_(side::take(memory, layout_, rows)) {
         const std::size_t slots = detail::max_of(keys.depth.count * panel_layout::rows, detail::round_up(keys.channels, 8));
         scales_ = memory.take<float>(side::most_panels * slots);
         minimums_ = side::has_minimum ? memory.take<float>(side::most_panels * slots) : nullptr;
@@ -127,8 +127,7 @@ private:
                     const auto* scales = reinterpret_cast<const typename side::scale_code*>(piece.scales) + slot;
                     const auto* zeros = reinterpret_cast<const typename side::zero_code*>(piece.zeros) + slot;
                     const std::size_t at = j * keys_.slots;
-                    for (std::size_t i = 0; i < keys_.slots; i += 8)
-                        side::widen(scales + i, zeros + i, fixed_, scales_ + at + i, side::has_minimum ? minimums_ + at + i : nullptr);
+                    side::widen(scales, zeros, keys_.slots, fixed_, scales_ + at, side::has_minimum ? minimums_ + at : nullptr);
                 }
             if (unpacked)
                 for (std::size_t j = 0; j < together; ++j) side::unpack(codes + j * stride, units, lanes_ + j * units * side::lane_bytes);

@@ -16,6 +16,7 @@
 #include <nibble/kernel/unpack.hpp>
 #include <nibble/tensor/kv_layout.hpp>
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
@@ -98,48 +99,70 @@ struct attention_side {
         return left >= few_panels ? few_panels : 1;
     }
 
-    // The scale and the minimum of eight slots: value = lane x scale + minimum.
+    // The scale and the minimum of `count` slots, a multiple of eight: value = lane x scale + minimum.
     using scale_code = typename traits::scale_code;
     using zero_code = typename traits::zero_code;
-    static NIBBLE_INLINE void widen(const scale_code* scales, const zero_code* zeros, float fixed, float* scale,
+    static NIBBLE_INLINE void widen(const scale_code* scales, const zero_code* zeros, std::size_t count, float fixed, float* scale,
                                     float* minimum) noexcept {
+        const auto at = [&](std::size_t i) NIBBLE_INLINE_LAMBDA { return has_minimum ? minimum + i : nullptr; };
+        std::size_t i = 0;
+        if constexpr (widens<detail::tile_isa_of<Isa>>)
+            for (; i + 16 <= count; i += 16)
+                widen_vector<detail::tile_isa_of<Isa>>(scales + i, zeros + i, fixed, scale + i, at(i));
+        for (; i < count; i += 8) widen_vector<Isa>(scales + i, zeros + i, fixed, scale + i, at(i));
+    }
+    // Has W vectors of 16 of what is stored?
+    template <class W, class E>
+    static constexpr bool decodes_stored = requires(const typename E::code* codes) {
+        { W::template decode_stored<E>(codes) } -> std::same_as<typename W::f32>;
+    };
+    template <class W>
+    static constexpr bool widens = [] {
+        if constexpr (W::width != 16)
+            return false;
+        else
+            return (!detail::token_format<S>::stores_scales || decodes_stored<W, typename traits::scale_element>) &&
+                   (!S::has_minimum || decodes_stored<W, typename traits::zero_element>);
+    }();
+    template <class W>
+    static NIBBLE_INLINE void widen_vector(const scale_code* scales, const zero_code* zeros, float fixed, float* scale,
+                                           float* minimum) noexcept {
         using format = detail::token_format<S>;
-        using f32 = typename Isa::f32;
-        f32 s = Isa::broadcast(S::scaled ? fixed : 1.0f);
+        using f32 = typename W::f32;
+        f32 s = W::broadcast(S::scaled ? fixed : 1.0f);
         if constexpr (format::stores_scales) {
-            s = Isa::template decode_stored<typename traits::scale_element>(scales);
-            if constexpr (S::two_level) s = Isa::multiply(s, Isa::broadcast(fixed));
+            s = W::template decode_stored<typename traits::scale_element>(scales);
+            if constexpr (S::two_level) s = W::multiply(s, W::broadcast(fixed));
         }
-        if constexpr (unit != 1.0f) s = Isa::multiply(s, Isa::broadcast(unit));
+        if constexpr (unit != 1.0f) s = W::multiply(s, W::broadcast(unit));
         if constexpr (has_minimum) {
-            f32 m = Isa::broadcast(static_cast<float>(lane_offset));
+            f32 m = W::broadcast(static_cast<float>(lane_offset));
             if constexpr (S::has_integer_zero) {
-                float z[8];
-                for (std::size_t i = 0; i < 8; ++i) z[i] = static_cast<float>(lane_offset - static_cast<int>(zeros[i]));
-                m = Isa::multiply(s, Isa::load(z));
+                float z[W::width];
+                for (std::size_t i = 0; i < W::width; ++i) z[i] = static_cast<float>(lane_offset - static_cast<int>(zeros[i]));
+                m = W::multiply(s, W::load(z));
             } else if constexpr (S::has_minimum) {
-                m = Isa::fma(s, m, Isa::template decode_stored<typename traits::zero_element>(zeros));
+                m = W::fma(s, m, W::template decode_stored<typename traits::zero_element>(zeros));
             } else {
-                m = Isa::multiply(s, m);
+                m = W::multiply(s, m);
             }
-            Isa::store(minimum, m);
+            W::store(minimum, m);
         }
-        Isa::store(scale, s);
+        W::store(scale, s);
     }
 
     // Those of any number of slots, in whole vectors of eight.
     static NIBBLE_INLINE void widen_channels(const scale_code* scales, const zero_code* zeros, std::size_t count, float fixed,
                                              float* scale, float* minimum) noexcept {
-        for (std::size_t c = 0; c < count; c += 8) {
-            scale_code some_scales[8] = {};
-            zero_code some_zeros[8] = {};
-            const std::size_t n = detail::min_of<std::size_t>(8, count - c);
-            if (n < 8) {
-                __builtin_memcpy(some_scales, scales + c, n * sizeof *scales);
-                if constexpr (detail::token_format<S>::stores_zeros) __builtin_memcpy(some_zeros, zeros + c, n * sizeof *zeros);
-            }
-            widen(n == 8 ? scales + c : some_scales, n == 8 ? zeros + c : some_zeros, fixed, scale + c, minimum + c);
-        }
+        const std::size_t whole = count / 8 * 8;
+        widen(scales, zeros, whole, fixed, scale, minimum);
+        if (whole == count) return;
+        scale_code some_scales[8] = {};
+        zero_code some_zeros[8] = {};
+        __builtin_memcpy(some_scales, scales + whole, (count - whole) * sizeof *scales);
+        if constexpr (detail::token_format<S>::stores_zeros)
+            __builtin_memcpy(some_zeros, zeros + whole, (count - whole) * sizeof *zeros);
+        widen(some_scales, some_zeros, 8, fixed, scale + whole, minimum + whole);
     }
 
     template <class Source>
@@ -260,10 +283,9 @@ struct attention_side {
         a.part_sums = x.part_sums;
     }
 
-    // Memory of the rows as the tiles read them.
-    [[nodiscard]] static activation_memory take(arena& memory, const activation_layout& l) noexcept {
+    // Memory of rows as the tiles read them.
+    [[nodiscard]] static activation_memory take(arena& memory, const activation_layout& l, std::size_t rows) noexcept {
         activation_memory m{};
-        const std::size_t rows = l.blocks.tokens;
         if constexpr (integer) {
             m.values = memory.take<std::int8_t>(rows * l.depth.padded * (wide ? 2 : 1));
             m.pair_sums = memory.take<std::int32_t>(rows * l.depth.count * l.phases.per_part);

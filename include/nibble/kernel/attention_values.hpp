@@ -39,12 +39,12 @@ class value_side {
 
 public:
     value_side(const Values& values, std::size_t rows, float fixed, arena& memory) noexcept
-        : values_(values), rows_(rows), fixed_(fixed), layout_(side::layout(depth(), phases(values.tokens), rows)),
-          memory_(side::take(memory, layout_)) {
-        scales_ = memory.take<float>(attention_block);
-        minimums_ = side::has_minimum ? memory.take<float>(attention_block) : nullptr;
+        : values_(values), rows_(rows), fixed_(fixed), together_(rows == 1 ? detail::min_of(rows_weighed, values.groups) : 1),
+          layout_(side::layout(depth(), phases(values.tokens), rows)), memory_(side::take(memory, layout_, rows * together_)) {
+        scales_ = memory.take<float>(together_ * attention_block);
+        minimums_ = side::has_minimum ? memory.take<float>(together_ * attention_block) : nullptr;
         row_ = memory.take<std::int8_t>(rows_weighed * attention_block);
-        offsets_ = memory.take<float>(rows);
+        offsets_ = memory.take<float>(rows * together_);
         totals_ = memory.take<std::byte>(values.panels() * rows * panel_layout::rows * 4);
         lanes_ = memory.take<std::byte>(side::few_panels * attention_block / side::unit_columns * side::lane_bytes);
     }
@@ -56,26 +56,11 @@ public:
     // which the pieces have; weights[16 tokens][row][16], finite ones for the others too.
     NIBBLE_NOINLINE void accumulate(const value_piece* pieces, std::size_t count, std::size_t begin, std::size_t end,
                                     const float* weights, float* out, const std::byte* next, asked_memory& soon) noexcept {
-        const std::size_t per_group = values_.panels_per_group();
-        for (std::size_t g = 0; g < values_.groups; ++g) {
-            scales_of(pieces, count, g, begin, end);
-            const std::size_t first = pieces[0].first;
-            const std::size_t last = pieces[count - 1].first + pieces[count - 1].count;
-            weigh_tokens(weights, first, last, soon);
-            const std::size_t first_panel = g * per_group;
-            const std::size_t panels = detail::min_of(values_.panels(), first_panel + per_group) - first_panel;
-            // Page by page, each as few long streams; the sums of all channels wait meanwhile.
-            for (std::size_t i = 0; i < count; ++i) {
-                const bool last_piece = i + 1 == count;
-                const std::byte* after = turned                   ? nullptr // keys of this block, in cache
-                                         : !last_piece            ? pieces[i + 1].codes + first_panel * values_.panel_bytes
-                                         : g + 1 < values_.groups ? pieces[0].codes + (first_panel + panels) * values_.panel_bytes
-                                                                  : next;
-                for_each_stream(panels, [&](std::size_t left) { return panels_at_once(left); },
-                                [&](std::size_t p, std::size_t together, std::size_t apart, bool ends) {
-                                    panel(pieces[i], i != 0, last_piece, first_panel + p, together, apart, ends ? after : nullptr, out);
-                                });
-            }
+        for (std::size_t group = 0; group < values_.groups; group += together_) {
+            const std::size_t groups = detail::min_of(together_, values_.groups - group);
+            for (std::size_t g = 0; g < groups; ++g) scales_of(pieces, count, group + g, begin, end, g * attention_block);
+            weigh_tokens(weights, pieces[0].first, pieces[count - 1].first + pieces[count - 1].count, groups, soon);
+            for (std::size_t g = 0; g < groups; ++g) products(pieces, count, group + g, g, next, out);
         }
     }
 
@@ -91,104 +76,121 @@ private:
         while (2 * quads <= detail::min_of(side::longest_phase, page_quads)) quads *= 2;
         return {.per_part = attention_block / panel_layout::quad / quads, .quads = quads};
     }
-    // Scales and minimums of the tokens of the pieces in a group of channels.
-    void scales_of(const value_piece* pieces, std::size_t count, std::size_t g, std::size_t begin, std::size_t end) noexcept {
+    // Scales and minimums of the tokens of the pieces in a group of channels, from `to` on; zeros outside [begin, end).
+    void scales_of(const value_piece* pieces, std::size_t count, std::size_t g, std::size_t begin, std::size_t end,
+                   std::size_t to) noexcept {
         for (std::size_t i = 0; i < count; ++i) {
             const value_piece& piece = pieces[i];
             const auto* scales = reinterpret_cast<const typename side::scale_code*>(piece.scales);
             const auto* zeros = reinterpret_cast<const typename side::zero_code*>(piece.zeros);
-            for (std::size_t t = 0; t < piece.count; t += 8) {
-                const std::size_t at = piece.first + t;
+            const std::size_t run = turned ? panel_layout::rows : piece.count; // of slots side by side
+            for (std::size_t t = 0; t < piece.count; t += run) {
                 const std::size_t slot = values_.slot(g, t);
-                side::widen(scales + slot, zeros + slot, fixed_, scales_ + at, side::has_minimum ? minimums_ + at : nullptr);
-                for (std::size_t j = 0; j < 8 && (at < begin || at + 8 > end); ++j) {
-                    if (at + j >= begin && at + j < end) continue;
-                    scales_[at + j] = 0.0f;
-                    if constexpr (side::has_minimum) minimums_[at + j] = 0.0f;
-                }
+                const std::size_t at = to + piece.first + t;
+                side::widen(scales + slot, zeros + slot, run, fixed_, scales_ + at, side::has_minimum ? minimums_ + at : nullptr);
             }
+            const std::size_t last = piece.first + piece.count;
+            clear(to + piece.first, to + detail::min_of(begin, last));
+            clear(to + detail::max_of(end, piece.first), to + last);
         }
     }
-    // The rows as the tiles read them: weight x scale, and their sums of weight x minimum.
-    void weigh_tokens(const float* weights, std::size_t first, std::size_t last, asked_memory& soon) noexcept {
-        for (std::size_t block = 0; block < layout_.blocks.count; ++block) {
-            const std::size_t block_first = layout_.blocks.first(block);
-            const std::size_t n = layout_.blocks.first(block + 1) - block_first;
-            const activation_memory x = memory_.block(layout_, block_first);
-            for_each_rows(n, [&]<std::size_t Rows>(std::size_t t) {
-                weigh_rows_of_tile<Rows>(weights, first, last, block_first, t, n, x, soon);
-            });
+    void clear(std::size_t from, std::size_t to) noexcept {
+        for (; from < to; ++from) {
+            scales_[from] = 0.0f;
+            if constexpr (side::has_minimum) minimums_[from] = 0.0f;
         }
     }
-    // Rows t, t + 1, ... of a tile of n.
-    template <std::size_t Rows>
-    NIBBLE_NOINLINE void weigh_rows_of_tile(const float* weights, std::size_t first, std::size_t last, std::size_t tile_first,
-                                            std::size_t t, std::size_t n, const activation_memory& x, asked_memory& soon) noexcept {
+    // The rows as the tiles read them: weight x scale, and their sums of weight x minimum. What must be known of a row's weights
+    // before they are integers takes as long for one as for four: four rows at once, or four groups of channels of a single one.
+    void weigh_tokens(const float* weights, std::size_t first, std::size_t last, std::size_t groups, asked_memory& soon) noexcept {
+        if (groups == rows_weighed) return weigh_many<rows_weighed, true>(weights, 0, first, last, 0, 0, 1, soon);
+        for (std::size_t g = 0; g < groups; ++g)
+            for (std::size_t block = 0; block < layout_.blocks.count; ++block) {
+                const std::size_t block_first = layout_.blocks.first(block);
+                const std::size_t n = layout_.blocks.first(block + 1) - block_first;
+                for_each_rows(n, [&]<std::size_t Rows>(std::size_t t) {
+                    weigh_many<Rows, false>(weights + (block_first + t) * panel_layout::rows, g, first, last, block_first + g, t, n, soon);
+                });
+            }
+    }
+    // Rows t, t + 1, ... of a tile of n with the scales of group g, into the memory of that tile; or, EachGroup, a single row with
+    // those of groups g, g + 1, ..., into the memories from there on.
+    template <std::size_t Many, bool EachGroup>
+    NIBBLE_NOINLINE void weigh_many(const float* of_row, std::size_t g, std::size_t first, std::size_t last, std::size_t place,
+                                    std::size_t t, std::size_t n, asked_memory& soon) noexcept {
         using L = token_lanes<Isa>;
         constexpr std::size_t halves = lane_halves<Isa>;
-        const std::size_t row = tile_first + t;
-        const float* const of_row = weights + row * panel_layout::rows;
-        L top[Rows][halves];
-        L offset[Rows][halves];
-        for (std::size_t r = 0; r < Rows; ++r)
+        constexpr std::size_t apart = EachGroup ? 0 : panel_layout::rows;
+        constexpr std::size_t scales_apart = EachGroup ? attention_block : 0;
+        const float* const scales = scales_ + g * attention_block;
+        L top[Many][halves];
+        L offset[Many][halves];
+        for (std::size_t r = 0; r < Many; ++r)
             for (std::size_t h = 0; h < halves; ++h) top[r][h] = offset[r][h] = L(0.0f);
         for (std::size_t at = first; at < last; at += panel_layout::rows) {
-            soon.ask<Isa>(Rows);
+            soon.ask<Isa>(Many);
             for (std::size_t h = 0; h < halves; ++h) {
-                const L scale = L::load(scales_ + at + h * L::width, L::width);
+                const std::size_t token = at + h * L::width;
                 typename float_vector<L::width>::type scaled[4] = {};
-                for (std::size_t r = 0; r < Rows; ++r) {
-                    const L w = L::load(of_row + at * rows_ + r * panel_layout::rows + h * L::width, L::width);
-                    if constexpr (side::has_minimum)
-                        offset[r][h] = fma(w, L::load(minimums_ + at + h * L::width, L::width), offset[r][h]);
+                for (std::size_t r = 0; r < Many; ++r) {
+                    const L w = L::load(of_row + at * rows_ + r * apart + h * L::width, L::width);
+                    const L scale = L::load(scales + r * scales_apart + token, L::width);
+                    if constexpr (side::has_minimum) {
+                        const float* const minimums = minimums_ + g * attention_block + r * scales_apart;
+                        offset[r][h] = fma(w, L::load(minimums + token, L::width), offset[r][h]);
+                    }
                     if constexpr (side::integer)
                         top[r][h] = larger(absolute(w * scale), top[r][h]);
                     else
                         to_vector(w * scale, scaled[r]);
                 }
                 if constexpr (!side::integer) {
-                    float* const to = x.real_values + (at + h * L::width) * n + t;
-                    if (Rows == 1 && n == 1)
-                        __builtin_memcpy(to, &scaled[0], sizeof scaled[0]);
+                    float* const to = memory_.real_values + place * layout_.depth.padded + token * n + t;
+                    if (EachGroup || (Many == 1 && n == 1))
+                        for (std::size_t r = 0; r < Many; ++r)
+                            __builtin_memcpy(to + r * layout_.depth.padded, &scaled[r], sizeof scaled[r]);
                     else
-                        store_turned<L::width, Rows>(scaled, to, n);
+                        store_turned<L::width, Many>(scaled, to, n);
                 }
             }
         }
         if constexpr (side::has_minimum) {
             const four_floats sums = sums_of(offset);
-            for (std::size_t r = 0; r < Rows; ++r) offsets_[row + r] = sums[r];
+            for (std::size_t r = 0; r < Many; ++r) offsets_[place + t + r] = sums[r];
         }
         if constexpr (side::integer) {
             const four_floats largest = largest_of(top);
-            for (std::size_t r = 0; r < Rows; ++r) {
-                group_statistics g{};
-                g.largest = largest[r];
-                const row_grid grid = grid_of(activation_grid{}, g, 0);
-                x.scales[t + r] = grid.scale;
+            for (std::size_t r = 0; r < Many; ++r) {
+                const activation_memory x = memory_.block(layout_, EachGroup ? place + r : place);
+                group_statistics statistics{};
+                statistics.largest = largest[r];
+                const row_grid grid = grid_of(activation_grid{}, statistics, 0);
+                x.scales[EachGroup ? 0 : t + r] = grid.scale;
                 const L inverse(grid.inverse);
                 for (std::size_t at = first; at < last; at += L::width) {
                     const std::size_t in_panel = at % panel_layout::rows;
-                    const L w = L::load(of_row + (at - in_panel) * rows_ + r * panel_layout::rows + in_panel, L::width);
-                    detail::tile_isa_of<Isa>::store_rounded(row_ + r * attention_block + at,
-                                                            ((w * L::load(scales_ + at, L::width)) * inverse).value);
+                    const L w = L::load(of_row + (at - in_panel) * rows_ + r * apart + in_panel, L::width);
+                    const L scale = L::load(scales + r * scales_apart + at, L::width);
+                    detail::tile_isa_of<Isa>::store_rounded(row_ + r * attention_block + at, ((w * scale) * inverse).value);
                 }
+                if constexpr (EachGroup) put_row<1>(row_ + r * attention_block, first, last, 0, 1, x);
             }
-            place<Rows>(first, last, t, n, x);
+            if constexpr (!EachGroup) put_row<Many>(row_, first, last, t, n, memory_.block(layout_, place));
         }
     }
-    // row_[first, last) of rows t, t + 1, ... of n as the tiles read them.
+    // row[first, last) of rows t, t + 1, ... of n as the tiles read them.
     template <std::size_t Rows>
-    void place(std::size_t first, std::size_t last, std::size_t t, std::size_t n, const activation_memory& x) noexcept {
+    void put_row(const std::int8_t* row, std::size_t first, std::size_t last, std::size_t t, std::size_t n,
+                 const activation_memory& x) noexcept {
         constexpr std::size_t quad = panel_layout::quad;
         constexpr std::size_t bytes = quad * (side::wide ? 2 : 1);
         std::int8_t* to = x.values + (first / quad * n + t) * bytes;
         if (!side::wide && Rows == 1 && n == 1) {
-            __builtin_memcpy(to, row_ + first, last - first);
+            __builtin_memcpy(to, row + first, last - first);
         } else if constexpr (!side::wide && Rows > 1) {
             for (std::size_t at = first; at < last; at += panel_layout::rows, to += panel_layout::rows / quad * n * bytes) {
                 four_floats rows[4] = {}; // of four bytes each
-                for (std::size_t r = 0; r < Rows; ++r) __builtin_memcpy(&rows[r], row_ + r * attention_block + at, sizeof rows[r]);
+                for (std::size_t r = 0; r < Rows; ++r) __builtin_memcpy(&rows[r], row + r * attention_block + at, sizeof rows[r]);
                 four_floats quads[4];
                 turn_rows<4>(rows, quads);
                 for (std::size_t q = 0; q < 4; ++q) __builtin_memcpy(to + q * n * bytes, &quads[q], Rows * bytes);
@@ -196,7 +198,7 @@ private:
         } else {
             for (std::size_t at = first; at < last; at += quad, to += n * bytes)
                 for (std::size_t r = 0; r < Rows; ++r) {
-                    const std::int8_t* const from = row_ + r * attention_block + at;
+                    const std::int8_t* const from = row + r * attention_block + at;
                     if constexpr (side::wide) {
                         const std::int16_t words[4] = {from[0], from[2], from[1], from[3]};
                         __builtin_memcpy(to + r * bytes, words, sizeof words);
@@ -210,7 +212,7 @@ private:
             for (std::size_t r = 0; r < Rows; ++r)
                 for (std::size_t at = first / phase * phase; at < last; at += phase)
                     x.pair_sums[at / phase * n + t + r] =
-                        pairs(row_ + r * attention_block, detail::max_of(at, first), detail::min_of(at + phase, last));
+                        pairs(row + r * attention_block, detail::max_of(at, first), detail::min_of(at + phase, last));
         }
     }
     // The sums over columns 0, 1 and over columns 2, 3 of the quads of row[begin, end), as int16.
@@ -225,9 +227,27 @@ private:
         return static_cast<std::int32_t>(static_cast<std::uint16_t>(sums[0] + sums[2] + sums[4] + sums[6])) |
                static_cast<std::int32_t>(static_cast<std::uint32_t>(static_cast<std::uint16_t>(sums[1] + sums[3] + sums[5] + sums[7])) << 16);
     }
+    // The tiles of a group of channels, whose weights are in the memory number `place`. Page by page, each as few long streams; the
+    // sums of all channels wait meanwhile.
+    void products(const value_piece* pieces, std::size_t count, std::size_t group, std::size_t place, const std::byte* next,
+                  float* out) noexcept {
+        const std::size_t first_panel = group * values_.panels_per_group();
+        const std::size_t panels = detail::min_of(values_.panels(), first_panel + values_.panels_per_group()) - first_panel;
+        for (std::size_t i = 0; i < count; ++i) {
+            const bool last_piece = i + 1 == count;
+            const std::byte* after = turned                      ? nullptr // keys of this block, in cache
+                                     : !last_piece               ? pieces[i + 1].codes + first_panel * values_.panel_bytes
+                                     : group + 1 < values_.groups ? pieces[0].codes + (first_panel + panels) * values_.panel_bytes
+                                                                  : next;
+            for_each_stream(panels, [&](std::size_t left) { return panels_at_once(left); },
+                            [&](std::size_t p, std::size_t together, std::size_t apart, bool ends) {
+                                panel(pieces[i], i != 0, last_piece, place, first_panel + p, together, apart, ends ? after : nullptr, out);
+                            });
+        }
+    }
     // Some panels of a piece; `next`, if they are the last: what will be read after them.
-    void panel(const value_piece& piece, bool resume, bool finish, std::size_t p, std::size_t together, std::size_t apart,
-               const std::byte* next, float* out) noexcept {
+    void panel(const value_piece& piece, bool resume, bool finish, std::size_t place, std::size_t p, std::size_t together,
+               std::size_t apart, const std::byte* next, float* out) noexcept {
         constexpr std::size_t rows16 = panel_layout::rows;
         const bool unpacked = turned || side::unpacks(layout_.blocks);
         const std::byte* codes = turned ? piece.codes : piece.codes + p * values_.panel_bytes;
@@ -252,12 +272,12 @@ private:
         for (std::size_t block = 0; block < layout_.blocks.count; ++block) {
             const std::size_t first = layout_.blocks.first(block);
             const std::size_t n = layout_.blocks.first(block + 1) - first;
-            const activation_memory x = memory_.block(layout_, first);
+            const activation_memory x = memory_.block(layout_, first + place);
             const std::size_t at = (p * rows_ + first) * rows16;
             side::point(a, unpacked ? lanes_ : codes, stride, layout_, x, piece.first, n);
             if constexpr (side::integer) a.part_scales = x.scales;
             a.totals = reinterpret_cast<decltype(a.totals)>(totals_) + at;
-            if constexpr (side::has_minimum) a.part_sums = offsets_ + first;
+            if constexpr (side::has_minimum) a.part_sums = offsets_ + first + place;
             a.results = out + at;
             side::tile(unpacked, together, n, a, r);
         }
@@ -333,6 +353,7 @@ private:
     const Values& values_;
     std::size_t rows_;
     float fixed_;
+    std::size_t together_; // groups of channels that are weighed together
     activation_layout layout_;
     activation_memory memory_;
     float* scales_ = nullptr;
