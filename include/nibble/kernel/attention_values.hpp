@@ -39,8 +39,9 @@ class value_side {
 
 public:
     value_side(const Values& values, std::size_t rows, float fixed, arena& memory) noexcept
-        : values_(values), rows_(rows), fixed_(fixed), together_(rows == 1 ? detail::min_of(rows_weighed, values.groups) : 1),
-          layout_(side::layout(depth(), phases(values.tokens), rows)), memory_(side::take(memory, layout_, rows * together_)) {
+        : values_(values), rows_(rows), fixed_(fixed), layout_(side::layout(depth(), phases(values.tokens), rows)),
+          together_(layout_.blocks.count == 1 ? detail::min_of(rows_weighed, values.groups) : 1),
+          memory_(side::take(memory, layout_, rows * together_)) {
         scales_ = memory.take<float>(together_ * attention_block);
         minimums_ = side::has_minimum ? memory.take<float>(together_ * attention_block) : nullptr;
         row_ = memory.take<std::int8_t>(rows_weighed * attention_block);
@@ -60,7 +61,18 @@ public:
             const std::size_t groups = detail::min_of(together_, values_.groups - group);
             for (std::size_t g = 0; g < groups; ++g) scales_of(pieces, count, group + g, begin, end, g * attention_block);
             weigh_tokens(weights, pieces[0].first, pieces[count - 1].first + pieces[count - 1].count, groups, soon);
-            for (std::size_t g = 0; g < groups; ++g) products(pieces, count, group + g, g, next, out);
+            // Page by page, all of it as it lies in memory; the sums of all channels wait meanwhile.
+            const auto codes_of = [&](std::size_t i, std::size_t g) {
+                return pieces[i].codes + g * values_.panels_per_group() * values_.panel_bytes;
+            };
+            for (std::size_t i = 0; i < count; ++i) {
+                const bool last = i + 1 == count;
+                const std::byte* const after = turned                           ? nullptr // keys of this block, in cache
+                                               : !last                          ? codes_of(i + 1, group)
+                                               : group + groups < values_.groups ? codes_of(0, group + groups)
+                                                                                : next;
+                products(pieces[i], i != 0, last, group, groups, after, out);
+            }
         }
     }
 
@@ -103,13 +115,14 @@ private:
     // The rows as the tiles read them: weight x scale, and their sums of weight x minimum. What must be known of a row's weights
     // before they are integers takes as long for one as for four: four rows at once, or four groups of channels of a single one.
     void weigh_tokens(const float* weights, std::size_t first, std::size_t last, std::size_t groups, asked_memory& soon) noexcept {
-        if (groups == rows_weighed) return weigh_many<rows_weighed, true>(weights, 0, first, last, 0, 0, 1, soon);
+        if (rows_ == 1 && groups == rows_weighed) return weigh_many<rows_weighed, true>(weights, 0, first, last, 0, 0, 1, soon);
         for (std::size_t g = 0; g < groups; ++g)
             for (std::size_t block = 0; block < layout_.blocks.count; ++block) {
                 const std::size_t block_first = layout_.blocks.first(block);
                 const std::size_t n = layout_.blocks.first(block + 1) - block_first;
                 for_each_rows(n, [&]<std::size_t Rows>(std::size_t t) {
-                    weigh_many<Rows, false>(weights + (block_first + t) * panel_layout::rows, g, first, last, block_first + g, t, n, soon);
+                    weigh_many<Rows, false>(weights + (block_first + t) * panel_layout::rows, g, first, last, g * rows_ + block_first, t, n,
+                                            soon);
                 });
             }
     }
@@ -227,21 +240,17 @@ private:
         return static_cast<std::int32_t>(static_cast<std::uint16_t>(sums[0] + sums[2] + sums[4] + sums[6])) |
                static_cast<std::int32_t>(static_cast<std::uint32_t>(static_cast<std::uint16_t>(sums[1] + sums[3] + sums[5] + sums[7])) << 16);
     }
-    // The tiles of a group of channels, whose weights are in the memory number `place`. Page by page, each as few long streams; the
-    // sums of all channels wait meanwhile.
-    void products(const value_piece* pieces, std::size_t count, std::size_t group, std::size_t place, const std::byte* next,
+    // The tiles of a piece for some groups of channels, each as few long streams; `next` is what will be read after them.
+    void products(const value_piece& piece, bool resume, bool finish, std::size_t group, std::size_t groups, const std::byte* next,
                   float* out) noexcept {
-        const std::size_t first_panel = group * values_.panels_per_group();
-        const std::size_t panels = detail::min_of(values_.panels(), first_panel + values_.panels_per_group()) - first_panel;
-        for (std::size_t i = 0; i < count; ++i) {
-            const bool last_piece = i + 1 == count;
-            const std::byte* after = turned                      ? nullptr // keys of this block, in cache
-                                     : !last_piece               ? pieces[i + 1].codes + first_panel * values_.panel_bytes
-                                     : group + 1 < values_.groups ? pieces[0].codes + (first_panel + panels) * values_.panel_bytes
-                                                                  : next;
+        for (std::size_t g = 0; g < groups; ++g) {
+            const std::size_t first_panel = (group + g) * values_.panels_per_group();
+            const std::size_t panels = detail::min_of(values_.panels(), first_panel + values_.panels_per_group()) - first_panel;
+            const bool last_group = g + 1 == groups;
             for_each_stream(panels, [&](std::size_t left) { return panels_at_once(left); },
                             [&](std::size_t p, std::size_t together, std::size_t apart, bool ends) {
-                                panel(pieces[i], i != 0, last_piece, place, first_panel + p, together, apart, ends ? after : nullptr, out);
+                                panel(piece, resume, finish, g * rows_, first_panel + p, together, apart,
+                                      ends && last_group ? next : nullptr, out);
                             });
         }
     }
@@ -353,8 +362,8 @@ private:
     const Values& values_;
     std::size_t rows_;
     float fixed_;
-    std::size_t together_; // groups of channels that are weighed together
     activation_layout layout_;
+    std::size_t together_; // groups of channels whose weights are there at once
     activation_memory memory_;
     float* scales_ = nullptr;
     float* minimums_ = nullptr;
