@@ -3,6 +3,7 @@
 #include "support/attention_reference.hpp"
 #include "support/catch.hpp"
 #include "support/contracts.hpp"
+#include "support/kinds.hpp"
 #include "support/kv_pair.hpp"
 #include "support/kv_transforms.hpp"
 
@@ -87,8 +88,8 @@ TEST_CASE("attend_workspace_bytes is what attend takes, however many tokens ther
             std::size_t at = 0;
             for (const auto precision :
                  {nb::attention_precision::fp32, nb::attention_precision::integer_scores, nb::attention_precision::integer})
-                for (const std::size_t threads : {1u, 2u, 7u})
-                    for (const std::size_t n : {1u, 6u, 70u}) {
+                for (const std::size_t threads : nibble_test::some_of<std::size_t>({1, 2, 7}))
+                    for (const std::size_t n : nibble_test::some_of<std::size_t>({1, 6, 70})) {
                         nb::attend_options options;
                         options.precision = precision;
                         const std::size_t bytes = s->workspace_bytes(0, n, 4, threads, options);

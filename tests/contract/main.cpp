@@ -57,7 +57,8 @@ struct inputs {
     std::vector<float> residual = numbers(most_tokens * outputs, 4);
 };
 
-template <class Format, class I> void print_checksums(const inputs& in) {
+// Finished: what an epilogue makes of the products, or they alone.
+template <class Format, class I, bool Finished = true> void print_checksums(const inputs& in) {
     const auto weights =
         nb::pack(nb::quantize<typename Format::scheme>(nb::matrix_view<const float>(in.w.data(), outputs, columns)));
     for (const std::size_t tokens : {std::size_t{1}, most_tokens})
@@ -65,11 +66,16 @@ template <class Format, class I> void print_checksums(const inputs& in) {
             nb::gemm_options options;
             options.activations = activations;
             std::vector<float> y(tokens * outputs);
-            const auto finish = nb::scale_by{0.13f} | nb::add_bias(in.bias) | nb::gelu |
-                                nb::add_residual(nb::matrix_view<const float>(in.residual.data(), tokens, outputs)) |
-                                nb::silu | nb::clamp{-0.2f, 3.0f};
-            nb::gemm<I>(nb::matrix_view<const float>(in.x.data(), tokens, columns), weights,
-                        nb::matrix_view<float>(y.data(), tokens, outputs), finish, options);
+            const nb::matrix_view<const float> x(in.x.data(), tokens, columns);
+            const nb::matrix_view<float> to(y.data(), tokens, outputs);
+            if constexpr (Finished) {
+                const auto finish = nb::scale_by{0.13f} | nb::add_bias(in.bias) | nb::gelu |
+                                    nb::add_residual(nb::matrix_view<const float>(in.residual.data(), tokens, outputs)) |
+                                    nb::silu | nb::clamp{-0.2f, 3.0f};
+                nb::gemm<I>(x, weights, to, finish, options);
+            } else {
+                nb::gemm<I>(x, weights, to, nb::identity{}, options);
+            }
             std::printf("%.*s %s M = %zu %s %08x\n", static_cast<int>(Format::name.size()), Format::name.data(),
                         I::name, tokens, activations == nb::activation_scale::per_group ? "per group" : "per token",
                         crc32(y));
@@ -80,12 +86,11 @@ template <class Format, class I> void print_checksums(const inputs& in) {
 
 int main() {
     const inputs in;
-    // Formats of one kind share their kernels, and this program is compiled two or three times.
-    const auto print = [&]<class Format>() { print_checksums<Format, nb::best_isa>(in); };
-    if constexpr (nibble_test::kinds_only)
-        nibble_test::for_each_family(print);
-    else
-        nibble_test::for_each_kind(print);
+    // Formats of one kind share their kernels, those of one family what surrounds them, and this program is compiled two or three
+    // times.
+    nibble_test::for_each_family([&]<class Format>() { print_checksums<Format, nb::best_isa>(in); });
+    if constexpr (!nibble_test::kinds_only)
+        nibble_test::for_each_kind([&]<class Format>() { print_checksums<Format, nb::best_isa, false>(in); });
     // The generic ISA is plain C++, which compilers fuse most eagerly: formats of every kernel family and scale.
     using some =
         nb::format_list<nb::named_format<"f32", nb::f32_plain>,

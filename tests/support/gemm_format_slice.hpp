@@ -159,9 +159,11 @@ std::vector<std::unique_ptr<gemm_format>> make_gemm_slice_of(nibble::format_list
     std::vector<std::unique_ptr<gemm_format>> made;
     [&]<std::size_t... Index>(std::index_sequence<Index...>) {
         const auto add = [&]<std::size_t I, class Format>() {
+            using all = nibble::all_formats;
+            constexpr bool all_isas = nibble_test::kinds_only ? nibble_test::first_of_its_family<I, Format>(all{})
+                                                              : nibble_test::first_of_its_kind<I, Format>(all{});
             if constexpr (slices[I] == Slice && nibble_test::tested<I, Format>)
-                made.push_back(std::make_unique<gemm_format_of<
-                    Format, !nibble_test::kinds_only || nibble_test::first_of_its_family<I, Format>(nibble::all_formats{})>>());
+                made.push_back(std::make_unique<gemm_format_of<Format, all_isas>>());
         };
         (add.template operator()<Index, Formats>(), ...);
     }
