@@ -63,9 +63,10 @@ double error_of(const conversation& c, const std::vector<float>& q, const std::v
 
 int main() {
     numbers from;
-    // Memory for all sequences of this layer: 40 pages of 64 tokens.
+    // Memory for all sequences of this layer: 10 pages of 256 tokens each.
+    constexpr std::size_t page_count = 10;
     const auto pages = std::make_shared<layer_cache::pages_type>(
-        nb::kv_cache_options{.heads = key_heads, .head_size = channels, .capacity = 4096, .pages = 40, .page_tokens = 64});
+        nb::kv_cache_options{.heads = key_heads, .head_size = channels, .capacity = 4096, .pages = page_count});
 
     // The prompt, once; then two conversations that begin with it.
     conversation first{layer_cache(pages), {}, {}};
@@ -92,6 +93,6 @@ int main() {
     first.tokens.truncate(first.tokens.size() - 3);
 
     std::printf("%zu and %zu tokens in %zu pages, %zu before they parted; error at most %.1f %%\n", first.tokens.size(),
-                second.tokens.size(), 40 - pages->available(), 40 - shared, 100 * worst);
+                second.tokens.size(), page_count - pages->available(), page_count - shared, 100 * worst);
     return worst < 0.2 ? 0 : 1;
 }
