@@ -24,8 +24,8 @@ struct kv_cache_options {
     std::size_t capacity = 4096;   // tokens of a sequence, at most
     std::size_t pages = 0;         // that all sequences share; 0: as many as one sequence of `capacity` takes
     // 16, 32, 64, 128 or 256, and a multiple of the group of along_tokens. Attention goes through a page in a few streams, which are
-    // the longer, and the faster, the more tokens there are (256 against 128: 1.0 to 1.15 times as fast, most where elements have few
-    // bits); smaller pages waste less and are shared in finer steps.
+    // the longer, and the faster, the more tokens there are (256 against 128 on a Zen 4: 1.0 to 1.15 times as fast, most where elements have
+    // few bits); smaller pages waste less and are shared in finer steps.
     std::size_t page_tokens = 256;
     // The newest tokens that stay in fp32, of keys and of values, and the first ones that do (attention sinks). Keys leave
     // their window `key_flush` tokens at once, at positions that are multiples of it; 0 stands for the group of along_tokens,
