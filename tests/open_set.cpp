@@ -157,8 +157,8 @@ namespace {
 namespace nb = nibble;
 using namespace gemm_test;
 
-// quantize -> pack -> unpack -> gemm of one scheme, against the formula, on the best ISA and on `counting`, which is generic but for
-// what it counts.
+// quantize -> pack -> unpack -> gemm of one scheme, against the formula, on the best ISA and, Counted, on `counting`, which is
+// generic but for what it counts.
 template <class S, bool Counted = !nibble_test::kinds_only> void run_scheme(const char* what) {
     for (const std::size_t n : sizes{1, 2, 17, 37})
         for (const std::size_t k : sizes{1, 4, 19, 20, 21, 64, 119, 333}) {
