@@ -62,7 +62,9 @@ foreach(header IN LISTS headers)
     forbid("#[ \t]*include[ \t]*<(algorithm|ranges|functional|iostream|sstream|regex|format|numeric|random)>"
         "too heavy for a header that others include")
     # 3. Nothing hidden: no thread, no environment, no output, no exception of our own.
-    forbid("#[ \t]*include[ \t]*<(thread|future|mutex|condition_variable)>" "the caller brings the executor")
+    if(NOT header STREQUAL "adapt/thread_pool.hpp")
+        forbid("#[ \t]*include[ \t]*<(thread|future|mutex|condition_variable|pthread[.]h)>" "the caller brings the executor")
+    endif()
     if(NOT header STREQUAL "core/check.hpp")
         forbid("${word_begin}(getenv|throw|dynamic_cast|typeid|f?printf|puts|abort)${word_end}"
             "NIBBLE_CHECK reports; nothing else prints, throws or reads the environment")
@@ -84,7 +86,12 @@ foreach(header IN LISTS headers)
             "a kernel names no instruction set: ask the ISA")
         forbid("xsimd::" "a kernel names no instruction set: ask the ISA")
     endif()
-    # 6. An ISA file has no loop over memory. Loops over the registers of one step are fine, and those count (for).
+    # 6. An executor's members are called in one place, which checks how many workers it promises.
+    if(NOT header STREQUAL "core/executor.hpp")
+        forbid("(threads|executor)[ \t]*([.]|->)[ \t]*(concurrency|parallel_for)[ \t]*[(]"
+            "ask detail::concurrency_of(threads) and hand out work by detail::for_each_task(count, threads, task)")
+    endif()
+    # 7. An ISA file has no loop over memory. Loops over the registers of one step are fine, and those count (for).
     if(header MATCHES "^isa/")
         forbid("${word_begin}while${word_end}" "an ISA file has no loop over memory")
     endif()

@@ -88,7 +88,7 @@ void weight_sums(const any_packed<List>& w, std::span<float> sums, const gemm_op
 
 template <class List>
 [[nodiscard]] std::size_t gemm_workspace_bytes(const any_packed<List>& w, std::size_t tokens, std::size_t concurrency,
-                                               const gemm_options& options = {}) noexcept {
+                                               const gemm_options& options = {}) {
     std::size_t bytes = 0;
     w.visit([&](const auto& weights) { bytes = gemm_workspace_bytes(weights, tokens, concurrency, options); });
     return bytes;

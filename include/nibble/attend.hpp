@@ -180,7 +180,7 @@ struct attention_memory {
 template <isa Isa, executor Executor>
 void attend_sequences(const attention_work& work, matrix_view<const float> q, const sequence_list& sequences, matrix_view<float> out,
                       std::size_t group, const attend_options& options, const Executor& threads) {
-    const std::size_t concurrency = threads.concurrency();
+    const std::size_t concurrency = concurrency_of(threads);
     const attention_plan plan(sequences, group, options, concurrency);
     using task = attention_plan::task;
     const attention_memory takes = attention_memory::of(work, plan, sequences, options, concurrency);
@@ -203,14 +203,14 @@ void attend_sequences(const attention_work& work, matrix_view<const float> q, co
     const std::size_t at_once = takes.at_once;
     const auto in_spans = [&](std::byte* memory, std::byte* joined, std::byte* parts) {
         for (std::size_t first = 0; first < plan.longest(); first += at_once) {
-            threads.parallel_for(tasks * at_once, [&](std::size_t i, std::size_t worker) {
+            for_each_task(tasks * at_once, threads, [&](std::size_t i, std::size_t worker) {
                 const task t = plan.at(i % tasks);
                 const std::size_t index = first + i / tasks;
                 if (index >= plan.spans_of(t)) return;
                 kernel::arena own(memory + worker * worker_bytes);
                 work.run(*t.cache, t.rows, options, own, q, index, index + 1, sums_at(parts + i * sums_bytes, t), nullptr);
             });
-            threads.parallel_for(tasks, [&](std::size_t i, std::size_t) {
+            for_each_task(tasks, threads, [&](std::size_t i, std::size_t) {
                 const task t = plan.at(i);
                 const kv_cache_options& o = t.cache->options();
                 const std::size_t spans = plan.spans_of(t);
@@ -225,8 +225,9 @@ void attend_sequences(const attention_work& work, matrix_view<const float> q, co
     const auto all = [&](std::byte* memory) {
         std::byte* const joined = memory + concurrency * worker_bytes;
         if (plan.splits()) return in_spans(memory, joined, joined + tasks * sums_bytes);
-        threads.parallel_for(
-            tasks, [&](std::size_t index, std::size_t worker) { whole(plan.at(index), memory + worker * worker_bytes); });
+        for_each_task(tasks, threads, [&](std::size_t index, std::size_t worker) {
+            whole(plan.at(index), memory + worker * worker_bytes);
+        });
     };
     if (options.workspace != nullptr) {
         all(options.workspace->reserve(takes.all));
@@ -263,7 +264,7 @@ void attend_sequences(const attention_work& work, matrix_view<const float> q, co
         NIBBLE_CHECK(query_heads != 0 && query_heads % sequences[i].cache->options().heads == 0,
                      "attend_workspace_bytes: query heads are a multiple of the cache's heads");
     }
-    NIBBLE_CHECK(concurrency != 0, "attend_workspace_bytes: at least one thread");
+    (void)checked_concurrency(concurrency);
     const std::size_t group = query_heads / sequences[0].cache->options().heads;
     for (std::size_t i = 0; i < sequences.size(); ++i)
         NIBBLE_CHECK(sequences[i].cache->options().heads * group == query_heads,
@@ -285,6 +286,7 @@ void attend_sequences(const attention_work& work, matrix_view<const float> q, co
 template <isa Isa = best_isa, class Keys, cached_values Values, executor Executor = serial>
 void attend(matrix_view<const float> q, std::span<const attended_sequence<Keys, Values>> sequences, matrix_view<float> out,
             const attend_options& options = {}, const Executor& threads = {}) {
+    detail::check_executor(threads);
     const detail::sequence_list list(sequences);
     const std::size_t group = detail::check_sequences(q, list, out, options);
     if (sequences.empty()) return;

@@ -40,7 +40,7 @@ void sum_mass(matrix_view<const float> q, const kv_cache<Keys, Values>& cache, m
     (void)counter.take<float>(at_once * group);
     const std::size_t bytes = round_up(counter.used(), 4096) + 64;
     const auto all = [&](std::byte* memory) {
-        threads.parallel_for(o.heads * spans, [&](std::size_t index, std::size_t worker) {
+        for_each_task(o.heads * spans, threads, [&](std::size_t index, std::size_t worker) {
             const std::size_t head = index % o.heads;
             const std::size_t span = index / o.heads;
             float* const to = mass.row(head);
@@ -58,9 +58,9 @@ void sum_mass(matrix_view<const float> q, const kv_cache<Keys, Values>& cache, m
         });
     };
     if (options.workspace != nullptr) {
-        all(options.workspace->reserve(threads.concurrency() * bytes));
+        all(options.workspace->reserve(concurrency_of(threads) * bytes));
     } else {
-        buffer own(threads.concurrency() * bytes);
+        buffer own(concurrency_of(threads) * bytes);
         all(own.data());
     }
 }
@@ -74,6 +74,7 @@ void sum_mass(matrix_view<const float> q, const kv_cache<Keys, Values>& cache, m
 template <isa Isa = best_isa, class Keys, cached_values Values, executor Executor = serial>
 void attention_mass(matrix_view<const float> q, const kv_cache<Keys, Values>& cache, matrix_view<const float> log_sums,
                     matrix_view<float> mass, const attend_options& options = {}, const Executor& threads = {}) {
+    detail::check_executor(threads);
     const kv_cache_options& o = cache.options();
     const std::size_t heads = detail::check_queries(q, q.rows(), cache, options) * o.heads;
     NIBBLE_CHECK(log_sums.rows() == q.rows() && log_sums.cols() == heads, "attention_mass: log_sums must be queries x query heads");

@@ -38,7 +38,8 @@ struct gemm_options {
 // for prepared activations too, which need less; gemm_gated of two such matrices needs at most twice as much.
 template <any_scheme S>
 [[nodiscard]] std::size_t gemm_workspace_bytes(const packed<S>& w, std::size_t tokens, std::size_t concurrency,
-                                               const gemm_options& options = {}) noexcept {
+                                               const gemm_options& options = {}) {
+    (void)detail::checked_concurrency(concurrency);
     const auto plan_of = [&](std::size_t m, int limit) {
         return kernel::gemm_plan<S>(w, m, options.activations == activation_scale::per_group, limit);
     };
@@ -92,6 +93,7 @@ void check_weight_sums(std::span<const float> sums, const Product& product, bool
 template <isa Isa, stored_float T, class Product, class Destination, epilogue Epilogue, executor Executor>
 void gemm_of_rows(const kernel::token_rows<T>& x, const Product& product, const Destination& y, const Epilogue& finish,
                   const gemm_options& options, const Executor& threads) {
+    check_executor(threads);
     using S = typename Product::scheme_type;
     check_product(x.count(), x.x.cols(), product, y, finish);
     check_rows(x);
@@ -103,7 +105,7 @@ void gemm_of_rows(const kernel::token_rows<T>& x, const Product& product, const 
     if (y.rows() == 0 || y.cols() == 0) return;
     const std::size_t stride = Product::matrices * kernel::worker_bytes(plan);
     const std::size_t first = kernel::activation_bytes(plan, asymmetric);
-    with_memory(options, first + threads.concurrency() * stride, [&](std::byte* memory) {
+    with_memory(options, first + concurrency_of(threads) * stride, [&](std::byte* memory) {
         kernel::arena shared(memory);
         const kernel::activation_pieces<S> pieces(plan, asymmetric, shared);
         const auto row_of = [&](std::size_t worker) {
@@ -117,6 +119,7 @@ void gemm_of_rows(const kernel::token_rows<T>& x, const Product& product, const 
 template <isa Isa, class Product, class Destination, epilogue Epilogue, executor Executor>
 void gemm_of_prepared(const prepared_activations& x, const Product& product, const Destination& y, const Epilogue& finish,
                       const gemm_options& options, const Executor& threads) {
+    check_executor(threads);
     using S = typename Product::scheme_type;
     check_product(x.tokens(), x.cols(), product, y, finish);
     const kernel::activation_layout& layout = prepared_access::layout(x);
@@ -124,7 +127,7 @@ void gemm_of_prepared(const prepared_activations& x, const Product& product, con
     check_layout(layout, kernel::layout_of(plan));
     check_weight_sums(options.weight_sums, product, x.asymmetric());
     if (y.rows() == 0 || y.cols() == 0) return;
-    with_memory(options, threads.concurrency() * Product::matrices * kernel::worker_bytes(plan), [&](std::byte* memory) {
+    with_memory(options, concurrency_of(threads) * Product::matrices * kernel::worker_bytes(plan), [&](std::byte* memory) {
         kernel::multiply<Isa>(plan, prepared_access::pieces<S>(x, plan), options.weight_sums.data(), product, y, finish,
                               memory, threads);
     });
@@ -137,11 +140,12 @@ void gemm_of_prepared(const prepared_activations& x, const Product& product, con
 // computed once per matrix, for activations with offsets.
 template <isa Isa = best_isa, any_scheme S, executor Executor = serial>
 void weight_sums(const packed<S>& w, std::span<float> sums, const gemm_options& options = {}, const Executor& threads = {}) {
+    detail::check_executor(threads);
     NIBBLE_CHECK(sums.size() == w.rows(), "weight_sums: one number per row of the weights is needed");
     if (w.rows() == 0) return;
     const kernel::gemm_plan<S> plan(w, 1, false, 1);
     const std::size_t first = kernel::activation_bytes(plan, false);
-    detail::with_memory(options, first + threads.concurrency() * kernel::worker_bytes(plan), [&](std::byte* memory) {
+    detail::with_memory(options, first + detail::concurrency_of(threads) * kernel::worker_bytes(plan), [&](std::byte* memory) {
         kernel::arena shared(memory);
         const kernel::activation_pieces<S> pieces(plan, false, shared);
         kernel::prepare_ones(kernel::layout_of(plan), pieces.all(), kernel::memory_of_worker(plan, memory + first).row);

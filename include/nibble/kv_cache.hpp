@@ -178,6 +178,7 @@ private:
 
     template <executor Executor>
     void append_tokens(matrix_view<const float> k, matrix_view<const float> v, const Executor& threads) {
+        detail::check_executor(threads);
         const kv_cache_options& o = options();
         NIBBLE_CHECK(k.rows() <= o.capacity - tokens_, "kv_cache::append: more tokens than the capacity of the sequence");
         const std::size_t count = k.rows();
@@ -198,7 +199,7 @@ private:
             }
         });
         const std::size_t first = tokens_;
-        threads.parallel_for(o.heads, [&](std::size_t h, std::size_t) { found_[h] = append_head(h, first, k, v) ? 1 : 0; });
+        detail::for_each_task(o.heads, threads, [&](std::size_t h, std::size_t) { found_[h] = append_head(h, first, k, v) ? 1 : 0; });
         tokens_ += count;
         oldest_key_ = detail::max_of(oldest_key_, tokens_ - detail::min_of(tokens_, newest_keys_.tokens));
         oldest_value_ = detail::max_of(oldest_value_, tokens_ - detail::min_of(tokens_, newest_values().tokens));

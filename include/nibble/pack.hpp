@@ -18,6 +18,7 @@ namespace nibble::inline NIBBLE_ABI {
 // allocates the result and, per panel in work, 16 rows of codes.
 template <any_scheme S, executor Executor = serial>
 [[nodiscard]] packed<S> pack(const quantized<S>& q, const Executor& threads = {}) {
+    detail::check_executor(threads);
     using traits = detail::scheme_traits<S>;
     using element = typename traits::element;
     using code = typename element::code;
@@ -26,7 +27,7 @@ template <any_scheme S, executor Executor = serial>
     if constexpr (S::has_offset) out.set_offset(q.offset());
     const detail::depth_plan& depth = out.depth();
     const detail::panel_sections& at = out.sections();
-    threads.parallel_for(out.panels(), [&](std::size_t p, std::size_t) {
+    detail::for_each_task(out.panels(), threads, [&](std::size_t p, std::size_t) {
         std::byte* panel = out.panel(p);
         const std::size_t first = p * panel_layout::rows;
         const std::size_t rows = detail::min_of(panel_layout::rows, q.rows() - first);
@@ -98,6 +99,7 @@ template <any_scheme S, executor Executor = serial>
 // The exact inverse of pack. (nonfinite() is not part of the packed form and comes back false.)
 template <any_scheme S, executor Executor = serial>
 [[nodiscard]] quantized<S> unpack(const packed<S>& w, const Executor& threads = {}) {
+    detail::check_executor(threads);
     using traits = detail::scheme_traits<S>;
     using element = typename traits::element;
     using code = typename element::code;
@@ -152,7 +154,7 @@ template <any_scheme S, executor Executor = serial>
             }
         }
     };
-    threads.parallel_for(w.panels(), [&](std::size_t p, std::size_t) { one(p, false); });
+    detail::for_each_task(w.panels(), threads, [&](std::size_t p, std::size_t) { one(p, false); });
     for (std::size_t p = 0; p < w.panels(); ++p) one(p, true);
     return out;
 }

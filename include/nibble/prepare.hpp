@@ -141,7 +141,7 @@ void prepare_ones(std::size_t cols, prepared_activations& into) {
 template <class Isa, stored_float T, class RowOf, executor Executor>
 void prepare_tokens(const kernel::activation_layout& layout, const kernel::token_rows<T>& x, const activation_grid& grid,
                     const kernel::activation_memory& memory, const RowOf& row_of, const Executor& threads) {
-    threads.parallel_for(layout.blocks.count, [&](std::size_t block, std::size_t worker) {
+    for_each_task(layout.blocks.count, threads, [&](std::size_t block, std::size_t worker) {
         kernel::prepare_block<Isa>(layout, x, grid, block, memory, row_of(worker));
     });
 }
@@ -154,6 +154,7 @@ template <any_scheme S, isa Isa = best_isa, class T, executor Executor = serial>
     requires(stored_float<std::remove_const_t<T>>)
 void prepare(matrix_view<T> x, prepared_activations& into, const activation_options& options = {},
              const Executor& threads = {}) {
+    detail::check_executor(threads);
     const kernel::token_rows<std::remove_const_t<T>> rows{x, options.rows};
     detail::check_rows(rows);
     // Of weights the order of activations depends on nothing but the number of columns.
@@ -162,7 +163,7 @@ void prepare(matrix_view<T> x, prepared_activations& into, const activation_opti
     if (!plan.real) detail::check_grid(options.grid, options.scale, rows.count());
     const kernel::activation_layout layout = kernel::layout_of(plan);
     const std::size_t stride = detail::round_up(layout.row_bytes(), 64);
-    std::byte* base = detail::prepared_access::reserve(into, plan, options.grid.asymmetric, stride * threads.concurrency());
+    std::byte* base = detail::prepared_access::reserve(into, plan, options.grid.asymmetric, stride * detail::concurrency_of(threads));
     if (base == nullptr) return;
     const kernel::activation_pieces<S> pieces = detail::prepared_access::pieces<S>(into, plan);
     std::byte* scratch = base + kernel::activation_bytes(plan, options.grid.asymmetric);
@@ -188,6 +189,7 @@ template <any_scheme S, isa Isa = best_isa, class T, executor Executor = serial>
 // fp32, dequantized exactly as dequantize does.
 template <any_scheme S, any_scheme A, executor Executor = serial>
 void prepare(const quantized<A>& x, prepared_activations& into, const Executor& threads = {}) {
+    detail::check_executor(threads);
     using element = typename A::element_type;
     using P = kernel::gemm_plan<S>;
     static_assert(element::bits <= 8, "prepare: x has 16 or 32 bits per value: pass it as a matrix");
@@ -209,12 +211,12 @@ void prepare(const quantized<A>& x, prepared_activations& into, const Executor& 
     const kernel::activation_layout layout = kernel::layout_of(plan);
     const std::size_t row_bytes = detail::round_up(layout.row_bytes(), 64);
     const std::size_t stride = row_bytes + detail::round_up(x.cols(), 64);
-    std::byte* base = detail::prepared_access::reserve(into, plan, asymmetric, stride * threads.concurrency());
+    std::byte* base = detail::prepared_access::reserve(into, plan, asymmetric, stride * detail::concurrency_of(threads));
     if (base == nullptr) return;
     const kernel::activation_pieces<S> pieces = detail::prepared_access::pieces<S>(into, plan);
     std::byte* scratch = base + kernel::activation_bytes(plan, asymmetric);
     std::atomic<bool> below{false};
-    threads.parallel_for(layout.blocks.count, [&](std::size_t block, std::size_t worker) {
+    detail::for_each_task(layout.blocks.count, threads, [&](std::size_t block, std::size_t worker) {
         std::byte* own = scratch + worker * stride;
         if (kernel::place_codes_of_block(layout, x, block, pieces.all(), reinterpret_cast<std::int8_t*>(own),
                                          reinterpret_cast<std::uint8_t*>(own + row_bytes)))

@@ -556,6 +556,7 @@ void quantize_shared_slots(quantizer<S>& job, const OverRows& over_rows) {
 template <any_scheme S, executor Executor = serial>
 [[nodiscard]] quantized<S> quantize(matrix_view<const float> w, const quantize_options& options = {},
                                     const Executor& threads = {}) {
+    detail::check_executor(threads);
     using granularity = typename detail::scheme_traits<S>::granularity;
     quantized<S> out(w.rows(), w.cols());
     NIBBLE_CHECK(options.rounding != rounding::learned || options.round_up != nullptr || w.empty(),
@@ -567,7 +568,7 @@ template <any_scheme S, executor Executor = serial>
     const std::size_t tasks = detail::ceil_div(w.rows(), rows_per_task);
     std::vector<unsigned char> nonfinite(tasks, 0);
     const auto over_rows = [&](auto&& body) {
-        threads.parallel_for(tasks, [&](std::size_t task, std::size_t) {
+        detail::for_each_task(tasks, threads, [&](std::size_t task, std::size_t) {
             const std::size_t end = detail::min_of(w.rows(), (task + 1) * rows_per_task);
             for (std::size_t row = task * rows_per_task; row < end; ++row)
                 if (body(row)) nonfinite[task] = 1;
@@ -606,13 +607,14 @@ void quantize(matrix_view<const float>, const quantize_options& = {}, const Exec
 // each product.
 template <isa Isa = best_isa, any_scheme S, executor Executor = serial>
 void dequantize(const quantized<S>& q, matrix_view<float> out, const Executor& threads = {}) {
+    detail::check_executor(threads);
     using traits = detail::scheme_traits<S>;
     NIBBLE_CHECK(out.rows() == q.rows() && out.cols() == q.cols(), "dequantize: the output must have the shape of the weights");
     if (out.empty()) return;
     const std::size_t run = traits::run(q.cols());
     const auto slots = q.slots();
     const std::size_t rows_per_task = detail::max_of<std::size_t>(1, 32768 / q.cols());
-    threads.parallel_for(detail::ceil_div(q.rows(), rows_per_task), [&](std::size_t task, std::size_t) {
+    detail::for_each_task(detail::ceil_div(q.rows(), rows_per_task), threads, [&](std::size_t task, std::size_t) {
         typename traits::code codes[kernel::quantize_block + 8] = {};
         const std::size_t end = detail::min_of(q.rows(), (task + 1) * rows_per_task);
         for (std::size_t row = task * rows_per_task; row < end; ++row) {

@@ -49,6 +49,7 @@ namespace detail {
 template <any_scheme S, executor Executor = serial>
 [[nodiscard]] cross_quantized<S> quantize_cross(matrix_view<const float> w, float alpha = 0.15f,
                                                 const quantize_options& options = {}, const Executor& threads = {}) {
+    detail::check_executor(threads);
     NIBBLE_CHECK(alpha >= 0.0f && alpha <= 1.0f, "quantize_cross: alpha must lie between 0 and 1");
     buffer columns(w.cols() * sizeof(float));
     float* c = columns.as<float>();
@@ -61,7 +62,7 @@ template <any_scheme S, executor Executor = serial>
     }
     for (std::size_t j = 0; j < w.cols(); ++j) c[j] = c[j] > 0.0f ? detail::power(c[j], 1.0f - alpha) : 1.0f;
     std::vector<float> scaled(w.rows() * w.cols());
-    threads.parallel_for(w.rows(), [&](std::size_t i, std::size_t) {
+    detail::for_each_task(w.rows(), threads, [&](std::size_t i, std::size_t) {
         for (std::size_t j = 0; j < w.cols(); ++j) scaled[i * w.cols() + j] = w(i, j) / c[j];
     });
     quantized<S> inner = quantize<S>(matrix_view<const float>(scaled.data(), w.rows(), w.cols()), options, threads);
@@ -71,8 +72,9 @@ template <any_scheme S, executor Executor = serial>
 // The fp32 values of q into out.
 template <any_scheme S, executor Executor = serial>
 void dequantize(const cross_quantized<S>& q, matrix_view<float> out, const Executor& threads = {}) {
+    detail::check_executor(threads);
     dequantize(q.weights(), out, threads);
-    threads.parallel_for(out.rows(), [&](std::size_t i, std::size_t) {
+    detail::for_each_task(out.rows(), threads, [&](std::size_t i, std::size_t) {
         for (std::size_t j = 0; j < out.cols(); ++j) out(i, j) *= q.columns()[j];
     });
 }
@@ -82,9 +84,10 @@ void dequantize(const cross_quantized<S>& q, matrix_view<float> out, const Execu
 template <any_scheme S, executor Executor = serial>
 void scale_columns(matrix_view<const float> x, const cross_quantized<S>& q, matrix_view<float> out,
                    const Executor& threads = {}) {
+    detail::check_executor(threads);
     NIBBLE_CHECK(x.cols() == q.cols(), "scale_columns: x must have as many columns as the weights");
     NIBBLE_CHECK(out.rows() == x.rows() && out.cols() == x.cols(), "scale_columns: out must have the shape of x");
-    threads.parallel_for(x.rows(), [&](std::size_t i, std::size_t) {
+    detail::for_each_task(x.rows(), threads, [&](std::size_t i, std::size_t) {
         for (std::size_t j = 0; j < x.cols(); ++j) out(i, j) = x(i, j) * q.columns()[j];
     });
 }

@@ -122,7 +122,7 @@ template <executor Executor, class Body>
 void in_stretches(std::size_t count, std::size_t weights, const Executor& threads, Body&& body) {
     if (count == 0) return;
     const std::size_t per_task = max_of<std::size_t>(1, count / max_of<std::size_t>(1, weights / 32768));
-    threads.parallel_for(ceil_div(count, per_task), [&](std::size_t task, std::size_t) {
+    for_each_task(ceil_div(count, per_task), threads, [&](std::size_t task, std::size_t) {
         body(task * per_task, min_of(count, (task + 1) * per_task));
     });
 }
@@ -135,6 +135,7 @@ void in_stretches(std::size_t count, std::size_t weights, const Executor& thread
 template <int Bits, granularity Granularity, element Format, class Table, executor Executor = serial>
 void encode_with_tables(matrix_view<const float> w, lookup_quantized<Bits, Granularity, Format, Table>& q,
                         const Executor& threads = {}) {
+    detail::check_executor(threads);
     NIBBLE_CHECK(w.rows() == q.rows() && w.cols() == q.cols(),
                  "encode_with_tables: q must have the shape of the weights");
     constexpr std::size_t entries = std::size_t{1} << Bits;
@@ -184,6 +185,7 @@ void encode_with_tables(matrix_view<const float> w, lookup_quantized<Bits, Granu
 template <int Bits, granularity Granularity, element Format = f32, executor Executor = serial>
 [[nodiscard]] lookup_quantized<Bits, Granularity, Format>
 quantize_k_means(matrix_view<const float> w, const k_means_options& options = {}, const Executor& threads = {}) {
+    detail::check_executor(threads);
     NIBBLE_CHECK(options.importance.empty() ||
                      (options.importance.rows() == w.rows() && options.importance.cols() == w.cols()),
                  "quantize_k_means: the importance must have the shape of the weights");
@@ -220,6 +222,7 @@ quantize_k_means(matrix_view<const float> w, const k_means_options& options = {}
 template <granularity Granularity, element Format = f16, executor Executor = serial>
 [[nodiscard]] lookup_quantized<2, Granularity, Format, plane_sums>
 quantize_planes(matrix_view<const float> w, const plane_options& options = {}, const Executor& threads = {}) {
+    detail::check_executor(threads);
     lookup_quantized<2, Granularity, Format, plane_sums> q(w.rows(), w.cols());
     if (w.empty()) return q;
     const detail::slot_values slots = detail::gather_slots<Granularity>(w, {});
@@ -290,6 +293,7 @@ quantize_planes(matrix_view<const float> w, const plane_options& options = {}, c
 template <int Bits, granularity Granularity, element Format, class Table, executor Executor = serial>
 void dequantize(const lookup_quantized<Bits, Granularity, Format, Table>& q, matrix_view<float> out,
                 const Executor& threads = {}) {
+    detail::check_executor(threads);
     NIBBLE_CHECK(out.rows() == q.rows() && out.cols() == q.cols(),
                  "dequantize: out must have the shape of the weights");
     if (out.empty()) return;

@@ -43,7 +43,7 @@ template <class Mixed, class Candidates, executor Executor>
     std::vector<double> errors(Mixed::count * w.rows() * row_groups);
     candidates.each([&]<class S>(std::size_t number, const quantized<S>& q) {
         constexpr std::size_t bits = static_cast<std::size_t>(S::element_type::bits);
-        threads.parallel_for(w.rows(), [&](std::size_t row, std::size_t) {
+        for_each_task(w.rows(), threads, [&](std::size_t row, std::size_t) {
             std::uint8_t codes[Mixed::size];
             for (std::size_t g = 0; g < row_groups; ++g) {
                 const std::size_t col = g * Mixed::size;
@@ -97,6 +97,7 @@ template <class Mixed, class Candidates>
 template <class Mixed, executor Executor = serial>
 [[nodiscard]] mixed_quantized<Mixed> quantize_by_error(matrix_view<const float> w, const quantize_options& options = {},
                                                        const Executor& threads = {}) {
+    detail::check_executor(threads);
     if (w.empty()) return mixed_quantized<Mixed>(w.rows(), w.cols(), nullptr);
     using candidates_of = typename Mixed::template schemes<detail::mixed_candidates>;
     const candidates_of candidates(w, options, threads);
@@ -117,6 +118,7 @@ template <class Mixed, executor Executor = serial>
                                                        const quantize_options& options = {},
                                                        const Executor& threads = {}) {
     static_assert(Mixed::count == 2, "quantize_by_quota: a quota is for two elements, the narrow one first");
+    detail::check_executor(threads);
     NIBBLE_CHECK(wide_fraction >= 0.0 && wide_fraction <= 1.0, "quantize_by_quota: wide_fraction must be in [0, 1]");
     if (w.empty()) return mixed_quantized<Mixed>(w.rows(), w.cols(), nullptr);
     using candidates_of = typename Mixed::template schemes<detail::mixed_candidates>;
@@ -138,10 +140,11 @@ template <class Mixed, executor Executor = serial>
 // The values of q into out (rows x cols of q): one rounding of each product.
 template <class Mixed, executor Executor = serial>
 void dequantize(const mixed_quantized<Mixed>& q, matrix_view<float> out, const Executor& threads = {}) {
+    detail::check_executor(threads);
     NIBBLE_CHECK(out.rows() == q.rows() && out.cols() == q.cols(),
                  "dequantize: out must have the shape of the weights");
     if (out.empty()) return;
-    threads.parallel_for(q.rows(), [&](std::size_t row, std::size_t) {
+    detail::for_each_task(q.rows(), threads, [&](std::size_t row, std::size_t) {
         std::uint8_t codes[Mixed::size];
         q.for_each_group(row, [&](std::size_t group, std::uint8_t chosen, std::size_t first, std::size_t n,
                                   const std::uint8_t* from) {

@@ -64,6 +64,7 @@ template <granularity Granularity, executor Executor = serial>
 [[nodiscard]] outlier_victim_quantized<Granularity> quantize_outlier_victim(matrix_view<const float> w,
                                                                             const outlier_victim_options& options = {},
                                                                             const Executor& threads = {}) {
+    detail::check_executor(threads);
     outlier_victim_quantized<Granularity> q(w.rows(), w.cols());
     if (w.empty()) return q;
     // Then all runs of a slot have one length, and pairs of its values are pairs of the row.
@@ -131,6 +132,7 @@ template <granularity Granularity, executor Executor = serial>
 // The values of q into out (rows x cols of q): one rounding of each product.
 template <granularity Granularity, executor Executor = serial>
 void dequantize(const outlier_victim_quantized<Granularity>& q, matrix_view<float> out, const Executor& threads = {}) {
+    detail::check_executor(threads);
     NIBBLE_CHECK(out.rows() == q.rows() && out.cols() == q.cols(),
                  "dequantize: out must have the shape of the weights");
     if (out.empty()) return;

@@ -26,6 +26,7 @@ template <any_scheme High, any_scheme Low, executor Executor = serial>
 [[nodiscard]] mixed_rows<High, Low> quantize_rows(matrix_view<const float> w, double fraction,
                                                   const float* importance = nullptr, const quantize_options& options = {},
                                                   const Executor& threads = {}) {
+    detail::check_executor(threads);
     static_assert(detail::scheme_traits<High>::granularity::row_local && detail::scheme_traits<Low>::granularity::row_local &&
                       !High::two_level && !Low::two_level,
                   "quantize_rows: schemes with scales of their own in each row, such as int4_g128 or int8_channel");
@@ -38,7 +39,7 @@ template <any_scheme High, any_scheme Low, executor Executor = serial>
     const quantized<High> high = quantize<High>(w, options, threads);
     const quantized<Low> low = quantize<Low>(w, options, threads);
     std::vector<double> gains(w.rows());
-    threads.parallel_for(w.rows(), [&](std::size_t i, std::size_t) {
+    detail::for_each_task(w.rows(), threads, [&](std::size_t i, std::size_t) {
         double gain = 0.0;
         for (std::size_t j = 0; j < w.cols(); ++j) {
             if (!detail::is_finite(w(i, j))) continue;
@@ -75,6 +76,7 @@ template <any_scheme High, any_scheme Low, executor Executor = serial>
 // The fp32 values of q into out.
 template <any_scheme High, any_scheme Low, executor Executor = serial>
 void dequantize(const mixed_rows<High, Low>& q, matrix_view<float> out, const Executor& threads = {}) {
+    detail::check_executor(threads);
     NIBBLE_CHECK(out.rows() == q.rows() && out.cols() == q.cols(), "dequantize: the output must have the shape of the weights");
     if (out.empty()) return;
     const auto part = [&](const auto& weights, const std::vector<std::size_t>& rows) {

@@ -76,6 +76,7 @@ inline constexpr auto recode_table = [] {
 // One pass over the codes; allocates the result and, per row in work, one row of codes.
 template <any_scheme To, rounding Rounding = rounding::nearest_even, any_scheme From, executor Executor = serial>
 [[nodiscard]] quantized<To> recode(const quantized<From>& q, const Executor& threads = {}) {
+    detail::check_executor(threads);
     using from_traits = detail::scheme_traits<From>;
     using to_traits = detail::scheme_traits<To>;
     using from_element = typename from_traits::element;
@@ -100,7 +101,7 @@ template <any_scheme To, rounding Rounding = rounding::nearest_even, any_scheme 
     out.set_nonfinite(q.nonfinite());
     if constexpr (To::has_offset) out.set_offset(q.offset());
     if (q.rows() == 0 || q.cols() == 0) return out;
-    threads.parallel_for(q.rows(), [&](std::size_t row, std::size_t) {
+    detail::for_each_task(q.rows(), threads, [&](std::size_t row, std::size_t) {
         std::uint8_t codes[kernel::quantize_block];
         for (std::size_t start = 0; start < q.cols(); start += kernel::quantize_block) {
             const std::size_t n = detail::min_of(kernel::quantize_block, q.cols() - start);

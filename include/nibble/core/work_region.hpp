@@ -61,14 +61,14 @@ private:
 template <executor Executor, class Run>
 void for_each_in_regions(std::size_t count, std::byte* memory, std::size_t stride, const Executor& threads, const Run& run) {
     NIBBLE_CHECK(count < std::size_t{1} << 32, "more than 2^32 items of work: cut the call up");
-    const std::size_t most = threads.concurrency();
+    const std::size_t most = concurrency_of(threads);
     const std::size_t regions = count < most ? count : most;
     const auto region = [&](std::size_t i) -> work_region& {
         return *std::launder(reinterpret_cast<work_region*>(memory + i * stride));
     };
     for (std::size_t i = 0; i < regions; ++i)
         ::new (static_cast<void*>(memory + i * stride)) work_region(count * i / regions, count * (i + 1) / regions);
-    threads.parallel_for(regions, [&](std::size_t index, std::size_t worker) {
+    for_each_task(regions, threads, [&](std::size_t index, std::size_t worker) {
         work_region& own = region(index);
         std::size_t item = 0;
         const auto take = [&] {

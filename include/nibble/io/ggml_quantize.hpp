@@ -32,6 +32,7 @@ inline constexpr bool has_ggml_reference = detail::has_reference_encoder<Type>;
 // Results do not depend on the executor. Allocates the result, and a row of floats per task.
 template <ggml_type Type, ggml_encoding Encoding = ggml_encoding::best, executor Executor = serial>
 [[nodiscard]] quantized<typename Type::scheme> quantize_ggml(matrix_view<const float> w, const Executor& threads = {}) {
+    detail::check_executor(threads);
     static_assert(Encoding == ggml_encoding::best || has_ggml_reference<Type>,
                   "quantize_ggml: ggml has no fixed rule for this type; use ggml_encoding::best");
     using scheme = typename Type::scheme;
@@ -41,7 +42,7 @@ template <ggml_type Type, ggml_encoding Encoding = ggml_encoding::best, executor
     quantized<scheme> out(w.rows(), w.cols());
     if (w.empty()) return out;
     std::vector<unsigned char> nonfinite(w.rows(), 0);
-    threads.parallel_for(w.rows(), [&](std::size_t row, std::size_t) {
+    detail::for_each_task(w.rows(), threads, [&](std::size_t row, std::size_t) {
         parts p;
         float block[parts::elements];
         if constexpr (detail::scale_in_row<Type>) {

@@ -179,6 +179,7 @@ public:
     template <ggml_encoding Encoding = ggml_encoding::best, executor Executor = serial>
     [[nodiscard]] status add_matrix(std::string_view name, matrix_view<const float> w, std::string_view type_name,
                                     const Executor& threads = {}) {
+        detail::check_executor(threads);
         const std::size_t shape[] = {w.rows(), w.cols()};
         const detail::gguf_block* block = nullptr;
         std::size_t bytes = 0;
