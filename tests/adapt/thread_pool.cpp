@@ -1,43 +1,52 @@
 // thread_pool.cpp: every index once, no worker twice at a time, call after call; meant for ThreadSanitizer too.
 #include "support/catch.hpp"
 
-#if __has_include(<unsupported/Eigen/CXX11/ThreadPool>)
+#include "support/allocations.hpp"
+#include "support/contracts.hpp"
+#include "support/executor_check.hpp"
 
 #include <nibble/adapt/thread_pool.hpp>
 
+#include <sched.h>
+
+#include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <initializer_list>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace nb = nibble;
+using nibble_test::keeps_contract;
 
 namespace {
 
 using sizes = std::initializer_list<std::size_t>;
 
-// Runs `count` tasks and says whether the executor kept its contract. Plain (not atomic) counters per index and per
-// worker: ThreadSanitizer sees any two calls with one worker that are not ordered.
-bool keeps_contract(const nb::thread_pool& pool, std::size_t count) {
-    std::vector<int> calls(count, 0);
-    std::vector<std::size_t> by_worker(pool.concurrency(), 0);
-    std::vector<std::atomic<int>> busy(pool.concurrency());
-    std::atomic<bool> good{true};
-    pool.parallel_for(count, [&](std::size_t index, std::size_t worker) {
-        if (index >= calls.size() || worker >= by_worker.size() || busy[worker].exchange(1) != 0) {
-            good = false;
-            return;
-        }
-        ++calls[index];
-        ++by_worker[worker];
-        busy[worker].store(0);
-    });
-    std::size_t total = 0;
-    for (const std::size_t n : by_worker) total += n;
-    for (const int n : calls) good = good && n == 1;
-    return good && total == count;
-}
+// Threads that leave no core idle while one of these lives.
+class busy_cores {
+public:
+    busy_cores() {
+        for (unsigned i = 0; i < std::max(2u, std::thread::hardware_concurrency()); ++i)
+            threads_.emplace_back([this] {
+                while (!stop_.load(std::memory_order_relaxed)) turns_.fetch_add(1, std::memory_order_relaxed);
+            });
+    }
+    busy_cores(const busy_cores&) = delete;
+    busy_cores& operator=(const busy_cores&) = delete;
+    ~busy_cores() {
+        stop_.store(true);
+        for (std::thread& thread : threads_) thread.join();
+    }
+
+private:
+    std::atomic<bool> stop_{false};
+    std::atomic<std::size_t> turns_{0};
+    std::vector<std::thread> threads_;
+};
 
 } // namespace
 
@@ -120,8 +129,101 @@ TEST_CASE("a slow task holds up no other") {
     CHECK(seen);
 }
 
-#else
+TEST_CASE("a call is complete whether or not helpers come, awake, asleep or falling asleep") {
+    const nb::thread_pool pool(2, {.spin_microseconds = 0});
+    for (std::size_t round = 0; round < 300; ++round) {
+        REQUIRE(keeps_contract(pool, 2));
+        if (round % 10 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+}
 
-TEST_CASE("thread_pool") { NIBBLE_SKIP("Eigen's ThreadPool is not installed"); }
+TEST_CASE("a call of thread_pool allocates nothing") {
+    const nb::thread_pool pool(3);
+    std::vector<std::size_t> values(64);
+    const auto task = [&](std::size_t i, std::size_t) { ++values[i]; };
+    pool.parallel_for(values.size(), task);
+    const std::size_t before = nibble_test::allocations.load();
+    for (int round = 0; round < 1000; ++round) pool.parallel_for(values.size(), task);
+    CHECK(nibble_test::allocations.load() == before);
+    for (const std::size_t n : values) CHECK(n == 1001);
+}
 
-#endif
+TEST_CASE("a task may call its own pool, and threads may call one pool together") {
+    const nb::thread_pool pool(3);
+    std::vector<int> good(8, 0);
+    pool.parallel_for(good.size(), [&](std::size_t i, std::size_t) { good[i] = keeps_contract(pool, 10 + i) ? 1 : 0; });
+    for (const int g : good) CHECK(g == 1);
+
+    std::atomic<std::size_t> kept{0};
+    std::vector<std::thread> callers;
+    for (std::size_t c = 0; c < 4; ++c)
+        callers.emplace_back([&, c] {
+            for (std::size_t round = 0; round < 500; ++round) kept += keeps_contract(pool, (round + c) % 9) ? 1u : 0u;
+        });
+    for (std::thread& caller : callers) caller.join();
+    CHECK(kept == 2000);
+}
+
+TEST_CASE("thread_pool keeps its contract on busy cores, from several threads, sleeping or not") {
+    const busy_cores others;
+    for (const std::size_t spin : sizes{0, 5, 100}) {
+        const nb::thread_pool pool(4, {.spin_microseconds = spin});
+        std::atomic<std::size_t> kept{0}, rounds{0};
+        std::vector<std::thread> callers;
+        for (std::size_t c = 0; c < 2; ++c)
+            callers.emplace_back([&, c] {
+                std::uint32_t random = static_cast<std::uint32_t>(c) + 1;
+                const auto begin = std::chrono::steady_clock::now();
+                while (std::chrono::steady_clock::now() - begin < std::chrono::milliseconds(150)) {
+                    random = random * 1664525u + 1013904223u;
+                    kept += keeps_contract(pool, random >> 16 & 15u) ? 1u : 0u;
+                    ++rounds;
+                    if (random >> 28 == 0) std::this_thread::sleep_for(std::chrono::microseconds(random >> 20 & 255u));
+                }
+            });
+        for (std::thread& caller : callers) caller.join();
+        INFO("spin " << spin);
+        CHECK(rounds > 0);
+        CHECK(kept == rounds.load());
+    }
+}
+
+TEST_CASE("all threads of a pool on one core") {
+    cpu_set_t before;
+    REQUIRE(::sched_getaffinity(0, sizeof before, &before) == 0);
+    const int core = ::sched_getcpu();
+    REQUIRE(core >= 0);
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(static_cast<unsigned>(core), &one);
+    REQUIRE(::sched_setaffinity(0, sizeof one, &one) == 0);
+    std::size_t kept = 0;
+    std::atomic<bool> stayed{true};
+    {
+        const nb::thread_pool pool(3);
+        for (std::size_t round = 0; round < 2000; ++round) kept += keeps_contract(pool, round % 7) ? 1u : 0u;
+        pool.parallel_for(50, [&](std::size_t, std::size_t) {
+            if (::sched_getcpu() != core) stayed = false;
+            std::this_thread::yield();
+        });
+    }
+    REQUIRE(::sched_setaffinity(0, sizeof before, &before) == 0);
+    CHECK(kept == 2000);
+    CHECK(stayed);
+}
+
+TEST_CASE("a pool that was moved from is its caller's thread alone") {
+    nb::thread_pool from(3);
+    const nb::thread_pool to = std::move(from);
+    CHECK(to.concurrency() == 3);
+    CHECK(keeps_contract(to, 20));
+    CHECK(from.concurrency() == 1); // NOLINT(bugprone-use-after-move): that is the question
+    CHECK(keeps_contract(from, 20));
+}
+
+TEST_CASE("thread_pool says what numbers of threads it takes") {
+    CHECK(gemm_test::broken_by([] { const nb::thread_pool none(0); }) == "thread_pool: 1 to 4096 threads");
+    CHECK(gemm_test::broken_by([] { const nb::thread_pool all(SIZE_MAX); }) == "thread_pool: 1 to 4096 threads");
+    CHECK(gemm_test::broken_by([] { const nb::thread_pool long_spin(1, {.spin_microseconds = 2000000}); }) ==
+          "thread_pool: threads look for work for at most a second");
+}

@@ -4,12 +4,7 @@
 #include "support/gemm_format.hpp"
 #include "support/kinds.hpp"
 
-#if __has_include(<unsupported/Eigen/CXX11/ThreadPool>)
 #include <nibble/adapt/thread_pool.hpp>
-#define HAS_THREAD_POOL 1
-#else
-#define HAS_THREAD_POOL 0
-#endif
 #include <nibble/core/workspace.hpp>
 
 #include <cstddef>
@@ -49,9 +44,7 @@ std::string difference(const std::vector<float>& got, const float* want, std::si
 
 TEST_CASE("gemm gives the same bits for any number of workers and any order of tasks") {
     std::vector<any_executor> executors = {scrambled(1, 1), scrambled(2, 2), scrambled(3, 3), scrambled(7, 4)};
-#if HAS_THREAD_POOL
     for (const std::size_t threads : sizes{1, 2, 3, 7}) executors.push_back(pooled(nb::thread_pool(threads)));
-#endif
     for (const auto& format : gemm_formats()) {
         // One task per four panels, one per panel, and several chunks of tokens.
         for (const std::size_t m : nibble_test::some_of<std::size_t>({1, 5, 200})) {

@@ -46,6 +46,15 @@
 #error "nibble supports GCC 12 or newer and Clang 16 or newer"
 #endif
 
+// In a loop that waits for another thread: lets the processor rest for some tens of cycles.
+#if defined(__x86_64__)
+#define NIBBLE_SPIN_HINT() __builtin_ia32_pause()
+#elif defined(__aarch64__)
+#define NIBBLE_SPIN_HINT() __asm__ volatile("isb" ::: "memory")
+#else
+#define NIBBLE_SPIN_HINT() __asm__ volatile("" ::: "memory")
+#endif
+
 // Who made the processor that runs this: for distances and sizes, which compiler flags do not tell. One load.
 #if defined(__x86_64__)
 #define NIBBLE_CPU_IS_AMD (__builtin_cpu_is("amd") != 0)
