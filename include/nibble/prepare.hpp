@@ -5,6 +5,7 @@
 #include <nibble/core/buffer.hpp>
 #include <nibble/core/check.hpp>
 #include <nibble/core/executor.hpp>
+#include <nibble/core/reset_on_move.hpp>
 #include <nibble/core/view.hpp>
 #include <nibble/dispatch/fixed.hpp>
 #include <nibble/element/float16.hpp>
@@ -52,8 +53,8 @@ public:
     prepared_activations() noexcept = default;
     explicit prepared_activations(allocator from) noexcept : from_(from) {}
 
-    [[nodiscard]] std::size_t tokens() const noexcept { return layout_.blocks.tokens; }
-    [[nodiscard]] std::size_t cols() const noexcept { return layout_.depth.cols; }
+    [[nodiscard]] std::size_t tokens() const noexcept { return layout_->blocks.tokens; }
+    [[nodiscard]] std::size_t cols() const noexcept { return layout_->depth.cols; }
     // Bytes held, which never become less.
     [[nodiscard]] std::size_t bytes() const noexcept { return memory_.size(); }
     // Do the integers have an offset, so that gemm needs the sums of the weights?
@@ -63,8 +64,8 @@ private:
     friend struct detail::prepared_access;
     allocator from_{};
     buffer memory_{};
-    kernel::activation_layout layout_{};
-    bool asymmetric_ = false;
+    detail::reset_on_move<kernel::activation_layout> layout_;
+    detail::reset_on_move<bool> asymmetric_;
 };
 
 namespace detail {
@@ -84,7 +85,7 @@ struct prepared_access {
         to.asymmetric_ = asymmetric && !plan.real;
         return to.memory_.data();
     }
-    static void clear(prepared_activations& x) noexcept { x.layout_ = {}; }
+    static void clear(prepared_activations& x) noexcept { x.layout_ = kernel::activation_layout{}; }
     [[nodiscard]] static const kernel::activation_layout& layout(const prepared_activations& x) noexcept {
         return x.layout_;
     }

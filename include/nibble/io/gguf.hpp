@@ -8,6 +8,7 @@
 #include <nibble/io/tensor_file.hpp>
 
 #include <nibble/core/config.hpp>
+#include <nibble/core/reset_on_move.hpp>
 #include <nibble/core/status.hpp>
 
 #include <cstddef>
@@ -54,16 +55,16 @@ public:
         return s;
     }
 
-    [[nodiscard]] std::uint32_t version() const noexcept { return content_.version; }
+    [[nodiscard]] std::uint32_t version() const noexcept { return content_->version; }
     // In file order. Types that read_matrix does not know are listed too, as tensor_type::other; what a scheme carries is
     // tensor_type::blocks (gguf_quantized.hpp loads those as they are).
-    [[nodiscard]] std::span<const tensor_info> tensors() const noexcept { return content_.tensors; }
+    [[nodiscard]] std::span<const tensor_info> tensors() const noexcept { return content_->tensors; }
     // nullptr if there is no tensor of that name.
-    [[nodiscard]] const tensor_info* find(std::string_view name) const { return content_.find_tensor(name); }
+    [[nodiscard]] const tensor_info* find(std::string_view name) const { return content_->find_tensor(name); }
 
-    [[nodiscard]] std::span<const gguf_value> metadata() const noexcept { return content_.metadata; }
+    [[nodiscard]] std::span<const gguf_value> metadata() const noexcept { return content_->metadata; }
     // nullptr if there is no such key.
-    [[nodiscard]] const gguf_value* metadata_value(std::string_view key) const { return content_.find_value(key); }
+    [[nodiscard]] const gguf_value* metadata_value(std::string_view key) const { return content_->find_value(key); }
     // The value of a key if it is there and of that kind: an integer that fits in 64 signed bits, a float or integer, a
     // boolean, a string.
     [[nodiscard]] std::optional<std::int64_t> metadata_integer(std::string_view key) const;
@@ -81,7 +82,7 @@ public:
 
 private:
     mapped_file file_; // empty after parse
-    detail::gguf_content content_;
+    detail::reset_on_move<detail::gguf_content> content_;
 };
 
 inline std::optional<std::int64_t> gguf_file::metadata_integer(std::string_view key) const {

@@ -12,6 +12,7 @@
 #include <nibble/core/check.hpp>
 #include <nibble/core/config.hpp>
 #include <nibble/core/executor.hpp>
+#include <nibble/core/reset_on_move.hpp>
 #include <nibble/core/status.hpp>
 #include <nibble/core/view.hpp>
 #include <nibble/element/minifloat.hpp>
@@ -111,7 +112,7 @@ public:
             append(static_cast<std::uint32_t>(value.element_type));
             append(value.count);
         }
-        metadata_.insert(metadata_.end(), value.bytes.begin(), value.bytes.end());
+        metadata_->insert(metadata_->end(), value.bytes.begin(), value.bytes.end());
         return s;
     }
 
@@ -206,7 +207,7 @@ public:
 
     [[nodiscard]] std::vector<std::byte> bytes() const {
         std::vector<std::byte> file = header();
-        for (const entry& tensor : tensors_) {
+        for (const entry& tensor : *tensors_) {
             file.insert(file.end(), tensor.data.begin(), tensor.data.end());
             file.resize(detail::round_up(file.size(), alignment_));
         }
@@ -215,9 +216,9 @@ public:
     // All or nothing: a file of that name is replaced when the new one is complete. cannot_open if that fails.
     [[nodiscard]] status write(const char* path) const {
         const std::vector<std::byte> head = header();
-        const std::vector<std::byte> zeros(alignment_);
+        const std::vector<std::byte> zeros(*alignment_);
         std::vector<std::span<const std::byte>> pieces{head};
-        for (const entry& tensor : tensors_) {
+        for (const entry& tensor : *tensors_) {
             pieces.emplace_back(tensor.data);
             pieces.emplace_back(zeros.data(), detail::round_up(tensor.data.size(), alignment_) - tensor.data.size());
         }
@@ -250,22 +251,19 @@ private:
         const auto* begin = reinterpret_cast<const std::byte*>(text.data());
         to.insert(to.end(), begin, begin + text.size());
     }
-    template <class T>
-    void append(T value) {
-        append(metadata_, value);
-    }
+    template <class T> void append(T value) { append(*metadata_, value); }
 
     [[nodiscard]] status check_key(std::string_view key) const {
         const std::string named = "gguf: metadata " + detail::quoted(key) + ": ";
         if (key.empty()) return {status_code::malformed, named + "the key is empty"};
         if (key == "general.alignment")
             return {status_code::malformed, named + "the alignment is the constructor's argument"};
-        for (const std::string& other : keys_)
+        for (const std::string& other : *keys_)
             if (other == key) return {status_code::malformed, named + "was added before"};
         return {};
     }
     void begin(std::string_view key, gguf_type type) {
-        keys_.emplace_back(key);
+        keys_->emplace_back(key);
         append(key);
         append(static_cast<std::uint32_t>(type));
     }
@@ -274,7 +272,7 @@ private:
                                       std::span<const std::size_t> shape, const detail::gguf_block*& block,
                                       std::size_t& bytes) const {
         if (name.empty()) return {status_code::malformed, what(name) + "the name is empty"};
-        for (const entry& other : tensors_)
+        for (const entry& other : *tensors_)
             if (other.name == name) return {status_code::malformed, what(name) + "was added before"};
         block = detail::find_gguf_block(type_name);
         if (block == nullptr)
@@ -301,7 +299,7 @@ private:
     }
     void place(std::string_view name, const detail::gguf_block& block, std::span<const std::size_t> shape,
                std::vector<std::byte> data) {
-        tensors_.push_back({std::string(name), {shape.begin(), shape.end()}, block.id, std::move(data)});
+        tensors_->push_back({std::string(name), {shape.begin(), shape.end()}, block.id, std::move(data)});
     }
 
     template <any_scheme Scheme>
@@ -330,11 +328,11 @@ private:
         std::vector<std::byte> file;
         for (const char c : std::string_view("GGUF")) file.push_back(static_cast<std::byte>(c));
         append(file, std::uint32_t{3});
-        append(file, static_cast<std::uint64_t>(tensors_.size()));
-        append(file, static_cast<std::uint64_t>(keys_.size()));
-        file.insert(file.end(), metadata_.begin(), metadata_.end());
+        append(file, static_cast<std::uint64_t>(tensors_->size()));
+        append(file, static_cast<std::uint64_t>(keys_->size()));
+        file.insert(file.end(), metadata_->begin(), metadata_->end());
         std::uint64_t offset = 0;
-        for (const entry& tensor : tensors_) {
+        for (const entry& tensor : *tensors_) {
             append(file, std::string_view(tensor.name));
             append(file, static_cast<std::uint32_t>(tensor.shape.size()));
             for (std::size_t i = tensor.shape.size(); i-- > 0;) // the contiguous dimension first
@@ -347,10 +345,11 @@ private:
         return file;
     }
 
-    std::uint32_t alignment_;
-    std::vector<std::string> keys_;
-    std::vector<std::byte> metadata_;
-    std::vector<entry> tensors_;
+    // Moved away, all four of them, so that what is left is a writer that nothing was added to.
+    detail::reset_on_move<std::uint32_t, 32u> alignment_;
+    detail::reset_on_move<std::vector<std::string>> keys_;
+    detail::reset_on_move<std::vector<std::byte>> metadata_;
+    detail::reset_on_move<std::vector<entry>> tensors_;
 };
 
 } // namespace nibble::inline NIBBLE_ABI

@@ -7,6 +7,7 @@
 #include <nibble/io/tensor_file.hpp>
 
 #include <nibble/core/config.hpp>
+#include <nibble/core/reset_on_move.hpp>
 #include <nibble/core/status.hpp>
 
 #include <cstddef>
@@ -81,7 +82,7 @@ private:
         return s;
     }
 
-    model_format format_ = model_format::none;
+    detail::reset_on_move<model_format> format_;
     gguf_file gguf_;
     safetensors_file safetensors_;
 };

@@ -7,6 +7,7 @@
 #include <nibble/io/tensor_file.hpp>
 
 #include <nibble/core/config.hpp>
+#include <nibble/core/reset_on_move.hpp>
 #include <nibble/core/status.hpp>
 
 #include <cstddef>
@@ -51,20 +52,20 @@ public:
     }
 
     // In the order of the header. Types that read_matrix does not know are listed too, as tensor_type::other.
-    [[nodiscard]] std::span<const tensor_info> tensors() const noexcept { return content_.tensors; }
+    [[nodiscard]] std::span<const tensor_info> tensors() const noexcept { return content_->tensors; }
     // nullptr if there is no tensor of that name.
-    [[nodiscard]] const tensor_info* find(std::string_view name) const { return content_.find_tensor(name); }
+    [[nodiscard]] const tensor_info* find(std::string_view name) const { return content_->find_tensor(name); }
 
-    [[nodiscard]] std::span<const safetensors_text> metadata() const noexcept { return content_.metadata; }
+    [[nodiscard]] std::span<const safetensors_text> metadata() const noexcept { return content_->metadata; }
     [[nodiscard]] std::optional<std::string_view> metadata_text(std::string_view key) const {
-        const safetensors_text* entry = content_.find_text(key);
+        const safetensors_text* entry = content_->find_text(key);
         if (entry == nullptr) return std::nullopt;
         return entry->value;
     }
 
 private:
     mapped_file file_; // empty after parse
-    detail::safetensors_content content_;
+    detail::reset_on_move<detail::safetensors_content> content_;
 };
 
 } // namespace nibble::inline NIBBLE_ABI

@@ -10,6 +10,7 @@
 #include <nibble/io/written_file.hpp>
 
 #include <nibble/core/config.hpp>
+#include <nibble/core/reset_on_move.hpp>
 #include <nibble/core/status.hpp>
 
 #include <bit>
@@ -72,7 +73,7 @@ public:
         if (name == "__metadata__") return {status_code::malformed, what + ": this name is taken by the format"};
         if (detail::find_invalid_utf8(name) != name.size())
             return {status_code::malformed, what + ": the name is not valid UTF-8"};
-        for (const entry& other : entries_)
+        for (const entry& other : *entries_)
             if (other.name == name) return {status_code::malformed, what + ": was added before"};
         const detail::safetensors_type* type = nullptr;
         for (const detail::safetensors_type& known : detail::safetensors_types)
@@ -87,7 +88,7 @@ public:
         if (bits / 8 != data.size())
             return {status_code::mismatch, what + ": has " + std::to_string(data.size()) +
                                                " bytes, but shape and type need " + std::to_string(bits / 8)};
-        entries_.push_back({std::string(name), std::string(type_name), extents, std::move(data), type->bits});
+        entries_->push_back({std::string(name), std::string(type_name), extents, std::move(data), type->bits});
         return {};
     }
     // An entry of __metadata__. malformed: text that is not UTF-8, or a key that is there already.
@@ -95,9 +96,9 @@ public:
         const std::string what = "safetensors: __metadata__ " + detail::quoted(key);
         if (detail::find_invalid_utf8(key) != key.size() || detail::find_invalid_utf8(value) != value.size())
             return {status_code::malformed, what + ": is not valid UTF-8"};
-        for (const auto& [other, text] : metadata_)
+        for (const auto& [other, text] : *metadata_)
             if (other == key) return {status_code::malformed, what + ": was added before"};
-        metadata_.emplace_back(key, value);
+        metadata_->emplace_back(key, value);
         return {};
     }
 
@@ -126,26 +127,26 @@ private:
 
     // What the file consists of, one after the other; `header` gets the first of it.
     [[nodiscard]] std::vector<std::span<const std::byte>> pieces(std::vector<std::byte>& header) const {
-        std::vector<std::size_t> order(entries_.size());
+        std::vector<std::size_t> order(entries_->size());
         for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
         detail::heap_sort(order, [&](std::size_t a, std::size_t b) {
-            return entries_[a].bits != entries_[b].bits ? entries_[a].bits > entries_[b].bits : a < b;
+            return (*entries_)[a].bits != (*entries_)[b].bits ? (*entries_)[a].bits > (*entries_)[b].bits : a < b;
         });
         std::string text = "{";
-        if (!metadata_.empty()) {
+        if (!metadata_->empty()) {
             text += "\"__metadata__\":{";
-            for (std::size_t i = 0; i < metadata_.size(); ++i) {
+            for (std::size_t i = 0; i < metadata_->size(); ++i) {
                 if (i != 0) text += ',';
-                detail::append_json_string(text, metadata_[i].first);
+                detail::append_json_string(text, (*metadata_)[i].first);
                 text += ':';
-                detail::append_json_string(text, metadata_[i].second);
+                detail::append_json_string(text, (*metadata_)[i].second);
             }
-            text += entries_.empty() ? "}" : "},";
+            text += entries_->empty() ? "}" : "},";
         }
         std::vector<std::span<const std::byte>> parts(1);
         std::size_t end = 0;
         for (const std::size_t i : order) {
-            const entry& tensor = entries_[i];
+            const entry& tensor = (*entries_)[i];
             if (parts.size() != 1) text += ',';
             detail::append_json_string(text, tensor.name);
             text.append(":{\"dtype\":\"").append(tensor.type).append("\",\"shape\":[");
@@ -165,8 +166,8 @@ private:
         return parts;
     }
 
-    std::vector<entry> entries_;
-    std::vector<std::pair<std::string, std::string>> metadata_;
+    detail::reset_on_move<std::vector<entry>> entries_;
+    detail::reset_on_move<std::vector<std::pair<std::string, std::string>>> metadata_;
 };
 
 } // namespace nibble::inline NIBBLE_ABI

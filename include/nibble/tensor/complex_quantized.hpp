@@ -4,6 +4,7 @@
 #include <nibble/core/bits.hpp>
 #include <nibble/core/buffer.hpp>
 #include <nibble/core/check.hpp>
+#include <nibble/core/reset_on_move.hpp>
 #include <nibble/element/complex_roots.hpp>
 
 #include <cstddef>
@@ -56,11 +57,11 @@ public:
     }
 
 private:
-    std::size_t rows_ = 0;
-    std::size_t cols_ = 0;
-    float scale_re_ = 0.0f;
-    float scale_im_ = 0.0f;
-    bool nonfinite_ = false;
+    detail::reset_on_move<std::size_t> rows_;
+    detail::reset_on_move<std::size_t> cols_;
+    detail::reset_on_move<float> scale_re_;
+    detail::reset_on_move<float> scale_im_;
+    detail::reset_on_move<bool> nonfinite_;
     buffer memory_{};
 };
 

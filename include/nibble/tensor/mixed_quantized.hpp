@@ -5,6 +5,7 @@
 #include <nibble/core/bits.hpp>
 #include <nibble/core/buffer.hpp>
 #include <nibble/core/check.hpp>
+#include <nibble/core/reset_on_move.hpp>
 #include <nibble/element/codebooks.hpp>
 #include <nibble/element/element.hpp>
 #include <nibble/element/integer.hpp>
@@ -84,11 +85,11 @@ public:
         NIBBLE_CHECK(cols == 0 || rows <= (SIZE_MAX / 64) / cols,
                      "mixed_quantized: rows x cols does not fit in the address space");
         if (rows == 0 || cols == 0) return;
-        row_starts_.assign(rows + 1, 0);
+        row_starts_->assign(rows + 1, 0);
         std::size_t at = 0;
         std::size_t code_bits = 0;
         for (std::size_t row = 0; row < rows; ++row) {
-            row_starts_[row] = at;
+            (*row_starts_)[row] = at;
             for (std::size_t g = 0; g < row_groups(); ++g) {
                 const std::uint8_t selector = selectors[row * row_groups() + g];
                 NIBBLE_CHECK(selector < Mixed::count, "mixed_quantized: a selector names no element");
@@ -96,7 +97,7 @@ public:
                 code_bits += group_columns(g) * static_cast<std::size_t>(Mixed::element_bits[selector]);
             }
         }
-        row_starts_[rows] = at;
+        (*row_starts_)[rows] = at;
         code_bits_ = code_bits;
         memory_ = buffer(codes_offset() + at, from);
         detail::squeeze_codes<Mixed::selector_bits>(selectors, groups(), this->selectors());
@@ -107,7 +108,7 @@ public:
     [[nodiscard]] std::size_t row_groups() const noexcept { return detail::ceil_div(cols_, Mixed::size); }
     [[nodiscard]] std::size_t groups() const noexcept { return rows_ * row_groups(); }
     [[nodiscard]] std::size_t bytes() const noexcept { return memory_.size(); }
-    [[nodiscard]] std::size_t code_bytes() const noexcept { return row_starts_.empty() ? 0 : row_starts_[rows_]; }
+    [[nodiscard]] std::size_t code_bytes() const noexcept { return row_starts_->empty() ? 0 : row_starts_->back(); }
     [[nodiscard]] std::size_t code_bits() const noexcept { return code_bits_; } // without what fills bytes
     // True if the matrix that was quantized held a NaN or an infinity.
     [[nodiscard]] bool nonfinite() const noexcept { return nonfinite_; }
@@ -119,10 +120,10 @@ public:
         return memory_.template as<std::uint8_t>(selectors_offset());
     }
     [[nodiscard]] std::uint8_t* row_codes(std::size_t row) noexcept {
-        return memory_.template as<std::uint8_t>(codes_offset()) + row_starts_[row];
+        return memory_.template as<std::uint8_t>(codes_offset()) + (*row_starts_)[row];
     }
     [[nodiscard]] const std::uint8_t* row_codes(std::size_t row) const noexcept {
-        return memory_.template as<std::uint8_t>(codes_offset()) + row_starts_[row];
+        return memory_.template as<std::uint8_t>(codes_offset()) + (*row_starts_)[row];
     }
 
     [[nodiscard]] std::uint8_t selector(std::size_t group) const noexcept {
@@ -184,11 +185,12 @@ private:
                detail::round_up(detail::ceil_div(groups() * static_cast<std::size_t>(Mixed::selector_bits), 8), 64);
     }
 
-    std::size_t rows_ = 0;
-    std::size_t cols_ = 0;
-    std::size_t code_bits_ = 0;
-    bool nonfinite_ = false;
-    std::vector<std::size_t> row_starts_; // follow from the selectors; not part of the stored bytes
+    detail::reset_on_move<std::size_t> rows_;
+    detail::reset_on_move<std::size_t> cols_;
+    detail::reset_on_move<std::size_t> code_bits_;
+    detail::reset_on_move<bool> nonfinite_;
+    detail::reset_on_move<std::vector<std::size_t>>
+        row_starts_; // follow from the selectors; not part of the stored bytes
     buffer memory_{};
 };
 

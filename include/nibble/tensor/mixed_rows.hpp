@@ -3,6 +3,7 @@
 
 #include <nibble/core/check.hpp>
 #include <nibble/core/config.hpp>
+#include <nibble/core/reset_on_move.hpp>
 #include <nibble/scheme/scheme.hpp>
 #include <nibble/tensor/quantized.hpp>
 
@@ -21,13 +22,13 @@ public:
     // `is_high`: one entry per row of the whole, in order.
     mixed_rows(quantized<High> high, quantized<Low> low, const std::vector<bool>& is_high)
         : high_(std::move(high)), low_(std::move(low)) {
-        for (std::size_t i = 0; i < is_high.size(); ++i) (is_high[i] ? high_rows_ : low_rows_).push_back(i);
-        NIBBLE_CHECK(high_rows_.size() == high_.rows() && low_rows_.size() == low_.rows(),
+        for (std::size_t i = 0; i < is_high.size(); ++i) (is_high[i] ? high_rows_ : low_rows_)->push_back(i);
+        NIBBLE_CHECK(high_rows_->size() == high_.rows() && low_rows_->size() == low_.rows(),
                      "mixed_rows: each part needs as many rows as are marked as its own");
         NIBBLE_CHECK(high_.cols() == low_.cols(), "mixed_rows: both parts need the same number of columns");
     }
 
-    [[nodiscard]] std::size_t rows() const noexcept { return high_rows_.size() + low_rows_.size(); }
+    [[nodiscard]] std::size_t rows() const noexcept { return high_rows_->size() + low_rows_->size(); }
     [[nodiscard]] std::size_t cols() const noexcept { return high_.cols(); }
     [[nodiscard]] std::size_t bytes() const noexcept { return high_.bytes() + low_.bytes(); }
     [[nodiscard]] const quantized<High>& high() const noexcept { return high_; }
@@ -38,8 +39,8 @@ public:
 private:
     quantized<High> high_;
     quantized<Low> low_;
-    std::vector<std::size_t> high_rows_;
-    std::vector<std::size_t> low_rows_;
+    detail::reset_on_move<std::vector<std::size_t>> high_rows_;
+    detail::reset_on_move<std::vector<std::size_t>> low_rows_;
 };
 
 // With one bit per row for the choice.

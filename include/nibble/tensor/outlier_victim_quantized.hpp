@@ -5,6 +5,7 @@
 #include <nibble/core/bits.hpp>
 #include <nibble/core/buffer.hpp>
 #include <nibble/core/check.hpp>
+#include <nibble/core/reset_on_move.hpp>
 #include <nibble/element/float32.hpp>
 #include <nibble/element/integer.hpp>
 #include <nibble/element/outlier_victim.hpp>
@@ -75,9 +76,9 @@ private:
         return detail::round_up(rows * detail::ceil_div(cols, 2), 64);
     }
 
-    std::size_t rows_ = 0;
-    std::size_t cols_ = 0;
-    bool nonfinite_ = false;
+    detail::reset_on_move<std::size_t> rows_;
+    detail::reset_on_move<std::size_t> cols_;
+    detail::reset_on_move<bool> nonfinite_;
     buffer memory_{};
 };
 

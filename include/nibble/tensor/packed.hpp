@@ -4,6 +4,7 @@
 #include <nibble/core/bits.hpp>
 #include <nibble/core/buffer.hpp>
 #include <nibble/core/check.hpp>
+#include <nibble/core/reset_on_move.hpp>
 #include <nibble/element/lanes.hpp>
 #include <nibble/scheme/scheme.hpp>
 #include <nibble/tensor/layout.hpp>
@@ -28,14 +29,14 @@ struct panel_sections {
 
 } // namespace detail
 
-// A rows x cols matrix in a scheme, in panels of 16 rows (layout.hpp), owning its memory. A panel holds, each on a
-// 64-byte boundary: 16 fp32 row factors, the outer scales and minimums of two_level schemes, the scales, the zero points, then all
-// codes in one stream. Scales stand before the codes rather than between them: the code stream is then one sequential
-// read for the hardware prefetcher, and a kernel that is independent of the scale's type first widens them to fp32.
-// Rows beyond the matrix in the last panel have zero bytes for scales; columns beyond it hold the code of zero.
-// The row factor is the outer scale if rows have one each and nothing is added to scaled codes (1 otherwise), and NaN if the row holds a NaN code, of a weight,
-// a scale or a minimum, that the kernels' arithmetic would read as a number: a NaN makes every output of its row NaN for
-// any input.
+// A rows x cols matrix in a scheme, in panels of 16 rows (layout.hpp), owning its memory; moved from, it is 0 x 0. A
+// panel holds, each on a 64-byte boundary: 16 fp32 row factors, the outer scales and minimums of two_level schemes, the
+// scales, the zero points, then all codes in one stream. Scales stand before the codes rather than between them: the
+// code stream is then one sequential read for the hardware prefetcher, and a kernel that is independent of the scale's
+// type first widens them to fp32. Rows beyond the matrix in the last panel have zero bytes for scales; columns beyond
+// it hold the code of zero. The row factor is the outer scale if rows have one each and nothing is added to scaled
+// codes (1 otherwise), and NaN if the row holds a NaN code, of a weight, a scale or a minimum, that the kernels'
+// arithmetic would read as a number: a NaN makes every output of its row NaN for any input.
 template <any_scheme Scheme>
 class packed {
 public:
@@ -51,9 +52,9 @@ public:
     packed(std::size_t rows, std::size_t cols, allocator from = {})
         : rows_(rows), cols_(cols), depth_(plan(cols)), sections_(layout(cols)) {
         const std::size_t count = panels();
-        NIBBLE_CHECK(count == 0 || sections_.bytes <= (SIZE_MAX / 4) / count,
+        NIBBLE_CHECK(count == 0 || sections_->bytes <= (SIZE_MAX / 4) / count,
                      "packed: rows x cols does not fit in the address space");
-        memory_ = buffer(count * sections_.bytes, from);
+        memory_ = buffer(count * sections_->bytes, from);
     }
 
     [[nodiscard]] std::size_t rows() const noexcept { return rows_; }
@@ -61,11 +62,11 @@ public:
     // Bytes of the packed form, which is what a kernel reads once per pass over the weights.
     [[nodiscard]] std::size_t bytes() const noexcept { return memory_.size(); }
     [[nodiscard]] std::size_t panels() const noexcept { return detail::ceil_div(rows_, panel_layout::rows); }
-    [[nodiscard]] const std::byte* panel(std::size_t p) const noexcept { return memory_.data() + p * sections_.bytes; }
-    [[nodiscard]] std::byte* panel(std::size_t p) noexcept { return memory_.data() + p * sections_.bytes; }
+    [[nodiscard]] const std::byte* panel(std::size_t p) const noexcept { return memory_.data() + p * sections_->bytes; }
+    [[nodiscard]] std::byte* panel(std::size_t p) noexcept { return memory_.data() + p * sections_->bytes; }
     [[nodiscard]] const detail::panel_sections& sections() const noexcept { return sections_; }
     [[nodiscard]] const detail::depth_plan& depth() const noexcept { return depth_; }
-    [[nodiscard]] std::size_t panel_bytes() const noexcept { return sections_.bytes; }
+    [[nodiscard]] std::size_t panel_bytes() const noexcept { return sections_->bytes; }
 
     // What a mean_offset adds to every scale; 0 for schemes without one.
     [[nodiscard]] float offset() const noexcept { return offset_; }
@@ -110,11 +111,11 @@ public:
     }
 
 private:
-    std::size_t rows_ = 0;
-    std::size_t cols_ = 0;
-    detail::depth_plan depth_{};
-    detail::panel_sections sections_{};
-    float offset_ = 0.0f;
+    detail::reset_on_move<std::size_t> rows_;
+    detail::reset_on_move<std::size_t> cols_;
+    detail::reset_on_move<detail::depth_plan> depth_;
+    detail::reset_on_move<detail::panel_sections> sections_;
+    detail::reset_on_move<float> offset_;
     buffer memory_{};
 };
 

@@ -4,6 +4,7 @@
 #include <nibble/core/bits.hpp>
 #include <nibble/core/buffer.hpp>
 #include <nibble/core/check.hpp>
+#include <nibble/core/reset_on_move.hpp>
 #include <nibble/scheme/scheme.hpp>
 
 #include <cstddef>
@@ -12,9 +13,11 @@
 
 namespace nibble::inline NIBBLE_ABI {
 
-// A rows x cols matrix in a scheme, owning its memory: one block of sections, each on a 64-byte boundary:
+// A rows x cols matrix in a scheme, owning its memory (copies are deep; moved from, it is 0 x 0): one block of
+// sections, each on a 64-byte boundary:
 //   codes   rows x row_bytes(): row i is the little-endian bit stream of its cols codes (code 0 in the lowest bits of
-//           byte 0, no padding between codes; the last byte is filled with zeros); 16- and 32-bit codes are little-endian
+//           byte 0, no padding between codes; the last byte is filled with zeros); 16- and 32-bit codes are
+//           little-endian
 //   scales  one code of the scale format per slot, in slot order (absent for no_scale)
 //   outer   one code of the outer scale format per outer slot (two_level schemes only)
 //   zeros   one byte (integer_zero) or one code of the minimum's format per slot
@@ -23,7 +26,8 @@ namespace nibble::inline NIBBLE_ABI {
 // value(i, j) = scale(slot) x decode(code)                    no_zero
 //             = scale(slot) x (decode(code) - zero(slot))     integer_zero
 //             = fma(scale(slot), decode(code), minimum(slot)) minimum
-// where scale(slot) is fp32: the stored scale, for two_level the fp32 product inner x outer, with a mean_offset that product
+// where scale(slot) is fp32: the stored scale, for two_level the fp32 product inner x outer, with a mean_offset that
+// product
 // + offset; and minimum(slot) the stored one, for two_level_minimum the fp32 product -(inner x outer).
 template <any_scheme Scheme>
 class quantized {
@@ -193,9 +197,9 @@ private:
                detail::round_up(traits::outer_zero_count(rows, cols) * sizeof(outer_zero_code), 64);
     }
 
-    std::size_t rows_ = 0;
-    std::size_t cols_ = 0;
-    bool nonfinite_ = false;
+    detail::reset_on_move<std::size_t> rows_;
+    detail::reset_on_move<std::size_t> cols_;
+    detail::reset_on_move<bool> nonfinite_;
     buffer memory_{};
 };
 
