@@ -320,6 +320,35 @@ inline void place_integers(const activation_layout& layout, const std::int8_t* r
         place_token<false>(layout, row, t, tokens, out, offset, scale_of);
 }
 
+// The magnitudes of a row's parts, one after the other. Whole ones are measured many at a time: alone, a short part
+// costs more than its values.
+class part_magnitudes {
+public:
+    template <class Reader>
+    [[nodiscard]] group_statistics of(Reader& x, const detail::depth_plan& depth, std::size_t part) noexcept {
+        if (part >= end_) {
+            const std::size_t whole = depth.parts_per_run == 1 ? depth.cols / depth.run : 0;
+            const std::size_t longest = detail::min_of(Reader::longest, quantize_block);
+            const std::size_t count = part < whole ? detail::min_of(longest / depth.run, whole - part) : 0;
+            begin_ = part;
+            end_ = part + detail::max_of<std::size_t>(count, 1);
+            together_ = count != 0 && measure_runs<false>(x.piece(depth.column(part), count * depth.run), depth.run,
+                                                          count, {largest_, nullptr, nullptr, nullptr, nonfinite_});
+        }
+        if (!together_) return measure_columns<false>(x, depth.column(part), depth.columns(part));
+        group_statistics g{};
+        g.largest = largest_[part - begin_];
+        return g;
+    }
+
+private:
+    float largest_[quantize_block / 16];
+    unsigned char nonfinite_[quantize_block / 16];
+    std::size_t begin_ = 0;
+    std::size_t end_ = 0;
+    bool together_ = false;
+};
+
 // The tokens of one product: rows of x, all in order or those of a list.
 template <stored_float T>
 struct token_rows {
@@ -344,18 +373,17 @@ inline void prepare_block(const activation_layout& layout, const token_rows<T>& 
             copy_token(layout, from, t, tokens, out);
             continue;
         }
-        const auto grid_for = [&](std::size_t column, std::size_t n) {
-            return how.asymmetric ? grid_of(how, measure_columns<true>(from, column, n), first + t)
-                                  : grid_of(how, measure_columns<false>(from, column, n), first + t);
-        };
         row_grid whole{};
-        if (!layout.per_part) whole = grid_for(0, depth.cols);
+        if (!layout.per_part)
+            whole = how.asymmetric ? grid_of(how, measure_columns<true>(from, 0, depth.cols), first + t)
+                                   : grid_of(how, measure_columns<false>(from, 0, depth.cols), first + t);
+        part_magnitudes magnitudes;
         for (std::size_t part = 0; part < depth.count; ++part) {
             const std::size_t n = depth.columns(part);
             std::int8_t* to = row + depth.begin(part);
             row_grid grid = whole;
             if (layout.per_part) {
-                grid = grid_for(depth.column(part), n);
+                grid = grid_of(how, magnitudes.of(from, depth, part), first + t);
                 out.scales[part * tokens + t] = grid.scale;
             }
             for_each_piece(from, depth.column(part), n, [&](const float* columns, std::size_t at, std::size_t count) {

@@ -305,15 +305,16 @@ NIBBLE_NOINLINE void integer_tile(const integer_tile_arguments& arguments, const
         if constexpr (Zeros) d = Isa::add_pairs(d, Isa::load_words(zeros), Isa::broadcast2(pair));
         return d;
     };
-    // A complete part into the results, by one fma each; scales per part of the activations, and minimums, are `Extra`: a
-    // branch per vector would cost as much as the work.
-    const auto join = []<bool Extra>(const integer_tile_arguments* given, std::size_t part, const auto& total) NIBBLE_INLINE_LAMBDA {
+    // A complete part into the results, by one fma each, with scales per part of the activations and with minimums
+    // where there are some: a branch per vector would cost as much as the work.
+    const auto join = []<bool Scaled, bool Minimum>(const integer_tile_arguments* given, std::size_t part,
+                                                    const auto& total) NIBBLE_INLINE_LAMBDA {
         // Read before the stores to the results, which might change them for all the compiler knows.
         float* const results = given->results;
         const float* const scales = given->scales + part * 16;
-        const float* const part_scales = Extra ? given->part_scales : nullptr;
-        const float* const minimums = Extra ? given->minimums : nullptr;
-        const float* const part_sums = Extra ? given->part_sums + part * Tokens : nullptr;
+        const float* const part_scales = Scaled || Minimum ? given->part_scales : nullptr;
+        const float* const minimums = Minimum ? given->minimums : nullptr;
+        const float* const part_sums = Minimum ? given->part_sums + part * Tokens : nullptr;
         const std::int32_t* const zeros = Zeros ? given->zeros + part * 16 : nullptr;
         const std::size_t stride = Panels > 1 ? given->widened_stride : 0;
         const std::size_t apart = Panels > 1 ? given->results_stride : 0;
@@ -327,26 +328,24 @@ NIBBLE_NOINLINE void integer_tile(const integer_tile_arguments& arguments, const
                 for (std::size_t t = 0; t < Tokens; ++t) {
                     float* to = results + p * apart + t * 16 + half * lanes;
                     const f32 dot = Isa::to_float(total(Zeros ? zeros + wide : nullptr, p, t, half));
-                    if constexpr (Extra) {
-                        f32 both = scale;
-                        if (part_scales != nullptr)
-                            both = Isa::multiply(both, Isa::broadcast(part_scales[part * Tokens + t]));
-                        f32 r = Isa::fma(dot, both, Isa::load(to));
-                        if (minimums != nullptr)
-                            r = Isa::fma(Isa::broadcast(part_sums[t]), Isa::load(minimums + part * 16 + wide), r);
-                        Isa::store(to, r);
-                    } else {
-                        Isa::store(to, Isa::fma(dot, scale, Isa::load(to)));
-                    }
+                    f32 both = scale;
+                    if (Scaled || (Minimum && part_scales != nullptr))
+                        both = Isa::multiply(both, Isa::broadcast(part_scales[part * Tokens + t]));
+                    f32 r = Isa::fma(dot, both, Isa::load(to));
+                    if constexpr (Minimum)
+                        r = Isa::fma(Isa::broadcast(part_sums[t]), Isa::load(minimums + part * 16 + wide), r);
+                    Isa::store(to, r);
                 }
             }
     };
     const auto complete = [&](std::size_t part, const auto& total) NIBBLE_INLINE_LAMBDA {
         const integer_tile_arguments* given = fresh(arguments);
-        if (given->part_scales != nullptr || given->minimums != nullptr)
-            join.template operator()<true>(given, part, total);
+        if (given->minimums != nullptr)
+            join.template operator()<false, true>(given, part, total);
+        else if (given->part_scales != nullptr)
+            join.template operator()<true, false>(given, part, total);
         else
-            join.template operator()<false>(given, part, total);
+            join.template operator()<false, false>(given, part, total);
     };
 
     for (std::size_t part = 0; part < fresh(bounds)->parts; ++part) {
