@@ -173,7 +173,7 @@ template <class S, bool Counted = !nibble_test::kinds_only> void run_scheme(cons
             const std::vector<float> x = bell_values(7 * k, k);
             std::vector<float> thresholds = bell_values(n, 3);
             for (std::size_t i = 0; i < n; ++i) thresholds[i] = i % 2 == 0 ? 0.0f : std::fabs(thresholds[i]);
-            for (const bool per_group : {false, true})
+            for (const bool per_group : scalings_of(plain))
                 for (const std::size_t m : sizes{1, 4, 7}) {
                     const nb::matrix_view<const float> from(x.data(), m, k);
                     const std::vector<float> want = reference_gemm(from, plain, per_group);
@@ -184,7 +184,7 @@ template <class S, bool Counted = !nibble_test::kinds_only> void run_scheme(cons
                         shrunk[i] = std::copysign(0.0f > size ? 0.0f : size, want[i]);
                     }
                     nb::gemm_options options;
-                    options.activations = per_group ? nb::activation_scale::per_group : nb::activation_scale::per_token;
+                    options.activations = scaled_by(per_group);
                     for (std::size_t i = 0; i < want.size(); ++i)
                         CHECK(std::fabs(static_cast<double>(want[i]) - exact.y[i]) <= exact.bound[i]);
                     const auto on = [&]<class I>() {

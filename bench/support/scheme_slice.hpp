@@ -34,7 +34,7 @@ public:
     void gemm(nibble::matrix_view<const float> x, nibble::matrix_view<float> y, nibble::workspace& scratch,
               executor_ref threads) const override {
         nibble::gemm(x, weights_, y, nibble::identity{},
-                     nibble::gemm_options{.workspace = &scratch, .grid = {.limit = limit_}}, threads);
+                     nibble::gemm_options{.workspace = &scratch, .activations = {.grid = {.limit = limit_}}}, threads);
     }
 
 private:

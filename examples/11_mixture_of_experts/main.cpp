@@ -23,7 +23,8 @@ struct expert {
         if (tokens.empty()) return;
         hidden.resize(std::max(hidden.size(), tokens.size() * gate.rows()));
         const nb::matrix_view<float> h(hidden.data(), tokens.size(), gate.rows());
-        nb::gemm_gated(x, gate, up, h, nb::silu, nb::identity{}, {.workspace = &scratch, .rows = tokens});
+        nb::gemm_gated(x, gate, up, h, nb::silu, nb::identity{},
+                       {.workspace = &scratch, .activations = {.rows = tokens}});
         nb::gemm(h, down, nb::scatter_add(y, tokens), nb::scale_tokens(shares), {.workspace = &scratch});
     }
 };

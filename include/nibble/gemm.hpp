@@ -27,9 +27,7 @@ struct gemm_options {
     nibble::workspace* workspace = nullptr; // scratch kept between calls; without it every call allocates and frees its own
     // How x is quantized, and which of its rows are the tokens: see prepare.hpp. Without meaning for activations that are
     // prepared already.
-    nibble::activation_scale activations = nibble::activation_scale::per_token;
-    nibble::activation_grid grid{};
-    std::span<const std::uint32_t> rows{};
+    activation_options activations{};
     // For activations with offsets: what weight_sums(w, ...) gave for these weights.
     std::span<const float> weight_sums{};
 };
@@ -41,17 +39,18 @@ template <any_scheme S>
                                                const gemm_options& options = {}) {
     (void)detail::checked_concurrency(concurrency);
     const auto plan_of = [&](std::size_t m, int limit) {
-        return kernel::gemm_plan<S>(w, m, options.activations == activation_scale::per_group, limit);
+        return kernel::gemm_plan<S>(w, m, detail::scales_per_group<S>(options.activations), limit);
     };
-    const kernel::gemm_plan<S> all = plan_of(tokens, options.grid.limit);
+    const activation_grid& grid = options.activations.grid;
+    const kernel::gemm_plan<S> all = plan_of(tokens, grid.limit);
     // What a worker needs grows with the tokens of a chunk, and those may be fewer for more tokens, as chunks are of one
     // size; a single token takes more panels at once than others do. Prepared activations may have any limit.
     std::size_t worker = 0;
     for (const int limit : {1, detail::activation_limit})
         for (const std::size_t m : {std::size_t{1}, detail::min_of(tokens, plan_of(tokens, limit).most_tokens)})
             worker = detail::max_of(worker, kernel::worker_bytes(plan_of(m, limit)));
-    return detail::max_of(kernel::activation_bytes(all, options.grid.asymmetric),
-                          kernel::activation_bytes(plan_of(1, options.grid.limit), options.grid.asymmetric)) +
+    return detail::max_of(kernel::activation_bytes(all, grid.asymmetric),
+                          kernel::activation_bytes(plan_of(1, grid.limit), grid.asymmetric)) +
            concurrency * worker;
 }
 
@@ -97,10 +96,10 @@ void gemm_of_rows(const kernel::token_rows<T>& x, const Product& product, const 
     using S = typename Product::scheme_type;
     check_product(x.count(), x.x.cols(), product, y, finish);
     check_rows(x);
-    const kernel::gemm_plan<S> plan(product.matrix(0), x.count(), options.activations == activation_scale::per_group,
-                                    options.grid.limit);
-    const bool asymmetric = options.grid.asymmetric && !plan.real;
-    if (!plan.real) check_grid(options.grid, options.activations, x.count());
+    const activation_grid& grid = options.activations.grid;
+    const kernel::gemm_plan<S> plan(product.matrix(0), x.count(), scales_per_group<S>(options.activations), grid.limit);
+    const bool asymmetric = grid.asymmetric && !plan.real;
+    if (!plan.real) check_activations<S>(options.activations, x.count());
     check_weight_sums(options.weight_sums, product, asymmetric);
     if (y.rows() == 0 || y.cols() == 0) return;
     const std::size_t stride = Product::matrices * kernel::worker_bytes(plan);
@@ -111,7 +110,7 @@ void gemm_of_rows(const kernel::token_rows<T>& x, const Product& product, const 
         const auto row_of = [&](std::size_t worker) {
             return kernel::memory_of_worker(plan, memory + first + worker * stride).row;
         };
-        prepare_tokens<Isa>(kernel::layout_of(plan), x, options.grid, pieces.all(), row_of, threads);
+        prepare_tokens<Isa>(kernel::layout_of(plan), x, grid, pieces.all(), row_of, threads);
         kernel::multiply<Isa>(plan, pieces, options.weight_sums.data(), product, y, finish, memory + first, threads);
     });
 }
@@ -122,9 +121,9 @@ void gemm_of_prepared(const prepared_activations& x, const Product& product, con
     check_executor(threads);
     using S = typename Product::scheme_type;
     check_product(x.tokens(), x.cols(), product, y, finish);
+    check_fits<S>(x);
     const kernel::activation_layout& layout = prepared_access::layout(x);
     const kernel::gemm_plan<S> plan(product.matrix(0), x.tokens(), layout.per_part, layout.limit);
-    check_layout(layout, kernel::layout_of(plan));
     check_weight_sums(options.weight_sums, product, x.asymmetric());
     if (y.rows() == 0 || y.cols() == 0) return;
     with_memory(options, concurrency_of(threads) * Product::matrices * kernel::worker_bytes(plan), [&](std::byte* memory) {
@@ -157,24 +156,26 @@ void weight_sums(const packed<S>& w, std::span<float> sums, const gemm_options& 
 // y = epilogue(x wᵀ): x is M x K, w N x K, y M x N, fp32 in and out; any M, N, K, and any strides.
 //
 // Elements whose values are small integers times a power of two (int, E2M1, E2M3, MXINT8, ternary, binary, yours): x is
-// quantized to int8 first (value = round(x (127 / max|x|)), ties to even), per token or per token and group, and
-//   y(m, n) = (sum over groups of [dot(m, n, g) x s(n, g)] by one fma each, in order) x factor(n) x sx(m)
-// with exact integer dot products and sx = max|x| / 127; scaled per group, s(n, g) x sx(m, g) stands for s and nothing for
-// sx(m). All others (FP8, E3M2, NF4, f16, bf16, f32): x stays fp32, and a group's dot product is one chain of fma over its
-// columns. s is the weight scale in fp32 times that power of two, factor the outer scale of a two_level scheme if a row has
-// one (if it has several, s is inner x outer). A minimum adds fma(sum of x over the group, minimum, ...) after each group.
-// A group of more than 65536 columns counts as several of that length.
+// quantized to int8 first (activation_scale of prepare.hpp has the formula), with a scale sx per token and group where
+// rows of weights have groups, and per token where they have one scale or options.activations.scale says per_token:
+//   y(m, n) = (sum over groups of [dot(m, n, g) x (s(n, g) x sx(m, g))] by one fma each, in order) x factor(n)
+//   y(m, n) = (sum over groups of [dot(m, n, g) x s(n, g)] by one fma each, in order) x factor(n) x sx(m), per token
+// with exact integer dot products. All others (FP8, E3M2, NF4, f16, bf16, f32): x stays fp32, and a group's dot product
+// is one chain of fma over its columns. s is the weight scale in fp32 times that power of two, factor the outer scale
+// of a two_level scheme if a row has one (if it has several, s is inner x outer). A minimum adds fma(sum of x over the
+// group, minimum, ...) after each group. A group of more than 65536 columns counts as several of that length.
 //
 // The result is the same bit for bit for any executor, any M (row m depends on row m of x alone), any ISA and any tile.
-// With static scales, fewer bits or offsets in options.grid, x is quantized as activation_grid says; with an offset o(m),
-// y(m, n) is that sum of the integers as they are and at last fma(-o(m) x sx(m), sums(n), y) with the sums of weight_sums; a
-// minimum meets the sum of integer - o(m).
+// With static scales, fewer bits or offsets in options.activations.grid, x is quantized as activation_grid says; with
+// an offset o(m), y(m, n) is that sum of the integers as they are and at last fma(-o(m) x sx(m), sums(n), y) with the
+// sums of weight_sums; a minimum meets the sum of integer - o(m).
 // NaN or infinity in x: the whole row m of y is NaN in the integer family, IEEE arithmetic in the other. A NaN weight
 // makes its output NaN for every row. y must not overlap x or w, except as an epilogue documents.
 template <isa Isa = best_isa, any_scheme S, epilogue Epilogue = identity, executor Executor = serial>
 void gemm(matrix_view<const float> x, const packed<S>& w, matrix_view<float> y, const Epilogue& finish = {},
           const gemm_options& options = {}, const Executor& threads = {}) {
-    detail::gemm_of_rows<Isa>(kernel::token_rows<float>{x, options.rows}, kernel::plain_product<S>{w}, y, finish, options, threads);
+    detail::gemm_of_rows<Isa>(kernel::token_rows<float>{x, options.activations.rows}, kernel::plain_product<S>{w}, y,
+                              finish, options, threads);
 }
 
 // fp16 or bf16 (float16.hpp) in or out or both, in any combination with fp32: x is converted, exactly, where it is quantized
@@ -185,8 +186,8 @@ template <isa Isa = best_isa, class T, any_scheme S, class U, epilogue Epilogue 
     requires(stored_float<std::remove_const_t<T>> && stored_float<U> && (sizeof(T) == 2 || sizeof(U) == 2))
 void gemm(matrix_view<T> x, const packed<S>& w, matrix_view<U> y, const Epilogue& finish = {},
           const gemm_options& options = {}, const Executor& threads = {}) {
-    detail::gemm_of_rows<Isa>(kernel::token_rows<std::remove_const_t<T>>{x, options.rows}, kernel::plain_product<S>{w}, y,
-                              finish, options, threads);
+    detail::gemm_of_rows<Isa>(kernel::token_rows<std::remove_const_t<T>>{x, options.activations.rows},
+                              kernel::plain_product<S>{w}, y, finish, options, threads);
 }
 
 // Without an epilogue.
@@ -201,7 +202,8 @@ void gemm(matrix_view<T> x, const packed<S>& w, matrix_view<U> y, const gemm_opt
     gemm<Isa>(x, w, y, identity{}, options, threads);
 }
 
-// Of prepared activations (prepare.hpp): the same bits as gemm of the x they were made of, which may be gone.
+// Of prepared activations (prepare.hpp): the same bits as gemm of the x they were made of, which may be gone. y in
+// braces is fp32.
 template <isa Isa = best_isa, any_scheme S, class U, epilogue Epilogue = identity, executor Executor = serial>
     requires(stored_float<U>)
 void gemm(const prepared_activations& x, const packed<S>& w, matrix_view<U> y, const Epilogue& finish = {},
@@ -218,12 +220,13 @@ void gemm(const prepared_activations& x, const packed<S>& w, matrix_view<U> y, c
 // To a destination instead of a matrix: rows chosen by number (scatter_rows, scatter_add of epilogue/destination.hpp), codes
 // of a quantized matrix (requantize of requantize.hpp), or one of your own. The bits that are put are those that the others
 // would store in fp32.
-template <isa Isa = best_isa, class T, any_scheme S, destination D, epilogue Epilogue = identity, executor Executor = serial>
+template <isa Isa = best_isa, class T, any_scheme S, destination D, epilogue Epilogue = identity,
+          executor Executor = serial>
     requires(stored_float<std::remove_const_t<T>>)
-void gemm(matrix_view<T> x, const packed<S>& w, const D& y, const Epilogue& finish = {}, const gemm_options& options = {},
-          const Executor& threads = {}) {
-    detail::gemm_of_rows<Isa>(kernel::token_rows<std::remove_const_t<T>>{x, options.rows}, kernel::plain_product<S>{w}, y,
-                              finish, options, threads);
+void gemm(matrix_view<T> x, const packed<S>& w, const D& y, const Epilogue& finish = {},
+          const gemm_options& options = {}, const Executor& threads = {}) {
+    detail::gemm_of_rows<Isa>(kernel::token_rows<std::remove_const_t<T>>{x, options.activations.rows},
+                              kernel::plain_product<S>{w}, y, finish, options, threads);
 }
 template <isa Isa = best_isa, any_scheme S, destination D, epilogue Epilogue = identity, executor Executor = serial>
 void gemm(const prepared_activations& x, const packed<S>& w, const D& y, const Epilogue& finish = {},
@@ -236,16 +239,16 @@ void gemm(const prepared_activations& x, const packed<S>& w, const D& y, const E
 // over activations that are quantized once, and neither product is stored. The bits are those of two calls of gemm, the
 // first with `activation` as its epilogue, and a multiplication in fp32. For activations with offsets options.weight_sums
 // has the sums of gate, then those of up.
-template <isa Isa = best_isa, class T, any_scheme S, class Y, epilogue Activation, epilogue Epilogue = identity,
-          executor Executor = serial>
+template <isa Isa = best_isa, class T, any_scheme S, class Y,
+          epilogue Activation, epilogue Epilogue = identity, executor Executor = serial>
     requires(stored_float<std::remove_const_t<T>>)
 void gemm_gated(matrix_view<T> x, const packed<S>& gate, const packed<S>& up, const Y& y, const Activation& activation,
                 const Epilogue& finish = {}, const gemm_options& options = {}, const Executor& threads = {}) {
-    detail::gemm_of_rows<Isa>(kernel::token_rows<std::remove_const_t<T>>{x, options.rows},
+    detail::gemm_of_rows<Isa>(kernel::token_rows<std::remove_const_t<T>>{x, options.activations.rows},
                               kernel::gated_product<S, Activation>{gate, up, activation}, y, finish, options, threads);
 }
-template <isa Isa = best_isa, any_scheme S, class Y, epilogue Activation, epilogue Epilogue = identity,
-          executor Executor = serial>
+template <isa Isa = best_isa, any_scheme S, class Y, epilogue Activation,
+          epilogue Epilogue = identity, executor Executor = serial>
 void gemm_gated(const prepared_activations& x, const packed<S>& gate, const packed<S>& up, const Y& y,
                 const Activation& activation, const Epilogue& finish = {}, const gemm_options& options = {},
                 const Executor& threads = {}) {

@@ -81,7 +81,7 @@ void integer_product(const prepared_activations& x, const packed<S>& w, std::siz
     NIBBLE_CHECK(cols == w.rows(), "gemm_integer: y must have as many columns as the weights have rows");
     const kernel::activation_layout& layout = prepared_access::layout(x);
     const kernel::gemm_plan<S> plan(w, x.tokens(), layout.per_part, layout.limit);
-    check_layout(layout, kernel::layout_of(plan));
+    check_fits<S>(x);
     NIBBLE_CHECK(plan.depth.count <= 1, "gemm_integer: the weights must have one scale per row, or one in all, and at most "
                                         "65536 columns: sums under different scales cannot be added as integers");
     if (rows == 0 || cols == 0) return;

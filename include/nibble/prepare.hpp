@@ -24,17 +24,26 @@
 
 namespace nibble::inline NIBBLE_ABI {
 
-// Where activations get their scale on the way into an integer kernel.
+// Where activations get their scale on the way into an integer kernel. Of a token, or of those of its columns that
+// share a weight scale, with max = max|x| over them, in fp32 and with one rounding each:
+//   scale = max / 127,  integer = round(x (127 / max)), ties to even
+// (with another limit or an offset see activation_grid); 127 / max is rounded first, and the product before it becomes
+// an integer. If 127 / max is not finite (max below 3.8e-37) the integers and the scale are 0; a NaN or an infinity
+// makes the scale NaN.
 enum class activation_scale {
-    per_token, // max|x| of the token / 127
-    per_group, // of each group of columns that shares a weight scale: closer for activations with outliers, a few per
-               // cent slower with small groups
+    automatic, // per_group where rows of weights have groups, unless a grid is given that is per token: static scales,
+               // offsets
+    per_token, // one for all columns: faster, by 1 to 4 % for one token and 2 to 13 % for 128 (small groups most), but
+               // what limits the accuracy of weights of 6 bits and more
+    per_group, // one for each group of columns that shares a weight scale. An error for weights that become integers
+               // and have no groups along K, one scale per row or per matrix
 };
 
-// What prepare does to x; for schemes whose kernel takes fp32 activations only `rows` matters.
+// What prepare does to x. For schemes whose kernel takes fp32 activations, which are not rounded at all, only `rows`
+// matters.
 struct activation_options {
-    nibble::activation_scale scale = nibble::activation_scale::per_token;
-    nibble::activation_grid grid{}; // static scales, offsets, fewer bits: per_token only
+    nibble::activation_scale scale = nibble::activation_scale::automatic;
+    nibble::activation_grid grid{}; // static scales and offsets: per token only; fewer bits: either
     // Tokens by number: token i of the product is row rows[i] of x. Empty: all rows in order. As a product gathers them
     // itself, no pass over x is added.
     std::span<const std::uint32_t> rows{};
@@ -104,18 +113,21 @@ void check_rows(const kernel::token_rows<T>& x) {
         NIBBLE_CHECK(row < x.x.rows(), "prepare: a number in options.rows is not that of a row of x");
 }
 
-inline void check_layout(const kernel::activation_layout& prepared, const kernel::activation_layout& wanted) {
-    NIBBLE_CHECK(prepared == wanted,
-                 "gemm: these activations were prepared for a scheme whose kernel reads them in another order; prepare them "
-                 "for this one");
+// Static scales and offsets belong to tokens.
+[[nodiscard]] constexpr bool is_per_token(const activation_grid& grid) noexcept {
+    return !grid.scales.empty() || !grid.zeros.empty() || grid.asymmetric;
+}
+// What `options` come to for weights of scheme S.
+template <any_scheme S> [[nodiscard]] constexpr bool scales_per_group(const activation_options& options) noexcept {
+    if (options.scale != activation_scale::automatic) return options.scale == activation_scale::per_group;
+    return scheme_traits<S>::has_groups() && !is_per_token(options.grid);
 }
 
 // Of activations that become integers.
 inline void check_grid(const activation_grid& grid, activation_scale scale, std::size_t tokens) {
     NIBBLE_CHECK(grid.limit >= 1 && grid.limit <= 127, "activation_grid: limit must lie between 1 and 127");
-    const bool plain = grid.scales.empty() && grid.zeros.empty() && !grid.asymmetric;
-    if (plain) return;
-    NIBBLE_CHECK(scale == activation_scale::per_token,
+    if (!is_per_token(grid)) return;
+    NIBBLE_CHECK(scale != activation_scale::per_group,
                  "activation_grid: static scales and offsets are per token; with scales per group take neither");
     NIBBLE_CHECK(grid.scales.size() <= 1 || grid.scales.size() == tokens,
                  "activation_grid: give one static scale, or one per token");
@@ -124,6 +136,14 @@ inline void check_grid(const activation_grid& grid, activation_scale scale, std:
     for (const float s : grid.scales)
         NIBBLE_CHECK(s > 0.0f && is_finite(s) && is_finite(1.0f / s),
                      "activation_grid: a static scale must be positive, and its reciprocal finite");
+}
+
+template <any_scheme S> void check_activations(const activation_options& options, std::size_t tokens) {
+    NIBBLE_CHECK(
+        options.scale != activation_scale::per_group || scheme_traits<S>::has_groups(),
+        "activation_scale: per_group has no meaning for a scheme without groups along K, with one scale per row or per "
+        "matrix: leave it automatic, or take per_token or a scheme with groups");
+    check_grid(options.grid, options.scale, tokens);
 }
 
 // One token of exact ones for weights of `cols` columns.
@@ -149,9 +169,32 @@ void prepare_tokens(const kernel::activation_layout& layout, const kernel::token
 
 } // namespace detail
 
+// Can gemm meet these activations with weights of scheme S, of as many columns? They fit the scheme that they were
+// prepared for and every other whose kernel reads the same order (see prepared_activations); scaled per group only
+// schemes with groups. What nothing was prepared into fits nothing.
+template <any_scheme S> [[nodiscard]] bool fits(const prepared_activations& x) noexcept {
+    const kernel::activation_layout& layout = detail::prepared_access::layout(x);
+    const kernel::gemm_plan<S> plan(packed<S>(0, x.cols()), x.tokens(), layout.per_part, layout.limit);
+    return layout == kernel::layout_of(plan) && (!layout.per_part || detail::scheme_traits<S>::has_groups());
+}
+// ... with these weights: of that scheme, and of as many columns.
+template <any_scheme S> [[nodiscard]] bool fits(const prepared_activations& x, const packed<S>& w) noexcept {
+    return x.cols() == w.cols() && fits<S>(x);
+}
+
+namespace detail {
+
+template <any_scheme S> void check_fits(const prepared_activations& x) {
+    NIBBLE_CHECK(fits<S>(x),
+                 "gemm: these activations were prepared for a scheme whose kernel reads them in another order, or has "
+                 "other groups; prepare them for this one (fits(x, w) tells)");
+}
+
+} // namespace detail
+
 // x, M x K of fp32, fp16 or bf16, as weights of scheme S want it, into `into`: what gemm(x, ...) does with the same options
 // before it multiplies. Allocates only if `into` has never held as much.
-template <any_scheme S, isa Isa = best_isa, class T, executor Executor = serial>
+template <any_scheme S, isa Isa = best_isa, class T = const float, executor Executor = serial>
     requires(stored_float<std::remove_const_t<T>>)
 void prepare(matrix_view<T> x, prepared_activations& into, const activation_options& options = {},
              const Executor& threads = {}) {
@@ -159,9 +202,9 @@ void prepare(matrix_view<T> x, prepared_activations& into, const activation_opti
     const kernel::token_rows<std::remove_const_t<T>> rows{x, options.rows};
     detail::check_rows(rows);
     // Of weights the order of activations depends on nothing but the number of columns.
-    const kernel::gemm_plan<S> plan(packed<S>(0, x.cols()), rows.count(), options.scale == activation_scale::per_group,
+    const kernel::gemm_plan<S> plan(packed<S>(0, x.cols()), rows.count(), detail::scales_per_group<S>(options),
                                     options.grid.limit);
-    if (!plan.real) detail::check_grid(options.grid, options.scale, rows.count());
+    if (!plan.real) detail::check_activations<S>(options, rows.count());
     const kernel::activation_layout layout = kernel::layout_of(plan);
     const std::size_t stride = detail::round_up(layout.row_bytes(), 64);
     std::byte* base = detail::prepared_access::reserve(into, plan, options.grid.asymmetric, stride * detail::concurrency_of(threads));
@@ -173,7 +216,7 @@ void prepare(matrix_view<T> x, prepared_activations& into, const activation_opti
 }
 
 // The same into a new object.
-template <any_scheme S, isa Isa = best_isa, class T, executor Executor = serial>
+template <any_scheme S, isa Isa = best_isa, class T = const float, executor Executor = serial>
     requires(stored_float<std::remove_const_t<T>>)
 [[nodiscard]] prepared_activations prepare(matrix_view<T> x, const activation_options& options = {},
                                            const Executor& threads = {}) {

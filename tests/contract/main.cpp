@@ -62,9 +62,9 @@ template <class Format, class I, bool Finished = true> void print_checksums(cons
     const auto weights =
         nb::pack(nb::quantize<typename Format::scheme>(nb::matrix_view<const float>(in.w.data(), outputs, columns)));
     for (const std::size_t tokens : {std::size_t{1}, most_tokens})
-        for (const auto activations : {nb::activation_scale::per_token, nb::activation_scale::per_group}) {
+        for (const auto activations : {nb::activation_scale::per_token, nb::activation_scale::automatic}) {
             nb::gemm_options options;
-            options.activations = activations;
+            options.activations.scale = activations;
             std::vector<float> y(tokens * outputs);
             const nb::matrix_view<const float> x(in.x.data(), tokens, columns);
             const nb::matrix_view<float> to(y.data(), tokens, outputs);
@@ -77,7 +77,7 @@ template <class Format, class I, bool Finished = true> void print_checksums(cons
                 nb::gemm<I>(x, weights, to, nb::identity{}, options);
             }
             std::printf("%.*s %s M = %zu %s %08x\n", static_cast<int>(Format::name.size()), Format::name.data(),
-                        I::name, tokens, activations == nb::activation_scale::per_group ? "per group" : "per token",
+                        I::name, tokens, activations == nb::activation_scale::automatic ? "automatic" : "per token",
                         crc32(y));
         }
 }

@@ -38,12 +38,11 @@ TEST_CASE("gemm allocates nothing once its workspace is warm") {
             run(100);
             const std::size_t after_first = allocations.load();
             const std::size_t held = scratch.size();
-            for (const auto activations : {nb::activation_scale::per_token, nb::activation_scale::per_group}) {
-                options.activations = activations;
+            for (const auto activations : {nb::activation_scale::per_token, nb::activation_scale::automatic}) {
+                options.activations.scale = activations;
                 run(100);
             }
             const std::size_t warm = allocations.load();
-            options.activations = nb::activation_scale::per_token;
             for (const std::size_t m : sizes{100, 7, 1, 2, 33, 100}) run(m);
             const std::size_t last = allocations.load();
             INFO(format->name() << " on ISA " << isa);

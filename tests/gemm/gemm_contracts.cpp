@@ -118,9 +118,9 @@ template <class S, class I> void check_no_columns() {
     const nb::packed<S> w = weights_of<S>(21, 0);
     std::vector<float> bias = bell_values(21, 45);
     for (const std::size_t m : sizes{1, 2, 5})
-        for (const auto activations : {nb::activation_scale::per_token, nb::activation_scale::per_group}) {
+        for (const auto activations : {nb::activation_scale::automatic, nb::activation_scale::per_token}) {
             nb::gemm_options options;
-            options.activations = activations;
+            options.activations.scale = activations;
             fenced_matrix y(m, 21, 4);
             nb::gemm<I>({nullptr, m, 0}, w, y.view(), nb::add_bias(bias), options);
             CHECK(y.intact());

@@ -61,7 +61,7 @@ template <class S, class I, class Activation> void check_gated(const Activation&
     const nb::packed<S> up = weights_of<S>(2);
     std::vector<float> sums(2 * outputs);
     nb::gemm_options options = given;
-    if (options.grid.asymmetric) {
+    if (options.activations.grid.asymmetric) {
         nb::weight_sums<I>(gate, std::span<float>(sums).first(outputs));
         nb::weight_sums<I>(up, std::span<float>(sums).last(outputs));
     }
@@ -87,7 +87,7 @@ template <class S, class I, class Activation> void check_gated(const Activation&
                               test_executor{workers});
             CHECK(differs(y, want, m).empty());
             // Activations prepared before, and 16-bit results.
-            const nb::prepared_activations x = nb::prepare<S, I>(inputs(m), {.grid = options.grid});
+            const nb::prepared_activations x = nb::prepare<S, I>(inputs(m), options.activations);
             std::vector<nb::bfloat16_t> stored(m * outputs);
             nb::gemm_gated<I>(x, gate, up, nb::matrix_view<nb::bfloat16_t>(stored.data(), m, outputs), activation,
                               nb::identity{}, options, test_executor{workers});
@@ -103,7 +103,7 @@ TEST_CASE("a gated product is two products and a multiplication") {
     nibble_test::for_each_tested_isa([]<class I>() {
         check_gated<nb::int4_g32, I>(nb::silu, {});
         check_gated<nb::int8_channel_asym, I>(nb::gelu, {});
-        check_gated<nb::int8_channel_asym, I>(nb::relu, {.grid = {.asymmetric = true}});
+        check_gated<nb::int8_channel_asym, I>(nb::relu, {.activations = {.grid = {.asymmetric = true}}});
         check_gated<nb::fp8_e4m3_channel, I>(nb::gelu_erf, {});
     });
 }
@@ -123,7 +123,7 @@ TEST_CASE("a gated product refuses what does not fit, before it writes, and allo
     const std::vector<float> sums(outputs);
     CHECK(broken_by([&] {
               nb::gemm_gated(inputs(5), gate, up, y.view(), nb::silu, nb::identity{},
-                             {.grid = {.asymmetric = true}, .weight_sums = sums});
+                             {.activations = {.grid = {.asymmetric = true}}, .weight_sums = sums});
           }).find("those of gate, then those of up") != std::string::npos);
     CHECK(y.untouched());
     // Twice what gemm_workspace_bytes says is enough.
@@ -190,8 +190,8 @@ TEST_CASE("results go to the rows that are named, or onto what is there") {
     const std::vector<std::uint32_t> second{0, 1, 6};
     std::vector<float> y(8 * outputs, 0.0f);
     const nb::matrix_view<float> to(y.data(), 8, outputs);
-    nb::gemm(inputs(8), one, nb::scatter_add(to, first), nb::identity{}, {.rows = first});
-    nb::gemm(inputs(8), two, nb::scatter_add(to, second), nb::identity{}, {.rows = second});
+    nb::gemm(inputs(8), one, nb::scatter_add(to, first), nb::identity{}, {.activations = {.rows = first}});
+    nb::gemm(inputs(8), two, nb::scatter_add(to, second), nb::identity{}, {.activations = {.rows = second}});
     std::vector<float> a(8 * outputs);
     std::vector<float> b(8 * outputs);
     nb::gemm(inputs(8), one, nb::matrix_view<float>(a.data(), 8, outputs));

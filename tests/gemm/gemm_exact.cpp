@@ -1,6 +1,7 @@
 // gemm_exact.cpp: gemm against the scalar formula, bit for bit, and against double within a derived bound; every
 // format, every ISA, both ways of scaling activations, tails of every kind.
 #include "support/catch.hpp"
+#include "support/contracts.hpp"
 #include "support/gemm_format.hpp"
 
 #include "support/kinds.hpp"
@@ -65,7 +66,7 @@ void compare(const gemm_format& format, std::size_t n, std::size_t k, const std:
     }
     seen.isas = weights->isas();
     nb::workspace scratch;
-    for (const bool per_group : {false, true}) {
+    for (const bool per_group : scalings_of(weights->plain())) {
         const nb::matrix_view<const float> whole(x.data(), most, k);
         const std::vector<float> want = reference_gemm(whole, weights->plain(), per_group);
         const fp64_result exact = reference_fp64(whole, weights->plain(), per_group);
@@ -88,7 +89,7 @@ void compare(const gemm_format& format, std::size_t n, std::size_t k, const std:
                 to.clear();
                 nb::gemm_options options;
                 options.workspace = &scratch;
-                options.activations = per_group ? nb::activation_scale::per_group : nb::activation_scale::per_token;
+                options.activations = scaled_by(per_group);
                 weights->gemm(isa, from.view(), to.view(), options, any_executor{});
                 const nb::matrix_view<const float> expected(want.data(), m, n);
                 const std::string difference = first_difference(to.view(), expected);
@@ -107,7 +108,50 @@ void compare(const gemm_format& format, std::size_t n, std::size_t k, const std:
     }
 }
 
+// What gemm makes of x where nothing is said about its scales.
+void compare_defaults(const gemm_format& format) {
+    const std::size_t m = 3;
+    const std::size_t n = 17;
+    const std::size_t k = 300;
+    const std::vector<float> w = bell_values(n * k, 61);
+    const std::vector<float> x = bell_values(m * k, 62);
+    const auto weights = format.quantize({w.data(), n, k});
+    const plain_weights& plain = weights->plain();
+    const std::vector<float> want = reference_gemm({x.data(), m, k}, plain, plain.has_groups);
+    INFO(format.name());
+    const auto run = [&](nb::matrix_view<float> y, const nb::gemm_options& options) {
+        weights->gemm(0, {x.data(), m, k}, y, options, any_executor{});
+    };
+    fenced_matrix y(m, n, 2);
+    run(y.view(), {});
+    CHECK(first_difference(y.view(), {want.data(), m, n}).empty());
+    y.clear();
+    nb::gemm_options groups;
+    groups.activations = scaled_by(true);
+    const std::string broken = broken_by([&] { run(y.view(), groups); });
+    if (plain.integer && !plain.has_groups) {
+        CHECK(broken.find("per_group has no meaning for a scheme without groups") != std::string::npos);
+        CHECK(y.untouched());
+    } else {
+        CHECK(broken.empty());
+        CHECK(first_difference(y.view(), {want.data(), m, n}).empty());
+    }
+}
+
 } // namespace
+
+TEST_CASE(
+    "by default activations are scaled per group where the weights have groups; elsewhere that cannot be asked for") {
+    std::size_t grouped = 0;
+    std::size_t plain = 0;
+    for (const auto& format : gemm_formats()) {
+        compare_defaults(*format);
+        const std::vector<float> one(8, 1.0f);
+        ++(format->quantize({one.data(), 1, 8})->plain().has_groups ? grouped : plain);
+    }
+    CHECK(grouped != 0);
+    CHECK(plain != 0);
+}
 
 TEST_CASE("gemm equals its documented formula bit for bit in every format") {
     const std::vector<std::size_t> outputs = nibble_test::some_of<std::size_t>({1, 15, 16, 17, 33, 65});

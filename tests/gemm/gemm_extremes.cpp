@@ -27,7 +27,7 @@ std::vector<float> compare(const gemm_format& format, const gemm_weights& weight
     const nb::matrix_view<const float> from(x.data(), m, w.cols);
     const std::vector<float> want = reference_gemm(from, w, per_group);
     nb::gemm_options options;
-    options.activations = per_group ? nb::activation_scale::per_group : nb::activation_scale::per_token;
+    options.activations = scaled_by(per_group);
     for (std::size_t isa = 0; isa < weights.isas(); ++isa) {
         std::vector<float> y(m * w.rows, 12345.0f);
         weights.gemm(isa, from, {y.data(), m, w.rows}, options, any_executor{});
@@ -115,7 +115,7 @@ TEST_CASE("sums of the largest codes and activations are exact") {
             if (format->has_minimum())
                 pattern.zero = [](std::size_t row, std::size_t) { return row % 2 == 0 ? 0xbc00u : 0x4900u; };
             const auto weights = format->fill(format->has_integer_zero() ? 36 : 18, k, pattern);
-            for (const bool per_group : {false, true})
+            for (const bool per_group : scalings_of(weights->plain()))
                 compare(*format, *weights, full_range_activations(k), per_group, "extreme codes");
         }
 }
@@ -136,7 +136,8 @@ TEST_CASE("sums over very long rows stay exact") {
                 const auto weights = format->fill(4, k, pattern);
                 const std::vector<float> all = full_range_activations(k);
                 const std::vector<float> x(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(3 * k));
-                for (const bool per_group : {false, true}) compare(*format, *weights, x, per_group, "long rows");
+                for (const bool per_group : scalings_of(weights->plain()))
+                    compare(*format, *weights, x, per_group, "long rows");
                 // M = 1 takes four panels at once.
                 compare(*format, *weights, std::vector<float>(k, 1.0f), false, "long rows, one token");
             }
@@ -214,20 +215,23 @@ TEST_CASE("scales of every kind: zero, subnormal, huge, infinite, NaN") {
         pattern.scale = [&](std::size_t row, std::size_t) { return scales[row]; };
         const auto weights = format->fill(rows, k, pattern);
         const std::vector<float> x = bell_values(5 * k, 22);
-        for (const bool per_group : {false, true}) compare(*format, *weights, x, per_group, "odd scales");
+        for (const bool per_group : scalings_of(weights->plain()))
+            compare(*format, *weights, x, per_group, "odd scales");
         if (format->has_minimum()) {
             const std::vector<std::uint32_t> minimums = interesting(16);
             pattern.scale = nullptr;
             pattern.zero = [&](std::size_t row, std::size_t) { return minimums[row % minimums.size()]; };
             const auto offset = format->fill(minimums.size(), k, pattern);
-            for (const bool per_group : {false, true}) compare(*format, *offset, x, per_group, "odd minimums");
+            for (const bool per_group : scalings_of(offset->plain()))
+                compare(*format, *offset, x, per_group, "odd minimums");
             pattern.zero = nullptr;
         }
         if (format->two_level()) {
             for (const std::uint32_t outer : interesting(format->outer_bits())) {
                 pattern.outer = [&](std::size_t, std::size_t) { return outer; };
                 const auto nested = format->fill(rows, k, pattern);
-                for (const bool per_group : {false, true}) compare(*format, *nested, x, per_group, "odd outer scales");
+                for (const bool per_group : scalings_of(nested->plain()))
+                    compare(*format, *nested, x, per_group, "odd outer scales");
             }
         }
     }
@@ -249,7 +253,7 @@ TEST_CASE("a NaN or an infinity among the activations of a token") {
     with_weights([](const gemm_format& format, const gemm_weights& weights) {
         const bool integer = weights.plain().integer;
         for (const float bad : {not_a_number, infinity, -infinity})
-            for (const bool per_group : {false, true}) {
+            for (const bool per_group : scalings_of(weights.plain())) {
                 std::vector<float> x = bell_values(6 * columns, 32);
                 x[2 * columns + columns - 1] = bad;
                 x[4 * columns] = bad;
@@ -272,7 +276,7 @@ TEST_CASE("a NaN or an infinity among the activations of a token") {
 
 TEST_CASE("activations of zero and very small ones") {
     with_weights([](const gemm_format& format, const gemm_weights& weights) {
-        for (const bool per_group : {false, true}) {
+        for (const bool per_group : scalings_of(weights.plain())) {
             // 127 / 3.7e-37 overflows, 127 / 3.8e-37 does not.
             const float sizes[] = {0.0f, -0.0f, 1e-45f, 1e-38f, 3.7e-37f, 3.8e-37f, 1e-36f};
             std::vector<float> x;
@@ -295,7 +299,8 @@ TEST_CASE("the largest activations") {
             x[i] = i % 2 == 0 ? 3.4028234e38f : -3.4028234e38f;
             x[columns + i] = i == 5 ? -3.4028234e38f : 1.0f;
         }
-        for (const bool per_group : {false, true}) compare(format, weights, x, per_group, "huge activations");
+        for (const bool per_group : scalings_of(weights.plain()))
+            compare(format, weights, x, per_group, "huge activations");
     });
     SUCCEED();
 }
@@ -306,7 +311,7 @@ TEST_CASE("activations halfway between two of int8") {
         std::vector<float> x(2 * columns);
         for (std::size_t i = 0; i < x.size(); ++i)
             x[i] = i % columns % 16 == 0 ? 127.0f : static_cast<float>(i % columns) - 66.5f;
-        for (const bool per_group : {false, true}) compare(format, weights, x, per_group, "ties");
+        for (const bool per_group : scalings_of(weights.plain())) compare(format, weights, x, per_group, "ties");
     });
     SUCCEED();
 }

@@ -33,10 +33,9 @@ TEST_CASE("gemm reads and writes nothing beyond its buffers, and the announced w
                     const std::vector<float> tokens = bell_values(m * k, k);
                     std::memcpy(x.data(), tokens.data(), tokens.size() * sizeof(float));
                     const guarded_memory y(m * n * sizeof(float));
-                    for (const bool per_group : {false, true}) {
+                    for (const bool per_group : scalings_of(plain->plain())) {
                         nb::gemm_options options;
-                        options.activations =
-                            per_group ? nb::activation_scale::per_group : nb::activation_scale::per_token;
+                        options.activations = scaled_by(per_group);
                         const nb::matrix_view<const float> from(x.as<float>(), m, k);
                         const std::vector<float> want = reference_gemm(from, plain->plain(), per_group);
                         const std::size_t workers = 1 + (m + k) % 3;

@@ -125,7 +125,27 @@ template <class S> struct product {
             for (std::size_t t = 0; t < m; ++t) rows.push_back(quantize_by(grid, from.row(t), k, t));
             want = by_rows(rows, false, grid.asymmetric);
         }
+        // What a grid holds for a token alone decides; without that per token must be said.
+        const bool decides = grid.asymmetric || !grid.scales.empty();
+        if (decides) check(nb::prepare<S>(from, options), want, m, what);
+        options.scale = nb::activation_scale::per_token;
         check(nb::prepare<S>(from, options), want, m, what);
+        if (decides || !plain.integer) return;
+        std::vector<int8_row> rows;
+        for (std::size_t t = 0; t < m; ++t) rows.push_back(quantize_groups(from.row(t), grid.limit));
+        options.scale = nb::activation_scale::automatic;
+        check(nb::prepare<S>(from, options), plain.has_groups ? by_rows(rows, true, false) : want, m, what);
+    }
+
+    // A token with a scale for each part.
+    [[nodiscard]] int8_row quantize_groups(const float* x, int limit) const {
+        int8_row row;
+        for (const column_part& part : parts_of(plain)) {
+            const int8_row one = quantize_by({.limit = limit}, x + part.begin, part.end - part.begin, 0);
+            row.values.insert(row.values.end(), one.values.begin(), one.values.end());
+            row.scales.push_back(one.scales[0]);
+        }
+        return row;
     }
 
     template <class A> void check_coded(const std::vector<float>& x, std::size_t m, const char* what) const {
@@ -167,10 +187,10 @@ template <class S> void check_scheme() {
             for (const std::size_t m : sizes{1, 3, 5, 33}) {
                 std::vector<float> x = bell_values(m * k, m + k);
                 const nb::matrix_view<const float> from(x.data(), m, k);
-                p.check(nb::prepare<S>(from), reference_gemm(from, p.plain, false), m, "per token");
-                nb::activation_options groups;
-                groups.scale = nb::activation_scale::per_group;
-                p.check(nb::prepare<S>(from, groups), reference_gemm(from, p.plain, true), m, "per group");
+                p.check(nb::prepare<S>(from), reference_gemm(from, p.plain, p.plain.has_groups), m, "automatic");
+                for (const bool per_group : scalings_of(p.plain))
+                    p.check(nb::prepare<S>(from, scaled_by(per_group)), reference_gemm(from, p.plain, per_group), m,
+                            per_group ? "per group" : "per token");
                 p.check_grid(x, m, {.limit = 64}, "seven bits");
                 p.check_grid(x, m, {.limit = 7}, "four bits");
                 p.check_grid(x, m, {.asymmetric = true}, "offset");
@@ -245,22 +265,22 @@ TEST_CASE("16-bit activations are prepared as their values in fp32, and given ro
     std::vector<float> gathered;
     for (const std::uint32_t r : rows)
         gathered.insert(gathered.end(), wide.begin() + r * 1100, wide.begin() + (r + 1) * 1100);
-    const std::vector<float> want = reference_gemm({gathered.data(), 5, 1100}, p.plain, false);
+    const std::vector<float> want = reference_gemm({gathered.data(), 5, 1100}, p.plain, true);
     const nb::matrix_view<const nb::float16_t> from(narrow.data(), 9, 1100);
     p.check(nb::prepare<nb::int4_g32>(from, options), want, 5, "rows of fp16");
     nb::gemm_options direct;
-    direct.rows = rows;
+    direct.activations.rows = rows;
     fenced_matrix y(5, 21, 1);
     nb::gemm(from, p.w, y.view(), direct);
     CHECK(first_difference(y.view(), {want.data(), 5, 21}).empty());
     const std::vector<std::uint32_t> beyond = {7, 9};
-    direct.rows = beyond;
+    direct.activations.rows = beyond;
     fenced_matrix z(2, 21, 1);
     CHECK(broken_by([&] { nb::gemm(from, p.w, z.view(), direct); }).find("rows") != std::string::npos);
     CHECK(z.untouched());
 }
 
-TEST_CASE("gemm quantizes by options.grid as prepare does, and announces the workspace it takes") {
+TEST_CASE("gemm quantizes by options.activations.grid as prepare does, and announces the workspace it takes") {
     const product<nb::q4_k> p(21, 512);
     const std::vector<float> x = bell_values(5 * 512, 10);
     const nb::matrix_view<const float> from(x.data(), 5, 512);
@@ -274,7 +294,7 @@ TEST_CASE("gemm quantizes by options.grid as prepare does, and announces the wor
         nb::activation_options prepared;
         prepared.grid = grid;
         nb::gemm_options options;
-        options.grid = grid;
+        options.activations.grid = grid;
         options.weight_sums = sums;
         std::vector<float> direct(5 * 21);
         std::vector<float> later(5 * 21);
@@ -297,16 +317,23 @@ TEST_CASE("one preparation serves matrices whose kernels read activations alike,
     const product<nb::int4_g32_asym> two(40, 256);
     const product<nb::mxint8> wide(21, 256);
     const product<nb::fp8_e4m3_channel> real(21, 256);
-    one.check(a, reference_gemm(from, one.plain, false), 5, "queries");
-    two.check(a, reference_gemm(from, two.plain, false), 5, "keys");
+    CHECK(nb::fits<nb::int4_g32>(a));
+    CHECK(nb::fits(a, one.w));
+    CHECK(nb::fits(a, two.w));
+    CHECK(nb::fits(a, wide.w) == nb::detail::sums_bytes_in_int32);
+    CHECK(!nb::fits(a, real.w));
+    CHECK(nb::fits<nb::fp8_e4m3_channel>(nb::prepare<nb::f16_plain>(from)));
+    one.check(a, reference_gemm(from, one.plain, true), 5, "queries");
+    two.check(a, reference_gemm(from, two.plain, true), 5, "keys");
     fenced_matrix y(5, 21, 1);
     if (nb::detail::sums_bytes_in_int32)
-        wide.check(a, reference_gemm(from, wide.plain, false), 5, "values");
+        wide.check(a, reference_gemm(from, wide.plain, true), 5, "values");
     else
         CHECK(broken_by([&] { nb::gemm(a, wide.w, y.view()); }).find("another order") != std::string::npos);
     CHECK(broken_by([&] { nb::gemm(a, real.w, y.view()); }).find("another order") != std::string::npos);
     // Activations of 7 bits are bytes for weights of 8 bits too, on every machine.
     nb::activation_options small;
+    small.scale = nb::activation_scale::per_token;
     small.grid.limit = 64;
     std::vector<int8_row> rows;
     for (std::size_t t = 0; t < 5; ++t) rows.push_back(quantize_by(small.grid, from.row(t), 256, t));
@@ -316,9 +343,15 @@ TEST_CASE("one preparation serves matrices whose kernels read activations alike,
     wide.check(nb::prepare<nb::mxint8>(from, small), wide.by_rows(rows, false, false), 5, "values alone in 7 bits");
     const product<nb::int4_g64> other(21, 256);
     CHECK(broken_by([&] { nb::gemm(a, other.w, y.view()); }).find("another order") != std::string::npos);
+    CHECK(!nb::fits(a, other.w));
+    CHECK(nb::fits(seven, wide.w));
     const product<nb::int4_g32> narrow(21, 255);
     CHECK(broken_by([&] { nb::gemm(a, narrow.w, y.view()); }).find("as many columns") != std::string::npos);
+    CHECK(nb::fits<nb::int4_g32>(a));
+    CHECK(!nb::fits(a, narrow.w));
     const nb::prepared_activations none;
+    CHECK(!nb::fits<nb::int4_g32>(none));
+    CHECK(!nb::fits(none, nb::packed<nb::int4_g32>()));
     CHECK(broken_by([&] { nb::gemm(none, one.w, y.view()); }).find("as many columns") != std::string::npos);
     nb::activation_options asymmetric;
     asymmetric.grid.asymmetric = true;
@@ -330,10 +363,35 @@ TEST_CASE("one preparation serves matrices whose kernels read activations alike,
         const std::size_t held = a.bytes();
         nb::prepare<nb::int4_g32>(nb::matrix_view<const float>(x.data(), m, 256), a);
         CHECK(a.bytes() == held);
-        one.check(a, reference_gemm({x.data(), m, 256}, one.plain, false), m, "again");
+        one.check(a, reference_gemm({x.data(), m, 256}, one.plain, true), m, "again");
     }
     nb::prepare<nb::int4_g32>(nb::matrix_view<const float>(x.data(), 0, 256), a);
     nb::gemm(a, one.w, nb::matrix_view<float>(nullptr, 0, 21));
+}
+
+TEST_CASE(
+    "scales per group fit no scheme without groups, and those per token fit both, even where a row is one group") {
+    const std::vector<float> x = bell_values(3 * 32, 15);
+    const nb::matrix_view<const float> from(x.data(), 3, 32);
+    const product<nb::int4_g32> grouped(21, 32);
+    const product<nb::int4_channel> plain(21, 32);
+    const nb::prepared_activations groups = nb::prepare<nb::int4_g32>(from);
+    const nb::prepared_activations tokens = nb::prepare<nb::int4_g32>(from, scaled_by(false));
+    CHECK(nb::fits(groups, grouped.w));
+    CHECK(!nb::fits(groups, plain.w));
+    CHECK(nb::fits(tokens, grouped.w));
+    CHECK(nb::fits(tokens, plain.w));
+    CHECK(nb::fits(nb::prepare<nb::int4_channel>(from), grouped.w));
+    fenced_matrix y(3, 21, 1);
+    CHECK(broken_by([&] { nb::gemm(groups, plain.w, y.view()); }).find("other groups") != std::string::npos);
+    CHECK(y.untouched());
+    grouped.check(tokens, reference_gemm(from, grouped.plain, false), 3, "per token");
+    plain.check(tokens, reference_gemm(from, plain.plain, false), 3, "of another scheme");
+    CHECK(broken_by([&] { (void)nb::prepare<nb::int4_channel>(from, scaled_by(true)); }).find("no meaning") !=
+          std::string::npos);
+    CHECK(broken_by([&] {
+              (void)nb::prepare<nb::fp8_e4m3_channel>(from, scaled_by(true));
+          }).empty()); // nothing is rounded there
 }
 
 TEST_CASE("weights of a format known at run time take prepared activations too") {

@@ -25,10 +25,10 @@ template <class Scheme> void check(const char* what) {
             const std::vector<float> x = bell_values(m * k, k + 1);
             const auto q = nb::quantize<Scheme>(nb::matrix_view<const float>(w.data(), n, k));
             const nb::matrix_view<const float> tokens(x.data(), m, k);
-            for (const bool per_group : {false, true}) {
+            for (const bool per_group : scalings_of(plain_of(q))) {
                 const std::vector<float> wanted = reference_gemm(tokens, plain_of(q), per_group);
                 nb::gemm_options options;
-                if (per_group) options.activations = nb::activation_scale::per_group;
+                options.activations = scaled_by(per_group);
                 nibble_test::for_each_tested_isa([&]<class Isa>() {
                     std::vector<float> y(m * n);
                     nb::gemm<Isa>(tokens, nb::pack(q), nb::matrix_view<float>(y.data(), m, n), options);

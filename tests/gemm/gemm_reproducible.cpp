@@ -30,7 +30,7 @@ struct job {
         std::vector<float> y(count * outputs, -1.0f);
         nb::gemm_options options;
         options.workspace = scratch;
-        options.activations = per_group ? nb::activation_scale::per_group : nb::activation_scale::per_token;
+        options.activations = scaled_by(per_group);
         weights->gemm(isa, {x.data() + first * cols, count, cols}, {y.data(), count, outputs}, options, threads);
         return y;
     }
@@ -50,7 +50,7 @@ TEST_CASE("gemm gives the same bits for any number of workers and any order of t
         for (const std::size_t m : nibble_test::some_of<std::size_t>({1, 5, 200})) {
             const job work(*format, m, m == 200 ? 33 : 150, m == 200 ? 70 : 300);
             nb::workspace scratch;
-            for (const bool per_group : {false, true})
+            for (const bool per_group : scalings_of(work.weights->plain()))
                 for (std::size_t isa = 0; isa < work.isas(); ++isa) {
                     const std::vector<float> serial = work.run(isa, 0, m, per_group, any_executor{});
                     for (std::size_t e = 0; e < executors.size(); ++e) {
@@ -69,7 +69,7 @@ TEST_CASE("gemm gives the same bits for any number of workers and any order of t
 TEST_CASE("a token's results do not depend on the other tokens") {
     for (const auto& format : gemm_formats()) {
         const job work(*format, 64, 97, 520);
-        for (const bool per_group : {false, true})
+        for (const bool per_group : scalings_of(work.weights->plain()))
             for (std::size_t isa = 0; isa < work.isas(); ++isa) {
                 const std::vector<float> all = work.run(isa, 0, 64, per_group, any_executor{});
                 for (const std::size_t company : nibble_test::some_of<std::size_t>({1, 3, 7}))

@@ -76,7 +76,7 @@ void check_product(const nb::packed<S>& w, const plain_weights& plain, const std
     from.fill(x);
     guarded_matrix<U> y(m, n, gap);
     nb::gemm_options options;
-    options.activations = per_group ? nb::activation_scale::per_group : nb::activation_scale::per_token;
+    options.activations = scaled_by(per_group);
     nb::workspace scratch(nb::gemm_workspace_bytes(w, m, 1, options), guarded_allocator());
     const std::size_t held = scratch.size();
     options.workspace = &scratch;
@@ -100,7 +100,7 @@ template <class S, class T, class U> void check_scheme() {
                 const std::vector<T> x = stored<T>(bell_values(m * k, m + k));
                 nibble_test::for_each_tested_isa([&]<class I>() {
                     check_product<I, T, U>(w, plain, x, m, false, m % 4);
-                    check_product<I, T, U>(w, plain, x, m, true, 0);
+                    check_product<I, T, U>(w, plain, x, m, scalings_of(plain).back(), 0);
                 });
             }
         }

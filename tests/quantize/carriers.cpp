@@ -36,10 +36,10 @@ void check_product(const quantized<S>& carrier, const std::vector<float>& values
     const std::vector<float> x = gemm_test::bell_values(tokens * cols, seed);
     const matrix_view<const float> activations(x.data(), tokens, cols);
     const packed<S> w = pack(carrier);
-    for (const bool per_group : {false, true}) {
+    for (const bool per_group : gemm_test::scalings_of(gemm_test::plain_of(carrier))) {
         std::vector<float> y(tokens * rows);
         gemm(activations, w, matrix_view<float>(y.data(), tokens, rows),
-             gemm_options{.activations = per_group ? activation_scale::per_group : activation_scale::per_token});
+             gemm_options{.activations = gemm_test::scaled_by(per_group)});
         const gemm_test::fp64_result bound =
             gemm_test::reference_fp64(activations, gemm_test::plain_of(carrier), per_group);
         double worst = 0.0;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <nibble/core/view.hpp>
+#include <nibble/prepare.hpp>
 #include <nibble/scheme/scheme.hpp>
 #include <nibble/tensor/quantized.hpp>
 
@@ -141,6 +142,7 @@ struct plain_weights {
     std::size_t cols = 0;
     std::size_t run = 1;    // columns per scale
     std::size_t groups = 0; // scales per row
+    bool has_groups = false; // longer rows have more scales
     bool integer = false;   // the family
     int exponent = 0;       // of the integer family
     bool has_minimum = false;
@@ -162,6 +164,7 @@ template <nibble::any_scheme S> plain_weights plain_of(const nibble::quantized<S
         if (run < p.run && run != 0) p.run = run;
     }
     p.groups = (p.cols + p.run - 1) / p.run;
+    p.has_groups = S::scaled && traits::granularity::run(std::size_t{1} << 24) < std::size_t{1} << 24;
     p.has_minimum = S::has_minimum;
     if constexpr (element::bits <= 8) {
         std::vector<float> values;
@@ -203,6 +206,17 @@ template <nibble::any_scheme S> plain_weights plain_of(const nibble::quantized<S
         p.factors.push_back(factor);
     }
     return p;
+}
+
+// Ways to scale x, per group or not, that these weights allow: per group means nothing to integers without groups, and
+// any means the same to activations that stay fp32.
+inline std::vector<bool> scalings_of(const plain_weights& w) {
+    return w.has_groups || !w.integer ? std::vector<bool>{false, true} : std::vector<bool>{false};
+}
+inline nibble::activation_options scaled_by(bool per_group) {
+    nibble::activation_options options;
+    options.scale = per_group ? nibble::activation_scale::per_group : nibble::activation_scale::per_token;
+    return options;
 }
 
 // ---- the formula

@@ -28,10 +28,10 @@ concept destination = requires(const D& y, lanes<generic> x, position at) {
     y.put(x, at);
 };
 
-// Result m goes to row rows[m] of y: the inverse of the rows that gemm_options gathers, for a mixture of experts whose
-// tokens are sorted by expert. The rows must ascend, so that none comes twice. scatter_rows replaces what is there;
-// scatter_add adds: y(rows[m], n) += result(m, n), in fp32, rounded to y's type. Rows that are not named stay as they are.
-// Several calls that add to one y must come one after the other.
+// Result m goes to row rows[m] of y: the inverse of the rows that activation_options gathers, for a mixture of experts
+// whose tokens are sorted by expert. The rows must ascend, so that none comes twice. scatter_rows replaces what is
+// there; scatter_add adds: y(rows[m], n) += result(m, n), in fp32, rounded to y's type. Rows that are not named stay as
+// they are. Several calls that add to one y must come one after the other.
 template <bool Add, stored_float T>
 struct scatter {
     matrix_view<T> y;

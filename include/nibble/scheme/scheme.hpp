@@ -276,6 +276,11 @@ struct scheme_traits {
     [[nodiscard]] static constexpr std::size_t outer_zero_count(std::size_t rows, std::size_t cols) noexcept {
         return S::has_two_level_minimum ? outer_granularity::count(rows, cols) : 0;
     }
+    // Do long rows have several scales, groups along K? No: one per row, or for all.
+    [[nodiscard]] static constexpr bool has_groups() noexcept {
+        constexpr std::size_t long_row = std::size_t{1} << 30;
+        return run(long_row) < long_row;
+    }
     // Columns that share a scale; at least 1 so that an empty matrix divides by nothing.
     [[nodiscard]] static constexpr std::size_t run(std::size_t cols) noexcept {
         return max_of<std::size_t>(1, S::scaled ? granularity::run(cols) : cols);

@@ -27,8 +27,7 @@ namespace nibble::inline NIBBLE_ABI {
 //             = scale(slot) x (decode(code) - zero(slot))     integer_zero
 //             = fma(scale(slot), decode(code), minimum(slot)) minimum
 // where scale(slot) is fp32: the stored scale, for two_level the fp32 product inner x outer, with a mean_offset that
-// product
-// + offset; and minimum(slot) the stored one, for two_level_minimum the fp32 product -(inner x outer).
+// product + offset; and minimum(slot) the stored one, for two_level_minimum the fp32 product -(inner x outer).
 template <any_scheme Scheme>
 class quantized {
 public:
