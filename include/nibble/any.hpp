@@ -42,42 +42,58 @@ void dequantize(const any_quantized<List>& q, matrix_view<float> out, const Exec
     q.visit([&](const auto& weights) { dequantize(weights, out, threads); });
 }
 
-template <isa Isa = best_isa, class List, epilogue Epilogue = identity, executor Executor = serial>
-void gemm(matrix_view<const float> x, const any_packed<List>& w, matrix_view<float> y, const Epilogue& finish = {},
+// Of and to all that gemm takes: matrices in fp32, fp16 or bf16, prepared activations, destinations. x and y in braces
+// are fp32.
+template <isa Isa = best_isa, detail::gemm_activations X = matrix_view<const float>, class List,
+          detail::gemm_result Y = matrix_view<float>, epilogue Epilogue = identity, executor Executor = serial>
+void gemm(const X& x, const any_packed<List>& w, const Y& y, const Epilogue& finish = {},
           const gemm_options& options = {}, const Executor& threads = {}) {
     NIBBLE_CHECK(!w.empty(), "gemm: these weights are empty; pack some first");
     w.visit([&](const auto& weights) { gemm<Isa>(x, weights, y, finish, options, threads); });
 }
-
-template <isa Isa = best_isa, class List, executor Executor = serial>
-void gemm(matrix_view<const float> x, const any_packed<List>& w, matrix_view<float> y, const gemm_options& options,
+template <isa Isa = best_isa, detail::gemm_activations X = matrix_view<const float>, class List,
+          detail::gemm_result Y = matrix_view<float>, executor Executor = serial>
+void gemm(const X& x, const any_packed<List>& w, const Y& y, const gemm_options& options,
           const Executor& threads = {}) {
     gemm<Isa>(x, w, y, identity{}, options, threads);
 }
 
-// fp16 or bf16 in or out.
-template <isa Isa = best_isa, class T, class List, class U, epilogue Epilogue = identity, executor Executor = serial>
-    requires(stored_float<std::remove_const_t<T>> && stored_float<U> && (sizeof(T) == 2 || sizeof(U) == 2))
-void gemm(matrix_view<T> x, const any_packed<List>& w, matrix_view<U> y, const Epilogue& finish = {},
-          const gemm_options& options = {}, const Executor& threads = {}) {
-    NIBBLE_CHECK(!w.empty(), "gemm: these weights are empty; pack some first");
-    w.visit([&](const auto& weights) { gemm<Isa>(x, weights, y, finish, options, threads); });
+// Both matrices must be held in one format.
+template <isa Isa = best_isa, detail::gemm_activations X = matrix_view<const float>, class List,
+          detail::gemm_result Y = matrix_view<float>, epilogue Activation, epilogue Epilogue = identity,
+          executor Executor = serial>
+void gemm_gated(const X& x, const any_packed<List>& gate, const any_packed<List>& up, const Y& y,
+                const Activation& activation, const Epilogue& finish = {}, const gemm_options& options = {},
+                const Executor& threads = {}) {
+    NIBBLE_CHECK(!gate.empty() && !up.empty(), "gemm_gated: these weights are empty; pack some first");
+    gate.visit([&]<any_scheme S>(const packed<S>& weights) {
+        const packed<S>* const others = up.template get_if<S>();
+        NIBBLE_CHECK(others != nullptr,
+                     "gemm_gated: gate and up are in two formats; call gemm twice, the second time with the "
+                     "epilogue multiply_by(first)");
+        gemm_gated<Isa>(x, weights, *others, y, activation, finish, options, threads);
+    });
+}
+template <isa Isa = best_isa, detail::gemm_activations X = matrix_view<const float>, class List,
+          detail::gemm_result Y = matrix_view<float>, epilogue Activation, executor Executor = serial>
+void gemm_gated(const X& x, const any_packed<List>& gate, const any_packed<List>& up, const Y& y,
+                const Activation& activation, const gemm_options& options, const Executor& threads = {}) {
+    gemm_gated<Isa>(x, gate, up, y, activation, identity{}, options, threads);
 }
 
-// Activations as the weights `w` want them; gemm of them takes any weights for which that is the same.
-template <isa Isa = best_isa, class T, class List, executor Executor = serial>
+// Activations as the weights `w` want them; gemm of them takes any weights for which that is the same: those that they
+// fit.
+template <isa Isa = best_isa, class T = const float, class List, executor Executor = serial>
     requires(stored_float<std::remove_const_t<T>>)
 void prepare(matrix_view<T> x, const any_packed<List>& w, prepared_activations& into,
              const activation_options& options = {}, const Executor& threads = {}) {
     NIBBLE_CHECK(!w.empty(), "prepare: these weights are empty; pack some first");
     w.visit([&]<any_scheme S>(const packed<S>&) { prepare<S, Isa>(x, into, options, threads); });
 }
-template <isa Isa = best_isa, class List, class U, epilogue Epilogue = identity, executor Executor = serial>
-    requires(stored_float<U>)
-void gemm(const prepared_activations& x, const any_packed<List>& w, matrix_view<U> y, const Epilogue& finish = {},
-          const gemm_options& options = {}, const Executor& threads = {}) {
-    NIBBLE_CHECK(!w.empty(), "gemm: these weights are empty; pack some first");
-    w.visit([&](const auto& weights) { gemm<Isa>(x, weights, y, finish, options, threads); });
+template <class List> [[nodiscard]] bool fits(const prepared_activations& x, const any_packed<List>& w) noexcept {
+    bool found = false;
+    w.visit([&](const auto& weights) { found = fits(x, weights); });
+    return found;
 }
 template <class List, executor Executor = serial>
 void weight_sums(const any_packed<List>& w, std::span<float> sums, const gemm_options& options = {},

@@ -274,6 +274,22 @@ void attend_sequences(const attention_work& work, matrix_view<const float> q, co
 
 } // namespace detail
 
+namespace detail {
+
+template <class Keys, class Values>
+[[nodiscard]] std::span<const attended_sequence<Keys, Values>> span_of(const attended_sequence<Keys, Values>* of,
+                                                                       std::size_t count) {
+    return {of, count};
+}
+template <class Sequences>
+[[nodiscard]] auto as_span(const Sequences& sequences) -> decltype(span_of(sequences.data(), sequences.size())) {
+    return span_of(sequences.data(), sequences.size());
+}
+template <class Sequences>
+concept sequences_of_caches = requires(const Sequences& sequences) { as_span(sequences); };
+
+} // namespace detail
+
 // out = softmax(scale q kᵀ + ...) v for the queries of several sequences at once: q has a row per query with all its heads,
 // query heads x head_size, and out query heads x value_size; query heads are a multiple of the cache's heads, and consecutive
 // ones share a head of keys (MHA, GQA, MQA). A row's result depends on its own query and the cache alone: not on the other
@@ -295,6 +311,13 @@ void attend(matrix_view<const float> q, std::span<const attended_sequence<Keys, 
         return detail::attention_work::of<Isa, Keys, Values, of::scores, of::values>();
     });
     detail::attend_sequences<Isa>(work, q, list, out, group, options, threads);
+}
+
+// The same of a vector, an array or a span of sequences that may change.
+template <isa Isa = best_isa, detail::sequences_of_caches Sequences, executor Executor = serial>
+void attend(matrix_view<const float> q, const Sequences& sequences, matrix_view<float> out,
+            const attend_options& options = {}, const Executor& threads = {}) {
+    attend<Isa>(q, detail::as_span(sequences), out, options, threads);
 }
 
 // Of one sequence, whose last queries.rows() tokens they are.
@@ -319,7 +342,14 @@ template <isa Isa = best_isa, class Keys, cached_values Values>
         using of = decltype(products);
         return detail::attention_work::of<Isa, Keys, Values, of::scores, of::values>();
     });
-    return detail::attention_memory::of(work, detail::attention_plan(list, group, options, concurrency), list, options, concurrency).all;
+    return detail::attention_memory::of(work, detail::attention_plan(list, group, options, concurrency), list, options,
+                                        concurrency)
+        .all;
+}
+template <isa Isa = best_isa, detail::sequences_of_caches Sequences>
+[[nodiscard]] std::size_t attend_workspace_bytes(const Sequences& sequences, std::size_t query_heads,
+                                                 std::size_t concurrency, const attend_options& options = {}) {
+    return attend_workspace_bytes<Isa>(detail::as_span(sequences), query_heads, concurrency, options);
 }
 template <isa Isa = best_isa, class Keys, cached_values Values>
 [[nodiscard]] std::size_t attend_workspace_bytes(const kv_cache<Keys, Values>& cache, std::size_t queries, std::size_t query_heads,

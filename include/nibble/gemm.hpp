@@ -11,10 +11,10 @@
 #include <nibble/element/float16.hpp>
 #include <nibble/epilogue/destination.hpp>
 #include <nibble/epilogue/epilogue.hpp>
+#include <nibble/gemm_diagnostics.hpp>
 #include <nibble/kernel/gemm.hpp>
 #include <nibble/prepare.hpp>
 #include <nibble/tensor/packed.hpp>
-#include <nibble/tensor/quantized.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -204,13 +204,13 @@ void gemm(matrix_view<T> x, const packed<S>& w, matrix_view<U> y, const gemm_opt
 
 // Of prepared activations (prepare.hpp): the same bits as gemm of the x they were made of, which may be gone. y in
 // braces is fp32.
-template <isa Isa = best_isa, any_scheme S, class U, epilogue Epilogue = identity, executor Executor = serial>
+template <isa Isa = best_isa, any_scheme S, class U = float, epilogue Epilogue = identity, executor Executor = serial>
     requires(stored_float<U>)
 void gemm(const prepared_activations& x, const packed<S>& w, matrix_view<U> y, const Epilogue& finish = {},
           const gemm_options& options = {}, const Executor& threads = {}) {
     detail::gemm_of_prepared<Isa>(x, kernel::plain_product<S>{w}, y, finish, options, threads);
 }
-template <isa Isa = best_isa, any_scheme S, class U, executor Executor = serial>
+template <isa Isa = best_isa, any_scheme S, class U = float, executor Executor = serial>
     requires(stored_float<U>)
 void gemm(const prepared_activations& x, const packed<S>& w, matrix_view<U> y, const gemm_options& options,
           const Executor& threads = {}) {
@@ -220,7 +220,7 @@ void gemm(const prepared_activations& x, const packed<S>& w, matrix_view<U> y, c
 // To a destination instead of a matrix: rows chosen by number (scatter_rows, scatter_add of epilogue/destination.hpp), codes
 // of a quantized matrix (requantize of requantize.hpp), or one of your own. The bits that are put are those that the others
 // would store in fp32.
-template <isa Isa = best_isa, class T, any_scheme S, destination D, epilogue Epilogue = identity,
+template <isa Isa = best_isa, class T = const float, any_scheme S, destination D, epilogue Epilogue = identity,
           executor Executor = serial>
     requires(stored_float<std::remove_const_t<T>>)
 void gemm(matrix_view<T> x, const packed<S>& w, const D& y, const Epilogue& finish = {},
@@ -233,13 +233,23 @@ void gemm(const prepared_activations& x, const packed<S>& w, const D& y, const E
           const gemm_options& options = {}, const Executor& threads = {}) {
     detail::gemm_of_prepared<Isa>(x, kernel::plain_product<S>{w}, y, finish, options, threads);
 }
+template <isa Isa = best_isa, class T = const float, any_scheme S, destination D, executor Executor = serial>
+    requires(stored_float<std::remove_const_t<T>>)
+void gemm(matrix_view<T> x, const packed<S>& w, const D& y, const gemm_options& options, const Executor& threads = {}) {
+    gemm<Isa>(x, w, y, identity{}, options, threads);
+}
+template <isa Isa = best_isa, any_scheme S, destination D, executor Executor = serial>
+void gemm(const prepared_activations& x, const packed<S>& w, const D& y, const gemm_options& options,
+          const Executor& threads = {}) {
+    gemm<Isa>(x, w, y, identity{}, options, threads);
+}
 
 // y = finish(activation(x gateᵀ) x (x upᵀ)), value by value: the first half of a gated feed-forward layer, SwiGLU with silu,
 // GeGLU with gelu or gelu_erf, ReGLU with relu. Both matrices, of one scheme and shape, are read panel by panel in one pass
 // over activations that are quantized once, and neither product is stored. The bits are those of two calls of gemm, the
 // first with `activation` as its epilogue, and a multiplication in fp32. For activations with offsets options.weight_sums
 // has the sums of gate, then those of up.
-template <isa Isa = best_isa, class T, any_scheme S, class Y,
+template <isa Isa = best_isa, class T = const float, any_scheme S, detail::gemm_result Y = matrix_view<float>,
           epilogue Activation, epilogue Epilogue = identity, executor Executor = serial>
     requires(stored_float<std::remove_const_t<T>>)
 void gemm_gated(matrix_view<T> x, const packed<S>& gate, const packed<S>& up, const Y& y, const Activation& activation,
@@ -247,7 +257,7 @@ void gemm_gated(matrix_view<T> x, const packed<S>& gate, const packed<S>& up, co
     detail::gemm_of_rows<Isa>(kernel::token_rows<std::remove_const_t<T>>{x, options.activations.rows},
                               kernel::gated_product<S, Activation>{gate, up, activation}, y, finish, options, threads);
 }
-template <isa Isa = best_isa, any_scheme S, class Y, epilogue Activation,
+template <isa Isa = best_isa, any_scheme S, detail::gemm_result Y = matrix_view<float>, epilogue Activation,
           epilogue Epilogue = identity, executor Executor = serial>
 void gemm_gated(const prepared_activations& x, const packed<S>& gate, const packed<S>& up, const Y& y,
                 const Activation& activation, const Epilogue& finish = {}, const gemm_options& options = {},
@@ -255,10 +265,12 @@ void gemm_gated(const prepared_activations& x, const packed<S>& gate, const pack
     detail::gemm_of_prepared<Isa>(x, kernel::gated_product<S, Activation>{gate, up, activation}, y, finish, options, threads);
 }
 
-// Kernels read the packed form only: pack once, multiply often.
-template <isa Isa = best_isa, any_scheme S, class... Rest>
-void gemm(matrix_view<const float>, const quantized<S>&, matrix_view<float>, const Rest&...) {
-    static_assert(!any_scheme<S>, "gemm: these weights are quantized but not packed; pass pack(weights), kept from call to call");
+// Without an epilogue.
+template <isa Isa = best_isa, detail::gemm_activations X = matrix_view<const float>, any_scheme S,
+          detail::gemm_result Y = matrix_view<float>, epilogue Activation, executor Executor = serial>
+void gemm_gated(const X& x, const packed<S>& gate, const packed<S>& up, const Y& y, const Activation& activation,
+                const gemm_options& options, const Executor& threads = {}) {
+    gemm_gated<Isa>(x, gate, up, y, activation, identity{}, options, threads);
 }
 
 } // namespace nibble::inline NIBBLE_ABI

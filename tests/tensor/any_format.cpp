@@ -4,10 +4,14 @@
 #include "support/random.hpp"
 
 #include <nibble/any.hpp>
+#include <nibble/epilogue/activation.hpp>
 #include <nibble/epilogue/bias.hpp>
 
+#include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -70,6 +74,42 @@ TEST_CASE("any_format: every verb gives what it gives for the format that is hel
         gemm(tokens, packed_any, matrix_view<float>(z.data(), m, n), add_bias(bias), {},
              nibble_test::test_executor{2});
         CHECK(std::memcmp(y.data(), z.data(), y.size() * sizeof(float)) == 0);
+        // All that gemm takes: options without an epilogue, braces, prepared activations, other types, destinations.
+        workspace memory;
+        gemm(tokens, packed_one, matrix_view<float>(y.data(), m, n));
+        const auto again = [&](const auto& run) {
+            std::fill(z.begin(), z.end(), -1.0f);
+            run(matrix_view<float>(z.data(), m, n));
+            CHECK(std::memcmp(y.data(), z.data(), y.size() * sizeof(float)) == 0);
+        };
+        const prepared_activations prepared = prepare<S>(tokens);
+        CHECK(fits(prepared, packed_any));
+        CHECK_FALSE(fits(prepared_activations(), packed_any));
+        again([&](auto to) { gemm(tokens, packed_any, to, {.workspace = &memory}); });
+        again([&](auto to) { gemm({x.data(), m, k}, packed_any, {to.data(), m, n}); });
+        again([&](auto to) { gemm(prepared, packed_any, {to.data(), m, n}); });
+        again([&](auto to) { gemm(prepared, packed_any, to, gemm_options{.workspace = &memory}); });
+        again([&](auto to) { gemm(prepared, packed_one, {to.data(), m, n}); });
+        again([&](auto to) { gemm(prepared, packed_one, {to.data(), m, n}, gemm_options{.workspace = &memory}); });
+        const std::vector<std::uint32_t> rows = {0, 1, 2};
+        again([&](auto to) {
+            gemm(tokens, packed_any, scatter_rows(to, std::span(rows)), gemm_options{.workspace = &memory});
+        });
+        again([&](auto to) { gemm(prepared, packed_any, scatter_rows(to, std::span(rows))); });
+        std::vector<float16_t> narrow(m * n);
+        gemm(tokens, packed_any, matrix_view<float16_t>(narrow.data(), m, n), gemm_options{});
+        for (std::size_t i = 0; i < narrow.size(); ++i) CHECK(narrow[i].bits == float16_t(y[i]).bits);
+        gemm_gated(tokens, packed_one, packed_one, matrix_view<float>(y.data(), m, n), silu);
+        again([&](auto to) { gemm_gated(tokens, packed_any, packed_any, to, silu); });
+        again([&](auto to) {
+            gemm_gated({x.data(), m, k}, packed_any, packed_any, {to.data(), m, n}, silu, identity{});
+        });
+        again([&](auto to) {
+            gemm_gated(prepared, packed_any, packed_any, to, silu, gemm_options{.workspace = &memory});
+        });
+        again([&](auto to) { gemm_gated({x.data(), m, k}, packed_one, packed_one, {to.data(), m, n}, silu); });
+        again(
+            [&](auto to) { gemm_gated(tokens, packed_one, packed_one, to, silu, gemm_options{.workspace = &memory}); });
         const any_quantized<three> back = unpack(packed_any);
         REQUIRE(back.get_if<S>() != nullptr);
         CHECK(std::memcmp(back.get_if<S>()->row_codes(0), q.row_codes(0), q.bytes()) == 0);
@@ -98,6 +138,18 @@ TEST_CASE("any_format: copies are deep, a moved-from one is empty, and empty one
     CHECK_THROWS_AS(dequantize(a, matrix_view<float>(&out, 1, 1)), std::runtime_error);
     const any_packed<three> none;
     CHECK_THROWS_AS(gemm(matrix_view<const float>(), none, matrix_view<float>()), std::runtime_error);
+    CHECK_FALSE(fits(prepared_activations(), none));
+    const any_packed<three> four = pack(c);
+    const any_packed<three> eight = pack(b);
+    CHECK_THROWS_AS(gemm_gated(matrix_view<const float>(), four, none, matrix_view<float>(), silu), std::runtime_error);
+    std::vector<float> y(5);
+    std::string said;
+    try {
+        gemm_gated(matrix_view<const float>(w.data(), 1, 64), four, eight, matrix_view<float>(y.data(), 1, 5), silu);
+    } catch (const std::runtime_error& what) {
+        said = what.what();
+    }
+    CHECK(said.find("gate and up are in two formats") != std::string::npos);
     CHECK_THROWS_AS(unpack(none), std::runtime_error);
     set_failure_handler(before);
 }
