@@ -144,14 +144,16 @@ void change_tensor(gguf_description& file, choices& random, std::size_t file_siz
     case 1: tensors.push_back(gguf_tensor(tensor)); break;
     case 2: tensors.erase(tensors.begin() + (&tensor - tensors.data())); break;
     case 3: tensor.offset = random.number(file_size); break;
-    case 4: tensor.ne.resize(random.below(6), 1 + random.below(3)); break;
+    case 4:
+        tensor.ne.resize(random.below(8), random.below(4));
+        break;
     case 5:
         if (!tensor.ne.empty()) tensor.ne[random.below(tensor.ne.size())] = random.number(file_size);
         break;
     default: // another type, and a row that is a number of its blocks
         const auto& block = nb::detail::gguf_blocks[random.below(std::size(nb::detail::gguf_blocks))];
         tensor.type = random.once_in(9) ? static_cast<std::uint32_t>(random.number(file_size)) : block.id;
-        tensor.ne = {block.elements * (1 + random.below(2)), 1 + random.below(3)};
+        tensor.ne = {block.elements * (random.once_in(9) ? 0 : 1 + random.below(2)), 1 + random.below(3)};
     }
 }
 
@@ -161,8 +163,9 @@ void lay_out(gguf_description& file) {
     for (gguf_tensor& tensor : file.tensors) {
         std::uint64_t size = 0;
         const nb::detail::gguf_block* block = nb::detail::find_gguf_block(tensor.type);
-        if (block != nullptr && !tensor.ne.empty()) {
-            size = tensor.ne[0] / block->elements * block->bytes + block->row_bytes;
+        if (block != nullptr) {
+            const std::uint64_t cols = tensor.ne.empty() ? 1 : tensor.ne[0];
+            size = cols == 0 ? 0 : cols / block->elements * block->bytes + block->row_bytes;
             for (std::size_t i = 1; i < tensor.ne.size(); ++i) size *= tensor.ne[i];
         }
         tensor.offset = at;
@@ -179,6 +182,8 @@ std::string touch_quantized(const nb::tensor_info& tensor) {
         const bool named = s.message().find("tensor " + nb::detail::quoted(tensor.name)) == 0;
         return s.code() == nb::status_code::unsupported && named && weights.empty() ? "" : "other was read as weights";
     }
+    if (tensor.is_empty())
+        return s.code() == nb::status_code::mismatch && weights.empty() ? "" : "weights of an empty tensor";
     const std::size_t rows = tensor.rows();
     const std::size_t cols = tensor.cols();
     if (!s.ok() || weights.rows() != rows || weights.cols() != cols) return "weights that cannot be read";

@@ -158,6 +158,27 @@ inline std::vector<broken_file> broken_safetensors_files() {
          "data at byte 121: 1 bytes behind the last tensor belong to none"},
         {"bytes and no tensor", safetensors("{}", 3), malformed,
          "data at byte 10: 3 bytes behind the last tensor belong to none"},
+        {"metadata that is nearly null", safetensors(R"({"__metadata__":nul})", 0), malformed,
+         "__metadata__ at byte 24: expected a JSON value, found 'n'"},
+        {"null metadata twice", safetensors(R"({"__metadata__":null,"__metadata__":null})", 0), malformed,
+         "__metadata__ at byte 29: comes twice"},
+        {"metadata that is a list", safetensors(R"({"__metadata__":[]})", 0), malformed,
+         "__metadata__ at byte 24: expected '{', found '['"},
+        {"metadata of null", safetensors(R"({"__metadata__":{"a":null}})", 0), malformed,
+         "value in __metadata__ at byte 29: expected '\"', found 'n'"},
+        {"an index of three files",
+         byte_writer()
+             .raw(R"({"metadata":{"total_size":9},"weight_map":{"a":"m-1","b":"m-1","c":"m-2","d":"m-1","e":"m-3"}})")
+             .take(),
+         malformed,
+         "header length at byte 0: 7017841271895827067 is above the limit of 100000000: this is no safetensors file, "
+         "it is an index of safetensors files; open the 3 files that it names, each by itself: 'm-1', 'm-2', 'm-3'"},
+        {"a configuration", byte_writer().raw("  {\n \"hidden_size\": 64}").take(), malformed,
+         "header length at byte 0: 7595358292570480672 is above the limit of 100000000: this is no safetensors file, "
+         "it is JSON; the weights are in the .safetensors or .gguf file beside it"},
+        {"a Git LFS pointer", byte_writer().raw("version https://git-lfs.github.com/spec/v1\noid").take(), malformed,
+         "header length at byte 0: 2336927755350992246 is above the limit of 100000000: this is no safetensors file, "
+         "it is a Git LFS pointer, which stands for a file that is not here; git lfs pull fetches it"},
         {"metadata that is a string", safetensors(R"({"__metadata__":"pt"})", 0), malformed,
          "__metadata__ at byte 24: expected '{', found '\"'"},
         {"metadata that is not text", safetensors(R"({"__metadata__":{"a":1}})", 0), malformed,

@@ -2,6 +2,8 @@
 #include <support/catch.hpp>
 
 #include <nibble/io/gguf.hpp>
+#include <nibble/io/gguf_quantized.hpp>
+#include <nibble/scheme/ggml_formats.hpp>
 
 #include "broken_gguf.hpp"
 #include "io_support.hpp"
@@ -128,6 +130,61 @@ TEST_CASE("GGUF files at the edge of the format are read", "[io]") {
     REQUIRE(nb::gguf_file::parse(written, file).ok());
     CHECK(file.tensors()[0].name == "b");
     CHECK(file.find("b")->data == file.find("a")->data + 64);
+
+    // A scalar, tensors without elements in every place, and more dimensions than llama.cpp has, as a matrix.
+    gguf_description odd = nibble_test::small_gguf();
+    odd.tensors = {{"scalar", {}, 0, 0},
+                   {"__index_timestep_zero__", {0}, 0, 32},
+                   {"no rows", {64, 0}, 2, 32},
+                   {"no columns", {0, 3, 5}, 135, 32}, // rows of this type begin with four bytes
+                   {"many rows of nothing", {0, 1ull << 62}, 30, 32},
+                   {"nothing of an unknown type", {0}, 4711, 32},
+                   {"five", {2, 1, 3, 1, 2}, 1, 32},
+                   {"seven", {1, 1, 1, 1, 1, 1, 3}, 24, 64},
+                   {"behind the end", {0, 7}, 8, 4096},
+                   {"strange", {3, 2, 2, 2, 2}, 4711, 64}};
+    odd.data.clear();
+    odd.data = byte_writer()
+                   .number(2.5f)
+                   .pad_to(32)
+                   .u16(0x3c00)
+                   .u16(0x4000)
+                   .raw(bytes(16))
+                   .u16(0xbc00)
+                   .u16(0xc000)
+                   .pad_to(32)
+                   .raw("abc")
+                   .take();
+    const bytes odd_bytes = odd.write();
+    const nb::status s = nb::gguf_file::parse(odd_bytes, file);
+    INFO(s.message());
+    REQUIRE(s.ok());
+    CHECK(nibble_test::touch(file, odd_bytes).empty());
+    REQUIRE(file.tensors().size() == odd.tensors.size());
+    CHECK(file.find("scalar")->shape.empty());
+    CHECK(read(file, "scalar") == std::vector<float>{2.5f});
+    for (const char* name :
+         {"__index_timestep_zero__", "no rows", "no columns", "many rows of nothing", "behind the end"}) {
+        INFO(name);
+        const nb::tensor_info* tensor = file.find(name);
+        REQUIRE(tensor != nullptr);
+        CHECK(tensor->is_empty());
+        CHECK(tensor->bytes == 0);
+        CHECK(nb::read_matrix(*tensor, {nullptr, tensor->rows(), tensor->cols()}).ok());
+        nb::any_quantized<nb::ggml_formats> weights;
+        const nb::status refused = nb::read_quantized(*tensor, weights);
+        CHECK(refused.code() == nb::status_code::mismatch);
+        CHECK(refused.message().find("it has no weights") != std::string::npos);
+    }
+    CHECK(file.find("no rows")->shape == std::vector<std::size_t>{0, 64});
+    CHECK(file.find("no columns")->rows() == 15);
+    CHECK(file.find("five")->shape == std::vector<std::size_t>{2, 1, 3, 1, 2});
+    CHECK(file.find("five")->rows() == 6);
+    CHECK(file.find("five")->cols() == 2);
+    CHECK(read(file, "five") == std::vector<float>{1, 2, 0, 0, 0, 0, 0, 0, 0, 0, -1, -2});
+    CHECK(file.find("seven")->rows() == 3);
+    CHECK(file.find("seven")->data[2] == std::byte{'c'});
+    CHECK(file.find("strange")->type_name == "type 4711");
 
     // A name of any length and any bytes.
     any.tensors[0].name = std::string("\0'\xff", 3) + std::string(5000, 'n');

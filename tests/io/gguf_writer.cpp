@@ -253,14 +253,15 @@ TEST_CASE("what cannot be in a GGUF file is refused, and nothing is added", "[io
             "floats cannot be written as IQ2_XXS");
     refuses(writer.add_matrix<nb::ggml_encoding::reference>("a", {x.data(), 2, 256}, "Q4_K"),
             nb::status_code::unsupported, "no fixed rule for Q4_K; use ggml_encoding::best");
-    refuses(writer.add_matrix("a", {x.data(), 0, 256}, "Q4_0"), nb::status_code::mismatch, "a dimension is 0");
+    refuses(writer.add_matrix("a", {x.data(), 0, 256}, "Q4_0"), nb::status_code::mismatch, "no floats to quantize");
     const std::size_t square[] = {4, 4};
-    const std::size_t five[] = {1, 1, 1, 1, 1};
+    const std::size_t five[] = {1, 1, 1, 1, 2};
     const std::size_t endless[] = {std::size_t{1} << 40, std::size_t{1} << 40};
     refuses(writer.add_tensor("a", "F32", square, std::vector<std::byte>(63)), nb::status_code::mismatch,
             "has 63 bytes, but shape and type need 64");
-    refuses(writer.add_tensor("a", "F32", five, std::vector<std::byte>(4)), nb::status_code::mismatch, "not 1 to 4");
-    refuses(writer.add_tensor("a", "F32", {}, {}), nb::status_code::mismatch, "not 1 to 4");
+    refuses(writer.add_tensor("a", "F32", five, std::vector<std::byte>(4)), nb::status_code::mismatch,
+            "has 4 bytes, but shape and type need 8");
+    refuses(writer.add_tensor("a", "F32", {}, {}), nb::status_code::mismatch, "need 4");
     refuses(writer.add_tensor("a", "F32", endless, {}), nb::status_code::mismatch, "overflows");
     nb::quantized<nb::ternary_g256> twos(1, 256);
     twos.row_codes(0)[7] = 0xff; // codes 3
@@ -273,6 +274,33 @@ TEST_CASE("what cannot be in a GGUF file is refused, and nothing is added", "[io
     const nb::gguf_file file = parsed(bytes);
     CHECK(file.tensors().size() == 3);
     CHECK(file.metadata().size() == 1);
+}
+
+TEST_CASE("scalars, empty tensors and more than four dimensions are written as they were read", "[io]") {
+    nb::gguf_writer writer;
+    const std::size_t five[] = {2, 1, 3, 1, 32};
+    const std::size_t none[] = {0};
+    const std::size_t no_columns[] = {5, 0};
+    REQUIRE(writer.add_tensor("scalar", "F32", {}, std::vector<std::byte>(4, std::byte{1})).ok());
+    REQUIRE(writer.add_tensor("none", "F32", none, {}).ok());
+    REQUIRE(writer.add_tensor("no columns", "IQ2_BN", no_columns, {}).ok());
+    REQUIRE(writer.add_tensor("five", "Q4_0", five, std::vector<std::byte>(6 * 18, std::byte{7})).ok());
+    REQUIRE(writer.add_matrix("no floats", {nullptr, 0, 3}, "F16").ok());
+    REQUIRE(writer.add_quantized("no weights", nb::quantized<nb::q4_0>(0, 32)).ok());
+    REQUIRE(writer.add_quantized("no row scales", nb::quantized<nb::ggml_iq2_bn::scheme>(3, 0)).ok());
+    REQUIRE(writer.add_tensor("last", "I8", five, std::vector<std::byte>(192, std::byte{9})).ok());
+    const std::vector<std::byte> bytes = writer.bytes();
+    const nb::gguf_file file = parsed(bytes);
+    REQUIRE(file.tensors().size() == 8);
+    CHECK(file.find("scalar")->shape.empty());
+    CHECK(file.find("five")->rows() == 6);
+    nb::gguf_writer copy;
+    for (const nb::tensor_info& tensor : file.tensors()) {
+        INFO(tensor.name);
+        CHECK(tensor.is_empty() == (tensor.name.substr(0, 2) == "no"));
+        CHECK(copy.add_tensor(tensor).ok());
+    }
+    CHECK(copy.bytes() == bytes);
 }
 
 TEST_CASE("a GGUF file that cannot be written leaves what was there", "[io]") {

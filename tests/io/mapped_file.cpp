@@ -140,3 +140,55 @@ TEST_CASE("either format opens from disk by its content", "[io]") {
     CHECK(moved.find("scalar")->data == data);
     CHECK(moved.find("scalar")->name == "scalar");
 }
+
+TEST_CASE("a file that is often given in place of a model is named for what it is", "[io]") {
+    struct foreign {
+        const char* what;
+        std::string content;
+        const char* says;
+    };
+    // As transformers writes it, names between spaces and lines.
+    std::string many = "{\n  \"metadata\": {\n    \"total_size\": 16060522496\n  },\n  \"weight_map\": {\n";
+    for (int i = 0; i < 12; ++i)
+        many += "    \"model.layers." + std::to_string(i) + ".weight\": \"model-" + std::to_string(1 + i / 3) +
+                "-of-4.safetensors\"" + (i == 11 ? "\n" : ",\n");
+    many += "  }\n}\n";
+    // A model of one file, and a brace at byte 8, where safetensors has one.
+    const std::string one = R"({"abcd":{},"weight_map":{"a.weight":"model.safetensors"}})";
+    const foreign files[] = {
+        {"an index", many,
+         "it is an index of safetensors files; open the 4 files that it names, each by itself: "
+         "'model-1-of-4.safetensors', 'model-2-of-4.safetensors', 'model-3-of-4.safetensors' ..."},
+        {"an index of one file", one,
+         "it is an index of safetensors files; open the file that it names: 'model.safetensors'"},
+        {"a configuration", "{\"architectures\": [\"LlamaForCausalLM\"], \"time_step_limit\": [0.0, Infinity]}",
+         "it is JSON; the weights are in the .safetensors or .gguf file beside it"},
+        {"an index cut off", many.substr(0, many.size() - 20), "it is JSON; the weights are in"},
+        {"an index of other values", R"({"weight_map":{"a.weight":1}})", "it is JSON; the weights are in"},
+        {"a pointer of Git LFS", "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 3\n",
+         "it is a Git LFS pointer, which stands for a file that is not here; git lfs pull fetches it"},
+        {"a PyTorch file", std::string("PK\x03\x04\0\0\x08\x08\0\0archive/data.pkl", 26),
+         "it is a zip archive, as PyTorch writes it; save the model as safetensors"},
+        {"anything else", "neither one nor the other", nullptr},
+    };
+    const scratch_folder folder;
+    for (const foreign& test : files) {
+        INFO(test.what);
+        const std::string path =
+            folder.write("model.safetensors.index.json", nibble_test::byte_writer().raw(test.content).take());
+        nb::model_file model;
+        nb::safetensors_file safetensors;
+        nb::gguf_file gguf;
+        for (const nb::status& s :
+             {nb::model_file::open(path.c_str(), model), nb::safetensors_file::open(path.c_str(), safetensors),
+              nb::gguf_file::open(path.c_str(), gguf)}) {
+            INFO(s.message());
+            CHECK(s.code() == nb::status_code::malformed);
+            CHECK(s.message().find(path + ": ") == 0);
+            if (test.says != nullptr)
+                CHECK(s.message().find(test.says) != std::string::npos);
+            else
+                CHECK(s.message().find("it is") == std::string::npos);
+        }
+    }
+}

@@ -87,6 +87,36 @@ TEST_CASE("safetensors files at the edge of the format are read", "[io]") {
     CHECK(file.find(std::string_view("\0\xc3\xa9\xe2\x82\xac", 6)) != nullptr);
     CHECK(file.find("z")->rows() == 0);
 
+    // What mlx writes where there is no metadata.
+    const bytes null =
+        safetensors(R"({"__metadata__": null ,"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})", 4);
+    REQUIRE(nb::safetensors_file::parse(null, file).ok());
+    CHECK(file.tensors().size() == 1);
+    CHECK(file.metadata().empty());
+    CHECK(!file.metadata_text("format").has_value());
+    REQUIRE(nb::safetensors_file::parse(safetensors(R"({"__metadata__":null})", 0), file).ok());
+    CHECK(file.tensors().empty());
+
+    // A type of every width beside an empty tensor of it and, where a byte holds it, a scalar: listed, none in the way.
+    for (const nb::detail::safetensors_type& type : nb::detail::safetensors_types) {
+        const std::string name(type.name);
+        INFO(name);
+        const std::size_t scalar = type.bits % 8 == 0 ? type.bits / 8 : 0;
+        std::string header = R"({"a":{"dtype":")" + name + R"(","shape":[8],"data_offsets":[0,)" +
+                             std::to_string(type.bits) + R"(]},"empty":{"dtype":")" + name +
+                             R"(","shape":[0],"data_offsets":[)" + std::to_string(type.bits) + "," +
+                             std::to_string(type.bits) + "]}";
+        if (scalar != 0)
+            header += R"(,"scalar":{"dtype":")" + name + R"(","shape":[],"data_offsets":[)" +
+                      std::to_string(type.bits) + "," + std::to_string(type.bits + scalar) + "]}";
+        const bytes one = safetensors(header + "}", type.bits + scalar);
+        REQUIRE(nb::safetensors_file::parse(one, file).ok());
+        CHECK(nibble_test::touch(file, one).empty());
+        CHECK(file.find("a")->type_name == name);
+        CHECK(file.find("empty")->is_empty());
+        CHECK((scalar == 0) == (file.find("scalar") == nullptr));
+    }
+
     // No rows of more columns than bytes could be counted for: nothing to read.
     const bytes wide = safetensors(R"({"f":{"dtype":"F32","shape":[0,9223372036854775807],"data_offsets":[0,0]},)"
                                    R"("b":{"dtype":"BF16","shape":[0,18446744073709551614],"data_offsets":[0,0]}})",

@@ -24,8 +24,9 @@ namespace nibble::inline NIBBLE_ABI {
 // against the file's size, so all that it hands out lies inside of the file. It holds no copy of the data, only
 // descriptions, and these take memory in proportion to the part of the file that describes (never to a number in it).
 //
-// Stricter than the format's text: no empty or repeated key or tensor name, 1 to 4 dimensions, none of extent 0.
-// Laxer than llama.cpp: long names, gaps between and any order of tensors, and types that only forks know.
+// Stricter than the format's text: no empty or repeated key or tensor name.
+// Laxer than llama.cpp: any number of dimensions (none: a scalar), extents of 0, long names, gaps between and any order
+// of tensors, and types that only forks know, or nobody.
 class gguf_file {
 public:
     gguf_file() noexcept = default;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <nibble/io/file_error.hpp>
+#include <nibble/io/foreign_file.hpp>
 #include <nibble/io/ggml_types.hpp>
 #include <nibble/io/gguf_types.hpp>
 #include <nibble/io/name_index.hpp>
@@ -66,7 +67,7 @@ public:
 
 private:
     static constexpr std::uint64_t smallest_entry = 8 + 1 + 4 + 1;          // key of one character, type, a byte
-    static constexpr std::uint64_t smallest_tensor = 8 + 1 + 4 + 8 + 4 + 8; // name, rank, one extent, type, offset
+    static constexpr std::uint64_t smallest_tensor = 8 + 1 + 4 + 4 + 8;     // name, rank, type, offset
     static constexpr std::uint32_t longest_nesting = 4;
 
     bool fail(status_code code, std::string_view field, std::size_t offset, std::string_view why) {
@@ -111,8 +112,11 @@ private:
 
     [[nodiscard]] bool header(gguf_content& file) {
         if (left() < 4) return fail(status_code::truncated, "magic", 0, "needs 4 bytes, " + left_text());
-        if (std::memcmp(bytes_.data(), "GGUF", 4) != 0)
-            return fail(status_code::malformed, "magic", 0, "is not 'GGUF', so this is no GGUF file");
+        if (std::memcmp(bytes_.data(), "GGUF", 4) != 0) {
+            const std::string foreign = describe_foreign_file(bytes_);
+            return fail(status_code::malformed, "magic", 0,
+                        "is not 'GGUF', so this is no GGUF file" + (foreign.empty() ? foreign : "; " + foreign));
+        }
         at_ = 4;
         if (!number(file.version, [] { return "version"; })) return false;
         const std::uint32_t version = file.version;
@@ -268,15 +272,14 @@ private:
         const std::size_t start = at_;
         std::uint32_t rank = 0;
         if (!number(rank, [&] { return field("dimension count"); })) return false;
-        if (rank < 1 || rank > 4)
-            return fail(status_code::malformed, field("dimension count"), start,
-                        std::to_string(rank) + " is not 1 to 4");
+        if (rank > left() / 8)
+            return fail(status_code::truncated, field("dimension count"), start,
+                        "announces " + std::to_string(rank) + ", but " + left_text());
         tensor.shape.resize(rank);
         for (std::uint32_t i = rank; i-- > 0;) { // the file has the contiguous dimension first
             const std::size_t extent_at = at_;
             std::uint64_t extent = 0;
             if (!number(extent, [&] { return field("dimension"); })) return false;
-            if (extent == 0) return fail(status_code::malformed, field("dimension"), extent_at, "is 0");
             if (!to_size(extent, tensor.shape[i]))
                 return fail(status_code::unsupported, field("dimension"), extent_at,
                             "does not fit in the address space");
@@ -296,10 +299,7 @@ private:
             return fail(status_code::malformed, field("type"), type_at,
                         std::string(block.name) + " has blocks of " + std::to_string(block.elements) +
                             " elements, which do not divide a row of " + std::to_string(tensor.cols()));
-        std::size_t row_bytes = 0;
-        if (!multiply(tensor.cols() / block.elements, block.bytes, row_bytes) ||
-            __builtin_add_overflow(row_bytes, block.row_bytes, &row_bytes) ||
-            !multiply(row_bytes, tensor.rows(), tensor.bytes))
+        if (!block_bytes(tensor, block, tensor.bytes))
             return fail(status_code::malformed, field("dimensions"), shape_at, "the size in bytes overflows");
         return true;
     }
@@ -332,6 +332,10 @@ private:
                 return fail(status_code::malformed, field(), d.offset_at,
                             std::to_string(d.offset) + " is not a multiple of the alignment " +
                                 std::to_string(alignment_));
+            if (tensor.is_empty()) { // no bytes to be cut off, wherever the file ends
+                tensor.data = data.data() + (d.offset <= data.size() ? d.offset : 0);
+                continue;
+            }
             if (d.offset > data.size() || tensor.bytes > data.size() - d.offset)
                 return fail(status_code::truncated, field(), d.offset_at,
                             std::to_string(tensor.bytes) + " bytes of " + std::string(tensor.type_name) +

@@ -33,6 +33,10 @@ namespace detail {
         return {status_code::mismatch, name + ": " + std::string(tensor.type_name) + " has blocks of " +
                                            std::to_string(tensor.decoder->elements) +
                                            " weights, which do not divide a row of " + std::to_string(tensor.cols())};
+    // Rows of no weights would take time and memory in proportion to a number in the file.
+    if (tensor.is_empty())
+        return {status_code::mismatch,
+                name + " is " + shape_text(tensor.rows(), tensor.cols()) + ": it has no weights"};
     if (!has_its_bytes(tensor, row))
         return {status_code::mismatch,
                 name + " has " + std::to_string(tensor.bytes) + " bytes, which is not what its shape and type need"};
@@ -72,11 +76,11 @@ template <any_scheme S>
 
 } // namespace detail
 
-// A tensor seen as a matrix (tensor_info::rows and cols) into the scheme that carries its type: codes, scales and zero points
-// as they are in the file, nothing quantized again. What a type cannot keep through a scheme is said beside the type
-// (ggml_plain_types.hpp ...). One pass over the data; allocates the result.
-// `unsupported` if no scheme carries the type (IQ2_XXS, IQ3_S, IQ1_S, trellis types ...), `mismatch` if it is another scheme
-// than S, or the tensor's size is not what its shape and type need; `out` is as it was then.
+// A tensor seen as a matrix (tensor_info::rows and cols) into the scheme that carries its type: codes, scales and zero
+// points as they are in the file, nothing quantized again. What a type cannot keep through a scheme is said beside the
+// type (ggml_plain_types.hpp ...). One pass over the data; allocates the result. `unsupported` if no scheme carries the
+// type (IQ2_XXS, IQ3_S, IQ1_S, trellis types ...), `mismatch` if it is another scheme than S, the tensor is empty, or
+// its size is not what its shape and type need; `out` is as it was then.
 template <any_scheme S>
 [[nodiscard]] status read_quantized(const tensor_info& tensor, quantized<S>& out) {
     std::size_t row = 0;

@@ -1,6 +1,7 @@
 // gguf_types.hpp: the numbers that GGUF gives to value types and tensor types, and how many bytes each takes.
 #pragma once
 
+#include <nibble/io/file_error.hpp>
 #include <nibble/io/tensor_file.hpp>
 
 #include <nibble/core/config.hpp>
@@ -123,6 +124,15 @@ inline constexpr gguf_block gguf_blocks[] = {
     for (const gguf_block& block : gguf_blocks)
         if (block.id == id) return &block;
     return nullptr;
+}
+
+// The bytes of a tensor whose rows are whole blocks; none if it is empty, also where rows begin with bytes of their
+// own. False if that does not fit.
+[[nodiscard]] inline bool block_bytes(const tensor_info& tensor, const gguf_block& block, std::size_t& out) noexcept {
+    std::size_t row = 0;
+    return multiply(tensor.cols() / block.elements, block.bytes, row) &&
+           !__builtin_add_overflow(row, block.row_bytes, &row) &&
+           multiply(row, tensor.is_empty() ? 0 : tensor.rows(), out);
 }
 
 } // namespace detail

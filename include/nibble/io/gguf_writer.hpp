@@ -116,7 +116,7 @@ public:
         return s;
     }
 
-    // ---- tensors; `shape` is outermost first, 1 to 4 extents, none 0
+    // ---- tensors; `shape` is outermost first; llama.cpp reads up to 4 extents
 
     // Data as it stands in the file, of any type whose size is known ("Q4_K", "F32", "I32", "IQ2_XXS" ...).
     [[nodiscard]] status add_tensor(std::string_view name, std::string_view type_name, std::span<const std::size_t> shape,
@@ -146,8 +146,8 @@ public:
         status s = check_tensor(name, ggml_block_of<Type>.name, shape, block, bytes);
         if (!s.ok()) return s;
         std::vector<std::byte> data(bytes);
-        const std::size_t row_bytes = bytes / q.rows();
-        for (std::size_t row = 0; row < q.rows(); ++row)
+        const std::size_t row_bytes = bytes == 0 ? 0 : bytes / q.rows();
+        for (std::size_t row = 0; row < q.rows() && row_bytes != 0; ++row)
             if (!detail::write_ggml_row<Type>(q, row, data.data() + row * row_bytes))
                 return {status_code::mismatch, what(name) + "row " + std::to_string(row) + " holds the value 2, which " +
                                                    std::string(block->name) + " cannot; write a type of two bits"};
@@ -190,6 +190,7 @@ public:
             place(name, *block, shape, floats(w, block->type, bytes));
             return s;
         }
+        if (w.empty()) return {status_code::mismatch, what(name) + "there are no floats to quantize"};
         s = {status_code::unsupported, what(name) + "floats cannot be written as " + std::string(type_name) +
                                            ", only as a type of ggml_types, F32, F16 or BF16"};
         for_each_ggml_type([&]<class Type>() {
@@ -277,24 +278,15 @@ private:
         block = detail::find_gguf_block(type_name);
         if (block == nullptr)
             return {status_code::unsupported, what(name) + "type " + detail::quoted(type_name) + " is not known"};
-        if (shape.empty() || shape.size() > 4)
-            return {status_code::mismatch, what(name) + std::to_string(shape.size()) + " dimensions are not 1 to 4"};
-        std::size_t rows = 1;
-        bool fits = true;
-        for (std::size_t i = 0; i < shape.size(); ++i) {
-            if (shape[i] == 0) return {status_code::mismatch, what(name) + "a dimension is 0"};
-            if (i + 1 < shape.size()) fits = fits && detail::multiply(rows, shape[i], rows);
-        }
-        if (shape.back() % block->elements != 0)
-            return {status_code::mismatch, what(name) + std::string(block->name) + " has blocks of " +
-                                               std::to_string(block->elements) + " elements, which do not divide a row of " +
-                                               std::to_string(shape.back())};
-        std::size_t row_bytes = 0;
+        tensor_info tensor; // as the reader will see it
+        tensor.shape.assign(shape.begin(), shape.end());
+        if (tensor.cols() % block->elements != 0)
+            return {status_code::mismatch,
+                    what(name) + std::string(block->name) + " has blocks of " + std::to_string(block->elements) +
+                        " elements, which do not divide a row of " + std::to_string(tensor.cols())};
         std::size_t elements = 0;
-        fits = fits && detail::multiply(shape.back() / block->elements, block->bytes, row_bytes) &&
-               !__builtin_add_overflow(row_bytes, block->row_bytes, &row_bytes) &&
-               detail::multiply(row_bytes, rows, bytes) && detail::multiply(rows, shape.back(), elements);
-        if (!fits) return {status_code::mismatch, what(name) + "the size overflows"};
+        if (!detail::count_elements(tensor.shape, elements) || !detail::block_bytes(tensor, *block, bytes))
+            return {status_code::mismatch, what(name) + "the size overflows"};
         return {};
     }
     void place(std::string_view name, const detail::gguf_block& block, std::span<const std::size_t> shape,

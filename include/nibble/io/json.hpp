@@ -1,4 +1,4 @@
-// json.hpp: strict reading of the little JSON that a safetensors header is made of; no tree, no dependency.
+// json.hpp: strict reading of JSON: safetensors headers and what lies beside them; no tree, no dependency.
 #pragma once
 
 #include <nibble/io/file_error.hpp>
@@ -45,8 +45,11 @@ namespace nibble::inline NIBBLE_ABI::detail {
 // sets the error and returns false. `what` says for the message which field is being read.
 class json_reader {
 public:
-    // `text` must be valid UTF-8 and stay; it begins at byte `base` of the file that messages speak of.
-    json_reader(std::string_view text, std::size_t base) noexcept : text_(text), base_(base) {}
+    // `text` must be valid UTF-8 and stay; it begins at byte `base` of the file that messages speak of. `format` stands
+    // in front of them, `whole` is what they call the text.
+    json_reader(std::string_view text, std::size_t base, std::string_view format = "safetensors",
+                std::string_view whole = "header") noexcept
+        : text_(text), base_(base), format_(format), whole_(whole) {}
 
     [[nodiscard]] const status& error() const noexcept { return error_; }
     // Byte offset in the file of what comes next.
@@ -60,12 +63,14 @@ public:
         in_tensor_ = true;
     }
     void leave_tensor() noexcept { in_tensor_ = false; }
+    // skip_value takes NaN, Infinity and -Infinity for numbers from here on: Python writes them.
+    void allow_nonfinite() noexcept { nonfinite_ = true; }
 
     // `offset` counts from the beginning of the file.
     bool fail(status_code code, std::string_view what, std::size_t offset, std::string_view why) {
         std::string field = in_tensor_ ? "tensor " + quoted(tensor_) + " " : std::string();
         field.append(what);
-        error_ = file_error(code, "safetensors", field, offset, why);
+        error_ = file_error(code, format_, field, offset, why);
         return false;
     }
 
@@ -103,6 +108,19 @@ public:
         return unexpected("'\"'", what);
     }
 
+    // An object: visit(key, offset of the key) steps over each field's value, or returns false after setting the error.
+    template <class Visit>
+    [[nodiscard]] bool object(std::vector<char>& escaped, std::string_view what, const Visit& visit) {
+        if (!expect('{', what)) return false;
+        if (accept('}')) return true;
+        do {
+            const std::size_t at = offset();
+            std::string_view key;
+            if (!string(key, escaped, "field name") || !expect(':', what) || !visit(key, at)) return false;
+        } while (accept(','));
+        return expect('}', what);
+    }
+
     // A number without sign, fraction, exponent or leading zero, of at most 64 bits.
     [[nodiscard]] bool integer(std::uint64_t& out, std::string_view what) {
         skip_space();
@@ -129,12 +147,23 @@ public:
         return true;
     }
 
+    // The first character of what comes next, 0 at the end: tells what kind of value it is.
+    [[nodiscard]] char peek() noexcept {
+        skip_space();
+        return at_ < text_.size() ? text_[at_] : '\0';
+    }
+
     // Any value, checked and dropped.
     [[nodiscard]] bool skip_value(std::vector<char>& escaped, std::string_view what, int depth = 0) {
         if (depth > deepest) return fail(status_code::malformed, what, offset(), "nested too deeply");
         std::string_view text;
-        skip_space();
-        const char c = at_ < text_.size() ? text_[at_] : '\0';
+        const char c = peek();
+        if (nonfinite_)
+            for (const std::string_view word : {"NaN", "Infinity", "-Infinity"})
+                if (text_.substr(at_, word.size()) == word) {
+                    at_ += word.size();
+                    return true;
+                }
         switch (c) {
         case '"': return string(text, escaped, what);
         case '{':
@@ -166,7 +195,8 @@ private:
     [[nodiscard]] bool digit() const noexcept { return at_ < text_.size() && text_[at_] >= '0' && text_[at_] <= '9'; }
     // Fails at the cursor.
     bool unexpected(std::string_view wanted, std::string_view what) {
-        const std::string found = at_ < text_.size() ? quoted(text_.substr(at_, 1)) : "the end of the header";
+        const std::string found =
+            at_ < text_.size() ? quoted(text_.substr(at_, 1)) : "the end of the " + std::string(whole_);
         return fail(status_code::malformed, what, base_ + at_, "expected " + std::string(wanted) + ", found " + found);
     }
 
@@ -286,8 +316,11 @@ private:
     std::string_view text_;
     std::size_t base_;
     std::size_t at_ = 0;
+    std::string_view format_;
+    std::string_view whole_;
     std::string_view tensor_;
     bool in_tensor_ = false;
+    bool nonfinite_ = false;
     status error_;
 };
 

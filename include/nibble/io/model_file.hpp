@@ -1,6 +1,7 @@
 // model_file.hpp: a model file of either format behind one interface; for programs that only want the tensors.
 #pragma once
 
+#include <nibble/io/foreign_file.hpp>
 #include <nibble/io/gguf.hpp>
 #include <nibble/io/mapped_file.hpp>
 #include <nibble/io/safetensors.hpp>
@@ -14,6 +15,7 @@
 #include <cstring>
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 #include <utility>
 
@@ -74,9 +76,12 @@ private:
     [[nodiscard]] static status read(std::span<const std::byte> bytes, model_file& out, const Read& read_into) {
         model_file file;
         file.format_ = detect_model_format(bytes);
-        if (file.format_ == model_format::none)
+        if (file.format_ == model_format::none) {
+            const std::string foreign = detail::describe_foreign_file(bytes);
             return {status_code::malformed,
-                    "model file: neither GGUF (no magic at byte 0) nor safetensors (no '{' at byte 8)"};
+                    "model file: neither GGUF (no magic at byte 0) nor safetensors (no '{' at byte 8)" +
+                        (foreign.empty() ? foreign : "; " + foreign)};
+        }
         status s = file.format_ == model_format::gguf ? read_into(file.gguf_) : read_into(file.safetensors_);
         if (s.ok()) out = std::move(file);
         return s;

@@ -21,7 +21,8 @@ namespace nibble::inline NIBBLE_ABI {
 // An open safetensors file: a length, a JSON header, and the tensors' bytes. The header has been parsed strictly and
 // every shape, size and offset checked, so all that is handed out lies inside of the file. As the format rules, the
 // header has at most 100 MB, names differ, and the tensors cover the data exactly, without overlap or hole; extents of
-// 0 and scalars are allowed. The descriptions take memory in proportion to the header; the data is not copied.
+// 0, scalars, types that are not known and "__metadata__": null are allowed. The descriptions take memory in proportion
+// to the header; the data is not copied.
 class safetensors_file {
 public:
     safetensors_file() noexcept = default;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <nibble/io/file_error.hpp>
+#include <nibble/io/foreign_file.hpp>
 #include <nibble/io/json.hpp>
 #include <nibble/io/name_index.hpp>
 #include <nibble/io/tensor_file.hpp>
@@ -98,9 +99,12 @@ private:
             return json_.fail(status_code::truncated, "header length", 0,
                               "needs 8 bytes, " + std::to_string(bytes_.size()) + " bytes are there");
         const auto length = load_little<std::uint64_t>(bytes_.data());
-        if (length > longest_header)
+        if (length > longest_header) {
+            const std::string foreign = describe_foreign_file(bytes_);
             return json_.fail(status_code::malformed, "header length", 0,
-                              std::to_string(length) + " is above the limit of " + std::to_string(longest_header));
+                              std::to_string(length) + " is above the limit of " + std::to_string(longest_header) +
+                                  (foreign.empty() ? "" : ": this is no safetensors file, ") + foreign);
+        }
         if (length > bytes_.size() - 8)
             return json_.fail(status_code::truncated, "header length", 0,
                               std::to_string(length) + ", but " + std::to_string(bytes_.size() - 8) +
@@ -133,6 +137,7 @@ private:
     [[nodiscard]] bool metadata(safetensors_content& file, std::size_t start) {
         if (std::exchange(has_metadata_, true))
             return json_.fail(status_code::malformed, "__metadata__", start, "comes twice");
+        if (json_.peek() == 'n') return json_.skip_value(file.escaped, "__metadata__"); // null: there is none
         if (!json_.expect('{', "__metadata__")) return false;
         if (json_.accept('}')) return true;
         do {

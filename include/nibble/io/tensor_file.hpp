@@ -47,6 +47,12 @@ struct tensor_info {
         for (std::size_t i = 0; i + 1 < shape.size(); ++i) product *= shape[i];
         return product;
     }
+    // Has an extent of 0, and so no data.
+    [[nodiscard]] bool is_empty() const noexcept {
+        for (const std::size_t extent : shape)
+            if (extent == 0) return true;
+        return false;
+    }
 };
 
 namespace detail {
@@ -119,8 +125,9 @@ inline void decode_elements(tensor_type type, const std::byte* from, float* to, 
 [[nodiscard]] inline bool has_its_bytes(const tensor_info& tensor, std::size_t& row) noexcept {
     std::size_t count = 0;
     std::size_t bytes = 0;
-    return count_elements(tensor.shape, count) && row_bytes(tensor, row) && multiply(tensor.rows(), row, bytes) &&
-           bytes == tensor.bytes && (tensor.data != nullptr || bytes == 0);
+    return count_elements(tensor.shape, count) && row_bytes(tensor, row) &&
+           multiply(count == 0 ? 0 : tensor.rows(), row, bytes) && bytes == tensor.bytes &&
+           (tensor.data != nullptr || bytes == 0);
 }
 
 [[nodiscard]] inline std::string shape_text(std::size_t rows, std::size_t cols) {
