@@ -1,6 +1,7 @@
 // fuzz_safetensors.cpp: libFuzzer's entry for the safetensors reader, and mutations that keep its length right.
 #include "fuzz_support.hpp"
 
+#include <nibble/io/quantization_config.hpp>
 #include <nibble/io/read_layer.hpp>
 #include <nibble/io/safetensors.hpp>
 
@@ -109,7 +110,7 @@ using formats = nb::join_formats<
                     nb::named_format<"nf4", nb::bitsandbytes_scheme<nb::nf4, 64>>,
                     nb::named_format<"nf4_nested", nb::bitsandbytes_nested_scheme<nb::nf4, 64>>,
                     nb::named_format<"fp4", nb::bitsandbytes_scheme<nb::bnb_fp4, 64>>>,
-    nb::nvfp4_formats>;
+    nb::nvfp4_formats, nb::mxfp4_formats>;
 using fuzzed_layer = nb::quantized_layer<formats>;
 
 std::vector<float> weights_of(const fuzzed_layer& layer) {
@@ -120,11 +121,23 @@ std::vector<float> weights_of(const fuzzed_layer& layer) {
     return values;
 }
 
+// What tells a reader the size of the layer's groups: a file written anew has no index of them.
+nb::layer_options size_of_groups(const fuzzed_layer& layer) {
+    nb::layer_options options;
+    layer.weights.visit([&]<class S>(const nb::quantized<S>&) {
+        constexpr nb::detail::layer_format format = nb::detail::format_of<S>;
+        if (format.slots == nb::detail::layer_slots::group) options.group_size = static_cast<int>(format.size);
+        if (format.slots == nb::detail::layer_slots::channel) options.group_size = -1;
+    });
+    return options;
+}
+
 // A layer is refused by its name, or its weights are as many as the file can hold, and the same when written and read.
 std::string touch_layer(const nb::safetensors_file& file, const nb::stored_layer& stored, std::size_t file_size) {
     if (nb::detect_layout(file, stored.prefix) != stored.layout) return "a layer of two layouts";
     fuzzed_layer layer;
-    const nb::status s = nb::read_layer(file, stored.prefix, layer);
+    nb::status s = nb::read_layer(file, stored.prefix, layer);
+    if (!s.ok()) s = nb::read_layer(file, stored.prefix, layer, {.group_size = 32});
     if (!s.ok()) {
         const bool named = s.message().find(nb::detail::quoted(stored.prefix).substr(0, 80)) != std::string::npos ||
                            s.message().find("tensor '") != std::string::npos;
@@ -139,7 +152,8 @@ std::string touch_layer(const nb::safetensors_file& file, const nb::stored_layer
     nb::safetensors_file again;
     fuzzed_layer same;
     if (!nb::safetensors_file::parse(written, again).ok()) return "a written file that does not open";
-    if (!nb::read_layer(again, stored.prefix, same).ok()) return "a written layer that is refused";
+    if (!nb::read_layer(again, stored.prefix, same, size_of_groups(layer)).ok())
+        return "a written layer that is refused";
     const std::vector<float> second = weights_of(same);
     if (second.size() != values.size()) return "a written layer of another size";
     for (std::size_t i = 0; i < values.size(); ++i)
@@ -182,6 +196,12 @@ extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t s
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
     const std::span<const std::byte> input(reinterpret_cast<const std::byte*>(data), size);
+    // The JSON of a header stands for that of a configuration too.
+    nb::layer_options options;
+    const nb::status told = nb::parse_quantization_config(
+        {reinterpret_cast<const char*>(data) + (size < 8 ? 0 : 8), size < 8 ? size : size - 8}, options);
+    if (!told.ok() && !told.message().starts_with("configuration: "))
+        nibble_test::report("a refusal without its format");
     nibble_test::examine<nb::safetensors_file>(input, nb::model_format::safetensors);
 
     const nibble_test::exact_copy copy(input);

@@ -33,6 +33,12 @@ std::vector<bytes> gguf_files() {
             one.data.push_back(static_cast<std::byte>(i * 37 + 11));
         files.push_back(one.write());
     }
+    gguf_description odd = nibble_test::small_gguf();
+    odd.tensors = {{"scalar", {}, 0, 0},
+                   {"none", {0}, 2, 4096},
+                   {"nothing", {0, 1ull << 62}, 135, 0},
+                   {"five", {1, 1, 1, 1, 4}, 0, 0}};
+    files.push_back(odd.write());
     for (const nibble_test::broken_file& broken : nibble_test::broken_gguf_files()) files.push_back(broken.file);
     return files;
 }
@@ -45,20 +51,37 @@ std::vector<bytes> safetensors_files() {
                                                      std::to_string(type.bits) + "]}}",
                                                  type.bits));
     using namespace nibble_test;
-    for (const made_layer& layer :
-         {make_gptq(1, 32, 64, 4, 32, "F16", true, false), make_gptq(2, 32, 64, 4, 32, "F16", true, true),
-          make_gptq(3, 32, 32, 3, 32, "BF16", true, false), make_gptq(4, 16, 32, 2, 32, "F32", true, false),
-          make_gptq(5, 8, 32, 8, 32, "F16", true, false), make_awq(1, 32, 64, 32, "F16"),
-          make_compressed_tensors(1, 8, 64, 4, 32, "F16", true, false),
-          make_compressed_tensors(2, 8, 64, 4, 32, "F16", false, true),
-          make_compressed_tensors(3, 11, 35, 3, 35, "F32", false, false),
-          make_naive(1, 8, 64, "I8", {8, 1}, "F16", true, false), make_naive(2, 8, 64, "I8", {1}, "F32", true, false),
-          make_naive(3, 8, 64, "I8", {8}, "F32", false, false),
-          make_naive(4, 8, 64, "F8_E4M3", {1, 1}, "F32", true, true),
-          make_naive(5, 8, 64, "F8_E5M2", {8}, "BF16", true, false), make_bitsandbytes(1, 8, 64, true, 64, 0),
-          make_bitsandbytes(2, 7, 100, false, 64, 0), make_bitsandbytes(3, 8, 64, true, 64, 256),
-          make_nvfp4(1, 8, 64, false, 0.5f), make_nvfp4(2, 8, 64, true, 0.5f)})
+    for (const made_layer& layer : {make_gptq(1, 32, 64, 4, 32, "F16", true, false),
+                                    make_gptq(2, 32, 64, 4, 32, "F16", true, true),
+                                    make_gptq(3, 32, 32, 3, 32, "BF16", true, false),
+                                    make_gptq(4, 16, 32, 2, 32, "F32", true, false),
+                                    make_gptq(5, 8, 32, 8, 32, "F16", true, false),
+                                    make_awq(1, 32, 64, 32, "F16"),
+                                    make_compressed_tensors(1, 8, 64, 4, 32, "F16", true, false),
+                                    make_compressed_tensors(2, 8, 64, 4, 32, "F16", false, true),
+                                    make_compressed_tensors(3, 11, 35, 3, 35, "F32", false, false),
+                                    make_naive(1, 8, 64, "I8", {8, 1}, "F16", true, false),
+                                    make_naive(2, 8, 64, "I8", {1}, "F32", true, false),
+                                    make_naive(3, 8, 64, "I8", {8}, "F32", false, false),
+                                    make_naive(4, 8, 64, "F8_E4M3", {1, 1}, "F32", true, true),
+                                    make_naive(5, 8, 64, "F8_E5M2", {8}, "BF16", true, false),
+                                    make_bitsandbytes(1, 8, 64, true, 64, 0),
+                                    make_bitsandbytes(2, 7, 100, false, 64, 0),
+                                    make_bitsandbytes(3, 8, 64, true, 64, 256),
+                                    make_nvfp4(1, 8, 64, false, 0.5f),
+                                    make_nvfp4(2, 8, 64, true, 0.5f),
+                                    make_mxfp4(1, 8, 64, "U8"),
+                                    make_mxfp4(2, 8, 64, "F8_E8M0")})
         files.push_back(layer_file(layer.tensors));
+    files.push_back(nibble_test::safetensors(R"({"__metadata__":null})", 0));
+    // Configurations, which fuzz_safetensors reads from byte 8 on.
+    for (const char* config :
+         {R"({"quantization_config":{"bits":4,"group_size":128,"quant_method":"gptq","checkpoint_format":"gptq_v2"}})",
+          R"({"zero_point":true,"q_group_size":64,"w_bit":4,"version":"GEMM"})",
+          R"({"text_config":{"quantization_config":{"quant_method":"fp8","weight_block_size":[128,128]}}})",
+          R"({"quantization_config":{"config_groups":{"group_0":{"weights":{"num_bits":4,"type":"int",)"
+          R"("strategy":"group","group_size":128}},"group_1":{"weights":{"block_structure":"64x64"}}}}})"})
+        files.push_back(nibble_test::safetensors(config, 0));
     // As deep as an input can be; the broken file that is deeper is too long for one.
     const std::string deep(3500, '[');
     files.push_back(nibble_test::safetensors(R"({"w":{"more":)" + deep + std::string(3500, ']') + "}}", 0));

@@ -12,7 +12,7 @@ TEST_CASE("AWQ layers keep their bits") {
             for (const std::size_t rows : {40u, 136u, 256u}) {
                 INFO("groups of " << group << ", " << scale << ", " << rows << " outputs");
                 const made_layer made = make_awq(++seed, rows, 256, group, scale);
-                check_layer<nb::awq_formats>(made, nb::layer_layout::awq);
+                check_layer<nb::awq_formats>(made, nb::layer_layout::awq, {.group_size = static_cast<int>(group)});
             }
 }
 
@@ -31,7 +31,7 @@ TEST_CASE("AWQ layers of any number of inputs keep their bits") {
 TEST_CASE("AWQ layers run on the kernels") {
     using formats = nb::format_list<nb::named_format<"int4_g64_asym", nb::int4_g64_asym>>;
     const made_layer made = make_awq(17, 72, 256, 64, "F16");
-    check_product(check_layer<formats>(made, nb::layer_layout::awq), made);
+    check_product(check_layer<formats>(made, nb::layer_layout::awq, {.group_size = 64}), made);
 }
 
 TEST_CASE("AWQ words are that of the published example") {

@@ -22,6 +22,7 @@ using formats =
                     nb::named_format<"int8_channel_f16", nb::scheme<nb::int8, nb::per_channel, nb::scale<nb::f16>>>,
                     nb::named_format<"nf4_b64", nb::bitsandbytes_scheme<nb::nf4, 64>>,
                     nb::named_format<"nvfp4", nb::nvfp4>>;
+using formats_and_mxfp4 = nb::join_formats<formats, nb::mxfp4_formats>;
 
 using tensors = std::vector<layer_tensor>;
 using damage = std::function<void(tensors&)>;
@@ -63,7 +64,7 @@ damage reshaped(std::string suffix, std::vector<std::size_t> shape) {
     return [=](tensors& all) {
         layer_tensor& tensor = named(all, suffix);
         tensor.shape = shape;
-        std::size_t count = tensor.type == "I64" ? 8 : tensor.type == "F8_E4M3" ? 1 : type_bytes(tensor.type);
+        std::size_t count = tensor.type == "I64" ? 8 : type_bytes(tensor.type);
         for (const std::size_t extent : shape) count *= extent;
         tensor.data.resize(count);
     };
@@ -104,6 +105,7 @@ std::vector<broken_layer> broken_layers() {
     const tensors nested = make_bitsandbytes(7, 8, 64, true, 64, 256).tensors;
     const tensors times = make_nvfp4(8, 8, 64, false, 0.5f).tensors;
     const tensors divided = make_nvfp4(9, 8, 64, true, 0.5f).tensors;
+    const tensors mxfp4 = make_mxfp4(10, 8, 64, "U8").tensors;
     const auto gptq_options = [](int bits, int group) {
         nb::layer_options o;
         o.gptq.bits = bits;
@@ -114,6 +116,12 @@ std::vector<broken_layer> broken_layers() {
         nb::layer_options o;
         o.compressed_tensors.num_bits = bits;
         o.compressed_tensors.group_size = group;
+        return o;
+    };
+    const auto naive_options = [](int group, int block) {
+        nb::layer_options o;
+        o.naive.group_size = group;
+        o.naive.block_size = block;
         return o;
     };
     std::vector<std::uint32_t> uneven = index_of(64, 32);
@@ -209,20 +217,50 @@ std::vector<broken_layer> broken_layers() {
          {},
          unsupported,
          "none that holds uint4 in groups of 16, fp16 scales, integer zero points; nibble's own lists have groups of "
-         "32, 64 and "
-         "128 columns and whole rows"},
+         "32, 64 and 128 columns and whole rows, other groups need a scheme of yours with per_group<16> in the list"},
+        {"groups of 30, which no scheme has",
+         make_gptq(1, 32, 64, 4, 30, "F16", false, false).tensors,
+         {},
+         unsupported,
+         "none that holds uint4 in groups of 30, fp16 scales, integer zero points; groups of a scheme are multiples of "
+         "4 columns"},
         // AWQ
         {"AWQ without zeros", awq, without("qzeros"), missing, "tensor 'l.qzeros': is missing"},
         {"AWQ zeros like GPTQ's", awq, reshaped("qzeros", {2, 32}), mismatch,
          "tensor 'l.qzeros': has shape [2, 32], expected [2, 4] (rows of scales, columns of qweight)"},
         {"AWQ scales that are no multiple", awq, reshaped("scales", {2, 33}), mismatch,
          "tensor 'l.scales': has shape [2, 33], expected [2, 32] (eight columns per word of qweight)"},
-        {"AWQ groups that do not divide", awq,
+        {"AWQ groups that do not divide the columns", awq,
          [](tensors& all) {
              reshaped("scales", {3, 32})(all);
              reshaped("qzeros", {3, 4})(all);
          },
-         mismatch, "tensor 'l.scales': has 3 groups, which do not divide 64 columns: say the group_size"},
+         mismatch,
+         "tensor 'l.scales': has 3 groups for 64 columns, which groups of 22 to 31 columns make: say the "
+         "q_group_size of the checkpoint's configuration"},
+        {"AWQ groups that divide, as other sizes make them too",
+         awq,
+         {},
+         mismatch,
+         "tensor 'l.scales': has 2 groups for 64 columns, which groups of 32 to 63 columns make: say the q_group_size"},
+        {"AWQ groups of a number that no size makes", awq,
+         [](tensors& all) {
+             reshaped("scales", {63, 32})(all);
+             reshaped("qzeros", {63, 4})(all);
+         },
+         mismatch, "tensor 'l.scales': has 63 groups for 64 columns, which no size of groups makes"},
+        {"AWQ of another size than the configuration's",
+         awq,
+         {},
+         mismatch,
+         "tensor 'l.scales': has 2 groups, expected 4 (64 columns in groups of 16)",
+         {.group_size = 16}},
+        {"a group size of -2 for all layouts",
+         awq,
+         {},
+         unsupported,
+         "layer 'l': q_group_size: -2 is no group size",
+         {.group_size = -2}},
         {"AWQ words that are too many", awq, reshaped("qweight", {0, huge}), mismatch, "expected"},
         // compressed-tensors
         {"no weight_shape", packed, without("weight_shape"), missing, "tensor 'l.weight_shape': is missing"},
@@ -255,6 +293,14 @@ std::vector<broken_layer> broken_layers() {
         {"num_bits 5", packed, {}, mismatch, "does not fit num_bits 5 (2, 3, 4 and 8 are read)", ct_options(5, 0)},
         {"scales of other outputs", packed, reshaped("weight_scale", {9, 2}), mismatch,
          "tensor 'l.weight_scale': has shape [9, 2], expected [8, 2] (a row for each of weight_packed)"},
+        {"groups that may have several sizes",
+         packed,
+         {},
+         mismatch,
+         "tensor 'l.weight_scale': has 2 groups for 64 columns, which groups of 32 to 63 columns make: say the "
+         "group_size of the checkpoint's configuration (read_quantization_config takes it from there)"},
+        {"one group where the configuration has two", packed, reshaped("weight_scale", {8, 1}), mismatch,
+         "has 1 groups, expected 2 (64 columns in groups of 32)", ct_options(4, 32)},
         {"scales of no group", packed, reshaped("weight_scale", {8, 0}), mismatch,
          "tensor 'l.weight_scale': has shape [8, 0]"},
         {"zeros that are not packed", zeros, reshaped("weight_zero_point", {8, 2}), mismatch,
@@ -266,8 +312,26 @@ std::vector<broken_layer> broken_layers() {
          "tensor 'l.weight_g_idx': group 1 has 33 columns"},
         // one code per byte
         {"scales of other rows", naive, reshaped("weight_scale", {7, 1}), mismatch,
-         "tensor 'l.weight_scale': has shape [7, 1], expected one number, 8 rows of one, or 1 x 1 tiles (weight [8, "
-         "64])"},
+         "tensor 'l.weight_scale': has shape [7, 1], expected one number, 8 rows of one, or 1 x 1 tiles of 128 x 128 "
+         "(weight [8, 64])"},
+        {"MXFP8", fp8,
+         [](tensors& all) {
+             retyped("weight_scale", "U8")(all);
+             reshaped("weight_scale", {8, 2})(all);
+         },
+         unsupported, "tensor 'l.weight_scale': is U8, exponents per 32 columns: MXFP8 is not read"},
+        {"tiles of another size", fp8, reshaped("weight_scale", {1, 2}), mismatch,
+         "tensor 'l.weight_scale': has shape [1, 2], expected one number, 8 rows of one, or 1 x 1 tiles of 128 x 128"},
+        {"tiles of 32 that are not listed", fp8, reshaped("weight_scale", {1, 2}), unsupported,
+         "none that holds e4m3 in tiles of 32 x 32, fp16 scales; nibble's own lists have tiles of 128 x 128, others "
+         "need a scheme of yours with per_tile<32, 32> in the list",
+         naive_options(0, 32)},
+        {"tiles of 0", fp8, {}, unsupported, "layer 'l': block_size: 0 is no size of tiles", naive_options(0, 0)},
+        {"int8 in groups that may have several sizes", naive, reshaped("weight_scale", {8, 2}), mismatch,
+         "tensor 'l.weight_scale': has 2 groups for 64 columns, which groups of 32 to 63 columns make: say the "
+         "group_size"},
+        {"int8 in other groups than the configuration's", naive, reshaped("weight_scale", {8, 2}), mismatch,
+         "has 2 groups, expected 4 (64 columns in groups of 16)", naive_options(16, 128)},
         {"scales of rank 3", naive, reshaped("weight_scale", {8, 1, 1}), mismatch,
          "tensor 'l.weight_scale': has shape [8, 1, 1]"},
         {"zeros of another shape", naive_zeros, reshaped("weight_zero_point", {8, 2}), mismatch,
@@ -318,7 +382,20 @@ std::vector<broken_layer> broken_layers() {
              reshaped("weight.absmax", {16})(all);
          },
          unsupported,
-         "bitsandbytes: the list of formats has none that holds nf4 in blocks of 32 weights of the flattened matrix"},
+         "bitsandbytes: the list of formats has none that holds nf4 in blocks of 32 weights of the flattened matrix, "
+         "fp32 scales; bitsandbytes_block_formats<32> has it"},
+        {"blocks of 256",
+         make_bitsandbytes(6, 8, 64, true, 256, 0).tensors,
+         {},
+         unsupported,
+         "none that holds nf4 in blocks of 256 weights of the flattened matrix, fp32 scales; "
+         "bitsandbytes_block_formats<256> has it"},
+        {"blocks of 65",
+         make_bitsandbytes(6, 8, 65, true, 65, 0).tensors,
+         {},
+         unsupported,
+         "none that holds nf4 in blocks of 65 weights of the flattened matrix, fp32 scales; blocks of a scheme are "
+         "multiples of 4 weights"},
         {"double quantization without nested_absmax", nested, without("weight.nested_absmax"), missing,
          "tensor 'l.weight.nested_absmax': is missing"},
         {"double quantization without a map", nested, without("weight.nested_quant_map"), missing,
@@ -349,6 +426,31 @@ std::vector<broken_layer> broken_layers() {
          "tensor 'l.weight_global_scale': is missing"},
         {"a global scale of fp16", times, retyped("weight_scale_2", "F16"), mismatch,
          "tensor 'l.weight_scale_2': is F16, expected F32"},
+        {"no global scale, and block scales of E4M3", divided, without("weight_global_scale"), missing,
+         "tensor 'l.weight_global_scale': is missing"},
+        // MXFP4
+        {"MXFP4 that is not listed",
+         mxfp4,
+         {},
+         unsupported,
+         "layer 'l': mxfp4-pack-quantized: the list of formats has none that holds e2m1 in groups of 32, e8m0 scales; "
+         "mxfp4_formats has it"},
+        {"48 codes per row of MXFP4", mxfp4, reshaped("weight_packed", {8, 24}), mismatch,
+         "tensor 'l.weight_packed': has 48 codes per row, expected a multiple of 32"},
+        {"exponents per 16", mxfp4, reshaped("weight_scale", {8, 4}), mismatch,
+         "tensor 'l.weight_scale': has shape [8, 4], expected [8, 2] (one per 32 codes of l.weight_packed)"},
+        {"MXFP4 codes in a vector", mxfp4, reshaped("weight_packed", {256}), mismatch,
+         "tensor 'l.weight_packed': has shape [256], expected a matrix"},
+        {"MXFP4 with zero points", mxfp4,
+         [](tensors& all) {
+             all.push_back({"l.weight_zero_point", "U8", {8, 2}, bytes(16)});
+         },
+         unsupported, "tensor 'l.weight_zero_point': zero points of MXFP4 weights are not read"},
+        {"exponents with a number for the whole tensor", mxfp4,
+         [](tensors& all) {
+             all.push_back({"l.weight_global_scale", "F32", {1}, bytes(4)});
+         },
+         mismatch, "tensor 'l.weight_scale': is U8, expected F8_E4M3"},
     };
 }
 
@@ -387,7 +489,8 @@ TEST_CASE("Layers of any bytes are read or refused, never beyond their end") {
                                             make_naive(5, 8, 64, "I8", {8, 1}, "F16", true, false),
                                             make_bitsandbytes(6, 8, 64, true, 64, 0),
                                             make_bitsandbytes(7, 8, 64, true, 64, 256),
-                                            make_nvfp4(8, 8, 64, false, 0.5f)};
+                                            make_nvfp4(8, 8, 64, false, 0.5f),
+                                            make_mxfp4(9, 8, 64, "F8_E8M0")};
     std::size_t read = 0;
     std::size_t refused = 0;
     for (int round = 0; round < 4000; ++round) {
@@ -408,19 +511,20 @@ TEST_CASE("Layers of any bytes are read or refused, never beyond their end") {
             } else {
                 tensor.shape.push_back(1);
             }
-            std::size_t count = tensor.type == "I64" ? 8 : tensor.type == "F8_E4M3" ? 1 : type_bytes(tensor.type);
+            std::size_t count = tensor.type == "I64" ? 8 : type_bytes(tensor.type);
             for (const std::size_t extent : tensor.shape) count *= extent;
             if (count > 100000) {
                 tensor.shape = {1};
-                count = tensor.type == "I64" ? 8 : tensor.type == "F8_E4M3" ? 1 : type_bytes(tensor.type);
+                count = tensor.type == "I64" ? 8 : type_bytes(tensor.type);
             }
             tensor.data.resize(count);
         }
         const exact_copy bytes_of_file(layer_file(all));
         nb::safetensors_file file;
         REQUIRE(nb::safetensors_file::parse(bytes_of_file.view(), file).ok());
-        nb::quantized_layer<formats> layer;
-        const nb::status s = nb::read_layer(file, "l", layer);
+        nb::quantized_layer<formats_and_mxfp4> layer;
+        // One size that fits, and none, which some shapes leave a choice for.
+        const nb::status s = nb::read_layer(file, "l", layer, {.group_size = random.below(4) == 0 ? 0 : 32});
         if (s.ok()) {
             std::vector<float> weights(layer.weights.rows() * layer.weights.cols());
             nb::dequantize_layer(layer, {weights.data(), layer.weights.rows(), layer.weights.cols()});

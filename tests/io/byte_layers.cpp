@@ -11,7 +11,7 @@ TEST_CASE("Layers of one code per byte keep their bits") {
             for (const std::size_t per_row : {1u, 2u, 4u, 8u})
                 check_layer<nb::naive_formats>(
                     make_naive(++seed, 19, 256, "I8", {19, per_row}, scale, symmetric, false),
-                    nb::layer_layout::compressed_tensors_naive);
+                    nb::layer_layout::compressed_tensors_naive, {.group_size = static_cast<int>(256 / per_row)});
             check_layer<nb::naive_formats>(make_naive(++seed, 19, 70, "I8", {1}, scale, symmetric, false),
                                            nb::layer_layout::compressed_tensors_naive);
         }

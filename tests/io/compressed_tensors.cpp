@@ -19,6 +19,7 @@ template <int Bits, bool Symmetric> void check_packed() {
                 INFO(Bits << " bits, groups of " << group << ", " << scale << ", symmetric " << Symmetric
                           << ", act-order " << act_order);
                 // 21 outputs fill no whole words of zero points.
+                options.group_size = static_cast<int>(group);
                 const made_layer made =
                     make_compressed_tensors(++seed, 21, 256, Bits, group, scale, Symmetric, act_order && group != 256);
                 const auto layer = check_layer<list>(made, nb::layer_layout::compressed_tensors_packed, options);
@@ -26,6 +27,7 @@ template <int Bits, bool Symmetric> void check_packed() {
             }
     for (const std::size_t cols : {1u, 5u, 10u, 11u, 20u, 31u, 33u, 77u, 257u}) {
         INFO(Bits << " bits, " << cols << " inputs");
+        options.group_size = 0; // one group is one, whatever its size
         check_layer<list>(make_compressed_tensors(cols, 9, cols, Bits, cols, "F16", Symmetric, false),
                           nb::layer_layout::compressed_tensors_packed, options);
     }
@@ -54,9 +56,11 @@ TEST_CASE("compressed-tensors layers run on the kernels") {
     using formats = nb::format_list<nb::named_format<"int4_g64", nb::int4_g64>,
                                     nb::named_format<"int3_g64_asym", nb::int3_g64_asym>>;
     const made_layer symmetric = make_compressed_tensors(1, 40, 256, 4, 64, "F16", true, true);
-    check_product(check_layer<formats>(symmetric, nb::layer_layout::compressed_tensors_packed), symmetric);
+    check_product(check_layer<formats>(symmetric, nb::layer_layout::compressed_tensors_packed, {.group_size = 64}),
+                  symmetric);
     const made_layer asymmetric = make_compressed_tensors(2, 40, 256, 3, 64, "F16", false, false);
-    check_product(check_layer<formats>(asymmetric, nb::layer_layout::compressed_tensors_packed), asymmetric);
+    check_product(check_layer<formats>(asymmetric, nb::layer_layout::compressed_tensors_packed, {.group_size = 64}),
+                  asymmetric);
 }
 
 TEST_CASE("compressed-tensors words are those of the published examples") {

@@ -103,6 +103,59 @@ TEST_CASE("NVFP4 layers keep their bits, whichever way the global scale goes") {
     }
 }
 
+TEST_CASE("bitsandbytes blocks of every size that it makes, 32 to 4096") {
+    const auto check = []<std::size_t Block>() {
+        for (const bool is_nf4 : {true, false})
+            for (const std::size_t nested : {0u, 256u}) {
+                INFO((is_nf4 ? "nf4" : "fp4") << ", blocks of " << Block << ", nested " << nested);
+                const made_layer made = make_bitsandbytes(Block, 37, 448, is_nf4, Block, nested);
+                const auto layer =
+                    check_layer<nb::bitsandbytes_block_formats<Block>>(made, nb::layer_layout::bitsandbytes, {}, false);
+                CHECK(layer.weights.name() ==
+                      std::string(is_nf4 ? "nf4_b" : "fp4_b") + std::to_string(Block) + (nested != 0 ? "_nested" : ""));
+            }
+    };
+    check.template operator()<32>();
+    check.template operator()<256>();
+    check.template operator()<512>();
+    check.template operator()<1024>();
+    check.template operator()<2048>();
+    check.template operator()<4096>();
+    // Kernels, for rows that hold several blocks and for blocks that hold several rows.
+    using formats = nb::format_list<nb::named_format<"nf4_b256", nb::bitsandbytes_scheme<nb::nf4, 256>>,
+                                    nb::named_format<"nf4_b4096", nb::bitsandbytes_scheme<nb::nf4, 4096>>>;
+    for (const std::size_t block : {256u, 4096u}) {
+        const made_layer made = make_bitsandbytes(block, 37, 512, true, block, 0);
+        check_product(check_layer<formats>(made, nb::layer_layout::bitsandbytes, {}, false), made);
+    }
+}
+
+TEST_CASE("MXFP4 layers keep their bits") {
+    for (const char* scale : {"U8", "F8_E8M0"}) {
+        const made_layer made = make_mxfp4(7, 33, 96, scale);
+        // Scales are written as bytes, which is what compressed-tensors writes.
+        const auto layer = check_layer<nb::mxfp4_formats>(made, nb::layer_layout::compressed_tensors_mxfp4, {},
+                                                          std::string_view(scale) == "U8");
+        CHECK(layer.weights.name() == "mxfp4");
+        check_product(layer, made);
+        // The smallest exponents and the largest: subnormal weights, and finite ones up to 2^128.
+        for (const std::uint32_t least : {0u, 237u})
+            check_layer<nb::mxfp4_formats>(make_mxfp4(8, 5, 64, scale, least),
+                                           nb::layer_layout::compressed_tensors_mxfp4, {}, false);
+    }
+    // Any rule that finds the scales makes the same format.
+    nb::safetensors_writer writer;
+    REQUIRE(nb::write_compressed_tensors_mxfp4(nb::quantized<nb::mxfp4_rounded>(2, 32), "l", writer).ok());
+    const auto message = [&](const auto& q) { return nb::write_compressed_tensors_mxfp4(q, "m", writer).message(); };
+    CHECK(
+        message(nb::quantized<nb::mxfp4>(2, 48)) ==
+        "layer 'm': mxfp4-pack-quantized cannot hold e2m1 in groups of 32, e8m0 scales of 2 x 48; it holds the scheme "
+        "mxfp4 with columns in multiples of 32");
+    CHECK(message(nb::quantized<nb::nvfp4>(2, 32)).find("mxfp4-pack-quantized cannot hold e2m1 in groups of 16") !=
+          std::string::npos);
+    CHECK(message(nb::quantized<nb::mxfp8_e4m3>(2, 32)).find("cannot hold e4m3 in groups of 32") != std::string::npos);
+}
+
 TEST_CASE("A file of several layouts lists its layers") {
     std::vector<layer_tensor> tensors;
     const auto add = [&](const char* name, const made_layer& made) {
@@ -118,6 +171,7 @@ TEST_CASE("A file of several layouts lists its layers") {
     add("bitsandbytes", make_bitsandbytes(1, 8, 64, true, 64, 0));
     add("times", make_nvfp4(1, 8, 64, false, 0.5f));
     add("divided", make_nvfp4(1, 8, 64, true, 0.5f));
+    add("exponents", make_mxfp4(1, 8, 64, "U8"));
     tensors.push_back({"norm.weight", "F32", {4}, bytes(16)});
     tensors.push_back({"bytes.weight", "U8", {4}, bytes(4)});
     const bytes all = layer_file(tensors);
@@ -128,7 +182,8 @@ TEST_CASE("A file of several layouts lists its layers") {
         text += std::string(layer.prefix) + ": " + std::string(nb::layout_name(layer.layout)) + "\n";
     CHECK(text ==
           "gptq: gptq\nawq: awq\npacked: compressed-tensors pack-quantized\nnaive: compressed-tensors naive-quantized\n"
-          "bitsandbytes: bitsandbytes\ntimes: modelopt nvfp4\ndivided: compressed-tensors nvfp4-pack-quantized\n");
+          "bitsandbytes: bitsandbytes\ntimes: modelopt nvfp4\ndivided: compressed-tensors nvfp4-pack-quantized\n"
+          "exponents: compressed-tensors mxfp4-pack-quantized\n");
     nb::quantized_layer<nb::nvfp4_formats> layer;
     const nb::status s = nb::read_layer(file, "norm", layer);
     CHECK(s.code() == nb::status_code::not_found);

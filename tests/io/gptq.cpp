@@ -128,7 +128,8 @@ TEST_CASE("GPTQ's v1 has no zero point 0 to write, and reads one masked") {
     CHECK(same_bits(weights, made.weights));
 }
 
-TEST_CASE("GPTQ without g_idx takes its groups from the shapes, or from the configuration") {
+TEST_CASE(
+    "GPTQ without g_idx takes its groups from the configuration, or from what AutoGPTQ writes into the metadata") {
     made_layer made = make_gptq(11, 32, 160, 4, 64, "F16", true, false); // groups of 64, 64, 32
     made.tensors.pop_back();
     const bytes all = layer_file(made.tensors);
@@ -139,14 +140,33 @@ TEST_CASE("GPTQ without g_idx takes its groups from the shapes, or from the conf
     const nb::status s = nb::read_gptq(file, "l", layer, options);
     CHECK(s.code() == nb::status_code::mismatch);
     CHECK(s.message() ==
-          "layer 'l': tensor 'l.scales': has 3 groups, which do not divide 160 columns: say the group_size of "
-          "the checkpoint's configuration");
+          "layer 'l': tensor 'l.scales': has 3 groups for 160 columns, which groups of 54 to 79 columns make: say the "
+          "group_size of the checkpoint's configuration (read_quantization_config takes it from there)");
     CHECK(layer.weights.empty());
     options.group_size = 64;
     REQUIRE(nb::read_gptq(file, "l", layer, options).ok());
     std::vector<float> weights(32 * 160);
     nb::dequantize_layer(layer, {weights.data(), 32, 160});
     CHECK(same_bits(weights, made.weights));
+
+    // The metadata counts where it agrees with the shapes.
+    for (const char* told : {"64", "-1", "32", "0", "-5", "64 ", "", "sixty-four", "99999999999999999999"}) {
+        INFO(told);
+        nb::safetensors_writer writer;
+        for (const layer_tensor& tensor : made.tensors)
+            REQUIRE(writer.add(tensor.name, tensor.type, tensor.shape, tensor.data).ok());
+        REQUIRE(writer.add_metadata("gptq_group_size", told).ok());
+        const auto with_metadata = writer.bytes();
+        REQUIRE(nb::safetensors_file::parse(with_metadata, file).ok());
+        nb::quantized_layer<list<4>> from_metadata;
+        const bool right = told == std::string_view("64");
+        CHECK(nb::read_gptq(file, "l", from_metadata, version(true).gptq).code() ==
+              (right ? nb::status_code::ok : nb::status_code::mismatch));
+        CHECK(from_metadata.weights.empty() == !right);
+        if (!right) continue;
+        nb::dequantize_layer(from_metadata, {weights.data(), 32, 160});
+        CHECK(same_bits(weights, made.weights));
+    }
 }
 
 TEST_CASE("Activations are gathered in the order of the columns") {

@@ -66,7 +66,7 @@ inline bytes random_bytes(layer_random& random, std::size_t count) {
 }
 
 inline std::size_t type_bytes(std::string_view type) {
-    return type == "F32" || type == "I32" ? 4 : type == "U8" || type == "I8" ? 1 : 2;
+    return type == "F32" || type == "I32" ? 4 : type == "U8" || type == "I8" || type.starts_with("F8_") ? 1 : 2;
 }
 
 // Finite numbers around 2^-6 of either sign in F16, BF16 or F32.
@@ -343,6 +343,28 @@ inline made_layer make_nvfp4(std::uint64_t seed, std::size_t rows, std::size_t c
                     {divided ? "l.weight_global_scale" : "l.weight_scale_2", number,
                      divided ? std::vector<std::size_t>{1} : std::vector<std::size_t>{},
                      byte_writer().number(global).take()}};
+    return made;
+}
+
+// `least` to `least` + 15: the exponents of the scales, with a bias of 127.
+inline made_layer make_mxfp4(std::uint64_t seed, std::size_t rows, std::size_t cols, std::string scale_type,
+                             std::uint32_t least = 112) {
+    layer_random random(seed);
+    made_layer made;
+    made.rows = rows;
+    made.cols = cols;
+    bytes weight = random_bytes(random, rows * cols / 2);
+    bytes scales(rows * cols / 32);
+    for (std::byte& b : scales) b = static_cast<std::byte>(least + random.below(16));
+    made.weights.resize(rows * cols);
+    for (std::size_t i = 0; i < rows * cols; ++i) {
+        const unsigned code =
+            static_cast<unsigned>(weight[i / 2]) >> (4 * (i % 2)) & 15u; // the first in the low nibble
+        const double e2m1 = (code & 8u) != 0 ? -e2m1_values[code & 7u] : e2m1_values[code & 7u];
+        made.weights[i] = rounded_product(e2m1, std::ldexp(1.0, static_cast<int>(scales[i / 32]) - 127));
+    }
+    made.tensors = {{"l.weight_packed", "U8", {rows, cols / 2}, weight},
+                    {"l.weight_scale", scale_type, {rows, cols / 32}, scales}};
     return made;
 }
 

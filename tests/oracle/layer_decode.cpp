@@ -29,7 +29,7 @@ using formats = nibble::join_formats<
                         nibble::named_format<"nf4_b64_nested", nibble::bitsandbytes_nested_scheme<nibble::nf4, 64>>,
                         nibble::named_format<"nf4_b64", nibble::bitsandbytes_scheme<nibble::nf4, 64>>,
                         nibble::named_format<"fp4_b64", nibble::bitsandbytes_scheme<nibble::bnb_fp4, 64>>>,
-    nibble::nvfp4_formats>;
+    nibble::nvfp4_formats, nibble::mxfp4_formats>;
 
 int fail(const nibble::status& s) {
     std::fprintf(stderr, "layer_decode: %s\n", s.message().c_str());
@@ -50,8 +50,7 @@ int main(int argc, char** argv) {
         } else if (argument == "--bits" && more) {
             options.gptq.bits = options.compressed_tensors.num_bits = std::atoi(argv[++i]);
         } else if (argument == "--group-size" && more) {
-            options.gptq.group_size = options.compressed_tensors.group_size = options.awq.q_group_size =
-                std::atoi(argv[++i]);
+            options.group_size = std::atoi(argv[++i]);
         } else if (argument == "--write" && more) {
             copy = argv[++i];
         } else {

@@ -135,7 +135,8 @@ for group, kind in ((32, "F16"), (64, "BF16"), (128, "F32"), (256, "F16")):
         return pack_words(codes.reshape(codes.shape[0], -1, 8)[..., order].reshape(codes.shape), 4)
 
     wanted = ((q - z[g]).astype(np.float32) * s[g]).T
-    check(f"awq, groups of {group}, {kind}", {"l.qweight": interleave(q), "l.qzeros": interleave(z), "l.scales": stored}, wanted)
+    check(f"awq, groups of {group}, {kind}", {"l.qweight": interleave(q), "l.qzeros": interleave(z), "l.scales": stored}, wanted,
+          "--group-size", str(group))
 
 for bits in (2, 3, 4, 8):
     for group, kind, symmetric, act_order in ((32, "F16", True, False), (64, "BF16", False, False), (128, "F32", False, True), (256, "BF16", True, False)):
@@ -152,7 +153,7 @@ for bits in (2, 3, 4, 8):
             tensors["l.weight_zero_point"] = np.ascontiguousarray(pack_words((z + half).T, bits).T)
         if act_order:
             tensors["l.weight_g_idx"] = g.astype(np.int32)
-        check(f"compressed-tensors {bits} bits, groups of {group}, {kind}, symmetric {symmetric}, act-order {act_order}", tensors, wanted)
+        check(f"compressed-tensors {bits} bits, groups of {group}, {kind}, symmetric {symmetric}, act-order {act_order}", tensors, wanted, "--group-size", str(group))
 
 for kind in ("F16", "BF16", "F32"):
     q = rng.integers(-128, 128, (N, K))
@@ -175,6 +176,11 @@ for divided, number in ((False, 0.00119047623), (True, 840.125)):
         "l.weight_global_scale" if divided else "l.weight_scale_2": np.full((1,) if divided else (), number, dtype=np.float32),
     }
     check("nvfp4 of compressed-tensors" if divided else "nvfp4 of Model Optimizer", tensors, wanted)
+
+q = rng.integers(0, 16, (N, K))
+exponents = rng.integers(100, 140, (N, K // 32)).astype(np.uint8)
+check("mxfp4 of compressed-tensors", {"l.weight_packed": (q[:, 0::2] | q[:, 1::2] << 4).astype(np.uint8), "l.weight_scale": exponents},
+      e2m1[q] * np.repeat(np.ldexp(np.float32(1), exponents.astype(int) - 127), 32, axis=1))
 
 nf4 = np.array([-1, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
                 -0.09105003625154495, 0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,

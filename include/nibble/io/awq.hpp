@@ -32,7 +32,7 @@ namespace nibble::inline NIBBLE_ABI {
 // weight(n, k) = (code - zero) x scale.
 
 struct awq_options {
-    int q_group_size = 0; // as in quant_config; 0: from the shapes; -1: one group
+    int q_group_size = 0; // as in quant_config; 0: from the shapes, where one size fits; -1: one group
 };
 
 // Every format that a layer can have: 12 of them.
@@ -121,7 +121,7 @@ public:
             !layer.expect_shape(*qzeros_, {groups_, words_}, "rows of scales, columns of qweight"))
             return false;
         std::size_t group = 0;
-        if (!layer.group_size(*scales_, cols, groups_, options.q_group_size, group)) return false;
+        if (!layer.group_size(*scales_, cols, groups_, "q_group_size", options.q_group_size, 0, group)) return false;
         format.code = layer_code::unsigned_integer;
         format.bits = 4;
         format.zero = true;

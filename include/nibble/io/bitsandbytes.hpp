@@ -40,22 +40,34 @@ namespace nibble::inline NIBBLE_ABI {
 // weight = quant_map[code] x absmax, and absmax = nested_quant_map[absmax code] x nested_absmax + nested_offset, each
 // step rounded to fp32.
 
-// Blocks of 64 (the default) and 128 weights. A K that is not a multiple of B leaves blocks that straddle rows: the
-// weights can be dequantized, and packed for gemm if K is a multiple of 4.
+// Blocks of 64 (the default), 128 or another number of weights. A K that is not a multiple of B leaves blocks that
+// straddle rows: the weights can be dequantized, and packed for gemm if K is a multiple of 4.
 template <element E, std::size_t Block> using bitsandbytes_scheme = scheme<E, per_span<Block>, scale<f32>>;
 // Blocks of 256 absmax codes, under one fp32 number each, plus an offset. The stored map must be dynamic8's.
 template <element E, std::size_t Block>
 using bitsandbytes_nested_scheme = scheme<E, two_level<per_span<Block>, per_span<256 * Block>>,
                                           two_level_scale<dynamic8, f32, by_largest, mean_offset>>;
 
-using bitsandbytes_formats = format_list<named_format<"nf4_b64_nested", bitsandbytes_nested_scheme<nf4, 64>>,
-                                         named_format<"nf4_b64", bitsandbytes_scheme<nf4, 64>>,
-                                         named_format<"fp4_b64_nested", bitsandbytes_nested_scheme<bnb_fp4, 64>>,
-                                         named_format<"fp4_b64", bitsandbytes_scheme<bnb_fp4, 64>>,
-                                         named_format<"nf4_b128_nested", bitsandbytes_nested_scheme<nf4, 128>>,
-                                         named_format<"nf4_b128", bitsandbytes_scheme<nf4, 128>>,
-                                         named_format<"fp4_b128_nested", bitsandbytes_nested_scheme<bnb_fp4, 128>>,
-                                         named_format<"fp4_b128", bitsandbytes_scheme<bnb_fp4, 128>>>;
+namespace detail {
+
+template <std::size_t Block, std::size_t N> inline constexpr auto block_name(const char (&code)[N], const auto& end) {
+    return join_names(format_name(code), decimal_name<Block>, end);
+}
+
+} // namespace detail
+
+// Every format of a layer in blocks of Block weights: nf4_b64_nested, nf4_b64, fp4_b64_nested, fp4_b64. bitsandbytes
+// makes blocks of 32 to 4096, each a power of two.
+template <std::size_t Block>
+using bitsandbytes_block_formats = format_list<
+    named_format<detail::block_name<Block>("nf4_b", format_name("_nested")), bitsandbytes_nested_scheme<nf4, Block>>,
+    named_format<detail::block_name<Block>("nf4_b", format_name("")), bitsandbytes_scheme<nf4, Block>>,
+    named_format<detail::block_name<Block>("fp4_b", format_name("_nested")),
+                 bitsandbytes_nested_scheme<bnb_fp4, Block>>,
+    named_format<detail::block_name<Block>("fp4_b", format_name("")), bitsandbytes_scheme<bnb_fp4, Block>>>;
+
+// Those of the two common sizes. Kernels are instantiated for each: join others where a checkpoint has them.
+using bitsandbytes_formats = join_formats<bitsandbytes_block_formats<64>, bitsandbytes_block_formats<128>>;
 
 struct bitsandbytes_options {
     // Store the absmax of double quantization as the fp32 numbers that it stands for, also where it could be kept: the
@@ -84,19 +96,13 @@ public:
         json_.name_tensor(tensor.name);
         const std::size_t invalid = find_invalid_utf8(text);
         if (invalid != text.size()) return json_.fail(status_code::malformed, "JSON", invalid, "is not valid UTF-8");
-        if (!json_.expect('{', "JSON")) return false;
-        if (!json_.accept('}')) {
-            do {
-                const std::size_t at = json_.offset();
-                std::string_view key;
-                if (!json_.string(key, escaped_, "field name") || !json_.expect(':', "JSON")) return false;
+        if (!json_.object(escaped_, "JSON", [&](std::string_view key, std::size_t at) {
                 for (const std::string& other : keys_)
                     if (other == key) return json_.fail(status_code::malformed, key, at, "comes twice");
                 keys_.emplace_back(key);
-                if (!field(keys_.back(), out)) return false;
-            } while (json_.accept(','));
-            if (!json_.expect('}', "JSON")) return false;
-        }
+                return field(keys_.back(), out);
+            }))
+            return false;
         return json_.end("end of the JSON");
     }
     [[nodiscard]] const status& error() const noexcept { return json_.error(); }
@@ -366,6 +372,7 @@ template <element E> [[nodiscard]] std::vector<std::byte> map_bytes() {
 //   not_found, mismatch  as in read_gptq
 //   malformed            quant_state is no JSON, or lacks what is needed
 //   unsupported          a quant_map of other values, or List has no scheme of that block size
+//                        (bitsandbytes_block_formats<size> has)
 // Reads every byte once; allocates the weights.
 template <class List>
 [[nodiscard]] status read_bitsandbytes(const safetensors_file& file, std::string_view prefix,

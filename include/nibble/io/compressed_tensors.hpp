@@ -38,7 +38,7 @@ namespace nibble::inline NIBBLE_ABI {
 // Named as in quantization_config. num_bits 7 packs like 8: it is taken for 8 bits unless it is said here.
 struct compressed_tensors_options {
     int num_bits = 0;   // 0: from the shapes; otherwise they must agree
-    int group_size = 0; // 0: from the shapes, or weight_g_idx; -1: one group ("channel")
+    int group_size = 0; // 0: from weight_g_idx, or the shapes where one size fits; -1: one group ("channel")
 };
 
 // Every format of an asymmetric and of a symmetric layer, 48 each.
@@ -125,7 +125,7 @@ public:
         const tensor_info* index = layer.find(".weight_g_idx");
         if (index != nullptr && unused(*index)) index = nullptr;
         if (index == nullptr || options.group_size != 0) {
-            if (!layer.group_size(*scale_, cols, groups_, options.group_size, group)) return false;
+            if (!layer.group_size(*scale_, cols, groups_, "group_size", options.group_size, 0, group)) return false;
         } else if (groups_ > cols) {
             return layer.fail(status_code::mismatch, *scale_,
                               "has " + std::to_string(groups_) + " groups for " + std::to_string(cols) + " columns");

@@ -33,13 +33,14 @@ namespace nibble::inline NIBBLE_ABI {
 //   weight             I8, F8_E4M3 or F8_E5M2 [N, K]
 //   weight_scale       F16, BF16 or F32: one number (tensor), [N] or [N, 1] (channel), [N, ceil(K / G)] (groups, I8
 //   only),
-//                      [ceil(N / 128), ceil(K / 128)] (block, F8 only); DeepSeek-V3 calls it weight_scale_inv
+//                      [ceil(N / B), ceil(K / B)] (block, F8 only; B = 128); DeepSeek-V3 calls it weight_scale_inv
 //   weight_zero_point  I8, shaped like weight_scale, for I8 if asymmetric
 // weight(n, k) = (q - zero) x scale. A scale that is not one number and has the shapes of several is read as channels
 // before tiles.
 
 struct naive_options {
-    int group_size = 0; // 0: from the shapes; -1: one group
+    int group_size = 0;   // of I8; 0: from the shapes, where one size fits; -1: one group
+    int block_size = 128; // rows and columns of an FP8 tile (weight_block_size, block_structure)
 };
 
 // Every format that a layer can have: 45 of them.
@@ -77,6 +78,9 @@ public:
         scale_ = layer.find(".weight_scale_inv");
         if (scale_ == nullptr) scale_ = layer.require(".weight_scale");
         if (scale_ == nullptr) return false;
+        if (weight_->type_name != "I8" && (scale_->type_name == "U8" || scale_->type_name == "F8_E8M0"))
+            return layer.fail(status_code::unsupported, *scale_,
+                              "is " + std::string(scale_->type_name) + ", exponents per 32 columns: MXFP8 is not read");
         if (!layer.expect_type(*weight_, {"I8", "F8_E4M3", "F8_E5M2"}) ||
             !layer.expect_type(*scale_, {"F16", "BF16", "F32"}) || !layer.expect_matrix(*weight_))
             return false;
@@ -126,7 +130,11 @@ private:
             format.slots = layer_slots::tensor;
             return true;
         }
-        const bool tiles = shape.size() == 2 && shape[0] == ceil_div(rows, 128) && shape[1] == ceil_div(cols, 128);
+        if (options.block_size < 1)
+            return layer.fail(status_code::unsupported, "block_size",
+                              std::to_string(options.block_size) + " is no size of tiles");
+        const auto block = static_cast<std::size_t>(options.block_size);
+        const bool tiles = shape.size() == 2 && shape[0] == ceil_div(rows, block) && shape[1] == ceil_div(cols, block);
         const bool channels = (shape.size() == 1 || (shape.size() == 2 && shape[1] == 1)) && shape[0] == rows;
         if (channels) {
             format.slots = layer_slots::channel;
@@ -135,19 +143,20 @@ private:
         if (shape.size() == 2 && shape[0] == rows && format.code != layer_code::e4m3 &&
             format.code != layer_code::e5m2) {
             std::size_t group = 0;
-            if (!layer.group_size(*scale_, cols, shape[1], options.group_size, group)) return false;
+            if (!layer.group_size(*scale_, cols, shape[1], "group_size", options.group_size, 0, group)) return false;
             set_groups(format, group, shape[1]);
             return true;
         }
         if (tiles && !format.zero) {
             format.slots = layer_slots::tile;
-            format.size = 128;
+            format.size = block;
             return true;
         }
         return layer.fail(status_code::mismatch, *scale_,
                           "has shape " + extents_text(shape) + ", expected one number, " + std::to_string(rows) +
-                              " rows of one, or " + shape_text(ceil_div(rows, 128), ceil_div(cols, 128)) +
-                              " tiles (weight " + extents_text(weight_->shape) + ")");
+                              " rows of one, or " + shape_text(ceil_div(rows, block), ceil_div(cols, block)) +
+                              " tiles of " + shape_text(block, block) + " (weight " + extents_text(weight_->shape) +
+                              ")");
     }
 
     const tensor_info* weight_ = nullptr;

@@ -38,7 +38,8 @@ enum class gptq_checkpoint_format { gptq, gptq_v2 };
 struct gptq_options {
     gptq_checkpoint_format checkpoint_format = gptq_checkpoint_format::gptq;
     int bits = 0;       // 0: from the shapes; otherwise they must agree
-    int group_size = 0; // 0: from g_idx, or the shapes; -1: one group
+    // 0: from g_idx, else the metadata gptq_group_size (AutoGPTQ), else the shapes, where one size fits; -1: one group
+    int group_size = 0;
 };
 
 // Every format that a layer can have: 48 of them.
@@ -107,7 +108,8 @@ public:
         std::size_t group = 0;
         const tensor_info* index = layer.find(".g_idx");
         if (index == nullptr || options.group_size != 0) {
-            if (!layer.group_size(*scales_, cols, groups_, options.group_size, group)) return false;
+            const int hint = layer.metadata_integer("gptq_group_size");
+            if (!layer.group_size(*scales_, cols, groups_, "group_size", options.group_size, hint, group)) return false;
         } else if (groups_ > cols) {
             return layer.fail(status_code::mismatch, *scales_,
                               "has " + std::to_string(groups_) + " groups for " + std::to_string(cols) + " columns");
@@ -243,7 +245,8 @@ private:
 // The GPTQ layer `prefix` of a file, codes, zero points and scales as stored; with act-order its columns sorted by
 // group, so that groups are contiguous, and the order in out.columns. `out` stays as it was unless the result is ok:
 //   not_found    a tensor is missing
-//   mismatch     types, shapes or options contradict one another; or only group_size can tell the size of groups
+//   mismatch     types, shapes or options contradict one another; or several sizes of groups fit the shapes, and
+//                neither the file nor options.group_size tells which
 //   malformed    g_idx is no regular grouping
 //   unsupported  other widths, or List has no scheme of that width, group size and type of scales
 // Reads every byte once; allocates the weights, one byte per zero point, and for act-order the order.

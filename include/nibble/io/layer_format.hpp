@@ -9,6 +9,7 @@
 #include <nibble/element/float32.hpp>
 #include <nibble/element/integer.hpp>
 #include <nibble/element/minifloat.hpp>
+#include <nibble/element/power_of_two.hpp>
 #include <nibble/granularity/per_channel.hpp>
 #include <nibble/granularity/per_group.hpp>
 #include <nibble/granularity/per_span.hpp>
@@ -54,7 +55,7 @@ static_assert(std::endian::native == std::endian::little,
 
 enum class layer_code { other, unsigned_integer, signed_integer, e2m1, e4m3, e5m2, nf4, fp4 };
 enum class layer_slots { other, channel, group, tensor, tile, span };
-enum class layer_scale { other, float16, bfloat16, float32, e4m3_times, e4m3_divided, dynamic8_offset };
+enum class layer_scale { other, float16, bfloat16, float32, power_of_two, e4m3_times, e4m3_divided, dynamic8_offset };
 
 // A scheme as numbers: what readers find in a file, and what a list is searched for.
 struct layer_format {
@@ -101,6 +102,7 @@ template <class S> inline constexpr layer_scale scale_of = layer_scale::other;
 template <class Rule> inline constexpr layer_scale scale_of<scale<f16, Rule>> = layer_scale::float16;
 template <class Rule> inline constexpr layer_scale scale_of<scale<bf16, Rule>> = layer_scale::bfloat16;
 template <class Rule> inline constexpr layer_scale scale_of<scale<f32, Rule>> = layer_scale::float32;
+template <class Rule> inline constexpr layer_scale scale_of<scale<e8m0, Rule>> = layer_scale::power_of_two;
 template <class Rule>
 inline constexpr layer_scale scale_of<two_level_scale<e4m3, f32, Rule, no_offset>> = layer_scale::e4m3_times;
 template <class Rule>
@@ -160,6 +162,7 @@ template <any_scheme S> [[nodiscard]] constexpr bool holds(const layer_format& w
                                            "fp16 scales",
                                            "bf16 scales",
                                            "fp32 scales",
+                                           "e8m0 scales",
                                            "e4m3 scales times an fp32 number",
                                            "e4m3 scales divided by an fp32 number",
                                            "dynamic8 scales times fp32 scales plus an offset"};
@@ -245,11 +248,32 @@ template <class List, class Fill>
     return made;
 }
 
-// What a list that lacks a format is told.
+// What a list that lacks a format is told, and what to put into it.
 [[nodiscard]] inline std::string no_format_text(const layer_format& want) {
-    return "the list of formats has none that holds " + format_text(want) +
-           "; nibble's own lists have groups of 32, 64 and 128 columns and whole rows, other groups need a scheme of "
-           "yours in the list";
+    const std::string text = "the list of formats has none that holds " + format_text(want);
+    const std::string size = std::to_string(want.size);
+    if (want.scale == layer_scale::power_of_two) return text + "; mxfp4_formats has it";
+    if (want.scale == layer_scale::e4m3_times || want.scale == layer_scale::e4m3_divided)
+        return text + "; nvfp4_formats has it";
+    switch (want.slots) {
+    case layer_slots::channel:
+    case layer_slots::group:
+        if (want.size % 4 != 0) return text + "; groups of a scheme are multiples of 4 columns";
+        return text +
+               "; nibble's own lists have groups of 32, 64 and 128 columns and whole rows, other groups need a "
+               "scheme of yours" +
+               (want.slots == layer_slots::group ? " with per_group<" + size + ">" : "") + " in the list";
+    case layer_slots::tile:
+        return text + "; nibble's own lists have tiles of 128 x 128, others need a scheme of yours with per_tile<" +
+               size + ", " + size + "> in the list";
+    case layer_slots::span:
+        if (want.size % 4 != 0) return text + "; blocks of a scheme are multiples of 4 weights";
+        return text + "; bitsandbytes_block_formats<" + size + "> has it";
+    case layer_slots::tensor:
+    case layer_slots::other:
+        break;
+    }
+    return text;
 }
 
 // ---- names of the formats in nibble's lists: int4_g128_asym_f16 ----------------------------------------------------
@@ -267,6 +291,19 @@ template <class... Names>
         return join_names(join_names(first, second), rest...);
     }(names...);
 }
+
+template <std::size_t N> inline constexpr std::size_t decimal_digits = 1;
+template <std::size_t N>
+requires(N >= 10) inline constexpr std::size_t decimal_digits<N> = 1 + decimal_digits<N / 10>;
+// The digits of N.
+template <std::size_t N>
+inline constexpr auto decimal_name = [] {
+    constexpr std::size_t digits = decimal_digits<N>;
+    char text[digits + 1] = {};
+    std::size_t rest = N;
+    for (std::size_t i = digits; i-- > 0; rest /= 10) text[i] = static_cast<char>('0' + rest % 10);
+    return format_name<digits + 1>(text);
+}();
 
 template <class... Lists> struct joined_lists;
 template <class... A> struct joined_lists<format_list<A...>> { using type = format_list<A...>; };

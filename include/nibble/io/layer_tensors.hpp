@@ -9,11 +9,14 @@
 #include <nibble/core/config.hpp>
 #include <nibble/core/status.hpp>
 
+#include <charconv>
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -83,29 +86,47 @@ public:
         return true;
     }
 
-    // How many columns share a scale, from the number of groups per row. Where that is not a divisor of the number of
-    // columns only `group_size` can tell (0: not given, -1: the whole row).
-    [[nodiscard]] bool group_size(const tensor_info& scales, std::size_t cols, std::size_t groups, int given,
-                                  std::size_t& out) {
-        if (given < -1)
-            return fail(status_code::unsupported, "group_size", std::to_string(given) + " is no group size");
-        if (groups == 0 || groups > cols)
-            return fail(status_code::mismatch, scales,
-                        "has " + std::to_string(groups) + " groups for " + std::to_string(cols) + " columns");
-        if (given == 0) {
-            if (cols % groups != 0)
-                return fail(status_code::mismatch, scales,
-                            "has " + std::to_string(groups) + " groups, which do not divide " + std::to_string(cols) +
-                                " columns: say the group_size of the checkpoint's configuration");
-            out = cols / groups;
-            return true;
-        }
-        out = given == -1 ? cols : static_cast<std::size_t>(given);
-        if (ceil_div(cols, out) != groups)
+    // How many columns share a scale, from the number of groups per row, ceil(cols / size), if only one size makes as
+    // many. Mostly several do: then only `given` can tell (0: not given, -1: the whole row), which the layout calls
+    // `option`; failing that `hint`, where it agrees with the shapes (what the file says besides, 0 if nothing).
+    [[nodiscard]] bool group_size(const tensor_info& scales, std::size_t cols, std::size_t groups,
+                                  std::string_view option, int given, int hint, std::size_t& out) {
+        const std::string has = "has " + std::to_string(groups) + " groups for " + std::to_string(cols) + " columns";
+        if (given < -1) return fail(status_code::unsupported, option, std::to_string(given) + " is no group size");
+        if (groups == 0 || groups > cols) return fail(status_code::mismatch, scales, has);
+        const auto size_of = [&](int size) { return size == -1 ? cols : static_cast<std::size_t>(size); };
+        if (given != 0) {
+            out = size_of(given);
+            if (ceil_div(cols, out) == groups) return true;
             return fail(status_code::mismatch, scales,
                         "has " + std::to_string(groups) + " groups, expected " + std::to_string(ceil_div(cols, out)) +
                             " (" + std::to_string(cols) + " columns in groups of " + std::to_string(out) + ")");
+        }
+        if ((hint == -1 || hint > 0) && ceil_div(cols, size_of(hint)) == groups) {
+            out = size_of(hint);
+            return true;
+        }
+        // One group is the whole row, whatever size it has beyond that.
+        const std::size_t smallest = ceil_div(cols, groups);
+        const std::size_t largest = groups == 1 ? smallest : ceil_div(cols, groups - 1) - 1;
+        if (largest < smallest) return fail(status_code::mismatch, scales, has + ", which no size of groups makes");
+        if (largest > smallest)
+            return fail(status_code::mismatch, scales,
+                        has + ", which groups of " + std::to_string(smallest) + " to " + std::to_string(largest) +
+                            " columns make: say the " + std::string(option) +
+                            " of the checkpoint's configuration (read_quantization_config takes it from there)");
+        out = smallest;
         return true;
+    }
+
+    // An integer in the file's metadata, 0 if there is none.
+    [[nodiscard]] int metadata_integer(std::string_view key) const {
+        int value = 0;
+        const std::optional<std::string_view> text = file_.metadata_text(key);
+        if (!text.has_value()) return 0;
+        const char* end = text->data() + text->size();
+        const auto parsed = std::from_chars(text->data(), end, value);
+        return parsed.ec == std::errc() && parsed.ptr == end ? value : 0;
     }
 
     // The order that makes groups contiguous: columns[k] is the input column at place k, ascending within a group;

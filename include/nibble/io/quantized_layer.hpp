@@ -29,6 +29,7 @@ enum class layer_layout {
     awq,                       // the same names, packed along the outputs (AutoAWQ "gemm")
     compressed_tensors_packed, // .weight_packed .weight_scale .weight_shape ... ("pack-quantized")
     compressed_tensors_nvfp4,  // .weight_packed .weight_scale .weight_global_scale ("nvfp4-pack-quantized")
+    compressed_tensors_mxfp4,  // .weight_packed .weight_scale ("mxfp4-pack-quantized")
     compressed_tensors_naive,  // .weight of I8 or F8 with .weight_scale ("int-quantized", "float-quantized"), and
                                // .weight_scale_inv of DeepSeek-V3's tiles
     bitsandbytes,   // .weight .weight.absmax .weight.quant_map .weight.quant_state.bitsandbytes__nf4 or __fp4
@@ -47,6 +48,8 @@ enum class layer_layout {
         return "compressed-tensors pack-quantized";
     case layer_layout::compressed_tensors_nvfp4:
         return "compressed-tensors nvfp4-pack-quantized";
+    case layer_layout::compressed_tensors_mxfp4:
+        return "compressed-tensors mxfp4-pack-quantized";
     case layer_layout::compressed_tensors_naive:
         return "compressed-tensors naive-quantized";
     case layer_layout::bitsandbytes:
@@ -101,8 +104,8 @@ struct stored_layer {
     layer_layout layout = layer_layout::none;
 };
 
-// The layout of the layer `prefix`, from the names and shapes of its tensors; none if it is not quantized, or not
-// there. No promise that the tensors fit together: the readers check that.
+// The layout of the layer `prefix`, from the names, types and shapes of its tensors; none if it is not quantized, or
+// not there. No promise that the tensors fit together: the readers check that.
 [[nodiscard]] inline layer_layout detect_layout(const safetensors_file& file, std::string_view prefix) {
     const auto find = [&](std::string_view suffix) { return file.find(std::string(prefix).append(suffix)); };
     if (const tensor_info* words = find(".qweight")) {
@@ -112,10 +115,15 @@ struct stored_layer {
                          words->shape[1] != scales->shape[1] && words->shape[1] == scales->shape[1] / 8;
         return awq ? layer_layout::awq : layer_layout::gptq;
     }
-    if (const tensor_info* packed = find(".weight_packed"))
-        return packed->type_name == "U8" || find(".weight_global_scale") != nullptr
-                   ? layer_layout::compressed_tensors_nvfp4
-                   : layer_layout::compressed_tensors_packed;
+    if (const tensor_info* packed = find(".weight_packed")) {
+        if (find(".weight_global_scale") != nullptr) return layer_layout::compressed_tensors_nvfp4;
+        if (packed->type_name != "U8") return layer_layout::compressed_tensors_packed;
+        // Without a number for the whole tensor the scales of blocks are exponents.
+        const tensor_info* scale = find(".weight_scale");
+        return scale != nullptr && (scale->type_name == "U8" || scale->type_name == "F8_E8M0")
+                   ? layer_layout::compressed_tensors_mxfp4
+                   : layer_layout::compressed_tensors_nvfp4;
+    }
     const tensor_info* weight = find(".weight");
     if (weight == nullptr) return layer_layout::none;
     if (find(".weight.quant_state.bitsandbytes__nf4") != nullptr ||
@@ -138,8 +146,9 @@ struct stored_layer {
             const layer_layout layout = detect_layout(file, prefix);
             // One entry per layer: for the tensor that decided.
             const bool words = layout == layer_layout::gptq || layout == layer_layout::awq;
-            const bool packed =
-                layout == layer_layout::compressed_tensors_packed || layout == layer_layout::compressed_tensors_nvfp4;
+            const bool packed = layout == layer_layout::compressed_tensors_packed ||
+                                layout == layer_layout::compressed_tensors_nvfp4 ||
+                                layout == layer_layout::compressed_tensors_mxfp4;
             const std::string_view decided = words ? ".qweight" : packed ? ".weight_packed" : ".weight";
             if (layout != layer_layout::none && decided == suffix) layers.push_back({prefix, layout});
         }

@@ -6,6 +6,7 @@
 #include <nibble/io/compressed_tensors.hpp>
 #include <nibble/io/compressed_tensors_naive.hpp>
 #include <nibble/io/gptq.hpp>
+#include <nibble/io/mxfp4_layer.hpp>
 #include <nibble/io/nvfp4_layer.hpp>
 #include <nibble/io/quantized_layer.hpp>
 #include <nibble/io/safetensors.hpp>
@@ -19,13 +20,18 @@
 
 namespace nibble::inline NIBBLE_ABI {
 
-// What the tensors of a layer do not tell, by layout.
+// What the tensors of a layer do not tell: one size of groups for whichever layout it is in, and more by layout.
+// read_quantization_config (quantization_config.hpp) takes it from a checkpoint's config.json.
 struct layer_options {
-    gptq_options gptq;
-    awq_options awq;
-    compressed_tensors_options compressed_tensors;
-    naive_options naive;
-    bitsandbytes_options bitsandbytes;
+    // Of integers: columns that share a scale, -1: one group. A layout's own (gptq.group_size ...) goes before it. 0:
+    // not told, and a layer is refused whose shapes leave a choice: 32 scales in a row of 4096 may be groups of 128 to
+    // 132.
+    int group_size = 0;
+    gptq_options gptq = {};
+    awq_options awq = {};
+    compressed_tensors_options compressed_tensors = {};
+    naive_options naive = {};
+    bitsandbytes_options bitsandbytes = {};
 };
 
 // The layer `prefix` of a file ("model.layers.0.self_attn.q_proj"), whichever layout detect_layout finds; not_found if
@@ -34,19 +40,24 @@ struct layer_options {
 template <class List>
 [[nodiscard]] status read_layer(const safetensors_file& file, std::string_view prefix, quantized_layer<List>& out,
                                 const layer_options& options = {}) {
+    layer_options o = options;
+    for (int* size : {&o.gptq.group_size, &o.awq.q_group_size, &o.compressed_tensors.group_size, &o.naive.group_size})
+        if (*size == 0) *size = options.group_size;
     switch (detect_layout(file, prefix)) {
     case layer_layout::gptq:
-        return read_gptq(file, prefix, out, options.gptq);
+        return read_gptq(file, prefix, out, o.gptq);
     case layer_layout::awq:
-        return read_awq(file, prefix, out, options.awq);
+        return read_awq(file, prefix, out, o.awq);
     case layer_layout::compressed_tensors_packed:
-        return read_compressed_tensors(file, prefix, out, options.compressed_tensors);
+        return read_compressed_tensors(file, prefix, out, o.compressed_tensors);
     case layer_layout::compressed_tensors_nvfp4:
         return read_compressed_tensors_nvfp4(file, prefix, out);
+    case layer_layout::compressed_tensors_mxfp4:
+        return read_compressed_tensors_mxfp4(file, prefix, out);
     case layer_layout::compressed_tensors_naive:
-        return read_naive(file, prefix, out, options.naive);
+        return read_naive(file, prefix, out, o.naive);
     case layer_layout::bitsandbytes:
-        return read_bitsandbytes(file, prefix, out, options.bitsandbytes);
+        return read_bitsandbytes(file, prefix, out, o.bitsandbytes);
     case layer_layout::modelopt_nvfp4:
         return read_modelopt(file, prefix, out);
     case layer_layout::none:
@@ -77,6 +88,9 @@ template <class List>
             return;
         case layer_layout::compressed_tensors_nvfp4:
             s = write_compressed_tensors_nvfp4(weights, prefix, out);
+            break;
+        case layer_layout::compressed_tensors_mxfp4:
+            s = write_compressed_tensors_mxfp4(weights, prefix, out);
             break;
         case layer_layout::compressed_tensors_naive:
             s = write_naive(weights, prefix, out);
