@@ -19,7 +19,7 @@ enum class attention_precision {
 };
 
 struct attend_options {
-    bool causal = true;            // query i of n sees tokens up to its own position, size - n + i; else all
+    bool causal = true;            // query i of n sees tokens up to its own position, size - n + i; else all, also if n > size
     std::size_t window = 0;        // and at most the last so many of those, its own included; 0: no limit. Sinks stay visible
     // And none of the last so many, its own included: those that another cache has (with causal alone).
     std::size_t lag = 0;

@@ -25,13 +25,14 @@ struct attention_rows {
     // Queries that a task has, at most: whole tiles of 6, 8 and 12 rows, which stay in the second-level cache with their scores
     // (against 32 rows, 512 queries: fp32 1.07 to 1.1 times as fast, integers the same; more rows gain nothing).
     [[nodiscard]] static std::size_t queries_at_once(std::size_t group) noexcept { return max_of<std::size_t>(1, 72 / group); }
-    // Of the last `count` tokens of a cache, whose queries are rows `row` and following of q, those from number `first` on.
+    // Of the last `count` tokens of a cache, whose queries are rows `row` and following of q, those from number `first` on. (Of more
+    // queries than tokens nothing asks for a position: check_queries.)
     [[nodiscard]] static attention_rows make(const kv_sequence& cache, std::size_t head, std::size_t row, std::size_t count,
                                              std::size_t first, std::size_t group) noexcept {
         return {.head = head,
                 .first_query = row + first,
                 .queries = min_of(queries_at_once(group), count - first),
-                .first_position = cache.size() - count + first,
+                .first_position = cache.size() - min_of(count, cache.size()) + first,
                 .group = group};
     }
 };
@@ -43,15 +44,20 @@ struct attention_rows {
     const std::size_t heads = q.cols() / o.head_size;
     NIBBLE_CHECK(heads != 0 && q.cols() == heads * o.head_size && heads % o.heads == 0,
                  "attention: a row of q must have heads x head_size numbers, the heads a multiple of the cache's");
-    NIBBLE_CHECK(count <= cache.size(), "attention: more queries than tokens: append their keys and values first");
+    const bool have_positions = options.causal || options.window != 0 || !options.slopes.empty() || cache.key_rotary() != nullptr;
+    NIBBLE_CHECK(count <= cache.size() || !have_positions,
+                 "attention: more queries than tokens: append their keys and values first; or, for cross-attention, set "
+                 "causal = false, without a window, slopes or keys that attend turns");
     NIBBLE_CHECK(options.lag == 0 || options.causal, "attention: lag is for causal attention");
     NIBBLE_CHECK(options.slopes.empty() || options.slopes.size() == heads, "attention: one slope per query head");
     NIBBLE_CHECK(options.mask.empty() || (options.mask.rows() == q.rows() && options.mask.cols() >= cache.size()),
                  "attention: the mask must be queries x tokens");
     if (count == 0) return heads / o.heads;
-    const std::size_t oldest = cache.size() - count + 1;
-    const std::size_t from =
-        max_of(cache.begin(), options.window != 0 && oldest > options.window ? oldest - options.window : std::size_t{0});
+    std::size_t from = cache.begin();
+    if (options.window != 0) {
+        const std::size_t oldest = cache.size() - count + 1;
+        from = max_of(from, oldest - min_of(oldest, options.window));
+    }
     const std::size_t end = max_of(cache.stored_keys(), cache.stored_values());
     for (std::size_t i = from / o.page_tokens; i * o.page_tokens < end; ++i)
         NIBBLE_CHECK(cache.has_page(i), "attention: a page that a query sees was dropped: restore it");
