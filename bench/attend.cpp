@@ -176,7 +176,8 @@ private:
         const nb::kv_cache_options options{.heads = shape.heads,
                                            .head_size = shape.size,
                                            .value_size = shape.value_size,
-                                           .capacity = shape.context + appended};
+                                           .capacity = shape.context + appended,
+                                           .storing = nb::kv_storing::at_append}; // what is timed is what is stored
         const double context = static_cast<double>(shape.context);
         const double numbers = context * static_cast<double>(row + (what.value_bits == 0.0 ? 0 : value_row));
         const double bits = context * (what.bits * static_cast<double>(row) + what.value_bits * static_cast<double>(value_row));

@@ -22,7 +22,7 @@
 namespace nibble::inline NIBBLE_ABI {
 
 // One sequence of a call for several: its queries are rows [first, first + count) of q and out, the last of which belongs to
-// the sequence's last token.
+// the sequence's last token; or any number of queries that belong to none of its tokens (cross-attention, below).
 template <class Keys, cached_values Values>
 struct attended_sequence {
     const kv_cache<Keys, Values>* cache = nullptr;
@@ -295,10 +295,17 @@ concept sequences_of_caches = requires(const Sequences& sequences) { as_span(seq
 // ones share a head of keys (MHA, GQA, MQA). A row's result depends on its own query and the cache alone: not on the other
 // queries, the threads, the size of pages, or the ISA, to the last bit.
 //
-// With precision fp32 the result is that of attention over what the cache stores (read_keys, read_values) within rounding,
+// With precision fp32 the result is that of attention over what the cache holds (read_keys, read_values) within rounding,
 // whatever it went through before (kv_transform); queries and keys turned by their positions where that says so.
-// A query that sees no token gets zeros, and -infinity for its log-sum. A NaN or infinity in a query, or in a key or a value
-// it sees, makes the results of that query and head NaN.
+// A prompt is appended, then attended to by its queries: a cache that stores with the next append (kv_storing: keys along tokens,
+// windows) holds it in fp32 then, so that what its queries get depends on how it was cut, as kv_cache says; others, on nothing
+// but the tokens.
+// A query that sees no token gets zeros, and -infinity for its log-sum, or its sink score's. A NaN or infinity in a query, or in a
+// key or a value it sees, makes the results of that query and head NaN.
+//
+// Queries are those of a sequence's last tokens, of which there must be as many. In cross-attention they are not, and there may be
+// more queries than tokens, also over none: where nothing asks for a query's position, that is with causal = false and without
+// a window, slopes, or keys that attend turns (kv_transform::rotary).
 template <isa Isa = best_isa, class Keys, cached_values Values, executor Executor = serial>
 void attend(matrix_view<const float> q, std::span<const attended_sequence<Keys, Values>> sequences, matrix_view<float> out,
             const attend_options& options = {}, const Executor& threads = {}) {
@@ -320,7 +327,7 @@ void attend(matrix_view<const float> q, const Sequences& sequences, matrix_view<
     attend<Isa>(q, detail::as_span(sequences), out, options, threads);
 }
 
-// Of one sequence, whose last queries.rows() tokens they are.
+// Of one sequence, to whose last q.rows() tokens the queries belong, or to none.
 template <isa Isa = best_isa, class Keys, cached_values Values, executor Executor = serial>
 void attend(matrix_view<const float> q, const kv_cache<Keys, Values>& cache, matrix_view<float> out,
             const attend_options& options = {}, const Executor& threads = {}) {

@@ -31,8 +31,19 @@ namespace nibble::inline NIBBLE_ABI {
 // A key or value with a NaN or an infinity is stored as zeros and marked: whatever attends to that token, in that head, is NaN.
 // Without a scale (f16_plain, bf16_plain) numbers beyond the largest saturate.
 //
-// What is stored depends on the tokens alone, not on how many came at once. One thread at a time may change sequences of
-// the same pages; attend only reads.
+// What is stored in the end (flush) depends on the tokens alone, not on how many came at once. When it is stored, and so what
+// queries meet before, kv_cache_options::storing says:
+//   at_append       as a token comes, or leaves its window. The default of schemes whose scales belong to tokens, without windows:
+//                   what attention gives does not depend either on how many tokens came at once. With windows it does: of a long
+//                   append the first tokens have left them, and are as stored, when their own queries come.
+//   at_next_append  the tokens of an append stay in fp32 until the next one, or flush(). The default of keys along tokens and of
+//                   windows. A prompt that is appended and then attended to by its own queries attends to itself exactly, as in
+//                   KIVI (Liu et al., 2024), then is stored. So it does depend on the cut: a query meets tokens of its own
+//                   append as they came, those before it as stored, but for windows and groups that were not complete. Token by
+//                   token its own append is its own token alone, which is what decoding does.
+//
+// One thread at a time may change sequences of the same pages; attend only reads. What was moved from has no tokens and no pages:
+// it can be assigned to and destroyed, size() is 0 and pages() nullptr; all that needs pages fails and says so.
 template <class Keys, cached_values Values>
 class kv_cache : public detail::kv_sequence {
 public:
@@ -65,9 +76,10 @@ public:
     // What a transform makes infinite counts as not finite. A fork shares it; whoever restores a page in another sequence sets
     // the same.
     void set_key_transform(std::shared_ptr<const kv_transform> transform) {
+        const kv_cache_options& o = options();
         NIBBLE_CHECK(tokens_ == 0, "kv_cache::set_key_transform: tokens are there, which came through another transform");
         if (transform != nullptr) {
-            detail::check_transform(*transform, options().heads, options().head_size, true);
+            detail::check_transform(*transform, o.heads, o.head_size, true);
             NIBBLE_CHECK(stores_values || (transform->order.empty() && !transform->hadamard),
                          "kv_cache::set_key_transform: an order or a Hadamard transform leaves no prefix of the keys to be values");
         }
@@ -77,12 +89,15 @@ public:
     void set_value_transform(std::shared_ptr<const kv_transform> transform)
         requires stores_values
     {
+        const kv_cache_options& o = options();
         NIBBLE_CHECK(tokens_ == 0, "kv_cache::set_value_transform: tokens are there, which came through another transform");
-        if (transform != nullptr) detail::check_transform(*transform, options().heads, options().value_size, false);
+        if (transform != nullptr) detail::check_transform(*transform, o.heads, o.value_size, false);
         value_transform_ = std::move(transform);
     }
 
-    // Tokens to the end: row t of k has the keys of all heads of a token, head after head, v its values. Allocates nothing.
+    // Tokens to the end: row t of k has the keys of all heads of a token, head after head, v its values. With at_next_append those
+    // of the append before are stored first, and more than options().prompt_tokens at once get fp32 memory of their own, from the
+    // pages' allocator; apart from that it allocates nothing.
     template <executor Executor = serial>
         requires stores_values
     void append(matrix_view<const float> k, matrix_view<const float> v, const Executor& threads = {}) {
@@ -101,25 +116,39 @@ public:
         append_tokens(k, {}, threads);
     }
 
-    // Back to the first `count` tokens, as if no more had been appended. Where numbers wait in fp32 for their group or in a
-    // window, at most options().rollback tokens go back from the most there have been, unless `count` leaves none of them waiting.
+    // Stores the tokens of the last append, once their queries have attended to them, as the next append would: before fork, so that
+    // their pages are shared, before save_page, or to have the memory of a long append back at once.
+    template <executor Executor = serial>
+    void flush(const Executor& threads = {}) {
+        check_pages();
+        if (due_ != tokens_ || !short_newest_.empty()) put_tokens({}, {}, tokens_, threads);
+    }
+
+    // Back to the first `count` tokens, as if no more had been appended; of the last append's, as if it had been shorter. Where
+    // numbers wait in fp32 for their group or in a window, at most options().rollback tokens go back from the most there have
+    // been, unless `count` leaves none of them waiting, or they are of the last append and not stored yet.
     void truncate(std::size_t count) {
+        check_pages();
         NIBBLE_CHECK(can_truncate(count), "kv_cache::truncate: to a number of tokens that are there, and not further back than "
                                           "options.rollback where keys or values wait in fp32");
         const std::size_t keys = pages_->stored_keys(count);
         const std::size_t values = pages_->stored_values(count);
         const std::size_t end = detail::ceil_div(detail::max_of(keys, values), options().page_tokens);
+        const bool clears = count < due_ || uncleared_;
         release_from(end);
-        clear_from(keys, values);
         tokens_ = count;
+        due_ = detail::min_of(due_, count);
+        if (clears) clear_from(stored_keys(), stored_values());
         begin_ = detail::min_of(begin_, count);
         oldest_key_ = detail::min_of(oldest_key_, count);
         oldest_value_ = detail::min_of(oldest_value_, count);
+        if (count == 0 && !short_newest_.empty()) newest_ = std::exchange(short_newest_, {});
     }
     void clear() { truncate(0); }
 
-    // The same sequence once more: its pages are shared until one of the two writes to them.
+    // The same sequence once more: its pages are shared until one of the two writes to them. Tokens that wait in fp32 are copied.
     [[nodiscard]] kv_cache fork() const {
+        check_pages();
         kv_cache copy(pages_);
         copy.share(*this);
         return copy;
@@ -127,6 +156,7 @@ public:
 
     // A page that was dropped, as save_page wrote it.
     void restore_page(std::size_t i, std::span<const std::byte> from) {
+        check_pages();
         NIBBLE_CHECK(i < table_.size() && table_[i] == none && i * options().page_tokens >= begin_,
                      "kv_cache::restore_page: a page that was dropped");
         NIBBLE_CHECK(from.size() == pages_->page_bytes(), "kv_cache::restore_page: the bytes of one page");
@@ -179,8 +209,13 @@ private:
     template <executor Executor>
     void append_tokens(matrix_view<const float> k, matrix_view<const float> v, const Executor& threads) {
         detail::check_executor(threads);
+        NIBBLE_CHECK(k.rows() <= options().capacity - tokens_, "kv_cache::append: more tokens than the capacity of the sequence");
+        if (k.rows() != 0) put_tokens(k, v, pages_->stores_at_next_append() ? tokens_ : tokens_ + k.rows(), threads);
+    }
+    // Tokens to the end, after which the first `due` are stored, but for windows and groups.
+    template <executor Executor>
+    void put_tokens(matrix_view<const float> k, matrix_view<const float> v, std::size_t due, const Executor& threads) {
         const kv_cache_options& o = options();
-        NIBBLE_CHECK(k.rows() <= o.capacity - tokens_, "kv_cache::append: more tokens than the capacity of the sequence");
         const std::size_t count = k.rows();
         for_each_page_written(count, [&](std::size_t i) {
             NIBBLE_CHECK(i >= table_.size() || table_[i] != none || i * o.page_tokens < begin_,
@@ -188,6 +223,14 @@ private:
         });
         NIBBLE_CHECK(pages_needed(count) <= pages_->available(),
                      "kv_cache::append: no page left; evict, truncate or release sequences, or make more pages");
+        const bool resizes = resizes_newest(count);
+        detail::newest_tokens other;
+        if (resizes) {
+            if (count > o.prompt_tokens)
+                other = newest_for(count);
+            else
+                other = std::exchange(short_newest_, {});
+        }
         if (uncleared_) clear_from(stored_keys(), stored_values());
         for_each_page_written(count, [&](std::size_t i) {
             if (i >= table_.size()) table_.resize(i + 1, none);
@@ -198,54 +241,63 @@ private:
                 clear_from(i, stored_keys(), stored_values());
             }
         });
-        const std::size_t first = tokens_;
-        detail::for_each_task(o.heads, threads, [&](std::size_t h, std::size_t) { found_[h] = append_head(h, first, k, v) ? 1 : 0; });
-        tokens_ += count;
-        oldest_key_ = detail::max_of(oldest_key_, tokens_ - detail::min_of(tokens_, newest_keys_.tokens));
-        oldest_value_ = detail::max_of(oldest_value_, tokens_ - detail::min_of(tokens_, newest_values().tokens));
+        const std::size_t stored[] = {stored_keys(), stored_values()};
+        detail::for_each_task(o.heads, threads, [&](std::size_t h, std::size_t) {
+            store_waiting(h);
+            if (resizes) copy_newest(h, other);
+            found_[h] = append_head(h, k, v, resizes ? other : newest_) ? 1 : 0;
+        });
         // Marks are rare, and looking for them in all of a page costs as much as a token.
-        bool any = newest_keys_.marked + newest_values_.marked + first_keys_.marked + first_values_.marked != 0;
+        bool any = newest_.keys.marked + newest_.values.marked + first_keys_.marked + first_values_.marked != 0;
+        if (resizes) {
+            if (count > o.prompt_tokens && short_newest_.empty()) short_newest_ = std::move(newest_);
+            newest_ = std::move(other);
+        }
+        tokens_ += count;
+        due_ = due;
+        oldest_key_ = oldest_in(newest_keys(), oldest_key_);
+        oldest_value_ = oldest_in(newest_values(), oldest_value_);
         for (const std::uint8_t found : found_) any = any || found != 0;
         if (!any) return;
-        for (detail::open_tokens* open : {&newest_keys_, &newest_values_, &first_keys_, &first_values_}) {
-            open->marked = 0;
-            for (const std::uint8_t m : open->marks) open->marked += m;
-        }
-        for_each_page_between(first, tokens_, [&](std::size_t i) {
-            if (i < table_.size() && table_[i] != none) pages_->count_marks(table_[i]);
-        });
+        for (detail::open_tokens* open : {&newest_.keys, &newest_.values, &first_keys_, &first_values_}) open->count_marks();
+        const std::size_t first = detail::min_of(stored[0], stored[1]) / o.page_tokens;
+        for (std::size_t i = first; i < table_.size(); ++i)
+            if (table_[i] != none) pages_->count_marks(table_[i]);
+    }
+    // Of a head, what waits in fp32 and is neither in a window nor of a group that is not complete.
+    void store_waiting(std::size_t h) noexcept {
+        store_keys(h, stored_keys(), pages_->stored_keys(tokens_));
+        if constexpr (stores_values)
+            for (std::size_t t = stored_values(); t < pages_->stored_values(tokens_); ++t) store_open_value(h, t);
     }
     // True if there was a number that is not finite.
-    bool append_head(std::size_t h, std::size_t first, matrix_view<const float> k, matrix_view<const float> v) noexcept {
+    bool append_head(std::size_t h, matrix_view<const float> k, matrix_view<const float> v, detail::newest_tokens& to) noexcept {
         const kv_cache_options& o = options();
+        const bool leaves = !pages_->stores_at_next_append(); // tokens leave their windows as others come
         float x[kernel::longest_head];
         bool found = false;
         for (std::size_t t = 0; t < k.rows(); ++t) {
-            const std::size_t position = first + t;
+            const std::size_t position = tokens_ + t;
             bool good_key = finite_row(k.row(t) + h * o.head_size, o.head_size, x);
             good_key = transform_row(key_transform_.get(), h, o.head_size, x) && good_key;
             if (position < o.sinks) put_open_key(first_keys_, h, position, x, o.head_size, !good_key);
-            if (newest_keys_.tokens == 0) {
+            if (to.keys.tokens == 0) {
                 store_key(h, position, x, !good_key);
             } else {
-                put_open_key(newest_keys_, h, position % newest_keys_.tokens, x, o.head_size, !good_key);
-                store_keys(h, pages_->stored_keys(position), pages_->stored_keys(position + 1));
+                put_open_key(to.keys, h, position % to.keys.tokens, x, o.head_size, !good_key);
+                if (leaves) store_keys(h, pages_->stored_keys(position), pages_->stored_keys(position + 1));
             }
             found = found || !good_key;
             if constexpr (!stores_values) continue;
             bool good_value = finite_row(v.row(t) + h * o.value_size, o.value_size, x);
             good_value = transform_row(value_transform_.get(), h, o.value_size, x) && good_value;
             if (position < o.sinks) put_open_value(first_values_, h, position, x, o.value_size, !good_value);
-            if (newest_values_.tokens == 0) {
+            if (to.values.tokens == 0) {
                 store_value(h, position, x, !good_value);
             } else {
-                put_open_value(newest_values_, h, position % newest_values_.tokens, x, o.value_size, !good_value);
-                const std::size_t leaves = pages_->stored_values(position);
-                if (leaves != pages_->stored_values(position + 1)) {
-                    const std::size_t at = leaves % newest_values_.tokens;
-                    get_open_value(newest_values_, h, at, o.value_size, x);
-                    store_value(h, leaves, x, newest_values_.marks[h * newest_values_.tokens + at] != 0);
-                }
+                put_open_value(to.values, h, position % to.values.tokens, x, o.value_size, !good_value);
+                const std::size_t first = pages_->stored_values(position);
+                if (leaves && first != pages_->stored_values(position + 1)) store_open_value(h, first);
             }
             found = found || !good_value;
         }
@@ -263,12 +315,12 @@ private:
     void store_keys(std::size_t h, std::size_t from, std::size_t to) noexcept {
         const kv_cache_options& o = options();
         const auto marked = [&](std::size_t position) {
-            return newest_keys_.marks[h * newest_keys_.tokens + position % newest_keys_.tokens] != 0;
+            return newest_.keys.marks[h * newest_.keys.tokens + position % newest_.keys.tokens] != 0;
         };
         if constexpr (key_format::tokens_per_group == 0) {
             float x[kernel::longest_head];
             for (; from < to; ++from) {
-                get_open_key(newest_keys_, h, from % newest_keys_.tokens, o.head_size, x);
+                get_open_key(newest_.keys, h, from % newest_.keys.tokens, o.head_size, x);
                 store_key(h, from, x, marked(from));
             }
         } else {
@@ -278,7 +330,7 @@ private:
                 const auto column = [&](std::size_t channel, float* x) {
                     for (std::size_t t = 0; t < group; t += panel_layout::rows)
                         std::memcpy(x + t,
-                                    newest_keys_.head(h) + (from + t) % newest_keys_.tokens / panel_layout::rows * panel +
+                                    newest_.keys.head(h) + (from + t) % newest_.keys.tokens / panel_layout::rows * panel +
                                         channel * panel_layout::rows * sizeof(float),
                                     panel_layout::rows * sizeof(float));
                 };
@@ -289,6 +341,13 @@ private:
                     if (marked(from + t)) mark(h, from + t, key_mark);
             }
         }
+    }
+    // A value out of the window.
+    void store_open_value(std::size_t h, std::size_t position) noexcept {
+        float x[kernel::longest_head];
+        const std::size_t at = position % newest_.values.tokens;
+        get_open_value(newest_.values, h, at, options().value_size, x);
+        store_value(h, position, x, newest_.values.marks[h * newest_.values.tokens + at] != 0);
     }
     void store_value(std::size_t h, std::size_t position, const float* x, bool marked) noexcept {
         const std::size_t size = options().page_tokens;
@@ -308,7 +367,7 @@ private:
         if (position < o.sinks) {
             marked = open(first_keys_, position);
         } else if (position >= stored_keys()) {
-            marked = open(newest_keys_, position % newest_keys_.tokens);
+            marked = open(newest_.keys, position % newest_.keys.tokens);
         } else {
             const std::uint32_t page = table_[position / o.page_tokens];
             kernel::load_key<Keys>(pages_->keys(), pages_->keys_of(page, h), position % o.page_tokens, o.key_scale, x);
@@ -335,7 +394,7 @@ private:
         if (position < o.sinks) {
             marked = open(first_values_, position);
         } else if (position >= stored_values()) {
-            marked = open(newest_values_, position % newest_values_.tokens);
+            marked = open(newest_.values, position % newest_.values.tokens);
         } else {
             const std::uint32_t page = table_[position / o.page_tokens];
             if constexpr (stores_values)

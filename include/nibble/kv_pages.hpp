@@ -16,6 +16,17 @@
 
 namespace nibble::inline NIBBLE_ABI {
 
+// When the tokens of an append are stored as Keys and Values: until then they are in fp32, as they came.
+enum class kv_storing {
+    // at_next_append where keys or values pass through a window or groups of tokens (along_tokens, key_flush, key_window,
+    // value_window), else at_append.
+    automatic,
+    // At once. Where there is a window, the tokens of a long append have left it before their own queries see them.
+    at_append,
+    // By the next append, or flush(): the tokens of an append attend to each other exactly, which is KIVI's prefill.
+    at_next_append,
+};
+
 // What is fixed for the life of a cache.
 struct kv_cache_options {
     std::size_t heads = 1;         // of keys and values; queries may have a multiple of it
@@ -34,8 +45,12 @@ struct kv_cache_options {
     std::size_t value_window = 0;
     std::size_t key_flush = 0;
     std::size_t sinks = 0;
+    kv_storing storing = kv_storing::automatic;
+    // With at_next_append: tokens of one append that the fp32 memory made with a sequence has room for. A longer append allocates
+    // room of its own, and the one after it, or flush(), gives that back.
+    std::size_t prompt_tokens = 16;
     // How many tokens truncate may take back where keys or values pass through a window or groups of tokens, whose fp32
-    // numbers it needs again. Without those there is no limit.
+    // numbers it needs again. Without those there is no limit, nor for tokens of the last append that are not stored yet.
     std::size_t rollback = 16;
     // Of schemes with a scale per tensor, or an outer one (nvfp4): it cannot follow from what is not there yet.
     float key_scale = 1.0f;
@@ -48,6 +63,9 @@ namespace detail {
 class page_memory {
 public:
     static constexpr std::uint32_t none = 0xffffffffu;
+
+    page_memory(const page_memory&) = delete; // sequences point to it
+    page_memory& operator=(const page_memory&) = delete;
 
     [[nodiscard]] const kv_cache_options& options() const noexcept { return options_; }
     [[nodiscard]] bool stores_values() const noexcept { return stores_values_; } // or they are a prefix of the keys
@@ -126,14 +144,15 @@ public:
     [[nodiscard]] std::size_t stored_values(std::size_t tokens) const noexcept {
         return stores_values_ ? tokens - detail::min_of(tokens, options_.value_window) : stored_keys(tokens);
     }
-    // Tokens whose fp32 numbers are kept, a multiple of 16; 0 if all are stored at once.
-    [[nodiscard]] std::size_t open_keys() const noexcept {
-        if (options_.key_window == 0 && options_.key_flush == 1) return 0;
-        return detail::round_up(options_.key_window + options_.key_flush + options_.rollback, panel_layout::rows);
+    [[nodiscard]] bool stores_at_next_append() const noexcept { return options_.storing == kv_storing::at_next_append; }
+    // Tokens whose fp32 numbers are kept where `appended` come at once, a multiple of 16; 0 if all are stored at once.
+    [[nodiscard]] std::size_t open_keys(std::size_t appended) const noexcept {
+        if (!stores_at_next_append() && options_.key_window == 0 && options_.key_flush == 1) return 0;
+        return open(options_.key_window + options_.key_flush, appended);
     }
-    [[nodiscard]] std::size_t open_values() const noexcept {
-        if (!stores_values_ || options_.value_window == 0) return 0;
-        return detail::round_up(options_.value_window + 1 + options_.rollback, panel_layout::rows);
+    [[nodiscard]] std::size_t open_values(std::size_t appended) const noexcept {
+        if (!stores_values_ || (!stores_at_next_append() && options_.value_window == 0)) return 0;
+        return open(options_.value_window + 1, appended);
     }
 
 protected:
@@ -177,10 +196,17 @@ protected:
                          detail::is_finite(o.value_scale),
                      "kv_cache: key_scale and value_scale must be positive and finite");
         if (o.pages == 0) o.pages = detail::ceil_div(o.capacity, o.page_tokens);
+        const bool waits = o.key_window != 0 || o.key_flush != 1 || o.value_window != 0;
+        if (o.storing == kv_storing::automatic) o.storing = waits ? kv_storing::at_next_append : kv_storing::at_append;
+        o.prompt_tokens = detail::min_of(o.prompt_tokens, o.capacity);
         return o;
     }
 
 private:
+    [[nodiscard]] std::size_t open(std::size_t window, std::size_t appended) const noexcept {
+        const std::size_t others = detail::max_of(options_.rollback, stores_at_next_append() ? appended : 0);
+        return detail::round_up(window + others, panel_layout::rows);
+    }
     [[nodiscard]] std::byte* head_of(std::size_t head) noexcept { return memory_.data() + head * options_.pages * head_bytes_; }
     [[nodiscard]] const std::byte* head_of(std::size_t head) const noexcept {
         return memory_.data() + head * options_.pages * head_bytes_;
@@ -222,7 +248,8 @@ private:
 } // namespace detail
 
 // Pages of a number of tokens, all heads of them: the memory of one or more sequences. A page that several sequences hold is
-// stored once, and copied when one of them writes to it. Not for several threads at once without a lock.
+// stored once, and copied when one of them writes to it. Not for several threads at once without a lock. Neither copied nor moved:
+// sequences point to it.
 //
 // A page is not in one place: keys, values and marks of a head have the parts of all pages side by side, so that attention, which
 // goes through a sequence head by head, reads one stretch of memory where pages were taken one after the other. (Emerald Rapids,

@@ -34,6 +34,15 @@ struct open_tokens {
         : tokens(count), head_bytes(bytes), memory(count == 0 ? 0 : bytes * heads, from), marks(count * heads) {}
     [[nodiscard]] const std::byte* head(std::size_t h) const noexcept { return memory.data() + h * head_bytes; }
     [[nodiscard]] std::byte* head(std::size_t h) noexcept { return memory.data() + h * head_bytes; }
+    void count_marks() noexcept {
+        marked = 0;
+        for (const std::uint8_t m : marks) marked += m;
+    }
+};
+// The newest tokens of a sequence.
+struct newest_tokens {
+    open_tokens keys, values;
+    [[nodiscard]] bool empty() const noexcept { return keys.tokens == 0 && values.tokens == 0; }
 };
 
 // The tokens, pages and transforms of a kv_cache, which adds how numbers are stored. Attention knows a cache as this but for its
@@ -45,19 +54,23 @@ public:
     kv_sequence(const kv_sequence&) = delete;
     kv_sequence& operator=(const kv_sequence&) = delete;
 
-    [[nodiscard]] const kv_cache_options& options() const noexcept { return memory_->options(); }
+    [[nodiscard]] const kv_cache_options& options() const {
+        check_pages();
+        return memory_->options();
+    }
     [[nodiscard]] std::size_t size() const noexcept { return tokens_; }
     // The first token that is still there, those in options().sinks aside.
     [[nodiscard]] std::size_t begin() const noexcept { return begin_; }
     // Tokens below it are stored as Keys, or Values; from it on they are fp32 as yet.
-    [[nodiscard]] std::size_t stored_keys() const noexcept { return memory_->stored_keys(tokens_); }
-    [[nodiscard]] std::size_t stored_values() const noexcept { return memory_->stored_values(tokens_); }
+    [[nodiscard]] std::size_t stored_keys() const noexcept { return memory_ == nullptr ? 0 : memory_->stored_keys(due_); }
+    [[nodiscard]] std::size_t stored_values() const noexcept { return memory_ == nullptr ? 0 : memory_->stored_values(due_); }
 
     [[nodiscard]] const std::shared_ptr<const kv_transform>& key_transform() const noexcept { return key_transform_; }
     [[nodiscard]] const std::shared_ptr<const kv_transform>& value_transform() const noexcept { return value_transform_; }
 
-    // Pages that the next `count` tokens take from the set: they can be appended if it has as many available.
-    [[nodiscard]] std::size_t pages_needed(std::size_t count) const noexcept {
+    // Pages that the next `count` tokens take from the set: they can be appended if it has as many available. An append takes the
+    // pages of its tokens also where it is the next one that stores them: flush needs more, pages_needed(0), after a fork alone.
+    [[nodiscard]] std::size_t pages_needed(std::size_t count) const {
         std::size_t needed = 0;
         for_each_page_written(count, [&](std::size_t i) {
             if (i >= table_.size() || table_[i] == none || memory_->owners(table_[i]) > 1) ++needed;
@@ -66,30 +79,35 @@ public:
     }
 
     [[nodiscard]] bool can_truncate(std::size_t count) const noexcept {
-        if (count > tokens_ || (count < begin_ && count != 0)) return false;
+        if (memory_ == nullptr || count > tokens_ || (count < begin_ && count != 0)) return false;
+        if (count >= due_) return true; // these have not been stored
         const std::size_t keys = memory_->stored_keys(count);
         const std::size_t values = memory_->stored_values(count);
         return (keys == count || keys >= oldest_key_) && (values == count || values >= oldest_value_);
     }
 
-    // Gives back all pages whose tokens all lie before `position`: attention with a window no longer asks for them. Sinks stay.
+    // Gives back all pages whose tokens all lie before `position` and are stored: attention with a window no longer asks for them.
+    // Sinks stay.
     void evict_before(std::size_t position) {
         NIBBLE_CHECK(position <= tokens_, "kv_cache::evict_before: a position within the sequence");
-        const std::size_t pages = min_of(position, min_of(stored_keys(), stored_values())) / options().page_tokens;
+        const std::size_t size = options().page_tokens;
+        const std::size_t pages = min_of(position, min_of(stored_keys(), stored_values())) / size;
         for (std::size_t i = 0; i < min_of(pages, table_.size()); ++i)
             if (table_[i] != none) memory_->release(std::exchange(table_[i], none));
-        begin_ = max_of(begin_, pages * options().page_tokens);
+        begin_ = max_of(begin_, pages * size);
     }
 
     // Pages to and from plain memory, pages().page_bytes() of it each, bit for bit. A page that was saved may be dropped, which
-    // gives its memory back; until it is restored attend must not meet it.
+    // gives its memory back; until it is restored attend must not meet it. Tokens are in pages once they are stored: flush() first.
     [[nodiscard]] std::size_t page_count() const noexcept { return table_.size(); }
     [[nodiscard]] bool has_page(std::size_t i) const noexcept { return i < table_.size() && table_[i] != none; }
     void save_page(std::size_t i, std::span<std::byte> to) const {
+        check_pages();
         NIBBLE_CHECK(has_page(i) && to.size() == memory_->page_bytes(), "kv_cache::save_page: a page that is there, and its size");
         memory_->save(table_[i], to.data());
     }
     void drop_page(std::size_t i) {
+        check_pages();
         NIBBLE_CHECK(has_page(i), "kv_cache::drop_page: a page that is there");
         memory_->release(std::exchange(table_[i], none));
     }
@@ -105,64 +123,50 @@ public:
         return memory_->stores_values() ? options().value_size : options().head_size;
     }
     [[nodiscard]] std::uint32_t page(std::size_t i) const noexcept { return i < table_.size() ? table_[i] : none; }
-    [[nodiscard]] const open_tokens& newest_keys() const noexcept { return newest_keys_; }
-    [[nodiscard]] const open_tokens& newest_values() const noexcept { return memory_->stores_values() ? newest_values_ : newest_keys_; }
+    [[nodiscard]] const open_tokens& newest_keys() const noexcept { return newest_.keys; }
+    [[nodiscard]] const open_tokens& newest_values() const noexcept {
+        return memory_->stores_values() ? newest_.values : newest_.keys;
+    }
     [[nodiscard]] const open_tokens& first_keys() const noexcept { return first_keys_; }
     [[nodiscard]] const open_tokens& first_values() const noexcept { return memory_->stores_values() ? first_values_ : first_keys_; }
 
 protected:
     explicit kv_sequence(std::shared_ptr<page_memory> pages) : memory_(std::move(pages)) {
+        NIBBLE_CHECK(memory_ != nullptr, "kv_cache: a sequence needs pages");
         const kv_cache_options& o = memory_->options();
-        using f32_keys = key_layout<f32_plain>;
-        using f32_values = value_layout<f32_plain>;
-        const auto open = [&](std::size_t tokens, std::size_t bytes) {
-            return open_tokens(tokens, bytes, o.heads, memory_->memory_from());
-        };
         const std::size_t sinks = round_up(o.sinks, panel_layout::rows);
-        const std::size_t value_sinks = memory_->stores_values() ? sinks : 0;
-        newest_keys_ = open(memory_->open_keys(), f32_keys(memory_->open_keys(), o.head_size).bytes);
-        newest_values_ = open(memory_->open_values(), f32_values(memory_->open_values(), o.value_size).bytes);
-        first_keys_ = open(sinks, f32_keys(sinks, o.head_size).bytes);
-        first_values_ = open(value_sinks, f32_values(value_sinks, o.value_size).bytes);
+        newest_ = newest_for(o.prompt_tokens);
+        first_keys_ = open_keys(sinks);
+        first_values_ = open_values(memory_->stores_values() ? sinks : 0);
         table_.reserve(ceil_div(o.capacity, o.page_tokens));
         found_.resize(o.heads);
     }
-    kv_sequence(kv_sequence&& other) noexcept = default;
+    // What was moved from has no tokens and no pages.
+    kv_sequence(kv_sequence&& other) noexcept { take(other); }
     kv_sequence& operator=(kv_sequence&& other) noexcept {
         if (this != &other) {
             release_from(0);
-            memory_ = std::move(other.memory_);
-            table_ = std::move(other.table_);
-            other.table_.clear();
-            tokens_ = std::exchange(other.tokens_, 0);
-            begin_ = std::exchange(other.begin_, 0);
-            uncleared_ = std::exchange(other.uncleared_, false);
-            oldest_key_ = std::exchange(other.oldest_key_, 0);
-            oldest_value_ = std::exchange(other.oldest_value_, 0);
-            newest_keys_ = std::move(other.newest_keys_);
-            newest_values_ = std::move(other.newest_values_);
-            first_keys_ = std::move(other.first_keys_);
-            first_values_ = std::move(other.first_values_);
-            found_ = std::move(other.found_);
-            key_transform_ = std::move(other.key_transform_);
-            key_rotary_ = std::move(other.key_rotary_);
-            value_transform_ = std::move(other.value_transform_);
+            take(other);
         }
         return *this;
     }
     ~kv_sequence() { release_from(0); }
+    void check_pages() const {
+        NIBBLE_CHECK(memory_ != nullptr, "kv_cache: it was moved from, and has no pages: assign a cache to it first");
+    }
     // An empty sequence becomes another one of the same pages.
     void share(const kv_sequence& other) {
         table_.assign(other.table_.begin(), other.table_.end());
         for (const std::uint32_t page : table_)
             if (page != none) memory_->keep(page);
         tokens_ = other.tokens_;
+        due_ = other.due_;
         begin_ = other.begin_;
         uncleared_ = other.uncleared_;
         oldest_key_ = other.oldest_key_;
         oldest_value_ = other.oldest_value_;
-        newest_keys_ = other.newest_keys_;
-        newest_values_ = other.newest_values_;
+        if (!other.short_newest_.empty()) short_newest_ = std::move(newest_);
+        newest_ = other.newest_;
         first_keys_ = other.first_keys_;
         first_values_ = other.first_values_;
         key_transform_ = other.key_transform_;
@@ -177,27 +181,36 @@ protected:
             table_.pop_back();
         }
     }
-    // Pages of positions [from, to).
-    template <class Visit>
-    void for_each_page_between(std::size_t from, std::size_t to, const Visit& visit) const {
-        const std::size_t keys = memory_->stored_keys(from);
-        const std::size_t values = memory_->stored_values(from);
-        const std::size_t first = min_of(keys, values);
-        const std::size_t end = max_of(memory_->stored_keys(to), memory_->stored_values(to));
-        for (std::size_t i = first / options().page_tokens; i * options().page_tokens < end; ++i) visit(i);
-    }
-    // Those that the next `count` tokens write to: where keys or values leave their windows.
+    // Those that the tokens up to tokens_ + count take which are not stored yet: where keys or values leave their windows.
     template <class Visit>
     void for_each_page_written(std::size_t count, const Visit& visit) const {
         const std::size_t size = options().page_tokens;
         const std::size_t keys[] = {stored_keys(), memory_->stored_keys(tokens_ + count)};
         const std::size_t values[] = {stored_values(), memory_->stored_values(tokens_ + count)};
-        for_each_page_between(tokens_, tokens_ + count, [&](std::size_t i) {
+        for (std::size_t i = min_of(keys[0], values[0]) / size; i * size < max_of(keys[1], values[1]); ++i) {
             const auto meets = [&](const std::size_t (&range)[2]) {
                 return range[0] < range[1] && range[0] < (i + 1) * size && range[1] > i * size;
             };
             if (meets(keys) || meets(values)) visit(i);
-        });
+        }
+    }
+
+    // Memory for fp32 tokens; and for the newest ones, where `appended` come at once.
+    [[nodiscard]] open_tokens open_keys(std::size_t tokens) const {
+        const kv_cache_options& o = memory_->options();
+        return {tokens, key_layout<f32_plain>(tokens, o.head_size).bytes, o.heads, memory_->memory_from()};
+    }
+    [[nodiscard]] open_tokens open_values(std::size_t tokens) const {
+        const kv_cache_options& o = memory_->options();
+        return {tokens, value_layout<f32_plain>(tokens, o.value_size).bytes, o.heads, memory_->memory_from()};
+    }
+    [[nodiscard]] newest_tokens newest_for(std::size_t appended) const {
+        return {open_keys(memory_->open_keys(appended)), open_values(memory_->open_values(appended))};
+    }
+    // Whether an append of `count` tokens wants other memory for the newest ones than there is.
+    [[nodiscard]] bool resizes_newest(std::size_t count) const noexcept {
+        if (count <= memory_->options().prompt_tokens) return !short_newest_.empty();
+        return newest_.keys.tokens < memory_->open_keys(count) || newest_.values.tokens < memory_->open_values(count);
     }
 
     // The finite numbers of a row, and whether all were.
@@ -247,6 +260,28 @@ protected:
             x[c] = from[c / panel_layout::rows * open.tokens * panel_layout::rows + c % panel_layout::rows];
     }
 
+    // Head h of the newest tokens that are there, to other memory for as many or fewer.
+    void copy_newest(std::size_t h, newest_tokens& to) const noexcept {
+        const kv_cache_options& o = memory_->options();
+        float x[kernel::longest_head];
+        for (std::size_t t = oldest_in(to.keys, oldest_key_); t < tokens_; ++t) {
+            const std::size_t at = t % newest_.keys.tokens;
+            get_open_key(newest_.keys, h, at, o.head_size, x);
+            put_open_key(to.keys, h, t % to.keys.tokens, x, o.head_size, newest_.keys.marks[h * newest_.keys.tokens + at] != 0);
+        }
+        if (to.values.tokens == 0) return;
+        for (std::size_t t = oldest_in(to.values, oldest_value_); t < tokens_; ++t) {
+            const std::size_t at = t % newest_.values.tokens;
+            get_open_value(newest_.values, h, at, o.value_size, x);
+            put_open_value(to.values, h, t % to.values.tokens, x, o.value_size,
+                           newest_.values.marks[h * newest_.values.tokens + at] != 0);
+        }
+    }
+    // Of tokens whose fp32 numbers are there from `oldest` on, the first for which `memory` has room.
+    [[nodiscard]] std::size_t oldest_in(const open_tokens& memory, std::size_t oldest) const noexcept {
+        return max_of(oldest, tokens_ - min_of(tokens_, memory.tokens));
+    }
+
     static constexpr std::uint8_t key_mark = 1;
     static constexpr std::uint8_t value_mark = 2;
     void mark(std::size_t h, std::size_t position, std::uint8_t bit) noexcept {
@@ -261,16 +296,41 @@ protected:
                          "kv_cache: a token was evicted or its page dropped");
     }
 
+private:
+    // Of a sequence that holds no pages, or none any more.
+    void take(kv_sequence& other) noexcept {
+        memory_ = std::move(other.memory_);
+        table_ = std::move(other.table_);
+        other.table_.clear();
+        tokens_ = std::exchange(other.tokens_, 0);
+        due_ = std::exchange(other.due_, 0);
+        begin_ = std::exchange(other.begin_, 0);
+        uncleared_ = std::exchange(other.uncleared_, false);
+        oldest_key_ = std::exchange(other.oldest_key_, 0);
+        oldest_value_ = std::exchange(other.oldest_value_, 0);
+        newest_ = std::exchange(other.newest_, {});
+        short_newest_ = std::exchange(other.short_newest_, {});
+        first_keys_ = std::exchange(other.first_keys_, {});
+        first_values_ = std::exchange(other.first_values_, {});
+        found_ = std::move(other.found_);
+        key_transform_ = std::move(other.key_transform_);
+        key_rotary_ = std::move(other.key_rotary_);
+        value_transform_ = std::move(other.value_transform_);
+    }
+
+protected:
     std::shared_ptr<page_memory> memory_;
     std::vector<std::uint32_t> table_; // page of each page_tokens tokens, or none
     std::size_t tokens_ = 0;
+    std::size_t due_ = 0; // of those, tokens that are stored but for windows and groups: all, or those before the last append
     std::size_t begin_ = 0;
     bool uncleared_ = false; // tokens that were taken back may be left in pages that were shared then
     // The first tokens whose fp32 numbers are there still: later ones that were taken back have overwritten those before.
     std::size_t oldest_key_ = 0;
     std::size_t oldest_value_ = 0;
-    open_tokens newest_keys_, newest_values_; // by position % tokens
-    open_tokens first_keys_, first_values_;   // sinks
+    newest_tokens newest_;       // by position % tokens
+    newest_tokens short_newest_; // those made with the sequence, while an append has others, longer ones
+    open_tokens first_keys_, first_values_; // sinks
     std::vector<std::uint8_t> found_; // of each head, whether append met a number that is not finite
     std::shared_ptr<const kv_transform> key_transform_, value_transform_;
     std::shared_ptr<const kernel::rotary_tables> key_rotary_;

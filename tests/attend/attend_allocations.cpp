@@ -29,6 +29,7 @@ TEST_CASE("append, truncate, evict and attend allocate nothing") {
             o.heads = 2;
             o.head_size = 64;
             o.capacity = 700;
+            o.prompt_tokens = 300;
             if (waiting) {
                 o.key_window = 20;
                 o.value_window = 90;

@@ -106,6 +106,7 @@ TEST_CASE("a cache stores the numbers that quantize makes of the same rows") {
                 const std::vector<float> values = pair->quantized_values(v, one.value_scale);
                 const auto s = pair->make(one);
                 s->append(k, v);
+                s->flush();
                 const std::size_t whole = s->stored_keys();
                 CHECK(whole == (pair->tokens_per_group() == 0 ? count : count / pair->tokens_per_group() * pair->tokens_per_group()));
                 matrix got(whole, o.head_size), got_values(count, o.value_size);
@@ -138,6 +139,9 @@ TEST_CASE("what is stored does not depend on how many tokens come at once, nor o
                     s->append(t.k.part(s->size(), n), t.v.part(s->size(), n), test_executor{1 + chunk % 3});
                     CHECK(before - s->available() == needed);
                 }
+                const std::size_t available = s->available();
+                s->flush(test_executor{1 + chunk % 3});
+                CHECK(s->available() == available);
                 CHECK(contents_of(*s) == want);
             }
         }
@@ -410,7 +414,14 @@ TEST_CASE("of T tokens, T mod R keys and the newest R values are in fp32, as KIV
             const tokens t(o, 400, 12);
             const auto s = pair->make(o);
             for (std::size_t n = 1; n <= 400; ++n) {
-                t.append_to(*s, n - 1, 1);
+                s->append(t.k.part(n - 1, 1), t.v.part(n - 1, 1));
+                // Its own query meets the token in fp32, and all that were there in fp32 before it.
+                const std::size_t before = (n - 1) % residual + 1;
+                if (s->size() - s->stored_keys() != before || s->size() - s->stored_values() != std::min(n, residual + 1)) {
+                    FAIL_CHECK("T = " << n << " before it is stored");
+                    break;
+                }
+                s->flush();
                 const std::size_t keys = n % residual;
                 const std::size_t values = std::min(n, residual);
                 if (s->size() - s->stored_keys() != keys || s->size() - s->stored_values() != values) {

@@ -56,6 +56,7 @@ template <class Keys> matrix stored(const matrix& k, const nb::kv_transform& thr
     cache.set_key_transform(std::make_shared<const nb::kv_transform>(through));
     const matrix v(k.rows, 1);
     cache.append(k, v);
+    cache.flush();
     matrix out(k.rows, k.cols);
     cache.read_keys(0, 0, out);
     return out;
@@ -120,6 +121,7 @@ matrix attended(const matrix& k, const matrix& v, const matrix& q) {
     o.capacity = k.rows;
     const auto s = kv_pairs().front()->make(o);
     s->append(k, v);
+    s->flush();
     matrix out(q.rows, v.cols);
     nb::attend_options options;
     options.precision = nb::attention_precision::fp32;
@@ -228,6 +230,7 @@ TEST_CASE("2-bit keys with a scale per channel lose less before rotary embedding
         nb::kv_cache<Keys, nb::f32_plain> cache(o);
         cache.set_key_transform(std::make_shared<const nb::kv_transform>(nb::kv_transform{.rotary = rotary}));
         cache.append(keys, v);
+        cache.flush();
         matrix out(q.rows, v.cols);
         nb::attend(q, cache, out, {.scale = 0.05f, .precision = nb::attention_precision::fp32});
         return out;

@@ -85,9 +85,11 @@ TEST_CASE("values that are a prefix of the keys give the bits of values stored b
                 const matrix k = matrix::normal(size, 2 * head_size, 1);
                 nb::kv_cache<S, S> stored(o);
                 stored.append(static_cast<const_view>(k), static_cast<const_view>(k));
+                stored.flush();
                 o.value_window = 0;
                 nb::kv_cache<S, nb::prefix_of_keys> whole(o);
                 whole.append(static_cast<const_view>(k));
+                whole.flush();
                 CHECK(whole.pages()->page_bytes() < stored.pages()->page_bytes());
                 for (const std::size_t group : {1u, 3u, 20u})
                     for (const auto precision : precisions) {
@@ -106,6 +108,7 @@ TEST_CASE("values that are a prefix of the keys give the bits of values stored b
                             o.value_size = value_size;
                             nb::kv_cache<S, nb::prefix_of_keys> part(o);
                             part.append(static_cast<const_view>(k));
+                            part.flush();
                             CHECK(same_bits(attended(part, q, options).out, prefix_of(want.out, head_size, value_size)));
                             o.value_size = 0;
                         }
@@ -129,6 +132,7 @@ TEST_CASE("a latent cache forks, goes back, saves and reads as any other") {
     const auto rows = [&](std::size_t first, std::size_t count) { return k.part(first, count); };
     cache_type s(o);
     s.append(rows(0, 300));
+    s.flush();
     const matrix q = matrix::normal(3, 4 * 80, 4);
     const result want = attended(s, q, {});
     // In pieces, and after tokens that were taken back.
@@ -138,6 +142,7 @@ TEST_CASE("a latent cache forks, goes back, saves and reads as any other") {
     other.append(rows(0, 7));
     other.truncate(290);
     other.append(rows(290, 10));
+    other.flush();
     CHECK(same_bits(attended(other, q, {}).out, want.out));
     cache_type copy = s.fork();
     copy.append(rows(0, 60));

@@ -32,6 +32,7 @@ constexpr std::array precisions{nb::attention_precision::fp32, nb::attention_pre
 
 void append(auto& cache, const matrix& k, const matrix& v) {
     cache.append(static_cast<const_view>(k), static_cast<const_view>(v));
+    cache.flush();
 }
 void merge(result& into, const result& from) { nb::merge_attention(into.out, into.sums, from.out, from.sums); }
 // The largest difference; and over the largest number of `want`.

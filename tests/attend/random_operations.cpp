@@ -41,6 +41,7 @@ struct modelled {
     transforms through;
     std::vector<std::vector<float>> k, v;
     std::map<std::size_t, std::vector<std::byte>> dropped;
+    std::size_t waiting = 0; // tokens of the last append that are left and may not be stored yet
     // Whether its last pages are its own and have been written to since tokens were taken back: shared ones keep those.
     bool cleared = true;
 };
@@ -59,6 +60,8 @@ nb::kv_cache_options random_options(const kv_pair& pair, numbers_of_seed& from) 
     o.key_flush = from.one_in(2) ? 0 : std::min(1 + from.below(4), o.capacity / unit) * unit;
     o.sinks = from.one_in(2) ? 0 : from.below(40);
     o.rollback = from.below(40);
+    o.storing = static_cast<nb::kv_storing>(from.below(3));
+    o.prompt_tokens = from.below(40);
     o.key_scale = 0.02f;
     o.value_scale = 0.03f;
     return o;
@@ -71,13 +74,18 @@ matrix matrix_of(const std::vector<std::vector<float>>& rows, std::size_t cols) 
 }
 bool same_bits(const matrix& a, const matrix& b) { return std::memcmp(a.at.data(), b.at.data(), a.at.size() * sizeof(float)) == 0; }
 
-// The same tokens, appended at once.
+// The same tokens, appended at once but for those that may wait to be stored.
 std::unique_ptr<sequence> anew(const kv_pair& pair, const modelled& m) {
     nb::kv_cache_options o = m.real->options();
     o.pages = 0;
     auto s = pair.make(o);
     m.through.set(*s);
-    if (!m.k.empty()) s->append(matrix_of(m.k, o.heads * o.head_size), matrix_of(m.v, o.heads * o.value_size));
+    const matrix k = matrix_of(m.k, o.heads * o.head_size);
+    const matrix v = matrix_of(m.v, o.heads * o.value_size);
+    const std::size_t settled = m.k.size() - m.waiting;
+    s->append(k.part(0, settled), v.part(0, settled));
+    s->flush();
+    s->append(k.part(settled, m.waiting), v.part(settled, m.waiting));
     return s;
 }
 
@@ -170,7 +178,7 @@ void run(const kv_pair& pair, std::uint64_t seed, std::size_t steps) {
         modelled& m = all[from.below(all.size())];
         sequence& s = *m.real;
         const std::size_t size = s.size();
-        const std::size_t operation = from.below(12);
+        const std::size_t operation = from.below(13);
         INFO(pair.name() << " seed " << seed << " step " << step << " operation " << operation << " size " << size);
         switch (operation) {
         case 0:
@@ -193,6 +201,7 @@ void run(const kv_pair& pair, std::uint64_t seed, std::size_t steps) {
                 for (std::size_t i = std::min(s.stored_keys(), s.stored_values()) / real.page_tokens; i < s.page_count(); ++i)
                     m.cleared = m.cleared && s.has_page(i) && s.owners(i) == 1;
             }
+            if (n != 0) m.waiting = n;
             for (std::size_t i = 0; i < n; ++i) {
                 m.k.emplace_back(k.row(i), k.row(i) + key_cols);
                 m.v.emplace_back(v.row(i), v.row(i) + value_cols);
@@ -208,6 +217,7 @@ void run(const kv_pair& pair, std::uint64_t seed, std::size_t steps) {
             s.truncate(size - back);
             m.k.resize(size - back);
             m.v.resize(size - back);
+            m.waiting -= std::min(m.waiting, back);
             m.cleared = false;
             std::erase_if(m.dropped, [&](const auto& page) { return page.first >= s.page_count(); });
             break;
@@ -220,6 +230,7 @@ void run(const kv_pair& pair, std::uint64_t seed, std::size_t steps) {
                 copy.k = m.k;
                 copy.v = m.v;
                 copy.dropped = m.dropped;
+                copy.waiting = m.waiting;
                 copy.cleared = m.cleared;
                 all.push_back(std::move(copy));
             }
@@ -250,6 +261,18 @@ void run(const kv_pair& pair, std::uint64_t seed, std::size_t steps) {
                 m.dropped.erase(m.dropped.begin());
             }
             break;
+        case 10: {
+            const std::size_t needed = s.pages_needed(0);
+            const std::size_t available = s.available();
+            const std::string refused = broken_by([&] { s.flush(test_executor{1 + from.below(3)}); });
+            if (!refused.empty()) {
+                CHECK((needed > available || !m.dropped.empty()));
+                break;
+            }
+            CHECK(available - s.available() == needed);
+            m.waiting = 0;
+            break;
+        }
         default:
             check_attention(pair, m, from);
             break;

@@ -43,7 +43,11 @@ struct tokens {
     tokens(const nibble::kv_cache_options& o, std::size_t count, std::uint64_t seed)
         : k(matrix::normal(count, o.heads * o.head_size, seed)),
           v(matrix::normal(count, o.heads * (o.value_size == 0 ? o.head_size : o.value_size), seed + 1000)) {}
-    void append_to(sequence& s, std::size_t first, std::size_t count) const { s.append(k.part(first, count), v.part(first, count)); }
+    // And stored, but for windows and groups that are not complete.
+    void append_to(sequence& s, std::size_t first, std::size_t count) const {
+        s.append(k.part(first, count), v.part(first, count));
+        s.flush();
+    }
     void append_to(sequence& s) const { append_to(s, 0, k.rows); }
     // In chunks of a size; from what is there already.
     void append_rest(sequence& s, std::size_t chunk) const {

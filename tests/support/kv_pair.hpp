@@ -40,6 +40,8 @@ public:
     [[nodiscard]] virtual std::shared_ptr<const nibble::kv_transform> key_transform() const = 0;
     virtual void append(const_view k, const_view v, const test_executor& threads) = 0;
     void append(const_view k, const_view v) { append(k, v, test_executor{}); }
+    virtual void flush(const test_executor& threads) = 0;
+    void flush() { flush(test_executor{}); }
     virtual void truncate(std::size_t count) = 0;
     [[nodiscard]] virtual bool can_truncate(std::size_t count) const = 0;
     [[nodiscard]] virtual std::unique_ptr<sequence> fork() const = 0;
@@ -91,5 +93,7 @@ template <std::size_t Slice>
 std::vector<std::unique_ptr<kv_pair>> make_kv_slice();
 // Keys of every kind with values of the next kind, and every kind along tokens likewise.
 [[nodiscard]] const std::vector<std::unique_ptr<kv_pair>>& kv_pairs();
+// Not among those: f32 of both, what others are compared to.
+[[nodiscard]] const kv_pair& exact_pair();
 
 } // namespace attend_test

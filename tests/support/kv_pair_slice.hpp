@@ -49,6 +49,7 @@ public:
     void set_value_transform(std::shared_ptr<const nibble::kv_transform> t) override { cache_.set_value_transform(std::move(t)); }
     [[nodiscard]] std::shared_ptr<const nibble::kv_transform> key_transform() const override { return cache_.key_transform(); }
     void append(const_view k, const_view v, const test_executor& threads) override { cache_.append(k, v, threads); }
+    void flush(const test_executor& threads) override { cache_.flush(threads); }
     void truncate(std::size_t count) override { cache_.truncate(count); }
     [[nodiscard]] bool can_truncate(std::size_t count) const override { return cache_.can_truncate(count); }
     [[nodiscard]] std::unique_ptr<sequence> fork() const override { return std::make_unique<sequence_of>(cache_.fork()); }

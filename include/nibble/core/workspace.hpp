@@ -8,7 +8,7 @@
 namespace nibble::inline NIBBLE_ABI {
 
 // Grows to the largest request it has seen and never shrinks. One call at a time may use it; its contents mean nothing
-// between calls.
+// between calls. What was moved from is an empty one, which grows again.
 class workspace {
 public:
     workspace() noexcept = default;

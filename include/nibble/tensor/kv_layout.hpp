@@ -19,7 +19,7 @@ namespace nibble::inline NIBBLE_ABI {
 
 // Keys per channel: scheme S, which must have per_group<G>, with its groups along the tokens: G consecutive tokens of one
 // channel share a scale (KIVI). A number of tokens that is no multiple of G leaves the last ones in fp32 until their group is
-// complete.
+// complete; and those of an append stay in it until their own queries have seen them (kv_storing).
 template <any_scheme S>
 struct along_tokens {
     using scheme_type = S;
