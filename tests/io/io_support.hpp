@@ -333,9 +333,11 @@ inline std::string complaint_about(const nibble::status& s, std::span<const std:
     for (const std::string_view format : {"gguf: ", "safetensors: "})
         if (message.starts_with(format)) field = format.size();
     if (field == 0) return wrong("a message that does not name the format");
-    // The last one: a tensor's name may contain anything.
+    // The last one: a tensor's name may contain anything. So may the files that an index names, behind the first one.
     constexpr std::string_view before = " at byte ";
-    const std::size_t found = message.rfind(before);
+    const bool first =
+        message.starts_with("gguf: magic at byte ") || message.starts_with("safetensors: header length at byte ");
+    const std::size_t found = first ? message.find(before) : message.rfind(before);
     if (found == std::string::npos || found <= field) return wrong("a message without a field and an offset");
     std::size_t at = found + before.size();
     std::uint64_t offset = 0;
