@@ -179,7 +179,7 @@ std::string touch_quantized(const nb::tensor_info& tensor) {
     nb::any_quantized<nb::ggml_formats> weights;
     const nb::status s = nb::read_quantized(tensor, weights);
     if (tensor.type == nb::tensor_type::other) {
-        const bool named = s.message().find("tensor " + nb::detail::quoted(tensor.name)) == 0;
+        const bool named = s.message().find("tensor " + nb::detail::in_quotes(tensor.name)) == 0;
         return s.code() == nb::status_code::unsupported && named && weights.empty() ? "" : "other was read as weights";
     }
     if (tensor.is_empty())

@@ -139,7 +139,7 @@ std::string touch_layer(const nb::safetensors_file& file, const nb::stored_layer
     nb::status s = nb::read_layer(file, stored.prefix, layer);
     if (!s.ok()) s = nb::read_layer(file, stored.prefix, layer, {.group_size = 32});
     if (!s.ok()) {
-        const bool named = s.message().find(nb::detail::quoted(stored.prefix).substr(0, 80)) != std::string::npos ||
+        const bool named = s.message().find(nb::detail::in_quotes(stored.prefix).substr(0, 80)) != std::string::npos ||
                            s.message().find("tensor '") != std::string::npos;
         return named && layer.weights.empty() ? "" : "a refused layer that is not named, or is there: " + s.message();
     }

@@ -136,7 +136,7 @@ TEST_CASE("names are found, repeated ones noticed, whatever their order", "[io]"
 }
 
 TEST_CASE("names in messages are cut and escaped", "[io]") {
-    CHECK(nb::detail::quoted("a.b") == "'a.b'");
-    CHECK(nb::detail::quoted(std::string_view("\0\n\xff", 3)) == "'\\x00\\x0a\\xff'");
-    CHECK(nb::detail::quoted(std::string(1000, 'x')) == "'" + std::string(80, 'x') + "...'");
+    CHECK(nb::detail::in_quotes("a.b") == "'a.b'");
+    CHECK(nb::detail::in_quotes(std::string_view("\0\n\xff", 3)) == "'\\x00\\x0a\\xff'");
+    CHECK(nb::detail::in_quotes(std::string(1000, 'x')) == "'" + std::string(80, 'x') + "...'");
 }

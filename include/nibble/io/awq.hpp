@@ -158,7 +158,7 @@ private:
                                       safetensors_writer& out) {
     status s = check_integer_layer(prefix, "awq", format, from, {});
     if (!s.ok()) return s;
-    const std::string what = "layer " + quoted(prefix) + ": awq";
+    const std::string what = "layer " + in_quotes(prefix) + ": awq";
     if (format.code != layer_code::unsigned_integer || format.bits != 4)
         return {status_code::unsupported,
                 what + " stores 4 bits and zero points: quantize to a scheme of uint4 with integer_zero"};

@@ -322,14 +322,14 @@ template <element E> [[nodiscard]] std::vector<std::byte> map_bytes() {
         format.slots == layer_slots::span || (format.slots == layer_slots::group && from.cols % format.size == 0);
     if (!(is_nf4 || format.code == layer_code::fp4) || format.zero || !blocks || from.rows == 0 || from.cols == 0 ||
         !(nested ? format.outer == 256 * format.size : format.scale == layer_scale::float32))
-        return {status_code::unsupported, "layer " + quoted(prefix) + ": bitsandbytes cannot hold " +
+        return {status_code::unsupported, "layer " + in_quotes(prefix) + ": bitsandbytes cannot hold " +
                                               format_text(format) + " of " + shape_text(from.rows, from.cols) +
                                               "; it holds nf4 and bnb_fp4 in blocks with fp32 scales, or dynamic8 ones "
                                               "in blocks of 256 with an offset"};
     char number[64];
     const auto end = std::to_chars(number, number + sizeof number, static_cast<double>(from.offset));
     if (nested && !is_finite(from.offset))
-        return {status_code::unsupported, "layer " + quoted(prefix) + ": bitsandbytes: the offset is not finite"};
+        return {status_code::unsupported, "layer " + in_quotes(prefix) + ": bitsandbytes: the offset is not finite"};
     std::string state = std::string("{\"quant_type\": \"") + (is_nf4 ? "nf4" : "fp4") +
                         "\", \"blocksize\": " + std::to_string(format.size) + ", \"dtype\": ";
     append_json_string(state, dtype);

@@ -175,7 +175,7 @@ private:
     const bool scales = format.scale == layer_scale::float16 || format.scale == layer_scale::bfloat16 ||
                         format.scale == layer_scale::float32;
     if (format.bits != 8 || !(integers || floats) || !slots || !scales || from.rows == 0 || from.cols == 0)
-        return {status_code::unsupported, "layer " + quoted(prefix) + ": naive-quantized cannot hold " +
+        return {status_code::unsupported, "layer " + in_quotes(prefix) + ": naive-quantized cannot hold " +
                                               format_text(format) + " of " + shape_text(from.rows, from.cols) +
                                               "; it holds int8 and fp8 weights with a scale per tensor or row, int8 in "
                                               "groups and fp8 in tiles of 128 x 128"};

@@ -16,7 +16,7 @@
 namespace nibble::inline NIBBLE_ABI::detail {
 
 // A name out of a file, fit for a message: in quotes, what does not print as \xNN, the end of a long one left out.
-[[nodiscard]] inline std::string quoted(std::string_view name) {
+[[nodiscard]] inline std::string in_quotes(std::string_view name) {
     constexpr std::size_t longest = 80;
     constexpr std::string_view digits = "0123456789abcdef";
     std::string text = "'";

@@ -49,7 +49,7 @@ namespace nibble::inline NIBBLE_ABI::detail {
     constexpr std::size_t most = 3;
     std::string names;
     for (std::size_t i = 0; i < files.size() && i < most; ++i)
-        names.append(i == 0 ? "" : ", ").append(quoted(files[i]));
+        names.append(i == 0 ? "" : ", ").append(in_quotes(files[i]));
     if (files.size() > most) names += " ...";
     return "it is an index of safetensors files; open the " +
            (files.size() == 1 ? std::string("file that it names: ")

@@ -142,7 +142,7 @@ private:
             if (!text(entry.key, [&] { return "key of metadata entry " + std::to_string(i); })) return false;
             if (entry.key.empty())
                 return fail(status_code::malformed, "key of metadata entry " + std::to_string(i), start, "is empty");
-            const auto field = [&] { return "metadata " + quoted(entry.key); };
+            const auto field = [&] { return "metadata " + in_quotes(entry.key); };
             if (!value(entry, field)) return false;
             if (entry.key == "general.alignment" && !alignment(entry, field)) return false;
             starts.push_back(start);
@@ -151,7 +151,7 @@ private:
         const std::size_t count = file.metadata.size();
         const std::size_t twice = file.keys.build(count, [&](std::size_t i) { return file.metadata[i].key; });
         if (twice == count) return true;
-        return fail(status_code::malformed, "metadata " + quoted(file.metadata[twice].key), starts[twice],
+        return fail(status_code::malformed, "metadata " + in_quotes(file.metadata[twice].key), starts[twice],
                     "the key comes twice");
     }
 
@@ -243,7 +243,7 @@ private:
             if (!text(tensor.name, [&] { return "name of tensor " + std::to_string(i); })) return false;
             if (tensor.name.empty())
                 return fail(status_code::malformed, "name of tensor " + std::to_string(i), d.start, "is empty");
-            const auto field = [&](const char* what) { return "tensor " + quoted(tensor.name) + " " + what; };
+            const auto field = [&](const char* what) { return "tensor " + in_quotes(tensor.name) + " " + what; };
             const std::size_t shape_at = at_;
             if (!shape(tensor, field)) return false;
             const std::size_t type_at = at_;
@@ -263,7 +263,7 @@ private:
         const std::size_t twice =
             file.tensor_names.build(count, [&](std::size_t i) { return file.tensors[i].name; });
         if (twice == count) return true;
-        return fail(status_code::malformed, "tensor " + quoted(file.tensors[twice].name), descriptions_[twice].start,
+        return fail(status_code::malformed, "tensor " + in_quotes(file.tensors[twice].name), descriptions_[twice].start,
                     "the name comes twice");
     }
 
@@ -327,7 +327,7 @@ private:
         for (std::size_t i = 0; i < file.tensors.size(); ++i) {
             tensor_info& tensor = file.tensors[i];
             const description& d = descriptions_[i];
-            const auto field = [&] { return "tensor " + quoted(tensor.name) + " offset"; };
+            const auto field = [&] { return "tensor " + in_quotes(tensor.name) + " offset"; };
             if (d.offset % alignment_ != 0)
                 return fail(status_code::malformed, field(), d.offset_at,
                             std::to_string(d.offset) + " is not a multiple of the alignment " +

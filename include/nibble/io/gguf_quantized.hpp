@@ -25,7 +25,7 @@ namespace detail {
 
 // The bytes of a row, if the tensor is what read_rows would read too.
 [[nodiscard]] inline status check_quantized(const tensor_info& tensor, std::size_t& row) {
-    const std::string name = "tensor " + quoted(tensor.name);
+    const std::string name = "tensor " + in_quotes(tensor.name);
     if (tensor.type == tensor_type::other || (tensor.type == tensor_type::blocks && tensor.decoder == nullptr))
         return {status_code::unsupported, name + ": no scheme carries type " + std::string(tensor.type_name) +
                                               "; write the file with one of the types of ggml_types, F32, F16 or BF16"};

@@ -148,7 +148,7 @@ private:
 [[nodiscard]] inline status check_integer_layer(std::string_view prefix, std::string_view layout,
                                                 const layer_format& format, const layer_source& from,
                                                 std::span<const std::uint32_t> columns) {
-    const std::string what = "layer " + quoted(prefix) + ": " + std::string(layout);
+    const std::string what = "layer " + in_quotes(prefix) + ": " + std::string(layout);
     const bool integers = (format.code == layer_code::unsigned_integer && format.zero) ||
                           (format.code == layer_code::signed_integer && !format.zero);
     const bool widths = format.bits == 2 || format.bits == 3 || format.bits == 4 || format.bits == 8;
@@ -190,7 +190,7 @@ private:
                                        const gptq_options& options, safetensors_writer& out) {
     status s = check_integer_layer(prefix, "gptq", format, from, columns);
     if (!s.ok()) return s;
-    const std::string what = "layer " + quoted(prefix) + ": gptq";
+    const std::string what = "layer " + in_quotes(prefix) + ": gptq";
     if (format.code != layer_code::unsigned_integer)
         return {status_code::unsupported, what + " stores zero points: quantize to a scheme with integer_zero"};
     const auto bits = static_cast<std::size_t>(format.bits);

@@ -68,7 +68,7 @@ public:
 
     // `offset` counts from the beginning of the file.
     bool fail(status_code code, std::string_view what, std::size_t offset, std::string_view why) {
-        std::string field = in_tensor_ ? "tensor " + quoted(tensor_) + " " : std::string();
+        std::string field = in_tensor_ ? "tensor " + in_quotes(tensor_) + " " : std::string();
         field.append(what);
         error_ = file_error(code, format_, field, offset, why);
         return false;
@@ -196,7 +196,7 @@ private:
     // Fails at the cursor.
     bool unexpected(std::string_view wanted, std::string_view what) {
         const std::string found =
-            at_ < text_.size() ? quoted(text_.substr(at_, 1)) : "the end of the " + std::string(whole_);
+            at_ < text_.size() ? in_quotes(text_.substr(at_, 1)) : "the end of the " + std::string(whole_);
         return fail(status_code::malformed, what, base_ + at_, "expected " + std::string(wanted) + ", found " + found);
     }
 

@@ -36,11 +36,11 @@ public:
 
     [[nodiscard]] const status& error() const noexcept { return error_; }
     bool fail(status_code code, std::string_view what, std::string_view why) {
-        error_ = {code, "layer " + quoted(prefix_) + ": " + std::string(what) + ": " + std::string(why)};
+        error_ = {code, "layer " + in_quotes(prefix_) + ": " + std::string(what) + ": " + std::string(why)};
         return false;
     }
     bool fail(status_code code, const tensor_info& tensor, std::string_view why) {
-        return fail(code, "tensor " + quoted(tensor.name), why);
+        return fail(code, "tensor " + in_quotes(tensor.name), why);
     }
 
     // nullptr if there is none; no error.

@@ -74,7 +74,7 @@ private:
     if (format.code != layer_code::e2m1 || format.slots != layer_slots::group || format.size != 32 ||
         format.outer != 0 || format.zero || format.scale != layer_scale::power_of_two || from.rows == 0 ||
         from.cols == 0 || from.cols % 32 != 0)
-        return {status_code::unsupported, "layer " + quoted(prefix) + ": mxfp4-pack-quantized cannot hold " +
+        return {status_code::unsupported, "layer " + in_quotes(prefix) + ": mxfp4-pack-quantized cannot hold " +
                                               format_text(format) + " of " + shape_text(from.rows, from.cols) +
                                               "; it holds the scheme mxfp4 with columns in multiples of 32"};
     const std::string name(prefix);

@@ -118,7 +118,7 @@ template <class List>
     if (format.code != layer_code::e2m1 || format.slots != layer_slots::group || format.size != 16 ||
         format.outer != 0 || !(times || format.scale == layer_scale::e4m3_divided) || from.rows == 0 ||
         from.cols == 0 || from.cols % 16 != 0)
-        return {status_code::unsupported, "layer " + quoted(prefix) + ": nvfp4 cannot hold " + format_text(format) +
+        return {status_code::unsupported, "layer " + in_quotes(prefix) + ": nvfp4 cannot hold " + format_text(format) +
                                               " of " + shape_text(from.rows, from.cols) +
                                               "; it holds the scheme nvfp4 with columns in multiples of 16"};
     std::vector<std::byte> global(from.outer, from.outer + 4);

@@ -191,11 +191,11 @@ private:
         const bool awq = told.method.text == "awq" || (told.method.text.empty() && !version.empty());
         if (awq && (version == "gemv" || version == "gemv_fast" || version == "marlin"))
             return json_.fail(status_code::unsupported, "version", told.version.at,
-                              quoted(version) + ": of AWQ only gemm is read");
+                              in_quotes(version) + ": of AWQ only gemm is read");
         const bool gptq = told.method.text == "gptq" || (told.method.text.empty() && version.empty());
         if (gptq && !checkpoint_format.empty() && checkpoint_format != "gptq" && checkpoint_format != "gptq_v2")
             return json_.fail(status_code::unsupported, "checkpoint_format", told.checkpoint_format.at,
-                              quoted(checkpoint_format) + ": of GPTQ only gptq and gptq_v2 are read");
+                              in_quotes(checkpoint_format) + ": of GPTQ only gptq and gptq_v2 are read");
         return !told.tiles.differ || json_.fail(status_code::unsupported, "config_groups", text_.size(),
                                                 "layers have tiles of different sizes");
     }

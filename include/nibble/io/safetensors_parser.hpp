@@ -269,12 +269,12 @@ private:
         const std::size_t entries = file.metadata.size();
         std::size_t twice = file.keys.build(entries, [&](std::size_t i) { return file.metadata[i].key; });
         if (twice != entries)
-            return json_.fail(status_code::malformed, "__metadata__ " + quoted(file.metadata[twice].key),
+            return json_.fail(status_code::malformed, "__metadata__ " + in_quotes(file.metadata[twice].key),
                               entry_starts_[twice], "the key comes twice");
         const std::size_t count = file.tensors.size();
         twice = file.tensor_names.build(count, [&](std::size_t i) { return file.tensors[i].name; });
         if (twice == count) return true;
-        return json_.fail(status_code::malformed, "tensor " + quoted(file.tensors[twice].name),
+        return json_.fail(status_code::malformed, "tensor " + in_quotes(file.tensors[twice].name),
                           descriptions_[twice].start, "the name comes twice");
     }
 
@@ -291,7 +291,7 @@ private:
         for (const std::size_t i : order) {
             const description& d = descriptions_[i];
             if (d.begin != covered)
-                return json_.fail(status_code::malformed, "tensor " + quoted(file.tensors[i].name) + " data_offsets",
+                return json_.fail(status_code::malformed, "tensor " + in_quotes(file.tensors[i].name) + " data_offsets",
                                   d.offsets_at,
                                   "begins at " + std::to_string(d.begin) + ", but the tensors before it end at " +
                                       std::to_string(covered) + (d.begin < covered ? ": an overlap" : ": a hole"));
