@@ -51,9 +51,10 @@ struct tally {
     std::size_t failures = 0;
     double closest = 0.0; // largest error in units of its bound
     std::size_t isas = 0;
+    std::size_t scalings = 0;
 };
 
-// One weight matrix: all M of a list, both options, all ISAs, from strided x to strided y.
+// One weight matrix: all M of a list, both options where the weights allow them, all ISAs, from strided x to strided y.
 void compare(const gemm_format& format, std::size_t n, std::size_t k, const std::vector<std::size_t>& tokens,
              tally& seen) {
     const std::vector<float> w = bell_values(n * k, 1000 * n + k);
@@ -65,6 +66,7 @@ void compare(const gemm_format& format, std::size_t n, std::size_t k, const std:
         x.insert(x.end(), more.begin(), more.end());
     }
     seen.isas = weights->isas();
+    seen.scalings = scalings_of(weights->plain()).size();
     nb::workspace scratch;
     for (const bool per_group : scalings_of(weights->plain())) {
         const nb::matrix_view<const float> whole(x.data(), most, k);
@@ -165,7 +167,7 @@ TEST_CASE("gemm equals its documented formula bit for bit in every format") {
                 if (seen.failures == 0) compare(*format, n, k, {1, 2, 3, 4, 5, 7}, seen);
         INFO(format->name() << ": largest error over its bound " << seen.closest);
         CHECK(seen.failures == 0);
-        CHECK(seen.results == all_outputs * 22 * depths.size() * 2 * seen.isas); // the sum of M is 22
+        CHECK(seen.results == all_outputs * 22 * depths.size() * seen.scalings * seen.isas); // the sum of M is 22
         CHECK(seen.closest > 0.0);
     }
 }
