@@ -307,13 +307,19 @@ inline constexpr std::size_t outer_run_of_block = [] {
     }
 }();
 
-// An outer scale from what its slots ask of it: the largest magnitude, or the largest of their scales.
+// An outer scale from what its slots ask of it: the largest magnitude, or the largest of their scales. Under it no value is
+// beyond fp32.
 template <any_scheme S>
 [[nodiscard]] auto outer_scale_of(float wanted) {
     using traits = scheme_traits<S>;
-    constexpr float full = largest<typename traits::scale_element> *
-                           (outer_by_largest<S> ? largest<typename traits::element> : 1.0f);
-    return encode<typename traits::outer_element>(wanted / full);
+    using outer_element = typename traits::outer_element;
+    constexpr float inner = largest<typename traits::scale_element>;
+    constexpr float top = largest<typename traits::element>;
+    typename traits::outer_code code = encode<outer_element>(wanted / (inner * (outer_by_largest<S> ? top : 1.0f)));
+    if constexpr (kernel::values_may_overflow<S> && !S::has_offset && !S::has_minimum)
+        while (NIBBLE_UNLIKELY(!is_finite(decoded<outer_element>(code) * inner * top)) && decoded<outer_element>(code) > 0.0f)
+            code = kernel::neighbour<outer_element>(code, false);
+    return code;
 }
 template <any_scheme S>
 [[nodiscard]] auto outer_zero_of(float wanted) {
@@ -546,6 +552,10 @@ void quantize_shared_slots(quantizer<S>& job, const OverRows& over_rows) {
 //   scale   the scheme's rule, rounded to the scale's format; codes are encode(x / scale) with the scale as stored
 //   zero    integer_zero: round(-min / scale) with 0 inside the range; minimum: min, rounded to its format
 //   two levels: outer = max over its slots of (group scale) / largest<Inner>, then each inner scale under it
+//   mean_offset: the inner code nearest to (wanted - offset) / outer, as bitsandbytes has it; where the scale that this gives,
+//           negative ones included, has less than half of the wanted magnitude, the code beside it with the smaller scale that
+//           reaches half, if one does. Weights are encoded under a negative scale as under any other
+// No value of finite weights is beyond fp32: a scale under which the largest code's would be is the largest one that is not.
 // A slot of zeros gets scale 0 and the codes of 0. Values that are not finite count as zeros in the range, and nonfinite()
 // of the result tells. Under nonfinite_policy::mark they become: under an MX scale (E8M0) a NaN scale, so that the whole
 // block reads as NaN; in elements that have such codes (FP8, f16, bf16) NaN, and infinity saturates (unscaled: stays infinity); in all others

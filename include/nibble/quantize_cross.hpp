@@ -35,7 +35,8 @@ namespace detail {
     const double rest = __builtin_fma(log2, static_cast<double>(p), -static_cast<double>(whole)) * 0.69314718055994531;
     double e = 1.0;
     for (int n = 20; n >= 1; --n) e = __builtin_fma(e, rest / n, 1.0);
-    return static_cast<float>(e * static_cast<double>(exp2i(whole)));
+    // Two factors: 2^-150 is no fp32 number, but may be half of one.
+    return static_cast<float>(e * static_cast<double>(exp2i(whole / 2)) * static_cast<double>(exp2i(whole - whole / 2)));
 }
 
 } // namespace detail
@@ -75,7 +76,7 @@ void dequantize(const cross_quantized<S>& q, matrix_view<float> out, const Execu
     detail::check_executor(threads);
     dequantize(q.weights(), out, threads);
     detail::for_each_task(out.rows(), threads, [&](std::size_t i, std::size_t) {
-        for (std::size_t j = 0; j < out.cols(); ++j) out(i, j) *= q.columns()[j];
+        for (std::size_t j = 0; j < out.cols(); ++j) out(i, j) = detail::cross_value(out(i, j), q.columns()[j]);
     });
 }
 

@@ -27,15 +27,27 @@ struct outlier_victim_options {
 
 namespace detail {
 
+// The largest value of a weight, in units of the scale, that is finite in fp32.
+[[nodiscard]] inline float outlier_victim_top(float factor) noexcept {
+    constexpr const auto& levels = outlier_victim_levels::levels;
+    std::size_t at = 28;
+    while (at > 14 && !is_finite(levels[at] * factor)) --at;
+    return levels[at];
+}
+
 // Squared error of finite x[0, count), whose pairs begin at x[0], under a scale; the last of an odd number stands
 // alone.
 [[nodiscard]] inline double outlier_victim_error(const float* x, std::size_t count, float factor) noexcept {
     constexpr std::size_t block = 512;
+    const float top = outlier_victim_top(factor);
     float values[block];
     double sums[2] = {0.0, 0.0};
     for (std::size_t start = 0; start < count; start += block) {
         const std::size_t n = min_of(block, count - start);
-        for (std::size_t i = 0; i < n; ++i) values[i] = outlier_victim::nearest(x[start + i] / factor);
+        for (std::size_t i = 0; i < n; ++i) {
+            const float nearest = outlier_victim::nearest(x[start + i] / factor);
+            values[i] = nearest > top ? top : nearest < -top ? -top : nearest;
+        }
         if (n % 2 != 0) values[n] = 0.0f; // an odd number is less than a block
         for (std::size_t i = 0; i < n; i += 2) {
             const bool even_out = abs_of(values[i]) > 28.0f;
@@ -121,7 +133,11 @@ template <granularity Granularity, executor Executor = serial>
         for (std::size_t row = first; row < end; ++row)
             for (std::size_t col = 0; col < w.cols(); col += 2) {
                 const float factor = q.scales()[Granularity::index(row, col, w.cols())];
-                const auto scaled = [&](float x) { return factor > 0.0f ? x / factor : 0.0f; };
+                const float top = factor > 5e35f ? detail::outlier_victim_top(factor) : 384.0f;
+                const auto scaled = [&](float x) {
+                    const float unit = factor > 0.0f ? x / factor : 0.0f;
+                    return unit > top ? top : unit < -top ? -top : unit;
+                };
                 q.row_pairs(row)[col / 2] = outlier_victim::encode_pair(
                     scaled(w(row, col)), col + 1 < w.cols() ? scaled(w(row, col + 1)) : 0.0f);
             }

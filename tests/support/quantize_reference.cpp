@@ -124,8 +124,12 @@ plain_quantized reference_quantize(const scheme_facts& scheme, const float* x, s
             if (scheme.outer_zero != nullptr)
                 q.outer_zeros.push_back(scheme.outer_zero->encode((0.0f - low) / scheme.zero->largest()));
     } else {
-        for (const float top : outer_largest)
-            q.outer.push_back(scheme.outer->encode(top / (scheme.scale->largest() * scheme.element->largest())));
+        for (const float top : outer_largest) {
+            const float inner = scheme.scale->largest();
+            q.outer.push_back(scheme.outer->encode(top / (inner * scheme.element->largest())));
+            while (std::isinf(decoded(*scheme.outer, q.outer.back()) * inner * scheme.element->largest()))
+                --q.outer.back();
+        }
     }
     for (std::size_t i = 0; i < rows && scheme.two_level; ++i)
         for (std::size_t j = 0; j < cols; ++j) {
@@ -149,7 +153,29 @@ plain_quantized reference_quantize(const scheme_facts& scheme, const float* x, s
             volatile float product = scale[s] * outer_of[s]; // rounded before anything is added
             scale[s] = product;
         }
-        if (scheme.offset) scale[s] += q.offset;
+        if (scheme.offset) {
+            // The nearest in the format, unless it is less than half as large as wanted and one beside it is not.
+            scale[s] += q.offset;
+            const float half = 0.5f * wanted_scale(scheme, slot[s]);
+            if (std::abs(scale[s]) < half) {
+                const float from = decoded(*scheme.scale, q.scales.back());
+                code_number beside[2] = {q.scales.back(), q.scales.back()};
+                for (code_number c = 0; c < (code_number{1} << scheme.scale->bits); ++c) {
+                    const float v = decoded(*scheme.scale, c);
+                    if (v < from && (beside[0] == q.scales.back() || v > decoded(*scheme.scale, beside[0]))) beside[0] = c;
+                    if (v > from && (beside[1] == q.scales.back() || v < decoded(*scheme.scale, beside[1]))) beside[1] = c;
+                }
+                float best = infinity;
+                for (const code_number c : {beside[1], beside[0]}) {
+                    volatile float product = decoded(*scheme.scale, c) * outer_of[s];
+                    const float other = product + q.offset;
+                    if (std::abs(other) < half || std::abs(other) >= std::abs(best)) continue;
+                    best = other;
+                    q.scales.back() = c;
+                }
+                if (std::isfinite(best)) scale[s] = best;
+            }
+        }
         if (scheme.outer_zero != nullptr) {
             const float low = std::min(slot[s].low, 0.0f);
             q.zeros.push_back(scheme.zero->encode(outer_minimum_of[s] > 0.0f ? -low / outer_minimum_of[s] : 0.0f));
@@ -158,10 +184,35 @@ plain_quantized reference_quantize(const scheme_facts& scheme, const float* x, s
             q.zeros.push_back(scheme.zero->encode(slot[s].low));
             zero[s] = decoded(*scheme.zero, q.zeros.back());
         }
-        if (scheme.integer_zero) {
+        const auto set_integer_zero = [&] {
             const float low = std::min(slot[s].low, 0.0f);
-            q.zeros.push_back(scheme.element->encode(scale[s] > 0.0f ? -low / scale[s] : 0.0f));
+            q.zeros.back() = scheme.element->encode(scale[s] > 0.0f ? -low / scale[s] : 0.0f);
             zero[s] = decoded(*scheme.element, q.zeros.back());
+        };
+        if (scheme.integer_zero) {
+            q.zeros.push_back(0);
+            set_integer_zero();
+        }
+        // No code's value is infinite: the scale is at most the quotient, then the next below until it holds.
+        const float top = scheme.element->largest();
+        const auto reach = [&] { return scheme.integer_zero ? std::max(zero[s], top - zero[s]) : top; };
+        const auto overflows = [&] {
+            return std::isinf(scheme.minimum ? std::fma(scale[s], top, zero[s]) : scale[s] * reach());
+        };
+        if (!std::isnan(scale[s]) && overflows()) {
+            const double room = static_cast<double>(std::numeric_limits<float>::max()) -
+                                (scheme.minimum ? static_cast<double>(zero[s]) : 0.0);
+            const float limit = static_cast<float>(room / static_cast<double>(reach()));
+            if (!scheme.two_level && scale[s] >= limit) q.scales.back() = scheme.scale->encode(limit);
+            for (;; --q.scales.back()) {
+                scale[s] = decoded(*scheme.scale, q.scales.back());
+                if (scheme.two_level) {
+                    volatile float product = scale[s] * outer_of[s];
+                    scale[s] = product + q.offset;
+                }
+                if (scheme.integer_zero) set_integer_zero();
+                if (!overflows()) break;
+            }
         }
     }
     if (rows * cols == 0) {
@@ -183,7 +234,7 @@ plain_quantized reference_quantize(const scheme_facts& scheme, const float* x, s
             float from = 0.0f;
             if (std::isnan(scale[s]))
                 from = 0.0f; // the scale says it all
-            else if (scale[s] <= 0.0f) // a scale that an offset takes below 0 is as good as none
+            else if (scale[s] == 0.0f)
                 from = scheme.integer_zero ? zero[s] : scheme.minimum ? 0.0f : std::isnan(v) ? v : 0.0f;
             else if (scheme.integer_zero)
                 from = std::isnan(v) ? zero[s] : v / scale[s] + zero[s];

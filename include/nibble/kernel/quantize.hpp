@@ -247,30 +247,112 @@ template <any_scheme S>
     return divides ? quotient : 0.0f;
 }
 
-// The parameters that follow from a slot's statistics and, for two levels, what it stands under; `shrink` scales the
-// range (1 for absmax; a search tries others).
+// Can a stored scale times a code, or that and the zero point, exceed fp32? Not under scales of fp16 or E4M3, for example.
 template <any_scheme S>
-[[nodiscard]] NIBBLE_INLINE slot_parameters<S> parameters_of(const group_statistics& g, const outer_parameters& outer,
-                                                             float shrink) noexcept {
+inline constexpr bool values_may_overflow = [] {
     using traits = detail::scheme_traits<S>;
-    using element = typename traits::element;
+    if constexpr (!S::scaled) return false;
+    double top = static_cast<double>(largest<typename traits::scale_element>) * static_cast<double>(largest<typename S::element_type>);
+    double zero = S::has_minimum ? static_cast<double>(largest<typename traits::zero_element>) : 0.0;
+    if constexpr (S::two_level) top *= static_cast<double>(largest<typename traits::outer_element>);
+    if constexpr (S::has_two_level_minimum) zero *= static_cast<double>(largest<typename traits::outer_zero_element>);
+    return S::has_offset || top + zero > 3.4e38;
+}();
+
+// Are the values of all codes finite?
+template <any_scheme S>
+[[nodiscard]] NIBBLE_INLINE bool has_finite_values(const slot_parameters<S>& p) noexcept {
+    constexpr float top = largest<typename S::element_type>;
+    if constexpr (S::has_integer_zero)
+        return detail::is_finite(p.scale * detail::max_of(p.zero, top - p.zero));
+    else if constexpr (S::has_minimum)
+        return detail::is_finite(detail::fused_multiply_add(p.scale, top, p.zero));
+    else
+        return detail::is_finite(p.scale * top);
+}
+
+// The code of the value next to a code's, above or below; at the end of the format the same code. Codes of 16 and 32 bits are
+// floats; they keep their sign, and stay finite.
+template <element E>
+[[nodiscard]] inline typename E::code neighbour(typename E::code code, bool above) noexcept {
+    if constexpr (E::bits > 8) {
+        const bool away = above == !(E::decode(code) < 0.0f);
+        const auto next = static_cast<typename E::code>(away ? code + 1 : code - 1);
+        return (!away && E::decode(code) == 0.0f) || !detail::is_finite(E::decode(next)) ? code : next;
+    } else {
+        constexpr const detail::grid<E>& sorted = detail::sorted_grid<E>;
+        const float value = detail::decoded<E>(code);
+        std::size_t at = 0;
+        while (at + 1 < sorted.count && sorted.values.at[at] != value) ++at;
+        if (!above && at > 0) --at;
+        if (above && at + 1 < sorted.count) ++at;
+        return sorted.codes.at[at];
+    }
+}
+
+// The fp32 numbers of stored codes.
+template <any_scheme S>
+NIBBLE_INLINE void decode_scale(slot_parameters<S>& p, const outer_parameters& outer) noexcept {
+    p.scale = detail::decoded<typename detail::scheme_traits<S>::scale_element>(p.scale_code);
+    if constexpr (S::two_level) p.scale = detail::two_level_product<S>(p.scale, outer.scale, outer.offset);
+}
+// The integer zero that a scale needs for `low` to have a code.
+template <any_scheme S>
+NIBBLE_INLINE void choose_integer_zero(slot_parameters<S>& p, float low) noexcept {
+    p.zero_code = encode<typename S::element_type>(quotient_or_zero(-low, p.scale));
+    p.zero = detail::decoded<typename S::element_type>(p.zero_code);
+}
+
+// p with the largest scale, about, under which no code's value is beyond fp32: for weights near its end.
+template <any_scheme S>
+NIBBLE_NOINLINE void limit_scale(slot_parameters<S>& p, const outer_parameters& outer, float low) noexcept {
+    using scale_element = typename detail::scheme_traits<S>::scale_element;
+    constexpr float top = largest<typename S::element_type>;
+    if (S::has_minimum && !detail::is_finite(p.zero)) return;
+    if constexpr (!S::two_level) {
+        double limit = 3.4028234663852886e38;
+        if constexpr (S::has_integer_zero) {
+            if (!detail::is_finite(p.scale)) {
+                p.scale = 3.4028234e38f;
+                choose_integer_zero<S>(p, low);
+            }
+            limit /= static_cast<double>(detail::max_of(p.zero, top - p.zero));
+        } else {
+            if constexpr (S::has_minimum) limit -= static_cast<double>(p.zero);
+            limit /= static_cast<double>(top);
+        }
+        const float wanted = static_cast<float>(limit);
+        if (!(wanted > p.scale)) p.scale_code = encode<scale_element>(wanted);
+    }
+    for (;;) {
+        decode_scale<S>(p, outer);
+        if constexpr (S::has_integer_zero) choose_integer_zero<S>(p, low);
+        if (has_finite_values<S>(p)) return;
+        const auto next = neighbour<scale_element>(p.scale_code, 0.0f > p.scale);
+        if (next == p.scale_code) return;
+        p.scale_code = next;
+    }
+}
+
+// The parameters of a slot from the scale that is wanted, the lower end of its range and what it stands under.
+template <any_scheme S>
+[[nodiscard]] NIBBLE_INLINE slot_parameters<S> unlimited_parameters(float wanted, float low, bool nonfinite,
+                                                                    const outer_parameters& outer) noexcept {
+    using traits = detail::scheme_traits<S>;
     using scale_element = typename traits::scale_element;
     slot_parameters<S> p{};
     if constexpr (S::scaled) {
-        float wanted = wanted_scale<S>(g, shrink);
-        const float low = offset_range<S>(g, shrink).low;
         if constexpr (S::has_offset) wanted -= outer.offset;
         if constexpr (S::two_level) wanted = quotient_or_zero(wanted, outer.scale);
         if constexpr (has_nan_code<scale_element> && scale_element::bits == 8) {
             // A block scale that can say NaN says it (OCP MX): no value of the block can be trusted.
-            if (g.nonfinite && !S::two_level) {
+            if (nonfinite && !S::two_level) {
                 p.scale_code = encode<scale_element>(detail::quiet_nan);
                 p.poisoned = true;
             }
         }
         if (!p.poisoned) p.scale_code = encode<scale_element>(wanted);
-        p.scale = detail::decoded<scale_element>(p.scale_code);
-        if constexpr (S::two_level) p.scale = detail::two_level_product<S>(p.scale, outer.scale, outer.offset);
+        decode_scale<S>(p, outer);
         if constexpr (S::has_two_level_minimum) {
             p.zero_code = encode<typename traits::zero_element>(quotient_or_zero(-low, outer.minimum));
             p.zero = -(traits::zero_element::decode(p.zero_code) * outer.minimum);
@@ -278,12 +360,47 @@ template <any_scheme S>
             p.zero_code = encode<typename traits::zero_element>(low);
             p.zero = traits::zero_element::decode(p.zero_code);
         }
-        if constexpr (S::has_integer_zero) {
-            p.zero_code = encode<element>(quotient_or_zero(-low, p.scale));
-            p.zero = detail::decoded<element>(p.zero_code);
-        }
+        if constexpr (S::has_integer_zero) choose_integer_zero<S>(p, low);
     }
     return p;
+}
+// Beside an offset the nearest scale may be far too small for the weights, 0 or negative: then p takes the next code above or
+// below, whose scale is the smaller one that reaches half of the wanted scale, if one does.
+template <any_scheme S>
+NIBBLE_NOINLINE void widen_scale(slot_parameters<S>& p, float wanted, const outer_parameters& outer) noexcept {
+    using scale_element = typename detail::scheme_traits<S>::scale_element;
+    slot_parameters<S> best = p;
+    for (const bool above : {true, false}) {
+        slot_parameters<S> other = p;
+        other.scale_code = neighbour<scale_element>(p.scale_code, above);
+        decode_scale<S>(other, outer);
+        const float size = detail::abs_of(other.scale);
+        if (size >= 0.5f * wanted && (best.scale_code == p.scale_code || size < detail::abs_of(best.scale))) best = other;
+    }
+    p = best;
+}
+
+// The same with values that are finite, whatever the codes.
+template <any_scheme S>
+[[nodiscard]] NIBBLE_INLINE slot_parameters<S> parameters_from(float wanted, float low, bool nonfinite,
+                                                               const outer_parameters& outer) noexcept {
+    slot_parameters<S> p = unlimited_parameters<S>(wanted, low, nonfinite, outer);
+    if constexpr (S::has_offset)
+        if (detail::abs_of(p.scale) < 0.5f * wanted) widen_scale<S>(p, wanted, outer);
+    if constexpr (values_may_overflow<S>)
+        if (NIBBLE_UNLIKELY(!p.poisoned && !has_finite_values<S>(p))) limit_scale<S>(p, outer, low);
+    return p;
+}
+
+// The parameters that follow from a slot's statistics and, for two levels, what it stands under; `shrink` scales the
+// range (1 for absmax; a search tries others).
+template <any_scheme S>
+[[nodiscard]] NIBBLE_INLINE slot_parameters<S> parameters_of(const group_statistics& g, const outer_parameters& outer,
+                                                             float shrink) noexcept {
+    if constexpr (S::scaled)
+        return parameters_from<S>(wanted_scale<S>(g, shrink), offset_range<S>(g, shrink).low, g.nonfinite, outer);
+    else
+        return {};
 }
 
 // The statistics of run i of many, which has `count` columns.
@@ -324,15 +441,36 @@ NIBBLE_NOINLINE void parameters_of_runs(const run_statistics& s, std::size_t cou
     float* NIBBLE_RESTRICT const scales = to.scales;
     float* NIBBLE_RESTRICT const zeros = to.zeros;
     const run_statistics from = s;
-    for (std::size_t i = 0; i < count; ++i) {
+    [[maybe_unused]] bool near_end = S::has_offset; // or, beside an offset, each slot by itself
+    for (std::size_t i = 0; !S::has_offset && i < count; ++i) {
         group_statistics g = statistics_at<WithRange, WithSum>(from, i, detail::min_of(run, columns - i * run));
         g.nonfinite = g.nonfinite && !known_finite;
-        const slot_parameters<S> p = parameters_of<S>(g, outer, 1.0f);
+        const slot_parameters<S> p =
+            unlimited_parameters<S>(wanted_scale<S>(g, 1.0f), offset_range<S>(g, 1.0f).low, g.nonfinite, outer);
         scale_codes[i] = p.scale_code;
         scales[i] = p.scale;
         if constexpr (detail::scheme_traits<S>::has_zero) {
             zero_codes[i] = p.zero_code;
             zeros[i] = p.zero;
+        }
+    }
+    if constexpr (values_may_overflow<S>) {
+        // Far from the end of fp32 no value can be beyond it; one look at all slots keeps the loop above free of choices.
+        constexpr float safe = 1e38f / largest<typename S::element_type>;
+        for (std::size_t i = 0; !S::has_offset && i < count; ++i) {
+            near_end |= !(detail::abs_of(scales[i]) < safe);
+            if constexpr (S::has_minimum) near_end |= !(detail::abs_of(zeros[i]) < 1e38f);
+        }
+        for (std::size_t i = 0; near_end && i < count; ++i) {
+            group_statistics g = statistics_at<WithRange, WithSum>(from, i, detail::min_of(run, columns - i * run));
+            g.nonfinite = g.nonfinite && !known_finite;
+            const slot_parameters<S> p = parameters_of<S>(g, outer, 1.0f);
+            scale_codes[i] = p.scale_code;
+            scales[i] = p.scale;
+            if constexpr (detail::scheme_traits<S>::has_zero) {
+                zero_codes[i] = p.zero_code;
+                zeros[i] = p.zero;
+            }
         }
     }
 }
@@ -343,39 +481,49 @@ enum class unit_rule {
     quotient_with_nan, // the same in an element that can say NaN
     integer_zero,      // x / scale + zero
     minimum,           // (x - zero) / scale
+    wide_minimum,      // the same where x - zero may exceed fp32
 };
 template <any_scheme S>
 inline constexpr unit_rule unit_rule_of = S::has_integer_zero                    ? unit_rule::integer_zero
+                                          : S::has_minimum && values_may_overflow<S> ? unit_rule::wide_minimum
                                           : S::has_minimum                       ? unit_rule::minimum
                                           : has_nan_code<typename S::element_type> ? unit_rule::quotient_with_nan
                                                                                  : unit_rule::quotient;
 
-// x[0, count) in units of one slot. Under scale 0 (an all-zero slot, or one too small for its scale format), a scale below 0
-// and NaN everything is zero, but for a NaN under scale 0 in an element that can say it.
+// x[0, count) in units of one slot; the scale may be negative. Under scale 0 (an all-zero slot, or one too small for its scale
+// format) and NaN everything is zero, but for a NaN under scale 0 in an element that can say it.
 template <unit_rule Rule>
 NIBBLE_INLINE void scale_run(const float* NIBBLE_RESTRICT x, std::size_t count, float scale, float zero,
                              float* NIBBLE_RESTRICT units) noexcept {
-    if (!(scale > 0.0f)) {
+    constexpr bool offset = Rule == unit_rule::integer_zero || Rule == unit_rule::minimum || Rule == unit_rule::wide_minimum;
+    if (!(scale < 0.0f || scale > 0.0f)) {
         const bool keep_nan = Rule == unit_rule::quotient_with_nan && scale == 0.0f;
         for (std::size_t i = 0; i < count; ++i)
             units[i] = keep_nan && detail::is_nan(x[i]) ? x[i] : Rule == unit_rule::integer_zero ? zero : 0.0f;
         return;
     }
-    constexpr bool offset = Rule == unit_rule::integer_zero || Rule == unit_rule::minimum;
+    if constexpr (Rule == unit_rule::wide_minimum) {
+        if (NIBBLE_UNLIKELY(detail::abs_of(zero) > 1e38f)) {
+            // Halves, which differ by what fp32 can hold; the quotient is the same.
+            for (std::size_t i = 0; i < count; ++i)
+                units[i] = (detail::nan_to_zero(x[i]) * 0.5f - zero * 0.5f) / (scale * 0.5f);
+            return;
+        }
+    }
     std::size_t i = 0;
     for (; i + 8 <= count; i += 8) {
         eight_words word;
         __builtin_memcpy(&word, x + i, 32);
         if constexpr (offset) word &= (word & 0x7fffffff) <= 0x7f800000; // a NaN is the code of zero, not the code 0
         eight_floats v = __builtin_bit_cast(eight_floats, word);
-        if constexpr (Rule == unit_rule::minimum) v -= zero;
+        if constexpr (offset && Rule != unit_rule::integer_zero) v -= zero;
         v /= scale;
         if constexpr (Rule == unit_rule::integer_zero) v += zero;
         __builtin_memcpy(units + i, &v, 32);
     }
     for (; i < count; ++i) {
         float v = offset ? detail::nan_to_zero(x[i]) : x[i];
-        if constexpr (Rule == unit_rule::minimum) v -= zero;
+        if constexpr (offset && Rule != unit_rule::integer_zero) v -= zero;
         v /= scale;
         if constexpr (Rule == unit_rule::integer_zero) v += zero;
         units[i] = v;
@@ -389,7 +537,7 @@ NIBBLE_NOINLINE void scale_runs(const float* NIBBLE_RESTRICT x, std::size_t coun
                                 float* NIBBLE_RESTRICT units) noexcept {
     std::size_t slot = 0;
     const auto zero = [&]() NIBBLE_INLINE_LAMBDA {
-        return Rule == unit_rule::integer_zero || Rule == unit_rule::minimum ? zeros[slot] : 0.0f;
+        return Rule == unit_rule::quotient || Rule == unit_rule::quotient_with_nan ? 0.0f : zeros[slot];
     };
     std::size_t at = 0;
     if (first == run && run == 16) {
@@ -464,7 +612,7 @@ template <any_scheme S>
             // In double: the product inside decode_value must not fuse with this difference, nor the difference overflow.
             const float value = decode_value<S>(codes[i], p.scale, p.zero);
             const double d = static_cast<double>(x[start + i]) - static_cast<double>(value);
-            const double e = detail::is_finite(x[start + i]) && detail::is_finite(value) ? d : 0.0;
+            const double e = detail::is_finite(x[start + i]) ? d : 0.0;
             sums[i % 8] = __builtin_fma(e, e, sums[i % 8]);
         }
     }

@@ -1,6 +1,7 @@
 // cross_quantized.hpp: quantized weights with a scale per row or group and another per column; in plain order.
 #pragma once
 
+#include <nibble/core/bits.hpp>
 #include <nibble/core/buffer.hpp>
 #include <nibble/core/config.hpp>
 #include <nibble/scheme/scheme.hpp>
@@ -11,7 +12,18 @@
 
 namespace nibble::inline NIBBLE_ABI {
 
-// value(i, j) = weights().value(i, j) x columns()[j], rounded to fp32: the scheme's own scales and `cols` fp32 numbers.
+namespace detail {
+// value x column, rounded to fp32; of finite numbers the largest finite one of its sign where that is beyond fp32.
+[[nodiscard]] NIBBLE_INLINE float cross_value(float value, float column) noexcept {
+    constexpr float end = 3.4028234e38f;
+    const float product = value * column;
+    const float limited = product > end ? end : product < -end ? -end : product;
+    return is_finite(value) ? limited : product;
+}
+} // namespace detail
+
+// value(i, j) = weights().value(i, j) x columns()[j], rounded to fp32, at most the largest finite number: the scheme's own scales
+// and `cols` fp32 numbers.
 template <any_scheme Scheme>
 class cross_quantized {
 public:
@@ -28,7 +40,7 @@ public:
     [[nodiscard]] const quantized<Scheme>& weights() const noexcept { return weights_; }
     [[nodiscard]] const float* columns() const noexcept { return columns_.template as<float>(); }
     [[nodiscard]] float value_at(std::size_t row, std::size_t col) const noexcept {
-        return weights_.value_at(row, col) * columns()[col];
+        return detail::cross_value(weights_.value_at(row, col), columns()[col]);
     }
 
 private:
