@@ -22,8 +22,18 @@ if [[ $* == *native* ]] && ! "$compiler" "$@" -dM -E -x c++ /dev/null | grep __A
 fi
 zen=0
 if "$compiler" "$@" -dM -E -x c++ /dev/null | grep __znver >/dev/null; then zen=1; fi
+# A compiler that does not know this machine's model tunes -march=native for none at all, and then keeps less in registers: read
+# what it makes of the machine's instructions when it knows the model.
+tuning=()
+if [[ $* == *native* ]] && "$compiler" "$@" -Q --help=target 2>/dev/null | grep -E -- '-mtune=[[:space:]]+generic' >/dev/null; then
+    model=$("$compiler" "$@" -Q --help=target | sed -n 's/^ *-march=[[:space:]]*\([a-z0-9-]\+\)[[:space:]]*$/\1/p')
+    if [[ -n $model && $model != x86-64* ]]; then
+        tuning=("-mtune=$model")
+        echo "$* is $model tuned for no model: read with ${tuning[*]}"
+    fi
+fi
 object=$work/tiles${*//[^a-z0-9]/_}.o
-"$compiler" "@$rsp" -O3 "$@" -c "$source" -o "$object"
+"$compiler" "@$rsp" -O3 "$@" "${tuning[@]}" -c "$source" -o "$object"
 objdump -d --no-show-raw-insn -C "$object" | awk -v flags="$*" -v zen=$zen '
     function finish(    i, j, from, inner, hot, bad, what) {
         for (i = 1; i <= count; ++i) {
