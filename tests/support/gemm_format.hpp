@@ -8,11 +8,13 @@
 #include <nibble/core/executor.hpp>
 #include <nibble/core/view.hpp>
 #include <nibble/gemm.hpp>
+#include <nibble/prepare.hpp>
 
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -61,8 +63,19 @@ public:
     [[nodiscard]] virtual std::size_t isas() const = 0;
     virtual void gemm(std::size_t isa, nibble::matrix_view<const float> x, nibble::matrix_view<float> y,
                       const nibble::gemm_options& options, const any_executor& threads) const = 0;
+    // Whether the next two are there: for one format of each family, which share them, or for every one with
+    // NIBBLE_TEST_EVERY_DIGEST.
+    [[nodiscard]] virtual bool surrounded() const = 0;
+    // With a chain of epilogues: x 0.125, bias added, gelu, residual added.
+    virtual void gemm_finished(std::size_t isa, nibble::matrix_view<const float> x, nibble::matrix_view<float> y,
+                               std::span<const float> bias, nibble::matrix_view<const float> residual,
+                               const nibble::gemm_options& options, const any_executor& threads) const = 0;
+    // Of activations prepared beforehand.
+    virtual void gemm_prepared(std::size_t isa, nibble::matrix_view<const float> x, nibble::matrix_view<float> y,
+                               const nibble::activation_options& prepared, const any_executor& threads) const = 0;
     [[nodiscard]] virtual std::size_t workspace_bytes(std::size_t tokens, std::size_t concurrency,
                                                       const nibble::gemm_options& options) const = 0;
+    [[nodiscard]] virtual std::span<const std::byte> packed_bytes() const = 0;
     // The packed weights in memory from another allocator.
     [[nodiscard]] virtual std::unique_ptr<gemm_weights> copy_to(nibble::allocator from) const = 0;
 };

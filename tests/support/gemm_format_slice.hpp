@@ -4,8 +4,13 @@
 #include "gemm_format.hpp"
 #include "kinds.hpp"
 
+#include <nibble/epilogue/activation.hpp>
+#include <nibble/epilogue/bias.hpp>
+#include <nibble/epilogue/residual.hpp>
+#include <nibble/epilogue/scale.hpp>
 #include <nibble/gemm.hpp>
 #include <nibble/pack.hpp>
+#include <nibble/prepare.hpp>
 #include <nibble/quantize.hpp>
 #include <nibble/scheme/formats.hpp>
 
@@ -14,13 +19,21 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <span>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
 namespace gemm_test {
 
-template <class S, bool AllIsas> class gemm_weights_of final : public gemm_weights {
+// What surrounds the sums differs from family to family alone, and takes long to compile.
+#if defined(NIBBLE_TEST_EVERY_DIGEST)
+inline constexpr bool every_digest = true;
+#else
+inline constexpr bool every_digest = false;
+#endif
+
+template <class S, bool AllIsas, bool Surrounded> class gemm_weights_of final : public gemm_weights {
 public:
     explicit gemm_weights_of(const nibble::quantized<S>& q) : plain_(plain_of(q)), packed_(nibble::pack(q)) {}
     gemm_weights_of(plain_weights plain, nibble::packed<S> packed)
@@ -38,6 +51,31 @@ public:
         for_each_own_isa([&]<class I>() {
             if (at++ == isa) nibble::gemm<I>(x, packed_, y, nibble::identity{}, options, threads);
         });
+    }
+    [[nodiscard]] bool surrounded() const override { return Surrounded; }
+    void gemm_finished(std::size_t isa, nibble::matrix_view<const float> x, nibble::matrix_view<float> y,
+                       std::span<const float> bias, nibble::matrix_view<const float> residual,
+                       const nibble::gemm_options& options, const any_executor& threads) const override {
+        const auto finish =
+            nibble::scale_by{0.125f} | nibble::add_bias(bias) | nibble::gelu | nibble::add_residual(residual);
+        std::size_t at = 0;
+        for_each_own_isa([&]<class I>() {
+            if constexpr (Surrounded)
+                if (at++ == isa) nibble::gemm<I>(x, packed_, y, finish, options, threads);
+        });
+    }
+    void gemm_prepared(std::size_t isa, nibble::matrix_view<const float> x, nibble::matrix_view<float> y,
+                       const nibble::activation_options& prepared, const any_executor& threads) const override {
+        std::size_t at = 0;
+        for_each_own_isa([&]<class I>() {
+            if constexpr (Surrounded)
+                if (at++ == isa)
+                    nibble::gemm<I>(nibble::prepare<S, I>(x, prepared, threads), packed_, y, nibble::identity{}, {},
+                                    threads);
+        });
+    }
+    [[nodiscard]] std::span<const std::byte> packed_bytes() const override {
+        return {packed_.bytes() == 0 ? nullptr : packed_.panel(0), packed_.bytes()};
     }
     [[nodiscard]] std::size_t workspace_bytes(std::size_t tokens, std::size_t concurrency,
                                               const nibble::gemm_options& options) const override {
@@ -62,7 +100,7 @@ private:
     nibble::packed<S> packed_;
 };
 
-template <class Format, bool AllIsas> class gemm_format_of final : public gemm_format {
+template <class Format, bool AllIsas, bool Surrounded> class gemm_format_of final : public gemm_format {
 public:
     using S = typename Format::scheme;
     using traits = nibble::detail::scheme_traits<S>;
@@ -80,7 +118,7 @@ public:
     [[nodiscard]] int scale_bits() const override { return traits::scale_element::bits; }
     [[nodiscard]] int outer_bits() const override { return traits::outer_element::bits; }
     [[nodiscard]] std::unique_ptr<gemm_weights> quantize(nibble::matrix_view<const float> w) const override {
-        return std::make_unique<gemm_weights_of<S, AllIsas>>(nibble::quantize<S>(w));
+        return std::make_unique<gemm_weights_of<S, AllIsas, Surrounded>>(nibble::quantize<S>(w));
     }
     [[nodiscard]] std::unique_ptr<gemm_weights> fill(std::size_t rows, std::size_t cols,
                                                      const code_pattern& pattern) const override {
@@ -114,7 +152,7 @@ public:
                 if constexpr (traits::has_zero)
                     q.zeros()[slot] = static_cast<typename traits::zero_code>(pattern.zero ? pattern.zero(i, g) : 0u);
             }
-        return std::make_unique<gemm_weights_of<S, AllIsas>>(q);
+        return std::make_unique<gemm_weights_of<S, AllIsas, Surrounded>>(q);
     }
 };
 
@@ -162,8 +200,9 @@ std::vector<std::unique_ptr<gemm_format>> make_gemm_slice_of(nibble::format_list
             using all = nibble::all_formats;
             constexpr bool all_isas = nibble_test::kinds_only ? nibble_test::first_of_its_family<I, Format>(all{})
                                                               : nibble_test::first_of_its_kind<I, Format>(all{});
+            constexpr bool surrounded = every_digest || nibble_test::first_of_its_family<I, Format>(all{});
             if constexpr (slices[I] == Slice && nibble_test::tested<I, Format>)
-                made.push_back(std::make_unique<gemm_format_of<Format, all_isas>>());
+                made.push_back(std::make_unique<gemm_format_of<Format, all_isas, surrounded>>());
         };
         (add.template operator()<Index, Formats>(), ...);
     }
