@@ -7,7 +7,11 @@
 #include <nibble/adapt/thread_pool.hpp>
 #include <nibble/core/workspace.hpp>
 
+#include <bit>
+#include <cmath>
 #include <cstddef>
+#include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -113,4 +117,67 @@ TEST_CASE("a workspace left dirty by another shape and format changes nothing") 
             if (!found.empty()) FAIL_CHECK(formats[f]->name() << ": " << found);
         }
     SUCCEED();
+}
+
+namespace {
+
+// Rounded to bfloat16, ties to even.
+float as_bfloat16(float x) {
+    const std::uint32_t word = std::bit_cast<std::uint32_t>(x);
+    return std::bit_cast<float>((word + 0x7fffu + ((word >> 16) & 1u)) & 0xffff0000u);
+}
+// Products of a token and a row summed in bfloat16, the columns cut into `pieces` whose sums are added: what kernels do
+// that share out columns, as few tokens leave cores idle.
+float summed_in_bfloat16(const float* x, const float* w, std::size_t cols, std::size_t pieces) {
+    float all = 0.0f;
+    for (std::size_t p = 0; p < pieces; ++p) {
+        float sum = 0.0f;
+        for (std::size_t k = cols * p / pieces; k < cols * (p + 1) / pieces; ++k) sum = as_bfloat16(sum + x[k] * w[k]);
+        all = as_bfloat16(all + sum);
+    }
+    return all;
+}
+
+} // namespace
+
+// LayerCast (Yuan et al., 2025): weights in bfloat16 and arithmetic in fp32 give the same tokens whatever the batch;
+// sums in bfloat16 do not.
+TEST_CASE("weights in bfloat16 give the same bits in any batch, and sums in bfloat16 would not") {
+    const gemm_format* format = nullptr;
+    for (const auto& f : gemm_formats())
+        if (f->name() == "bf16") format = f.get();
+    REQUIRE(format != nullptr);
+    const job work(*format, 32, 61, 1031);
+    const plain_weights& w = work.weights->plain();
+    for (std::size_t isa = 0; isa < work.isas(); ++isa) {
+        const std::vector<float> all = work.run(isa, 0, 32, false, any_executor{});
+        for (const std::size_t company : {std::size_t{1}, std::size_t{2}, std::size_t{7}, std::size_t{32}})
+            for (const std::size_t workers : {std::size_t{1}, std::size_t{2}})
+                for (std::size_t first = 0; first + company <= 32; first += company) {
+                    const std::vector<float> few = work.run(isa, first, company, false, scrambled(workers, company));
+                    CHECK(difference(few, all.data() + first * work.outputs, work.outputs).empty());
+                }
+    }
+    // The control: 4 pieces for one token, 2 for two, one for more.
+    const std::vector<float> exact = work.run(0, 0, 32, false, any_executor{});
+    std::size_t others = 0;
+    double error = 0.0, error_in_fp32 = 0.0, power = 0.0;
+    for (std::size_t t = 0; t < 32; ++t)
+        for (std::size_t n = 0; n < work.outputs; ++n) {
+            const float* x = work.x.data() + t * work.cols;
+            const float* row = w.elements.data() + n * work.cols;
+            const float alone = summed_in_bfloat16(x, row, work.cols, 4);
+            const float together = summed_in_bfloat16(x, row, work.cols, 1);
+            double sum = 0.0;
+            for (std::size_t k = 0; k < work.cols; ++k) sum += static_cast<double>(x[k]) * static_cast<double>(row[k]);
+            others += alone != together ? 1u : 0u;
+            error += std::pow(static_cast<double>(together) - sum, 2);
+            error_in_fp32 += std::pow(static_cast<double>(exact[t * work.outputs + n]) - sum, 2);
+            power += sum * sum;
+        }
+    INFO(others << " of " << 32 * work.outputs << " differ; relative errors " << error / power << ", in fp32 "
+                << error_in_fp32 / power);
+    CHECK(2 * others > 32 * work.outputs);
+    CHECK(error > 1e-6 * power);
+    CHECK(error_in_fp32 < 1e-12 * power);
 }
