@@ -83,6 +83,70 @@ TEST_CASE("the reference encoders give the published bytes", "[io]") {
     CHECK(hex_of<nb::ggml_q8_1>(q8).substr(0, 8) == "732673be");
 }
 
+namespace {
+
+// bf16 weights of a model: their quotients often are ties, which one rounding more or less decides.
+std::vector<float> bf16_weights(std::size_t count, std::uint64_t seed) {
+    std::vector<float> x = nibble_test::normal_values(count, seed);
+    for (float& v : x) v = nb::bf16::decode(nb::bf16::encode(v * 0.02f));
+    return x;
+}
+
+// ggml's rule for a block of 32, each operation rounded to fp32 because it goes through memory: a quotient times 1 / d plus half
+// a step, truncated. `fused` counts the codes that a single rounding of product and sum would change.
+template <int Bits> std::vector<std::uint8_t> ruled_codes(const float* x, bool affine, std::size_t& fused) {
+    const float levels = static_cast<float>((1 << Bits) - 1);
+    const float half = static_cast<float>(1 << (Bits - 1));
+    float low = x[0], high = x[0], top = 0.0f;
+    for (std::size_t i = 0; i < 32; ++i) {
+        low = std::min(low, x[i]);
+        high = std::max(high, x[i]);
+        if (std::fabs(x[i]) > std::fabs(top)) top = x[i];
+    }
+    const volatile float d = affine ? (high - low) / levels : top / -half;
+    const volatile float inverse = d == 0.0f ? 0.0f : 1.0f / d;
+    const float offset = affine ? 0.5f : half + 0.5f;
+    std::vector<std::uint8_t> codes;
+    for (std::size_t i = 0; i < 32; ++i) {
+        const volatile float from = affine ? x[i] - low : x[i];
+        const volatile float product = from * inverse;
+        const volatile float sum = product + offset;
+        const auto code = static_cast<std::uint8_t>(std::min(sum + 0.0f, levels));
+        fused += static_cast<std::uint8_t>(std::min(std::fma(from + 0.0f, inverse + 0.0f, offset), levels)) != code ? 1u : 0u;
+        codes.push_back(code);
+    }
+    return codes;
+}
+
+} // namespace
+
+// Of the 2^18 codes a few are other ones if product and sum are rounded once.
+TEST_CASE("the reference encoders round product and sum, whatever the compiler fuses", "[io]") {
+    constexpr std::size_t cols = 1024;
+    constexpr std::size_t rows = 256;
+    const std::vector<float> x = bf16_weights(rows * cols, 6);
+    const auto check = [&]<class Type, int Bits>(std::type_identity<Type>, std::integral_constant<int, Bits>, bool affine) {
+        INFO(nb::ggml_block_of<Type>.name);
+        const auto q = nb::quantize_ggml<Type, nb::ggml_encoding::reference>({x.data(), rows, cols});
+        std::size_t fused = 0;
+        std::size_t wrong = 0;
+        for (std::size_t i = 0; i < x.size(); i += 32) {
+            const std::vector<std::uint8_t> codes = ruled_codes<Bits>(x.data() + i, affine, fused);
+            for (std::size_t j = 0; j < 32; ++j) {
+                // A symmetric code is stored as the number it stands for.
+                const unsigned flip = affine ? 0u : 1u << (Bits - 1);
+                wrong += q.code_at((i + j) / cols, (i + j) % cols) != (codes[j] ^ flip) ? 1u : 0u;
+            }
+        }
+        CHECK(wrong == 0);
+        if (!affine) CHECK(fused > 0);
+    };
+    check(std::type_identity<nb::ggml_q4_0>{}, std::integral_constant<int, 4>{}, false);
+    check(std::type_identity<nb::ggml_q5_0>{}, std::integral_constant<int, 5>{}, false);
+    check(std::type_identity<nb::ggml_q4_1>{}, std::integral_constant<int, 4>{}, true);
+    check(std::type_identity<nb::ggml_q5_1>{}, std::integral_constant<int, 5>{}, true);
+}
+
 TEST_CASE("Q8_0 rounds halves away from zero, as the package does", "[io]") {
     std::vector<float> x(32, 0.0f);
     x[0] = 127.0f;

@@ -130,7 +130,11 @@ def values(block):
         rng.normal(0, 1, (200, block)) * 1e5,  # d beyond fp16 in some
         rng.normal(0, 1, (200, block)) * 2e-8,  # d subnormal or 0 in fp16
     ]
-    return np.concatenate(parts).astype(np.float32)
+    all_kinds = np.concatenate(parts).astype(np.float32)
+    # bf16 weights, as models have them: their quotients often are ties, which one rounding more or less decides.
+    weights = rng.normal(0, 0.02, (2**19 // block, block)).astype(np.float32).view(np.uint32)
+    weights = (weights + 0x7FFF + (weights >> 16 & 1)) & np.uint32(0xFFFF0000)
+    return np.concatenate([all_kinds, weights.view(np.float32)])
 
 
 for name in ENCODED:

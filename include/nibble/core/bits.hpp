@@ -133,6 +133,11 @@ inline constexpr float infinity = std::bit_cast<float>(f32_infinity);
     if (!std::is_constant_evaluated()) __asm__("" : "+m"(x));
     return x;
 }
+// The same of every value of an array, between two loops that compilers still vectorize.
+template <std::size_t N>
+NIBBLE_INLINE void each_rounded_by_itself(float (&x)[N]) noexcept {
+    __asm__("" : "+m"(x));
+}
 
 // A fused multiply-add: a x b + c with one rounding, on every machine.
 [[nodiscard]] NIBBLE_INLINE float fused_multiply_add(float a, float b, float c) noexcept {

@@ -27,10 +27,6 @@ concept has_reference_encoder = requires(const float* x, typename Type::parts& p
     return f16::encode<rounding::nearest_even, overflow::special>(x);
 }
 [[nodiscard]] inline float reference_inverse(float d) noexcept { return d == 0.0f ? 0.0f : 1.0f / d; }
-// a x b, rounded; in double, so that it cannot fuse with what is added.
-[[nodiscard]] NIBBLE_INLINE float reference_product(float a, float b) noexcept {
-    return static_cast<float>(static_cast<double>(a) * static_cast<double>(b));
-}
 [[nodiscard]] NIBBLE_INLINE std::uint8_t truncated(float x, float highest_code) noexcept {
     x = x > 0.0f ? x : 0.0f;
     x = x < highest_code ? x : highest_code;
@@ -47,9 +43,11 @@ inline void reference_symmetric(const float* x, std::uint16_t& scale, std::uint8
     const float d = top / -half;
     const float inverse = reference_inverse(d);
     scale = reference_f16(d);
+    float steps[32];
+    for (std::size_t i = 0; i < 32; ++i) steps[i] = x[i] * inverse;
+    each_rounded_by_itself(steps);
     for (std::size_t i = 0; i < 32; ++i)
-        codes[i] = static_cast<std::uint8_t>(truncated(reference_product(x[i], inverse) + (half + 0.5f), 2.0f * half - 1.0f) ^
-                                             (1u << (Bits - 1)));
+        codes[i] = static_cast<std::uint8_t>(truncated(steps[i] + (half + 0.5f), 2.0f * half - 1.0f) ^ (1u << (Bits - 1)));
 }
 template <int Bits>
 inline void reference_affine(const float* x, std::uint16_t& scale, std::uint16_t& minimum, std::uint8_t* codes) noexcept {
@@ -64,8 +62,10 @@ inline void reference_affine(const float* x, std::uint16_t& scale, std::uint16_t
     const float inverse = reference_inverse(d);
     scale = reference_f16(d);
     minimum = reference_f16(low);
-    for (std::size_t i = 0; i < 32; ++i)
-        codes[i] = truncated(reference_product(x[i] - low, inverse) + 0.5f, levels);
+    float steps[32];
+    for (std::size_t i = 0; i < 32; ++i) steps[i] = (x[i] - low) * inverse;
+    each_rounded_by_itself(steps);
+    for (std::size_t i = 0; i < 32; ++i) codes[i] = truncated(steps[i] + 0.5f, levels);
 }
 // round(x / (max|x| / levels)), halves away from zero.
 template <class Scale>
