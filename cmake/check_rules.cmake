@@ -61,6 +61,14 @@ foreach(header IN LISTS headers)
     # 2. What headers of this library do without, because users pay for it: compile time, or weak symbols of std::.
     forbid("#[ \t]*include[ \t]*<(algorithm|ranges|functional|iostream|sstream|regex|format|numeric|random)>"
         "too heavy for a header that others include")
+    # Headers of verbs are compiled once for each instruction set of a program; what they take from std:: has one name for all.
+    if(NOT header MATCHES "^(io|adapt)/|^core/status\\.hpp$")
+        forbid("std::(vector|shared_ptr|unique_ptr|make_shared|make_unique|atomic|array|string|bit_cast|exchange|swap|forward|launder|is_constant_evaluated|popcount|bit_width|bit_ceil|has_single_bit|countl_zero|countr_zero|min|max|fill|copy|function|optional|numeric_limits<[a-z0-9_:]+>::(min|max)\\(\\))${word_end}"
+            "one copy of it serves all instruction sets of a program: core/ has dynamic_array, array_view, shared_ptr, detail::atomic, bits.hpp and exchange.hpp")
+        if(NOT header STREQUAL "attend.hpp")
+            forbid("std::span${word_end}" "one copy of its functions serves all instruction sets of a program: array_view")
+        endif()
+    endif()
     # 3. Nothing hidden: no thread, no environment, no output, no exception of our own.
     if(NOT header STREQUAL "adapt/thread_pool.hpp")
         forbid("#[ \t]*include[ \t]*<(thread|future|mutex|condition_variable|pthread[.]h)>" "the caller brings the executor")

@@ -1,6 +1,7 @@
 // any.hpp: the verbs for weights whose format is known only at run time, from a model file to a product.
 #pragma once
 
+#include <nibble/core/array_view.hpp>
 #include <nibble/core/check.hpp>
 #include <nibble/core/executor.hpp>
 #include <nibble/core/view.hpp>
@@ -12,7 +13,6 @@
 #include <nibble/tensor/any_format.hpp>
 
 #include <cstddef>
-#include <span>
 #include <type_traits>
 
 namespace nibble::inline NIBBLE_ABI {
@@ -96,7 +96,7 @@ template <class List> [[nodiscard]] bool fits(const prepared_activations& x, con
     return found;
 }
 template <class List, executor Executor = serial>
-void weight_sums(const any_packed<List>& w, std::span<float> sums, const gemm_options& options = {},
+void weight_sums(const any_packed<List>& w, array_view<float> sums, const gemm_options& options = {},
                  const Executor& threads = {}) {
     NIBBLE_CHECK(!w.empty(), "weight_sums: these weights are empty; pack some first");
     w.visit([&](const auto& weights) { weight_sums(weights, sums, options, threads); });

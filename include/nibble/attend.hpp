@@ -5,6 +5,7 @@
 #include <nibble/attention_rows.hpp>
 #include <nibble/attention_sums.hpp>
 #include <nibble/attention_task.hpp>
+#include <nibble/core/array_view.hpp>
 #include <nibble/core/bits.hpp>
 #include <nibble/core/buffer.hpp>
 #include <nibble/core/check.hpp>
@@ -41,7 +42,7 @@ public:
         std::size_t count = 0;
     };
     template <class Keys, class Values>
-    explicit sequence_list(std::span<const attended_sequence<Keys, Values>> of) noexcept
+    explicit sequence_list(array_view<const attended_sequence<Keys, Values>> of) noexcept
         : from_(of.data()), count_(of.size()), at_([](const void* from, std::size_t i) noexcept {
               const auto& s = static_cast<const attended_sequence<Keys, Values>*>(from)[i];
               return sequence{s.cache, s.first, s.count};
@@ -277,16 +278,16 @@ void attend_sequences(const attention_work& work, matrix_view<const float> q, co
 namespace detail {
 
 template <class Keys, class Values>
-[[nodiscard]] std::span<const attended_sequence<Keys, Values>> span_of(const attended_sequence<Keys, Values>* of,
-                                                                       std::size_t count) {
+[[nodiscard]] array_view<const attended_sequence<Keys, Values>> view_of(const attended_sequence<Keys, Values>* of,
+                                                                        std::size_t count) {
     return {of, count};
 }
 template <class Sequences>
-[[nodiscard]] auto as_span(const Sequences& sequences) -> decltype(span_of(sequences.data(), sequences.size())) {
-    return span_of(sequences.data(), sequences.size());
+[[nodiscard]] auto as_view(const Sequences& sequences) -> decltype(view_of(sequences.data(), sequences.size())) {
+    return view_of(sequences.data(), sequences.size());
 }
 template <class Sequences>
-concept sequences_of_caches = requires(const Sequences& sequences) { as_span(sequences); };
+concept sequences_of_caches = requires(const Sequences& sequences) { as_view(sequences); };
 
 } // namespace detail
 
@@ -307,7 +308,7 @@ concept sequences_of_caches = requires(const Sequences& sequences) { as_span(seq
 // more queries than tokens, also over none: where nothing asks for a query's position, that is with causal = false and without
 // a window, slopes, or keys that attend turns (kv_transform::rotary).
 template <isa Isa = best_isa, class Keys, cached_values Values, executor Executor = serial>
-void attend(matrix_view<const float> q, std::span<const attended_sequence<Keys, Values>> sequences, matrix_view<float> out,
+void attend(matrix_view<const float> q, array_view<const attended_sequence<Keys, Values>> sequences, matrix_view<float> out,
             const attend_options& options = {}, const Executor& threads = {}) {
     detail::check_executor(threads);
     const detail::sequence_list list(sequences);
@@ -324,7 +325,7 @@ void attend(matrix_view<const float> q, std::span<const attended_sequence<Keys, 
 template <isa Isa = best_isa, detail::sequences_of_caches Sequences, executor Executor = serial>
 void attend(matrix_view<const float> q, const Sequences& sequences, matrix_view<float> out,
             const attend_options& options = {}, const Executor& threads = {}) {
-    attend<Isa>(q, detail::as_span(sequences), out, options, threads);
+    attend<Isa>(q, detail::as_view(sequences), out, options, threads);
 }
 
 // Of one sequence, to whose last q.rows() tokens the queries belong, or to none.
@@ -332,14 +333,14 @@ template <isa Isa = best_isa, class Keys, cached_values Values, executor Executo
 void attend(matrix_view<const float> q, const kv_cache<Keys, Values>& cache, matrix_view<float> out,
             const attend_options& options = {}, const Executor& threads = {}) {
     const attended_sequence<Keys, Values> one{&cache, 0, q.rows()};
-    attend<Isa>(q, std::span<const attended_sequence<Keys, Values>>(&one, 1), out, options, threads);
+    attend<Isa>(q, array_view<const attended_sequence<Keys, Values>>(&one, 1), out, options, threads);
 }
 
 // The bytes that options.workspace must have for attend not to allocate: for these sequences and this number of query heads and
 // threads, with the options' precision; however long the caches grow. Fewer queries may need more, as they may be shared out in
 // spans: ask for each number that is used.
 template <isa Isa = best_isa, class Keys, cached_values Values>
-[[nodiscard]] std::size_t attend_workspace_bytes(std::span<const attended_sequence<Keys, Values>> sequences,
+[[nodiscard]] std::size_t attend_workspace_bytes(array_view<const attended_sequence<Keys, Values>> sequences,
                                                  std::size_t query_heads, std::size_t concurrency,
                                                  const attend_options& options = {}) {
     if (sequences.empty()) return 0;
@@ -356,13 +357,13 @@ template <isa Isa = best_isa, class Keys, cached_values Values>
 template <isa Isa = best_isa, detail::sequences_of_caches Sequences>
 [[nodiscard]] std::size_t attend_workspace_bytes(const Sequences& sequences, std::size_t query_heads,
                                                  std::size_t concurrency, const attend_options& options = {}) {
-    return attend_workspace_bytes<Isa>(detail::as_span(sequences), query_heads, concurrency, options);
+    return attend_workspace_bytes<Isa>(detail::as_view(sequences), query_heads, concurrency, options);
 }
 template <isa Isa = best_isa, class Keys, cached_values Values>
 [[nodiscard]] std::size_t attend_workspace_bytes(const kv_cache<Keys, Values>& cache, std::size_t queries, std::size_t query_heads,
                                                  std::size_t concurrency, const attend_options& options = {}) {
     const attended_sequence<Keys, Values> one{&cache, 0, queries};
-    return attend_workspace_bytes<Isa>(std::span<const attended_sequence<Keys, Values>>(&one, 1), query_heads, concurrency, options);
+    return attend_workspace_bytes<Isa>(array_view<const attended_sequence<Keys, Values>>(&one, 1), query_heads, concurrency, options);
 }
 
 // Joins the results of attention over two parts of the tokens (a shared prefix and the rest, parts on several machines), as if

@@ -1,12 +1,12 @@
 // attend_options.hpp: what attend can be told.
 #pragma once
 
+#include <nibble/core/array_view.hpp>
 #include <nibble/core/config.hpp>
 #include <nibble/core/view.hpp>
 #include <nibble/core/workspace.hpp>
 
 #include <cstddef>
-#include <span>
 
 namespace nibble::inline NIBBLE_ABI {
 
@@ -25,10 +25,10 @@ struct attend_options {
     std::size_t lag = 0;
     float scale = 0.0f;            // of the products of queries and keys; 0: 1 / sqrt(head_size)
     float soft_cap = 0.0f;         // c: scores become c tanh(score / c) (Gemma 2); 0: none
-    std::span<const float> slopes{}; // ALiBi, one per query head: slope x (token's position - query's) is added
+    array_view<const float> slopes{}; // ALiBi, one per query head: slope x (token's position - query's) is added
     // Added to the scores, queries x size(), the same for all heads: 0 or any bias; what has -infinity is not seen.
     matrix_view<const float> mask{};
-    std::span<const float> sink_scores{}; // one per query head: a score without a value that takes part in the softmax (GPT-OSS)
+    array_view<const float> sink_scores{}; // one per query head: a score without a value that takes part in the softmax (GPT-OSS)
     // Where log(sum of e^score) goes, queries x query heads: merge_attention joins results of parts by it.
     matrix_view<float> log_sums{};
     attention_precision precision = attention_precision::integer;

@@ -7,6 +7,7 @@
 #include <nibble/core/bits.hpp>
 #include <nibble/core/buffer.hpp>
 #include <nibble/core/check.hpp>
+#include <nibble/core/dynamic_array.hpp>
 #include <nibble/core/executor.hpp>
 #include <nibble/core/view.hpp>
 #include <nibble/core/workspace.hpp>
@@ -18,7 +19,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <vector>
 
 namespace nibble::inline NIBBLE_ABI {
 
@@ -86,29 +86,29 @@ void attention_mass(matrix_view<const float> q, const kv_cache<Keys, Values>& ca
 
 // The fewest tokens that together have at least `share` of all mass (ZipVL, He et al., 2024: tokens that keep more bits), in order;
 // of equal ones the earlier. mass: rows are added up.
-[[nodiscard]] inline std::vector<std::uint32_t> important_tokens(matrix_view<const float> mass, double share) {
+[[nodiscard]] inline dynamic_array<std::uint32_t> important_tokens(matrix_view<const float> mass, double share) {
     NIBBLE_CHECK(share >= 0.0 && share <= 1.0, "important_tokens: a share is 0 to 1");
-    std::vector<double> sums(mass.cols());
+    dynamic_array<double> sums(mass.cols());
     for (std::size_t h = 0; h < mass.rows(); ++h)
         for (std::size_t t = 0; t < mass.cols(); ++t) {
             const double m = static_cast<double>(mass(h, t));
             sums[t] += m == m ? m : 0.0;
         }
-    std::vector<kernel::keyed<std::uint64_t>> ranking(sums.size()), spare;
+    dynamic_array<kernel::keyed<std::uint64_t>> ranking(sums.size()), spare;
     double all = 0.0;
     for (std::size_t t = 0; t < sums.size(); ++t) {
         ranking[t] = {kernel::ordered_key(-sums[t]), static_cast<std::uint32_t>(t)};
         all += sums[t];
     }
     kernel::sort_by_key(ranking, spare);
-    std::vector<char> chosen(sums.size());
+    dynamic_array<char> chosen(sums.size());
     double sum = 0.0;
     std::size_t count = 0;
     for (; count < ranking.size() && sum < share * all; ++count) {
         sum += sums[ranking[count].position];
         chosen[ranking[count].position] = 1;
     }
-    std::vector<std::uint32_t> tokens;
+    dynamic_array<std::uint32_t> tokens;
     tokens.reserve(count);
     for (std::size_t t = 0; t < chosen.size(); ++t)
         if (chosen[t] != 0) tokens.push_back(static_cast<std::uint32_t>(t));

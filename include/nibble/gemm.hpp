@@ -1,6 +1,7 @@
 // gemm.hpp: the third verb: activations times packed weights, epilogue fused.
 #pragma once
 
+#include <nibble/core/array_view.hpp>
 #include <nibble/core/bits.hpp>
 #include <nibble/core/buffer.hpp>
 #include <nibble/core/check.hpp>
@@ -18,7 +19,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <span>
 #include <type_traits>
 
 namespace nibble::inline NIBBLE_ABI {
@@ -29,7 +29,7 @@ struct gemm_options {
     // prepared already.
     activation_options activations{};
     // For activations with offsets: what weight_sums(w, ...) gave for these weights.
-    std::span<const float> weight_sums{};
+    array_view<const float> weight_sums{};
 };
 
 // Bytes of workspace that calls with up to `tokens` rows of x need, for an engine that sizes its memory beforehand. Enough
@@ -46,9 +46,12 @@ template <any_scheme S>
     // What a worker needs grows with the tokens of a chunk, and those may be fewer for more tokens, as chunks are of one
     // size; a single token takes more panels at once than others do. Prepared activations may have any limit.
     std::size_t worker = 0;
-    for (const int limit : {1, detail::activation_limit})
-        for (const std::size_t m : {std::size_t{1}, detail::min_of(tokens, plan_of(tokens, limit).most_tokens)})
+    const int limits[] = {1, detail::activation_limit};
+    for (const int limit : limits) {
+        const std::size_t counts[] = {1, detail::min_of(tokens, plan_of(tokens, limit).most_tokens)};
+        for (const std::size_t m : counts)
             worker = detail::max_of(worker, kernel::worker_bytes(plan_of(m, limit)));
+    }
     return detail::max_of(kernel::activation_bytes(all, grid.asymmetric),
                           kernel::activation_bytes(plan_of(1, grid.limit), grid.asymmetric)) +
            concurrency * worker;
@@ -83,7 +86,7 @@ void with_memory(const gemm_options& options, std::size_t bytes, const Run& run)
 }
 
 template <class Product>
-void check_weight_sums(std::span<const float> sums, const Product& product, bool asymmetric) {
+void check_weight_sums(array_view<const float> sums, const Product& product, bool asymmetric) {
     NIBBLE_CHECK(!asymmetric || sums.size() == Product::matrices * product.matrix(0).rows(),
                  "gemm: activations with offsets need the sums of the weights: options.weight_sums, filled by "
                  "weight_sums(w, sums) once per matrix (for gemm_gated: those of gate, then those of up)");
@@ -138,7 +141,7 @@ void gemm_of_prepared(const prepared_activations& x, const Product& product, con
 // factor(n): the product, as gemm computes it, of the weights and a token of exact ones; minimums take no part. N numbers,
 // computed once per matrix, for activations with offsets.
 template <isa Isa = best_isa, any_scheme S, executor Executor = serial>
-void weight_sums(const packed<S>& w, std::span<float> sums, const gemm_options& options = {}, const Executor& threads = {}) {
+void weight_sums(const packed<S>& w, array_view<float> sums, const gemm_options& options = {}, const Executor& threads = {}) {
     detail::check_executor(threads);
     NIBBLE_CHECK(sums.size() == w.rows(), "weight_sums: one number per row of the weights is needed");
     if (w.rows() == 0) return;

@@ -1,6 +1,7 @@
 // gemm_integer.hpp: products in integers from beginning to end: int32 sums, or 8-bit results by dyadic scales (HAWQ-V3).
 #pragma once
 
+#include <nibble/core/array_view.hpp>
 #include <nibble/core/bits.hpp>
 #include <nibble/core/check.hpp>
 #include <nibble/core/executor.hpp>
@@ -13,11 +14,8 @@
 #include <nibble/tensor/packed.hpp>
 #include <nibble/tensor/quantized.hpp>
 
-#include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
-#include <span>
 
 namespace nibble::inline NIBBLE_ABI {
 
@@ -33,7 +31,7 @@ struct dyadic {
         dyadic d{};
         if (ratio < 0x1p-32) return d;
         // ratio = fraction x 2^exponent with a fraction in [1/2, 1).
-        const auto word = std::bit_cast<std::uint64_t>(ratio);
+        const auto word = detail::bit_cast<std::uint64_t>(ratio);
         int exponent = static_cast<int>(word >> 52) - 1022;
         const std::uint64_t significand = (word & ((std::uint64_t{1} << 52) - 1)) | (std::uint64_t{1} << 52); // x 2^53
         std::uint64_t rounded = (significand + (std::uint64_t{1} << 21)) >> 22;                               // x 2^31, half up
@@ -57,11 +55,11 @@ struct dyadic {
 //   y(m, n) = clamp(ratio(n)(sum(m, n) + bias(n)) + residual_ratio(residual(m, n) - residual_zero) + zero, low, high)
 // where sum + bias saturates at 32 bits, and low and high are further limited to what y's element has.
 struct integer_output {
-    std::span<const dyadic> ratios{};          // one, or one per output: scale of w x scale of x / scale of y
-    std::span<const std::int32_t> bias{};      // none, or one per output, in units of scale of w x scale of x
+    array_view<const dyadic> ratios{};         // one, or one per output: scale of w x scale of x / scale of y
+    array_view<const std::int32_t> bias{};     // none, or one per output, in units of scale of w x scale of x
     std::int32_t zero = 0;                     // y's zero point
-    std::int32_t low = std::numeric_limits<std::int32_t>::min();  // `zero`: a relu
-    std::int32_t high = std::numeric_limits<std::int32_t>::max();
+    std::int32_t low = INT32_MIN;              // `zero`: a relu
+    std::int32_t high = INT32_MAX;
     matrix_view<const std::int8_t> residual{}; // none, or of y's shape
     std::int32_t residual_zero = 0;
     dyadic residual_ratio{};                   // scale of the residual / scale of y
@@ -110,7 +108,7 @@ void gemm_integer(const prepared_activations& x, const packed<S>& w, matrix_view
 // The sums of w's rows, exact: what a zero point of x is multiplied by, to be taken off in integer_output::bias:
 // bias(n) - (offset of x) x sums(n), the offset as the integers have it (zero point - 128 for unsigned 8-bit codes).
 template <isa Isa = best_isa, any_scheme S, executor Executor = serial>
-void weight_sums(const packed<S>& w, std::span<std::int32_t> sums, const gemm_options& options = {},
+void weight_sums(const packed<S>& w, array_view<std::int32_t> sums, const gemm_options& options = {},
                  const Executor& threads = {}) {
     NIBBLE_CHECK(sums.size() == w.rows(), "weight_sums: one number per row of the weights is needed");
     prepared_activations ones;
@@ -170,7 +168,7 @@ void gemm_integer(const prepared_activations& x, const packed<S>& w, quantized<Y
                 kernel::load_longs(sums + i, v);
                 kernel::load_longs(bias + i, term);
                 v += term;
-                kernel::clamp(v, std::numeric_limits<std::int32_t>::min(), std::numeric_limits<std::int32_t>::max());
+                kernel::clamp(v, INT32_MIN, INT32_MAX);
                 kernel::multiply_dyadics(v, ratios + i);
                 v += how.zero;
                 if (add) {

@@ -1,10 +1,13 @@
 // kv_cache.hpp: keys and values of a sequence in any pair of schemes, appended token by token.
 #pragma once
 
+#include <nibble/core/array_view.hpp>
 #include <nibble/core/bits.hpp>
 #include <nibble/core/buffer.hpp>
 #include <nibble/core/check.hpp>
+#include <nibble/core/dynamic_array.hpp>
 #include <nibble/core/executor.hpp>
+#include <nibble/core/shared_ptr.hpp>
 #include <nibble/core/view.hpp>
 #include <nibble/dispatch/fixed.hpp>
 #include <nibble/kernel/kv_store.hpp>
@@ -17,10 +20,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <memory>
-#include <span>
 #include <utility>
-#include <vector>
 
 namespace nibble::inline NIBBLE_ABI {
 
@@ -54,8 +54,8 @@ public:
 
     // With pages of its own, or of a set that other sequences use too.
     explicit kv_cache(const kv_cache_options& options, allocator from = {})
-        : kv_cache(std::make_shared<pages_type>(options, from)) {}
-    explicit kv_cache(std::shared_ptr<pages_type> pages) : kv_sequence(pages), pages_(std::move(pages)) {
+        : kv_cache(make_shared<pages_type>(options, from)) {}
+    explicit kv_cache(shared_ptr<pages_type> pages) : kv_sequence(pages), pages_(std::move(pages)) {
         if constexpr (key_format::tokens_per_group != 0)
             turned_.resize(options().heads * options().head_size * key_format::tokens_per_group);
     }
@@ -69,13 +69,13 @@ public:
         return *this;
     }
 
-    [[nodiscard]] const std::shared_ptr<pages_type>& pages() const noexcept { return pages_; }
+    [[nodiscard]] const shared_ptr<pages_type>& pages() const noexcept { return pages_; }
 
     // What keys, or values, go through before they are stored, windows and sinks included; none (nullptr) at first. For a
     // sequence that has no token yet. read_keys and attend undo it (read_keys gives keys that no rotary embedding has turned).
     // What a transform makes infinite counts as not finite. A fork shares it; whoever restores a page in another sequence sets
     // the same.
-    void set_key_transform(std::shared_ptr<const kv_transform> transform) {
+    void set_key_transform(shared_ptr<const kv_transform> transform) {
         const kv_cache_options& o = options();
         NIBBLE_CHECK(tokens_ == 0, "kv_cache::set_key_transform: tokens are there, which came through another transform");
         if (transform != nullptr) {
@@ -86,7 +86,7 @@ public:
         key_rotary_ = transform != nullptr ? detail::tables_of(transform->rotary) : nullptr;
         key_transform_ = std::move(transform);
     }
-    void set_value_transform(std::shared_ptr<const kv_transform> transform)
+    void set_value_transform(shared_ptr<const kv_transform> transform)
         requires stores_values
     {
         const kv_cache_options& o = options();
@@ -142,7 +142,7 @@ public:
         begin_ = detail::min_of(begin_, count);
         oldest_key_ = detail::min_of(oldest_key_, count);
         oldest_value_ = detail::min_of(oldest_value_, count);
-        if (count == 0 && !short_newest_.empty()) newest_ = std::exchange(short_newest_, {});
+        if (count == 0 && !short_newest_.empty()) newest_ = detail::exchange(short_newest_, {});
     }
     void clear() { truncate(0); }
 
@@ -155,7 +155,7 @@ public:
     }
 
     // A page that was dropped, as save_page wrote it.
-    void restore_page(std::size_t i, std::span<const std::byte> from) {
+    void restore_page(std::size_t i, array_view<const std::byte> from) {
         check_pages();
         NIBBLE_CHECK(i < table_.size() && table_[i] == none && i * options().page_tokens >= begin_,
                      "kv_cache::restore_page: a page that was dropped");
@@ -229,7 +229,7 @@ private:
             if (count > o.prompt_tokens)
                 other = newest_for(count);
             else
-                other = std::exchange(short_newest_, {});
+                other = detail::exchange(short_newest_, {});
         }
         if (uncleared_) clear_from(stored_keys(), stored_values());
         for_each_page_written(count, [&](std::size_t i) {
@@ -407,8 +407,8 @@ private:
             detail::restore_channels<best_isa>(*value_transform_, h, o.value_size, o.value_size, 1.0f, x);
     }
 
-    std::shared_ptr<pages_type> pages_;
-    std::vector<typename key_format::element::code> turned_; // scratch, [head][token of a group][channel]
+    shared_ptr<pages_type> pages_;
+    dynamic_array<typename key_format::element::code> turned_; // scratch, [head][token of a group][channel]
 };
 
 } // namespace nibble::inline NIBBLE_ABI

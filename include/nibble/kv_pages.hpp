@@ -4,6 +4,7 @@
 #include <nibble/core/bits.hpp>
 #include <nibble/core/buffer.hpp>
 #include <nibble/core/check.hpp>
+#include <nibble/core/dynamic_array.hpp>
 #include <nibble/kernel/kv_store.hpp>
 #include <nibble/scheme/scheme.hpp>
 #include <nibble/tensor/kv_layout.hpp>
@@ -12,7 +13,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <vector>
 
 namespace nibble::inline NIBBLE_ABI {
 
@@ -239,9 +239,9 @@ private:
     std::size_t marks_bytes_ = 0;
     std::size_t head_bytes_ = 0;
     buffer memory_;
-    std::vector<std::uint32_t> owners_;
-    std::vector<std::uint8_t> marked_;
-    std::vector<std::uint32_t> free_; // the first available_ are
+    dynamic_array<std::uint32_t> owners_;
+    dynamic_array<std::uint8_t> marked_;
+    dynamic_array<std::uint32_t> free_; // the first available_ are
     std::size_t available_ = 0;
 };
 

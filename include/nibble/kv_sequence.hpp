@@ -1,9 +1,13 @@
 // kv_sequence.hpp: what a sequence of cached keys and values is whatever schemes they are stored in.
 #pragma once
 
+#include <nibble/core/array_view.hpp>
 #include <nibble/core/bits.hpp>
 #include <nibble/core/buffer.hpp>
 #include <nibble/core/check.hpp>
+#include <nibble/core/dynamic_array.hpp>
+#include <nibble/core/exchange.hpp>
+#include <nibble/core/shared_ptr.hpp>
 #include <nibble/core/view.hpp>
 #include <nibble/dispatch/fixed.hpp>
 #include <nibble/kv_pages.hpp>
@@ -11,13 +15,9 @@
 #include <nibble/scheme/formats.hpp>
 #include <nibble/tensor/kv_layout.hpp>
 
-#include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
-#include <span>
 #include <utility>
-#include <vector>
 
 namespace nibble::inline NIBBLE_ABI::detail {
 
@@ -26,7 +26,7 @@ struct open_tokens {
     std::size_t tokens = 0;
     std::size_t head_bytes = 0;
     buffer memory;
-    std::vector<std::uint8_t> marks; // [head][tokens]
+    dynamic_array<std::uint8_t> marks; // [head][tokens]
     std::size_t marked = 0;          // of those, not 0
 
     open_tokens() = default;
@@ -65,8 +65,8 @@ public:
     [[nodiscard]] std::size_t stored_keys() const noexcept { return memory_ == nullptr ? 0 : memory_->stored_keys(due_); }
     [[nodiscard]] std::size_t stored_values() const noexcept { return memory_ == nullptr ? 0 : memory_->stored_values(due_); }
 
-    [[nodiscard]] const std::shared_ptr<const kv_transform>& key_transform() const noexcept { return key_transform_; }
-    [[nodiscard]] const std::shared_ptr<const kv_transform>& value_transform() const noexcept { return value_transform_; }
+    [[nodiscard]] const shared_ptr<const kv_transform>& key_transform() const noexcept { return key_transform_; }
+    [[nodiscard]] const shared_ptr<const kv_transform>& value_transform() const noexcept { return value_transform_; }
 
     // Pages that the next `count` tokens take from the set: they can be appended if it has as many available. An append takes the
     // pages of its tokens also where it is the next one that stores them: flush needs more, pages_needed(0), after a fork alone.
@@ -93,7 +93,7 @@ public:
         const std::size_t size = options().page_tokens;
         const std::size_t pages = min_of(position, min_of(stored_keys(), stored_values())) / size;
         for (std::size_t i = 0; i < min_of(pages, table_.size()); ++i)
-            if (table_[i] != none) memory_->release(std::exchange(table_[i], none));
+            if (table_[i] != none) memory_->release(exchange(table_[i], none));
         begin_ = max_of(begin_, pages * size);
     }
 
@@ -101,7 +101,7 @@ public:
     // gives its memory back; until it is restored attend must not meet it. Tokens are in pages once they are stored: flush() first.
     [[nodiscard]] std::size_t page_count() const noexcept { return table_.size(); }
     [[nodiscard]] bool has_page(std::size_t i) const noexcept { return i < table_.size() && table_[i] != none; }
-    void save_page(std::size_t i, std::span<std::byte> to) const {
+    void save_page(std::size_t i, array_view<std::byte> to) const {
         check_pages();
         NIBBLE_CHECK(has_page(i) && to.size() == memory_->page_bytes(), "kv_cache::save_page: a page that is there, and its size");
         memory_->save(table_[i], to.data());
@@ -109,7 +109,7 @@ public:
     void drop_page(std::size_t i) {
         check_pages();
         NIBBLE_CHECK(has_page(i), "kv_cache::drop_page: a page that is there");
-        memory_->release(std::exchange(table_[i], none));
+        memory_->release(detail::exchange(table_[i], none));
     }
 
     // ---- for attend ----
@@ -131,7 +131,7 @@ public:
     [[nodiscard]] const open_tokens& first_values() const noexcept { return memory_->stores_values() ? first_values_ : first_keys_; }
 
 protected:
-    explicit kv_sequence(std::shared_ptr<page_memory> pages) : memory_(std::move(pages)) {
+    explicit kv_sequence(shared_ptr<page_memory> pages) : memory_(std::move(pages)) {
         NIBBLE_CHECK(memory_ != nullptr, "kv_cache: a sequence needs pages");
         const kv_cache_options& o = memory_->options();
         const std::size_t sinks = round_up(o.sinks, panel_layout::rows);
@@ -217,9 +217,9 @@ protected:
     static bool finite_row(const float* x, std::size_t count, float* out) noexcept {
         std::uint32_t bad = 0;
         for (std::size_t i = 0; i < count; ++i) {
-            const std::uint32_t word = std::bit_cast<std::uint32_t>(x[i]);
+            const std::uint32_t word = detail::bit_cast<std::uint32_t>(x[i]);
             const bool finite = (word & f32_magnitude) < f32_infinity;
-            out[i] = std::bit_cast<float>(finite ? word : 0u);
+            out[i] = detail::bit_cast<float>(finite ? word : 0u);
             bad |= finite ? 0u : 1u;
         }
         return bad == 0;
@@ -302,16 +302,16 @@ private:
         memory_ = std::move(other.memory_);
         table_ = std::move(other.table_);
         other.table_.clear();
-        tokens_ = std::exchange(other.tokens_, 0);
-        due_ = std::exchange(other.due_, 0);
-        begin_ = std::exchange(other.begin_, 0);
-        uncleared_ = std::exchange(other.uncleared_, false);
-        oldest_key_ = std::exchange(other.oldest_key_, 0);
-        oldest_value_ = std::exchange(other.oldest_value_, 0);
-        newest_ = std::exchange(other.newest_, {});
-        short_newest_ = std::exchange(other.short_newest_, {});
-        first_keys_ = std::exchange(other.first_keys_, {});
-        first_values_ = std::exchange(other.first_values_, {});
+        tokens_ = exchange(other.tokens_, 0);
+        due_ = exchange(other.due_, 0);
+        begin_ = exchange(other.begin_, 0);
+        uncleared_ = exchange(other.uncleared_, false);
+        oldest_key_ = exchange(other.oldest_key_, 0);
+        oldest_value_ = exchange(other.oldest_value_, 0);
+        newest_ = exchange(other.newest_, {});
+        short_newest_ = exchange(other.short_newest_, {});
+        first_keys_ = exchange(other.first_keys_, {});
+        first_values_ = exchange(other.first_values_, {});
         found_ = std::move(other.found_);
         key_transform_ = std::move(other.key_transform_);
         key_rotary_ = std::move(other.key_rotary_);
@@ -319,8 +319,8 @@ private:
     }
 
 protected:
-    std::shared_ptr<page_memory> memory_;
-    std::vector<std::uint32_t> table_; // page of each page_tokens tokens, or none
+    shared_ptr<page_memory> memory_;
+    dynamic_array<std::uint32_t> table_; // page of each page_tokens tokens, or none
     std::size_t tokens_ = 0;
     std::size_t due_ = 0; // of those, tokens that are stored but for windows and groups: all, or those before the last append
     std::size_t begin_ = 0;
@@ -331,9 +331,9 @@ protected:
     newest_tokens newest_;       // by position % tokens
     newest_tokens short_newest_; // those made with the sequence, while an append has others, longer ones
     open_tokens first_keys_, first_values_; // sinks
-    std::vector<std::uint8_t> found_; // of each head, whether append met a number that is not finite
-    std::shared_ptr<const kv_transform> key_transform_, value_transform_;
-    std::shared_ptr<const kernel::rotary_tables> key_rotary_;
+    dynamic_array<std::uint8_t> found_; // of each head, whether append met a number that is not finite
+    shared_ptr<const kv_transform> key_transform_, value_transform_;
+    shared_ptr<const kernel::rotary_tables> key_rotary_;
 };
 
 } // namespace nibble::inline NIBBLE_ABI::detail

@@ -1,9 +1,12 @@
 // kv_transform.hpp: what becomes of keys, or of values, before a cache stores them, and is undone in attention.
 #pragma once
 
+#include <nibble/core/array_view.hpp>
 #include <nibble/core/bits.hpp>
 #include <nibble/core/check.hpp>
 #include <nibble/core/config.hpp>
+#include <nibble/core/dynamic_array.hpp>
+#include <nibble/core/shared_ptr.hpp>
 #include <nibble/core/view.hpp>
 #include <nibble/isa/isa.hpp>
 #include <nibble/kernel/kv_store.hpp>
@@ -13,10 +16,7 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
-#include <span>
 #include <utility>
-#include <vector>
 
 namespace nibble::inline NIBBLE_ABI {
 
@@ -27,7 +27,7 @@ struct rotary_embedding {
     std::size_t dims = 0;             // even, up to the head size; 0: none
     bool interleaved = false;         // pair i is channels 2i and 2i + 1 (GPT-J); else i and i + dims / 2 (GPT-NeoX, Llama)
     double base = 10000.0;            // pair i has the frequency base^(-2i / dims), by the C library's pow
-    std::vector<double> frequencies{}; // of each pair, in radians per position and at most 8, instead: any scaling of contexts
+    dynamic_array<double> frequencies{}; // of each pair, in radians per position and at most 8, instead: any scaling of contexts
 };
 
 // Of each head x, `size` channels: y = H P (x - mean) is stored; what has few large channels, or none, loses less in few bits.
@@ -37,10 +37,10 @@ struct rotary_embedding {
 struct kv_transform {
     // heads x size, subtracted, or empty. Keys: SageAttention (Zhang et al., 2024), "smooth K"; here the mean is fixed before
     // the first token is appended, that of an earlier prompt or of a set of them (column_means).
-    std::vector<float> mean{};
+    dynamic_array<float> mean{};
     // heads x size, or empty: stored channel c of a head is its channel order[c]. Block floating point with outliers (Trukhanov
     // and Soloveychik, 2024): channels in the order of their size, so that those of one group are alike (order_by_norm).
-    std::vector<std::uint32_t> order{};
+    dynamic_array<std::uint32_t> order{};
     // The channels of each head, in blocks of hadamard_block(size), through the Hadamard transform: all become alike (QuaRot,
     // Ashkboos et al., 2024).
     bool hadamard = false;
@@ -51,24 +51,24 @@ struct kv_transform {
 };
 
 // The mean of every column of a matrix whose rows are tokens, summed in double; NaN or infinite where a number of it is.
-[[nodiscard]] inline std::vector<float> column_means(matrix_view<const float> x) {
+[[nodiscard]] inline dynamic_array<float> column_means(matrix_view<const float> x) {
     NIBBLE_CHECK(x.rows() != 0, "column_means: of one row at least");
-    std::vector<double> sums(x.cols());
+    dynamic_array<double> sums(x.cols());
     for (std::size_t t = 0; t < x.rows(); ++t)
         for (std::size_t c = 0; c < x.cols(); ++c) sums[c] += static_cast<double>(x(t, c));
-    std::vector<float> means(x.cols());
+    dynamic_array<float> means(x.cols());
     for (std::size_t c = 0; c < x.cols(); ++c) means[c] = static_cast<float>(sums[c] / static_cast<double>(x.rows()));
     return means;
 }
 
 // For the columns of each of `heads` heads, rows being tokens: their numbers from the largest norm to the smallest, equal ones
 // in their old order, as kv_transform::order takes them. The norm is that of x - mean, where a mean is given (of every column).
-[[nodiscard]] inline std::vector<std::uint32_t> order_by_norm(matrix_view<const float> x, std::size_t heads,
-                                                              std::span<const float> mean = {}) {
+[[nodiscard]] inline dynamic_array<std::uint32_t> order_by_norm(matrix_view<const float> x, std::size_t heads,
+                                                              array_view<const float> mean = {}) {
     NIBBLE_CHECK(heads != 0 && x.cols() % heads == 0, "order_by_norm: as many columns for every head");
     NIBBLE_CHECK(mean.empty() || mean.size() == x.cols(), "order_by_norm: a mean for every column, or none");
     const std::size_t size = x.cols() / heads;
-    std::vector<double> squares(x.cols());
+    dynamic_array<double> squares(x.cols());
     for (std::size_t t = 0; t < x.rows(); ++t)
         for (std::size_t c = 0; c < x.cols(); ++c) {
             const double d = static_cast<double>(x(t, c)) - (mean.empty() ? 0.0 : static_cast<double>(mean[c]));
@@ -76,8 +76,8 @@ struct kv_transform {
         }
     for (double& s : squares) // what is not a number has to have a place too
         if (s != s) s = __builtin_inf();
-    std::vector<std::uint32_t> order(x.cols());
-    std::vector<kernel::keyed<std::uint64_t>> ranking(size), spare;
+    dynamic_array<std::uint32_t> order(x.cols());
+    dynamic_array<kernel::keyed<std::uint64_t>> ranking(size), spare;
     for (std::size_t h = 0; h < heads; ++h) {
         for (std::size_t c = 0; c < size; ++c)
             ranking[c] = {kernel::ordered_key(-squares[h * size + c]), static_cast<std::uint32_t>(c)};
@@ -117,12 +117,12 @@ inline void check_transform(const kv_transform& t, std::size_t heads, std::size_
 }
 
 // What attention needs of a rotary embedding, nullptr if there is none.
-[[nodiscard]] inline std::shared_ptr<const kernel::rotary_tables> tables_of(const rotary_embedding& r) {
+[[nodiscard]] inline shared_ptr<const kernel::rotary_tables> tables_of(const rotary_embedding& r) {
     if (r.dims == 0) return nullptr;
-    std::vector<double> frequencies = r.frequencies;
+    dynamic_array<double> frequencies = r.frequencies;
     for (std::size_t i = frequencies.size(); i < r.dims / 2; ++i)
         frequencies.push_back(__builtin_pow(r.base, -2.0 * static_cast<double>(i) / static_cast<double>(r.dims)));
-    return std::make_shared<const kernel::rotary_tables>(r.dims, r.interleaved, std::move(frequencies));
+    return make_shared<const kernel::rotary_tables>(r.dims, r.interleaved, std::move(frequencies));
 }
 
 // x = H P (x - mean) of one head, in place; queries are not centred.

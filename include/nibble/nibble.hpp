@@ -3,11 +3,14 @@
 
 #include <nibble/version.hpp>
 
+#include <nibble/core/array_view.hpp>
 #include <nibble/core/bits.hpp>
 #include <nibble/core/buffer.hpp>
 #include <nibble/core/check.hpp>
 #include <nibble/core/config.hpp>
+#include <nibble/core/dynamic_array.hpp>
 #include <nibble/core/executor.hpp>
+#include <nibble/core/shared_ptr.hpp>
 #include <nibble/core/status.hpp>
 #include <nibble/core/view.hpp>
 #include <nibble/core/workspace.hpp>

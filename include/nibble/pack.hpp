@@ -2,6 +2,7 @@
 #pragma once
 
 #include <nibble/core/bits.hpp>
+#include <nibble/core/dynamic_array.hpp>
 #include <nibble/core/executor.hpp>
 #include <nibble/kernel/pack.hpp>
 #include <nibble/kernel/quantize.hpp>
@@ -10,7 +11,6 @@
 
 #include <cstddef>
 #include <cstring>
-#include <vector>
 
 namespace nibble::inline NIBBLE_ABI {
 
@@ -31,8 +31,8 @@ template <any_scheme S, executor Executor = serial>
         std::byte* panel = out.panel(p);
         const std::size_t first = p * panel_layout::rows;
         const std::size_t rows = detail::min_of(panel_layout::rows, q.rows() - first);
-        std::vector<code> plain(detail::round_up(q.cols(), 8));
-        std::vector<code> padded(panel_layout::rows * depth.padded, kernel::padding_code<element>);
+        dynamic_array<code> plain(detail::round_up(q.cols(), 8));
+        dynamic_array<code> padded(panel_layout::rows * depth.padded, kernel::padding_code<element>);
         float* factors = reinterpret_cast<float*>(panel + at.factors);
         for (std::size_t r = 0; r < panel_layout::rows; ++r) factors[r] = 1.0f;
         for (std::size_t r = 0; r < rows; ++r) {
@@ -114,8 +114,8 @@ template <any_scheme S, executor Executor = serial>
         const std::size_t first = p * panel_layout::rows;
         const std::size_t rows = detail::min_of(panel_layout::rows, w.rows() - first);
         if (!shared) {
-            std::vector<code> plain(detail::round_up(w.cols(), 8));
-            std::vector<code> padded(panel_layout::rows * depth.padded);
+            dynamic_array<code> plain(detail::round_up(w.cols(), 8));
+            dynamic_array<code> padded(panel_layout::rows * depth.padded);
             kernel::spread_panel<element>(reinterpret_cast<const std::uint8_t*>(panel + at.codes), depth.padded,
                                           padded.data(), depth.padded);
             for (std::size_t r = 0; r < rows; ++r) {

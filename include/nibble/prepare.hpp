@@ -1,6 +1,8 @@
 // prepare.hpp: activations quantized once and multiplied by several matrices: queries, keys and values, or gate and up.
 #pragma once
 
+#include <nibble/core/array_view.hpp>
+#include <nibble/core/atomic.hpp>
 #include <nibble/core/bits.hpp>
 #include <nibble/core/buffer.hpp>
 #include <nibble/core/check.hpp>
@@ -16,10 +18,8 @@
 #include <nibble/tensor/packed.hpp>
 #include <nibble/tensor/quantized.hpp>
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <span>
 #include <type_traits>
 
 namespace nibble::inline NIBBLE_ABI {
@@ -46,7 +46,7 @@ struct activation_options {
     nibble::activation_grid grid{}; // static scales and offsets: per token only; fewer bits: either
     // Tokens by number: token i of the product is row rows[i] of x. Empty: all rows in order. As a product gathers them
     // itself, no pass over x is added.
-    std::span<const std::uint32_t> rows{};
+    array_view<const std::uint32_t> rows{};
 };
 
 namespace detail {
@@ -259,15 +259,15 @@ void prepare(const quantized<A>& x, prepared_activations& into, const Executor& 
     if (base == nullptr) return;
     const kernel::activation_pieces<S> pieces = detail::prepared_access::pieces<S>(into, plan);
     std::byte* scratch = base + kernel::activation_bytes(plan, asymmetric);
-    std::atomic<bool> below{false};
+    detail::atomic<bool> below{false};
     detail::for_each_task(layout.blocks.count, threads, [&](std::size_t block, std::size_t worker) {
         std::byte* own = scratch + worker * stride;
         if (kernel::place_codes_of_block(layout, x, block, pieces.all(), reinterpret_cast<std::int8_t*>(own),
                                          reinterpret_cast<std::uint8_t*>(own + row_bytes)))
-            below.store(true, std::memory_order_relaxed);
+            below.store_relaxed(true);
     });
     // The same on every machine, though VNNI takes -128 everywhere.
-    const bool taken = P::real || !detail::fits_int16_sums<typename S::element_type> || !below.load(std::memory_order_relaxed);
+    const bool taken = P::real || !detail::fits_int16_sums<typename S::element_type> || !below.load_relaxed();
     if (!taken) detail::prepared_access::clear(into);
     NIBBLE_CHECK(taken,
                  "prepare: x holds the code of -128, which weights of few bits cannot meet; quantize to -127 ... 127");

@@ -3,6 +3,7 @@
 
 #include <nibble/core/bits.hpp>
 #include <nibble/core/check.hpp>
+#include <nibble/core/dynamic_array.hpp>
 #include <nibble/core/executor.hpp>
 #include <nibble/core/view.hpp>
 #include <nibble/dispatch/fixed.hpp>
@@ -15,7 +16,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
-#include <vector>
 
 namespace nibble::inline NIBBLE_ABI {
 
@@ -91,8 +91,8 @@ struct quantizer {
         return g;
     }
     // A row as the options have it, where that is not as it stands.
-    [[nodiscard]] std::vector<float> cleaned(std::size_t row) const {
-        std::vector<float> x(w.row(row), w.row(row) + w.cols());
+    [[nodiscard]] dynamic_array<float> cleaned(std::size_t row) const {
+        dynamic_array<float> x(w.row(row), w.row(row) + w.cols());
         constexpr float top = S::scaled ? 3.4028234e38f : largest<element>;
         for (float& v : x) {
             if (options.flush_subnormals) v = flush_subnormal_input(v);
@@ -240,7 +240,7 @@ struct quantizer {
     template <class ParametersOfRuns>
     void encode_row(std::size_t row, const ParametersOfRuns& parameters_of_runs) const {
         constexpr std::size_t block = kernel::quantize_block;
-        std::vector<float> clean;
+        dynamic_array<float> clean;
         if (options.flush_subnormals || options.nonfinite == nonfinite_policy::zero) clean = cleaned(row);
         const float* x = clean.empty() ? w.row(row) : clean.data();
         float scale[block + 1];
@@ -327,7 +327,7 @@ template <any_scheme S>
     return encode<typename traits::outer_zero_element>(wanted / largest<typename traits::zero_element>);
 }
 template <any_scheme S>
-void store_outer(quantized<S>& out, const std::vector<float>& wanted) {
+void store_outer(quantized<S>& out, const dynamic_array<float>& wanted) {
     for (std::size_t i = 0; i < wanted.size(); ++i) out.outer_scales()[i] = outer_scale_of<S>(wanted[i]);
 }
 
@@ -359,7 +359,7 @@ void choose_outer(quantizer<S>& job, const Statistics& slot_of) {
     const std::size_t runs = ceil_div(job.w.cols(), job.run);
     if constexpr (S::has_offset) {
         // Each slot once, however many runs it has.
-        std::vector<float> wanted(job.out.scale_count());
+        dynamic_array<float> wanted(job.out.scale_count());
         for (std::size_t row = 0; row < job.w.rows(); ++row)
             for (std::size_t index = 0; index < runs; ++index)
                 wanted[job.slot(row, index * job.run)] = kernel::wanted_scale<S>(slot_of(row, index), 1.0f);
@@ -368,8 +368,8 @@ void choose_outer(quantizer<S>& job, const Statistics& slot_of) {
         job.out.set_offset(static_cast<float>(sum / static_cast<double>(wanted.size())));
         job.slots = job.out.slots();
     }
-    std::vector<float> scales(job.out.outer_count(), 0.0f);
-    std::vector<float> minimums(job.out.outer_zero_count(), 0.0f);
+    dynamic_array<float> scales(job.out.outer_count(), 0.0f);
+    dynamic_array<float> minimums(job.out.outer_zero_count(), 0.0f);
     for (std::size_t row = 0; row < job.w.rows(); ++row)
         for (std::size_t index = 0; index < runs; ++index) {
             const group_statistics g = slot_of(row, index);
@@ -386,9 +386,9 @@ void choose_outer(quantizer<S>& job, const Statistics& slot_of) {
 // Memory for the statistics of `count` runs.
 template <any_scheme S>
 struct run_statistics_of_matrix {
-    std::vector<float> numbers;
-    std::vector<double> sums;
-    std::vector<unsigned char> nonfinite;
+    dynamic_array<float> numbers;
+    dynamic_array<double> sums;
+    dynamic_array<unsigned char> nonfinite;
     kernel::run_statistics all;
 
     explicit run_statistics_of_matrix(std::size_t count)
@@ -435,7 +435,7 @@ void quantize_runs(quantizer<S>& job, const OverRows& over_rows) {
         if constexpr (S::two_level && !outer_in_block) {
             const std::size_t outer_run = outer_granularity::run(cols);
             const std::size_t outer_runs = ceil_div(cols, outer_run);
-            std::vector<float> tops(rows * outer_runs);
+            dynamic_array<float> tops(rows * outer_runs);
             over_rows([&](std::size_t row) {
                 for_each_run(cols, outer_run, [&](std::size_t index, std::size_t col, std::size_t n) {
                     float top = kernel::measure<false>(job.w.row(row) + col, n, false).largest;
@@ -444,7 +444,7 @@ void quantize_runs(quantizer<S>& job, const OverRows& over_rows) {
                 });
                 return false;
             });
-            std::vector<float> wanted(job.out.outer_count(), 0.0f);
+            dynamic_array<float> wanted(job.out.outer_count(), 0.0f);
             for (std::size_t i = 0; i < tops.size(); ++i) {
                 float& top = wanted[outer_granularity::index(i / outer_runs, i % outer_runs * outer_run, cols)];
                 top = max_of(top, tops[i]);
@@ -482,7 +482,7 @@ void quantize_shared_slots(quantizer<S>& job, const OverRows& over_rows) {
     const matrix_view<const float> w = job.w;
     const std::size_t run = job.run;
     const std::size_t runs = ceil_div(w.cols(), run);
-    std::vector<group_statistics> parts(w.rows() * runs);
+    dynamic_array<group_statistics> parts(w.rows() * runs);
     over_rows([&](std::size_t row) {
         bool nonfinite = false;
         for_each_run(w.cols(), run, [&](std::size_t index, std::size_t col, std::size_t n) {
@@ -492,13 +492,13 @@ void quantize_shared_slots(quantizer<S>& job, const OverRows& over_rows) {
         return nonfinite;
     });
     // A slot counts once, with the statistics of all of it.
-    std::vector<group_statistics> slots(job.out.scale_count());
+    dynamic_array<group_statistics> slots(job.out.scale_count());
     for (std::size_t row = 0; row < w.rows(); ++row)
         for (std::size_t index = 0; index < runs; ++index)
             kernel::join(slots[job.slot(row, index * run)], parts[row * runs + index]);
     if constexpr (S::two_level) {
         if constexpr (outer_by_largest<S>) {
-            std::vector<float> wanted(job.out.outer_count(), 0.0f);
+            dynamic_array<float> wanted(job.out.outer_count(), 0.0f);
             for (std::size_t i = 0; i < parts.size(); ++i) {
                 float& top = wanted[outer_granularity::index(i / runs, i % runs * run, w.cols())];
                 top = max_of(top, parts[i].largest);
@@ -508,15 +508,15 @@ void quantize_shared_slots(quantizer<S>& job, const OverRows& over_rows) {
             choose_outer<S>(job, [&](std::size_t row, std::size_t index) { return slots[job.slot(row, index * run)]; });
         }
     }
-    std::vector<float> shrink(slots.size(), 1.0f);
-    std::vector<kernel::outer_parameters> outer(slots.size());
+    dynamic_array<float> shrink(slots.size(), 1.0f);
+    dynamic_array<kernel::outer_parameters> outer(slots.size());
     for (std::size_t row = 0; row < w.rows(); ++row)
         for (std::size_t index = 0; index < runs; ++index)
             outer[job.slot(row, index * run)] = job.outer_of(row, index * run);
     if (job.options.range == range::least_squares) {
-        std::vector<double> least(slots.size(), 0.0);
-        std::vector<double> errors(w.rows() * runs);
-        std::vector<double> trial(slots.size());
+        dynamic_array<double> least(slots.size(), 0.0);
+        dynamic_array<double> errors(w.rows() * runs);
+        dynamic_array<double> trial(slots.size());
         for (std::size_t i = 0; i < range_candidates; ++i) {
             const float candidate = range_candidate(i);
             over_rows([&](std::size_t row) {
@@ -576,7 +576,7 @@ template <any_scheme S, executor Executor = serial>
     // A power of two of rows per task: enough work to outweigh handing it out, few enough to balance.
     const std::size_t rows_per_task = detail::max_of<std::size_t>(1, 32768 / w.cols());
     const std::size_t tasks = detail::ceil_div(w.rows(), rows_per_task);
-    std::vector<unsigned char> nonfinite(tasks, 0);
+    dynamic_array<unsigned char> nonfinite(tasks, 0);
     const auto over_rows = [&](auto&& body) {
         detail::for_each_task(tasks, threads, [&](std::size_t task, std::size_t) {
             const std::size_t end = detail::min_of(w.rows(), (task + 1) * rows_per_task);

@@ -3,13 +3,13 @@
 
 #include <nibble/core/bits.hpp>
 #include <nibble/core/check.hpp>
+#include <nibble/core/dynamic_array.hpp>
 #include <nibble/core/view.hpp>
 #include <nibble/element/complex_roots.hpp>
 #include <nibble/tensor/complex_quantized.hpp>
 
 #include <cstddef>
 #include <cstdint>
-#include <vector>
 
 namespace nibble::inline NIBBLE_ABI {
 
@@ -23,7 +23,7 @@ namespace nibble::inline NIBBLE_ABI {
     if (w.empty()) return q;
     double sums[2] = {0.0, 0.0};
     std::size_t counts[2] = {0, 0};
-    std::vector<std::uint8_t> codes(q.cols());
+    dynamic_array<std::uint8_t> codes(q.cols());
     for (std::size_t row = 0; row < q.rows(); ++row) {
         for (std::size_t col = 0; col < q.cols(); ++col) {
             const float re = w(row, 2 * col);
@@ -52,7 +52,7 @@ namespace nibble::inline NIBBLE_ABI {
 inline void dequantize(const complex_quantized& q, matrix_view<float> out) {
     NIBBLE_CHECK(out.rows() == q.rows() && out.cols() == 2 * q.cols(),
                  "dequantize: out must have a real and an imaginary column per complex weight");
-    std::vector<std::uint8_t> codes(q.cols());
+    dynamic_array<std::uint8_t> codes(q.cols());
     for (std::size_t row = 0; row < q.rows() && q.cols() != 0; ++row) {
         detail::spread_codes<complex_roots::bits>(q.row_codes(row), q.cols(), codes.data());
         for (std::size_t col = 0; col < q.cols(); ++col) {

@@ -3,6 +3,7 @@
 
 #include <nibble/core/bits.hpp>
 #include <nibble/core/check.hpp>
+#include <nibble/core/dynamic_array.hpp>
 #include <nibble/core/executor.hpp>
 #include <nibble/core/view.hpp>
 #include <nibble/quantize.hpp>
@@ -10,7 +11,6 @@
 
 #include <cstddef>
 #include <utility>
-#include <vector>
 
 namespace nibble::inline NIBBLE_ABI {
 
@@ -62,7 +62,7 @@ template <any_scheme S, executor Executor = serial>
         }
     }
     for (std::size_t j = 0; j < w.cols(); ++j) c[j] = c[j] > 0.0f ? detail::power(c[j], 1.0f - alpha) : 1.0f;
-    std::vector<float> scaled(w.rows() * w.cols());
+    dynamic_array<float> scaled(w.rows() * w.cols());
     detail::for_each_task(w.rows(), threads, [&](std::size_t i, std::size_t) {
         for (std::size_t j = 0; j < w.cols(); ++j) scaled[i * w.cols() + j] = w(i, j) / c[j];
     });

@@ -4,6 +4,7 @@
 
 #include <nibble/core/bits.hpp>
 #include <nibble/core/check.hpp>
+#include <nibble/core/dynamic_array.hpp>
 #include <nibble/core/executor.hpp>
 #include <nibble/core/view.hpp>
 #include <nibble/element/element.hpp>
@@ -13,7 +14,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <vector>
 
 namespace nibble::inline NIBBLE_ABI {
 
@@ -81,9 +81,9 @@ template <int Bits> struct table_encoder {
 // The weights of each slot, one slot after the other in the order of rows and columns. Weights that are not finite are
 // 0 and have no mass.
 struct slot_values {
-    std::vector<std::size_t> starts; // of each slot, and the end
-    std::vector<float> values;
-    std::vector<float> masses; // empty: all equal
+    dynamic_array<std::size_t> starts; // of each slot, and the end
+    dynamic_array<float> values;
+    dynamic_array<float> masses; // empty: all equal
     bool nonfinite = false;
 };
 
@@ -104,7 +104,7 @@ template <granularity Granularity>
     for (std::size_t slot = 1; slot < s.starts.size(); ++slot) s.starts[slot] += s.starts[slot - 1];
     s.values.resize(w.rows() * w.cols());
     if (!importance.empty() || s.nonfinite) s.masses.resize(s.values.size());
-    std::vector<std::size_t> at(s.starts);
+    dynamic_array<std::size_t> at(s.starts);
     each_run([&](std::size_t row, std::size_t col, std::size_t n, std::size_t slot) {
         for (std::size_t i = 0; i < n; ++i, ++at[slot]) {
             const float x = w(row, col + i);
@@ -148,9 +148,9 @@ void encode_with_tables(matrix_view<const float> w, lookup_quantized<Bits, Granu
     }
     if (w.empty()) return;
     const std::size_t run = detail::max_of<std::size_t>(1, Granularity::run(w.cols()));
-    std::vector<unsigned char> nonfinite(w.rows(), 0);
+    dynamic_array<unsigned char> nonfinite(w.rows(), 0);
     detail::in_stretches(w.rows(), w.rows() * w.cols(), threads, [&](std::size_t first, std::size_t end) {
-        std::vector<std::uint8_t> codes(w.cols());
+        dynamic_array<std::uint8_t> codes(w.cols());
         detail::table_encoder<Bits> encoder;
         std::size_t loaded = SIZE_MAX;
         for (std::size_t row = first; row < end; ++row) {
@@ -255,8 +255,9 @@ quantize_planes(matrix_view<const float> w, const plane_options& options = {}, c
                 return true;
             };
             for (int t = 1; t <= 80; ++t)
-                for (const double sign : {1.0, -1.0}) {
-                    const double s = sign * static_cast<double>(top) * t / 80.0;
+                for (int negative = 0; negative < 2; ++negative) {
+                    const double size = static_cast<double>(top) * t / 80.0;
+                    const double s = negative != 0 ? -size : size;
                     (void)attempt(2.0 * s, -s);
                 }
             for (int round = 0; options.refine && round < 50; ++round) {
@@ -299,7 +300,7 @@ void dequantize(const lookup_quantized<Bits, Granularity, Format, Table>& q, mat
     if (out.empty()) return;
     const std::size_t run = detail::max_of<std::size_t>(1, Granularity::run(q.cols()));
     detail::in_stretches(q.rows(), q.rows() * q.cols(), threads, [&](std::size_t first, std::size_t end) {
-        std::vector<std::uint8_t> codes(q.cols());
+        dynamic_array<std::uint8_t> codes(q.cols());
         float table[std::size_t{1} << Bits];
         std::size_t loaded = SIZE_MAX;
         for (std::size_t row = first; row < end; ++row) {

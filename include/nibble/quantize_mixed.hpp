@@ -3,6 +3,7 @@
 
 #include <nibble/core/bits.hpp>
 #include <nibble/core/check.hpp>
+#include <nibble/core/dynamic_array.hpp>
 #include <nibble/core/executor.hpp>
 #include <nibble/core/view.hpp>
 #include <nibble/kernel/sort_by_key.hpp>
@@ -13,7 +14,6 @@
 #include <cstdint>
 #include <cstring>
 #include <utility>
-#include <vector>
 
 namespace nibble::inline NIBBLE_ABI {
 
@@ -37,10 +37,10 @@ template <class... Schemes> struct mixed_candidates {
 
 // Squared error of every group, [element][group]; weights that are not finite do not count.
 template <class Mixed, class Candidates, executor Executor>
-[[nodiscard]] std::vector<double> mixed_errors(matrix_view<const float> w, const Candidates& candidates,
+[[nodiscard]] dynamic_array<double> mixed_errors(matrix_view<const float> w, const Candidates& candidates,
                                                const Executor& threads) {
     const std::size_t row_groups = ceil_div(w.cols(), Mixed::size);
-    std::vector<double> errors(Mixed::count * w.rows() * row_groups);
+    dynamic_array<double> errors(Mixed::count * w.rows() * row_groups);
     candidates.each([&]<class S>(std::size_t number, const quantized<S>& q) {
         constexpr std::size_t bits = static_cast<std::size_t>(S::element_type::bits);
         for_each_task(w.rows(), threads, [&](std::size_t row, std::size_t) {
@@ -67,7 +67,7 @@ template <class Mixed, class Candidates, executor Executor>
 // The groups of the chosen elements in one matrix.
 template <class Mixed, class Candidates>
 [[nodiscard]] mixed_quantized<Mixed> assemble_mixed(matrix_view<const float> w, const Candidates& candidates,
-                                                    const std::vector<std::uint8_t>& chosen) {
+                                                    const dynamic_array<std::uint8_t>& chosen) {
     mixed_quantized<Mixed> out(w.rows(), w.cols(), chosen.data());
     const std::size_t row_groups = out.row_groups();
     candidates.each([&]<class S>(std::size_t number, const quantized<S>& q) {
@@ -101,9 +101,9 @@ template <class Mixed, executor Executor = serial>
     if (w.empty()) return mixed_quantized<Mixed>(w.rows(), w.cols(), nullptr);
     using candidates_of = typename Mixed::template schemes<detail::mixed_candidates>;
     const candidates_of candidates(w, options, threads);
-    const std::vector<double> errors = detail::mixed_errors<Mixed>(w, candidates, threads);
+    const dynamic_array<double> errors = detail::mixed_errors<Mixed>(w, candidates, threads);
     const std::size_t groups = errors.size() / Mixed::count;
-    std::vector<std::uint8_t> chosen(groups, 0);
+    dynamic_array<std::uint8_t> chosen(groups, 0);
     for (std::size_t group = 0; group < groups; ++group)
         for (std::size_t e = 1; e < Mixed::count; ++e)
             if (errors[e * groups + group] < errors[chosen[group] * groups + group])
@@ -123,16 +123,16 @@ template <class Mixed, executor Executor = serial>
     if (w.empty()) return mixed_quantized<Mixed>(w.rows(), w.cols(), nullptr);
     using candidates_of = typename Mixed::template schemes<detail::mixed_candidates>;
     const candidates_of candidates(w, options, threads);
-    const std::vector<double> errors = detail::mixed_errors<Mixed>(w, candidates, threads);
+    const dynamic_array<double> errors = detail::mixed_errors<Mixed>(w, candidates, threads);
     const std::size_t groups = errors.size() / 2;
     NIBBLE_CHECK(groups < 0xffffffffu, "quantize_by_quota: fewer than 2^32 - 1 groups");
-    std::vector<kernel::keyed<std::uint64_t>> ranking(groups), spare;
+    dynamic_array<kernel::keyed<std::uint64_t>> ranking(groups), spare;
     for (std::size_t group = 0; group < groups; ++group)
         ranking[group] = {kernel::ordered_key(errors[groups + group] - errors[group]),
                           static_cast<std::uint32_t>(group)};
     kernel::sort_by_key(ranking, spare);
     const std::size_t wide = static_cast<std::size_t>(__builtin_fma(wide_fraction, static_cast<double>(groups), 0.5));
-    std::vector<std::uint8_t> chosen(groups, 0);
+    dynamic_array<std::uint8_t> chosen(groups, 0);
     for (std::size_t i = 0; i < detail::min_of(wide, groups); ++i) chosen[ranking[i].position] = 1;
     return detail::assemble_mixed<Mixed>(w, candidates, chosen);
 }

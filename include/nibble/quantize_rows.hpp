@@ -4,6 +4,7 @@
 
 #include <nibble/core/bits.hpp>
 #include <nibble/core/check.hpp>
+#include <nibble/core/dynamic_array.hpp>
 #include <nibble/core/executor.hpp>
 #include <nibble/core/view.hpp>
 #include <nibble/kernel/sort_by_key.hpp>
@@ -13,7 +14,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <utility>
-#include <vector>
 
 namespace nibble::inline NIBBLE_ABI {
 
@@ -38,7 +38,7 @@ template <any_scheme High, any_scheme Low, executor Executor = serial>
                      "quantize_rows: importance must be finite and not negative");
     const quantized<High> high = quantize<High>(w, options, threads);
     const quantized<Low> low = quantize<Low>(w, options, threads);
-    std::vector<double> gains(w.rows());
+    dynamic_array<double> gains(w.rows());
     detail::for_each_task(w.rows(), threads, [&](std::size_t i, std::size_t) {
         double gain = 0.0;
         for (std::size_t j = 0; j < w.cols(); ++j) {
@@ -50,20 +50,20 @@ template <any_scheme High, any_scheme Low, executor Executor = serial>
         }
         gains[i] = importance != nullptr ? gain * static_cast<double>(importance[i]) : gain;
     });
-    std::vector<kernel::keyed<std::uint64_t>> order(w.rows());
-    std::vector<kernel::keyed<std::uint64_t>> spare;
+    dynamic_array<kernel::keyed<std::uint64_t>> order(w.rows());
+    dynamic_array<kernel::keyed<std::uint64_t>> spare;
     for (std::size_t i = 0; i < order.size(); ++i)
         order[i] = {~kernel::ordered_key(gains[i]), static_cast<std::uint32_t>(i)}; // descending
     kernel::sort_by_key(order, spare);
-    std::vector<bool> chosen(w.rows(), false);
+    dynamic_array<bool> chosen(w.rows(), false);
     const std::size_t count = static_cast<std::size_t>(fraction * static_cast<double>(w.rows()) + 0.5);
     for (std::size_t i = 0; i < count; ++i) chosen[order[i].position] = true;
     const auto part = [&]<class S>(bool of) {
-        std::vector<float> rows;
+        dynamic_array<float> rows;
         std::size_t n = 0;
         for (std::size_t i = 0; i < w.rows(); ++i)
             if (chosen[i] == of) {
-                rows.insert(rows.end(), w.row(i), w.row(i) + w.cols());
+                rows.append(w.row(i), w.row(i) + w.cols());
                 ++n;
             }
         return quantize<S>(matrix_view<const float>(rows.data(), n, w.cols()), options, threads);
@@ -79,8 +79,8 @@ void dequantize(const mixed_rows<High, Low>& q, matrix_view<float> out, const Ex
     detail::check_executor(threads);
     NIBBLE_CHECK(out.rows() == q.rows() && out.cols() == q.cols(), "dequantize: the output must have the shape of the weights");
     if (out.empty()) return;
-    const auto part = [&](const auto& weights, const std::vector<std::size_t>& rows) {
-        std::vector<float> values(weights.rows() * weights.cols());
+    const auto part = [&](const auto& weights, const dynamic_array<std::size_t>& rows) {
+        dynamic_array<float> values(weights.rows() * weights.cols());
         dequantize(weights, matrix_view<float>(values.data(), weights.rows(), weights.cols()), threads);
         for (std::size_t i = 0; i < rows.size(); ++i)
             __builtin_memcpy(out.row(rows[i]), values.data() + i * q.cols(), q.cols() * sizeof(float));
@@ -90,7 +90,7 @@ void dequantize(const mixed_rows<High, Low>& q, matrix_view<float> out, const Ex
 }
 
 // out(m, features[n]) = y(m, n): the outputs of one part's gemm to their places in those of the whole.
-inline void scatter_columns(matrix_view<const float> y, const std::vector<std::size_t>& features, matrix_view<float> out) {
+inline void scatter_columns(matrix_view<const float> y, const dynamic_array<std::size_t>& features, matrix_view<float> out) {
     NIBBLE_CHECK(y.cols() == features.size() && y.rows() == out.rows(),
                  "scatter_columns: one feature per column of y, and as many rows in out as in y");
     for (const std::size_t feature : features)
@@ -118,7 +118,7 @@ inline void transpose_into(matrix_view<const float> from, matrix_view<float> to)
 template <any_scheme S, executor Executor = serial>
 [[nodiscard]] quantized<S> quantize_transposed(matrix_view<const float> w, const quantize_options& options = {},
                                                const Executor& threads = {}) {
-    std::vector<float> turned(w.rows() * w.cols());
+    dynamic_array<float> turned(w.rows() * w.cols());
     detail::transpose_into(w, matrix_view<float>(turned.data(), w.cols(), w.rows()));
     return quantize<S>(matrix_view<const float>(turned.data(), w.cols(), w.rows()), options, threads);
 }
@@ -128,7 +128,7 @@ template <any_scheme S, executor Executor = serial>
 void dequantize_transposed(const quantized<S>& q, matrix_view<float> out, const Executor& threads = {}) {
     NIBBLE_CHECK(out.rows() == q.cols() && out.cols() == q.rows(),
                  "dequantize_transposed: the output must have the shape of the weights, transposed");
-    std::vector<float> turned(q.rows() * q.cols());
+    dynamic_array<float> turned(q.rows() * q.cols());
     dequantize(q, matrix_view<float>(turned.data(), q.rows(), q.cols()), threads);
     detail::transpose_into(matrix_view<const float>(turned.data(), q.rows(), q.cols()), out);
 }

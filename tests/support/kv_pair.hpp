@@ -37,7 +37,7 @@ public:
     [[nodiscard]] virtual std::size_t owners(std::size_t page) const = 0;
     virtual void set_key_transform(std::shared_ptr<const nibble::kv_transform> transform) = 0;
     virtual void set_value_transform(std::shared_ptr<const nibble::kv_transform> transform) = 0;
-    [[nodiscard]] virtual std::shared_ptr<const nibble::kv_transform> key_transform() const = 0;
+    [[nodiscard]] virtual nibble::shared_ptr<const nibble::kv_transform> key_transform() const = 0;
     virtual void append(const_view k, const_view v, const test_executor& threads) = 0;
     void append(const_view k, const_view v) { append(k, v, test_executor{}); }
     virtual void flush(const test_executor& threads) = 0;

@@ -47,7 +47,7 @@ public:
     [[nodiscard]] std::size_t owners(std::size_t i) const override { return cache_.pages()->owners(cache_.page(i)); }
     void set_key_transform(std::shared_ptr<const nibble::kv_transform> t) override { cache_.set_key_transform(std::move(t)); }
     void set_value_transform(std::shared_ptr<const nibble::kv_transform> t) override { cache_.set_value_transform(std::move(t)); }
-    [[nodiscard]] std::shared_ptr<const nibble::kv_transform> key_transform() const override { return cache_.key_transform(); }
+    [[nodiscard]] nibble::shared_ptr<const nibble::kv_transform> key_transform() const override { return cache_.key_transform(); }
     void append(const_view k, const_view v, const test_executor& threads) override { cache_.append(k, v, threads); }
     void flush(const test_executor& threads) override { cache_.flush(threads); }
     void truncate(std::size_t count) override { cache_.truncate(count); }

@@ -33,11 +33,29 @@ enum class overflow {
     special,  // the format's infinity, else its NaN, else saturate
 };
 
+namespace detail {
+
+// The functions of <bit>, whose own are, where they are not inlined, one copy for all units of a program, compiled for any
+// instruction set; those of this library are not shared by units for different ones.
+template <class To, class From>
+[[nodiscard]] NIBBLE_INLINE constexpr To bit_cast(const From& from) noexcept {
+    return __builtin_bit_cast(To, from);
+}
+[[nodiscard]] NIBBLE_INLINE constexpr int countl_zero(std::uint32_t x) noexcept { return x == 0 ? 32 : __builtin_clz(x); }
+[[nodiscard]] NIBBLE_INLINE constexpr int countr_zero(std::uint64_t x) noexcept { return x == 0 ? 64 : __builtin_ctzll(x); }
+[[nodiscard]] NIBBLE_INLINE constexpr int bit_width(std::uint64_t x) noexcept { return x == 0 ? 0 : 64 - __builtin_clzll(x); }
+[[nodiscard]] NIBBLE_INLINE constexpr bool has_single_bit(std::uint64_t x) noexcept { return x != 0 && (x & (x - 1)) == 0; }
+[[nodiscard]] NIBBLE_INLINE constexpr std::size_t bit_ceil(std::size_t x) noexcept {
+    return x <= 1 ? 1 : std::size_t{1} << bit_width(x - 1);
+}
+
+} // namespace detail
+
 // x, or a zero of its sign if x is an fp32 subnormal: what hardware that flushes its inputs would have encoded, and the
 // switch that microxcaling has for it. No encoder of this library does so by itself.
 [[nodiscard]] constexpr float flush_subnormal_input(float x) noexcept {
-    const std::uint32_t word = std::bit_cast<std::uint32_t>(x);
-    return std::bit_cast<float>((word & 0x7f800000u) == 0 ? word & 0x80000000u : word);
+    const std::uint32_t word = detail::bit_cast<std::uint32_t>(x);
+    return detail::bit_cast<float>((word & 0x7f800000u) == 0 ? word & 0x80000000u : word);
 }
 
 namespace detail {
@@ -57,53 +75,53 @@ inline constexpr std::uint32_t f32_magnitude = 0x7fffffffu;
 inline constexpr std::uint32_t f32_infinity = 0x7f800000u;
 
 [[nodiscard]] constexpr bool is_nan(float x) noexcept {
-    return (std::bit_cast<std::uint32_t>(x) & f32_magnitude) > f32_infinity;
+    return (detail::bit_cast<std::uint32_t>(x) & f32_magnitude) > f32_infinity;
 }
 [[nodiscard]] constexpr bool is_finite(float x) noexcept {
-    return (std::bit_cast<std::uint32_t>(x) & f32_magnitude) < f32_infinity;
+    return (detail::bit_cast<std::uint32_t>(x) & f32_magnitude) < f32_infinity;
 }
 [[nodiscard]] constexpr float abs_of(float x) noexcept {
-    return std::bit_cast<float>(std::bit_cast<std::uint32_t>(x) & f32_magnitude);
+    return detail::bit_cast<float>(detail::bit_cast<std::uint32_t>(x) & f32_magnitude);
 }
 // x, or +0 for NaN. A mask and no choice, because of what compilers make of choices: GCC follows the constant into the
 // code behind it, gives NaN a path of its own, and the loop around is no longer one block that it can vectorize. (The same
 // below.)
 [[nodiscard]] NIBBLE_INLINE constexpr float nan_to_zero(float x) noexcept {
-    const std::uint32_t word = std::bit_cast<std::uint32_t>(x);
-    return std::bit_cast<float>(word & (0u - static_cast<std::uint32_t>((word & f32_magnitude) <= f32_infinity)));
+    const std::uint32_t word = detail::bit_cast<std::uint32_t>(x);
+    return detail::bit_cast<float>(word & (0u - static_cast<std::uint32_t>((word & f32_magnitude) <= f32_infinity)));
 }
 // x in [low, high], NaN as 0; low <= 0 <= high. Keeps the sign of zero.
 [[nodiscard]] NIBBLE_INLINE constexpr float clamp_to(float x, float low, float high) noexcept {
-    const std::uint32_t word = std::bit_cast<std::uint32_t>(nan_to_zero(x));
+    const std::uint32_t word = detail::bit_cast<std::uint32_t>(nan_to_zero(x));
     const std::uint32_t negative = word >> 31;
-    const std::uint32_t top = std::bit_cast<std::uint32_t>(high);
-    const std::uint32_t bottom = std::bit_cast<std::uint32_t>(low) & f32_magnitude;
+    const std::uint32_t top = detail::bit_cast<std::uint32_t>(high);
+    const std::uint32_t bottom = detail::bit_cast<std::uint32_t>(low) & f32_magnitude;
     const std::uint32_t end = top + (bottom - top) * negative;
     const std::uint32_t magnitude = word & f32_magnitude;
-    return std::bit_cast<float>((magnitude < end ? magnitude : end) | (negative << 31));
+    return detail::bit_cast<float>((magnitude < end ? magnitude : end) | (negative << 31));
 }
 // The fp32 value just under a finite x; of either zero the smallest negative one.
 [[nodiscard]] constexpr float just_under(float x) noexcept {
-    const std::uint32_t word = std::bit_cast<std::uint32_t>(x);
-    if ((word & f32_magnitude) == 0) return std::bit_cast<float>(0x80000001u);
-    return std::bit_cast<float>(word >> 31 != 0 ? word + 1 : word - 1);
+    const std::uint32_t word = detail::bit_cast<std::uint32_t>(x);
+    if ((word & f32_magnitude) == 0) return detail::bit_cast<float>(0x80000001u);
+    return detail::bit_cast<float>(word >> 31 != 0 ? word + 1 : word - 1);
 }
-inline constexpr float quiet_nan = std::bit_cast<float>(0x7fc00000u);
-inline constexpr float infinity = std::bit_cast<float>(f32_infinity);
+inline constexpr float quiet_nan = detail::bit_cast<float>(0x7fc00000u);
+inline constexpr float infinity = detail::bit_cast<float>(f32_infinity);
 
 // 2^exponent, exact from the smallest subnormal (-149) to 127; 0 below, infinity above.
 [[nodiscard]] constexpr float exp2i(int exponent) noexcept {
     if (exponent > 127) return infinity;
-    if (exponent >= -126) return std::bit_cast<float>(static_cast<std::uint32_t>(exponent + 127) << 23);
-    if (exponent >= -149) return std::bit_cast<float>(std::uint32_t{1} << (exponent + 149));
+    if (exponent >= -126) return detail::bit_cast<float>(static_cast<std::uint32_t>(exponent + 127) << 23);
+    if (exponent >= -149) return detail::bit_cast<float>(std::uint32_t{1} << (exponent + 149));
     return 0.0f;
 }
 
 // floor(log2(x)) of a positive finite x, subnormals included. Never through log2f, which rounds up just under a power.
 [[nodiscard]] constexpr int floor_log2(float x) noexcept {
-    const std::uint32_t bits = std::bit_cast<std::uint32_t>(x) & f32_magnitude;
+    const std::uint32_t bits = detail::bit_cast<std::uint32_t>(x) & f32_magnitude;
     if (bits >= 0x00800000u) return static_cast<int>(bits >> 23) - 127;
-    return static_cast<int>(std::bit_width(bits)) - 150;
+    return static_cast<int>(detail::bit_width(bits)) - 150;
 }
 
 // x / 2^floor_log2(x) of a positive finite x: in [1, 2), exact.
@@ -120,17 +138,17 @@ inline constexpr float infinity = std::bit_cast<float>(f32_infinity);
 // default rounding mode, never (x + magic) - magic: that addition fuses with a multiplication in front of it under GCC's
 // default contraction.
 [[nodiscard]] NIBBLE_INLINE constexpr float round_even(float x) noexcept {
-    if (!std::is_constant_evaluated()) return __builtin_rintf(x);
+    if (!__builtin_is_constant_evaluated()) return __builtin_rintf(x);
     if (!(abs_of(x) < 8388608.0f)) return x;
     const float magnitude = (abs_of(x) + 8388608.0f) - 8388608.0f;
-    return std::bit_cast<float>(std::bit_cast<std::uint32_t>(magnitude) |
-                                (std::bit_cast<std::uint32_t>(x) & ~f32_magnitude));
+    return detail::bit_cast<float>(detail::bit_cast<std::uint32_t>(magnitude) |
+                                (detail::bit_cast<std::uint32_t>(x) & ~f32_magnitude));
 }
 
 // x, opaque to the optimiser: a product in it is rounded by itself and never fuses with a sum around it. (Conversion to
 // double and back does not do: GCC narrows that to fp32 again, then fuses.)
 [[nodiscard]] NIBBLE_INLINE constexpr float rounded_by_itself(float x) noexcept {
-    if (!std::is_constant_evaluated()) __asm__("" : "+m"(x));
+    if (!__builtin_is_constant_evaluated()) __asm__("" : "+m"(x));
     return x;
 }
 // The same of every value of an array, between two loops that compilers still vectorize.

@@ -2,12 +2,12 @@
 #pragma once
 
 #include <nibble/core/check.hpp>
+#include <nibble/core/exchange.hpp>
 
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <new>
-#include <utility>
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -41,11 +41,11 @@ public:
         if (bytes_ != 0) std::memcpy(data_, other.data_, bytes_);
     }
     buffer(buffer&& other) noexcept
-        : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)), from_(other.from_) {}
+        : data_(detail::exchange(other.data_, nullptr)), bytes_(detail::exchange(other.bytes_, 0)), from_(other.from_) {}
     buffer& operator=(buffer other) noexcept {
-        std::swap(data_, other.data_);
-        std::swap(bytes_, other.bytes_);
-        std::swap(from_, other.from_);
+        detail::swap(data_, other.data_);
+        detail::swap(bytes_, other.bytes_);
+        detail::swap(from_, other.from_);
         return *this;
     }
     ~buffer() { release(); }

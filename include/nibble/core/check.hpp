@@ -1,9 +1,9 @@
 // check.hpp: contracts on arguments; what happens when a caller breaks one is the program's choice.
 #pragma once
 
+#include <nibble/core/atomic.hpp>
 #include <nibble/core/config.hpp>
 
-#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 
@@ -21,10 +21,10 @@ inline void print_and_abort(const char* message, const char* file, int line) {
     std::abort();
 }
 
-inline constinit std::atomic<failure_handler> current_failure_handler{&print_and_abort};
+inline constinit atomic<failure_handler> current_failure_handler{&print_and_abort};
 
 [[noreturn]] NIBBLE_NOINLINE inline void fail(const char* message, const char* file, int line) {
-    current_failure_handler.load(std::memory_order_acquire)(message, file, line);
+    current_failure_handler.load_acquire()(message, file, line);
     std::abort();
 }
 
@@ -33,8 +33,7 @@ inline constinit std::atomic<failure_handler> current_failure_handler{&print_and
 // Replaces the handler for all threads and returns the one before it; nullptr restores the default, which prints the
 // message to stderr and aborts.
 inline failure_handler set_failure_handler(failure_handler handler) noexcept {
-    return detail::current_failure_handler.exchange(handler != nullptr ? handler : &detail::print_and_abort,
-                                                    std::memory_order_acq_rel);
+    return detail::current_failure_handler.exchange(handler != nullptr ? handler : &detail::print_and_abort);
 }
 
 } // namespace nibble::inline NIBBLE_ABI

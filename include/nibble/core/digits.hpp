@@ -4,7 +4,6 @@
 #include <nibble/core/bits.hpp>
 #include <nibble/core/config.hpp>
 
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 
@@ -25,7 +24,7 @@ struct digits {
         return n;
     }();
     static_assert(numbers != 0, "digits: Base to the power of Count must not exceed 2^56");
-    static constexpr unsigned bits = static_cast<unsigned>(std::bit_width(numbers - 1));
+    static constexpr unsigned bits = static_cast<unsigned>(detail::bit_width(numbers - 1));
 
     // The number of Count digits, or false, `number` left alone, if one of them is not below Base.
     [[nodiscard]] static constexpr bool join(const std::uint8_t* digit, std::uint64_t& number) noexcept {

@@ -1,14 +1,13 @@
 // work_region.hpp: consecutive items for each worker, and how workers that have run out take from the others.
 #pragma once
 
+#include <nibble/core/atomic.hpp>
 #include <nibble/core/check.hpp>
 #include <nibble/core/config.hpp>
 #include <nibble/core/executor.hpp>
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <new>
 
 namespace nibble::inline NIBBLE_ABI::detail {
 
@@ -19,11 +18,15 @@ class alignas(64) work_region {
 public:
     work_region(std::size_t front, std::size_t end) noexcept : rest_(word(front, end)) {}
 
+    // Into memory that is there.
+    [[nodiscard]] static void* operator new(std::size_t, std::byte* at) noexcept { return at; }
+    static void operator delete(void*, std::byte*) noexcept {}
+
     // Is there one? The next, then.
     [[nodiscard]] bool take(std::size_t& item) noexcept {
-        std::uint64_t seen = rest_.load(std::memory_order_relaxed);
+        std::uint64_t seen = rest_.load_relaxed();
         while (front(seen) != end(seen))
-            if (rest_.compare_exchange_weak(seen, seen + 1, std::memory_order_relaxed)) {
+            if (rest_.compare_exchange_relaxed(seen, seen + 1)) {
                 item = front(seen);
                 return true;
             }
@@ -32,11 +35,11 @@ public:
     // The back half of another's, if it has any; called by the owner, who has run out. The first of it is the next item, for good:
     // every success is work done, however many look for some.
     [[nodiscard]] bool take_half_of(work_region& other, std::size_t& item) noexcept {
-        std::uint64_t seen = other.rest_.load(std::memory_order_relaxed);
+        std::uint64_t seen = other.rest_.load_relaxed();
         while (front(seen) != end(seen)) {
             const std::size_t middle = front(seen) + (end(seen) - front(seen)) / 2;
-            if (other.rest_.compare_exchange_weak(seen, word(front(seen), middle), std::memory_order_relaxed)) {
-                rest_.store(word(middle + 1, end(seen)), std::memory_order_relaxed); // nobody else writes to an empty one
+            if (other.rest_.compare_exchange_relaxed(seen, word(front(seen), middle))) {
+                rest_.store_relaxed(word(middle + 1, end(seen))); // nobody else writes to an empty one
                 item = middle;
                 return true;
             }
@@ -51,7 +54,7 @@ private:
     [[nodiscard]] static std::size_t front(std::uint64_t of) noexcept { return of & 0xffffffffu; }
     [[nodiscard]] static std::size_t end(std::uint64_t of) noexcept { return of >> 32; }
 
-    std::atomic<std::uint64_t> rest_;
+    atomic<std::uint64_t> rest_;
 };
 
 // run(item, follows, worker) once for every item in [0, count), neighbours one after the other by the same worker wherever that
@@ -64,7 +67,7 @@ void for_each_in_regions(std::size_t count, std::byte* memory, std::size_t strid
     const std::size_t most = concurrency_of(threads);
     const std::size_t regions = count < most ? count : most;
     const auto region = [&](std::size_t i) -> work_region& {
-        return *std::launder(reinterpret_cast<work_region*>(memory + i * stride));
+        return *__builtin_launder(reinterpret_cast<work_region*>(memory + i * stride));
     };
     for (std::size_t i = 0; i < regions; ++i)
         ::new (static_cast<void*>(memory + i * stride)) work_region(count * i / regions, count * (i + 1) / regions);

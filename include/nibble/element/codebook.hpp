@@ -5,7 +5,6 @@
 #include <nibble/core/config.hpp>
 #include <nibble/element/levels.hpp>
 
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 
@@ -19,7 +18,7 @@ template <class Levels>
 struct codebook {
     static constexpr std::size_t count = sizeof(Levels::levels) / sizeof(float);
     static_assert(count >= 2 && count <= 256, "codebook: 2 to 256 levels");
-    static constexpr int bits = std::bit_width(count - 1);
+    static constexpr int bits = detail::bit_width(count - 1);
     using code = std::uint8_t;
 
 private:

@@ -6,7 +6,6 @@
 #include <nibble/element/codebook.hpp>
 #include <nibble/element/element.hpp>
 
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <utility>
@@ -39,8 +38,8 @@ public:
         if constexpr (Rounding == rounding::nearest_even) {
             // A sum over all thresholds, each with the step from one code to the next: nothing is looked up, so that a
             // loop over it vectorizes.
-            const std::uint32_t word = std::bit_cast<std::uint32_t>(detail::nan_to_zero(x));
-            const float magnitude = std::bit_cast<float>(word & detail::f32_magnitude);
+            const std::uint32_t word = detail::bit_cast<std::uint32_t>(detail::nan_to_zero(x));
+            const float magnitude = detail::bit_cast<float>(word & detail::f32_magnitude);
             const std::uint32_t code = [&]<std::size_t... At>(std::index_sequence<At...>) {
                 return (0u + ... +
                         ((0u - static_cast<std::uint32_t>(magnitude > thresholds[At])) &

@@ -5,7 +5,6 @@
 #include <nibble/core/config.hpp>
 #include <nibble/element/levels.hpp>
 
-#include <bit>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -165,11 +164,11 @@ inline constexpr integer_grid integer_grid_of = [] {
         // The largest power of two that divides every value is the smallest exponent of a set bit.
         int exponent = 1000;
         for (std::size_t c = 0; c < t.size; ++c) {
-            const std::uint32_t word = std::bit_cast<std::uint32_t>(abs_of(t.at[c]));
+            const std::uint32_t word = detail::bit_cast<std::uint32_t>(abs_of(t.at[c]));
             if (word == 0) continue;
             const std::uint32_t significand = word >= 0x00800000u ? (word & 0x007fffffu) | 0x00800000u : word;
             const int field = word >= 0x00800000u ? static_cast<int>(word >> 23) : 1;
-            exponent = min_of(exponent, field - 150 + std::countr_zero(significand));
+            exponent = min_of(exponent, field - 150 + detail::countr_zero(significand));
         }
         if (exponent == 1000) exponent = 0;
         for (std::size_t c = 0; c < t.size; ++c) {

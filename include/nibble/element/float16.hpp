@@ -7,7 +7,6 @@
 #include <nibble/element/float32.hpp>
 #include <nibble/element/minifloat.hpp>
 
-#include <bit>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>

@@ -4,7 +4,6 @@
 #include <nibble/core/bits.hpp>
 #include <nibble/core/config.hpp>
 
-#include <bit>
 #include <cstdint>
 
 namespace nibble::inline NIBBLE_ABI {
@@ -13,10 +12,10 @@ namespace nibble::inline NIBBLE_ABI {
 struct f32 {
     static constexpr int bits = 32;
     using code = std::uint32_t;
-    [[nodiscard]] static constexpr float decode(code c) noexcept { return std::bit_cast<float>(c); }
+    [[nodiscard]] static constexpr float decode(code c) noexcept { return detail::bit_cast<float>(c); }
     template <rounding = rounding::nearest_even, overflow = overflow::special>
     [[nodiscard]] NIBBLE_INLINE static constexpr code encode(float x, std::uint32_t = 0) noexcept {
-        return std::bit_cast<std::uint32_t>(x);
+        return detail::bit_cast<std::uint32_t>(x);
     }
 };
 

@@ -6,7 +6,6 @@
 #include <nibble/core/config.hpp>
 #include <nibble/element/element.hpp>
 
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 
@@ -157,21 +156,21 @@ inline constexpr real_lanes real_lanes_of = [] {
                 double factor = 0.0;
                 for (unsigned m = (1u << magnitude_bits) - 1; m > 0 && factor == 0.0; --m)
                     if (is_finite(t.at[m]))
-                        factor = static_cast<double>(t.at[m]) / static_cast<double>(std::bit_cast<float>(m << shift));
+                        factor = static_cast<double>(t.at[m]) / static_cast<double>(detail::bit_cast<float>(m << shift));
                 if (!(factor > 0.0) || factor > 0x1p127) continue;
                 bool same = true;
                 int infinite_from = 0;
                 for (unsigned c = 0; c < t.size; ++c) {
                     const unsigned m = c & ((1u << magnitude_bits) - 1);
-                    const double v = static_cast<double>(std::bit_cast<float>(m << shift)) * factor;
+                    const double v = static_cast<double>(detail::bit_cast<float>(m << shift)) * factor;
                     const double wanted = c == m ? v : -v;
                     if (abs_of(t.at[c]) == infinity && m == 0) same = false; // that bit is no sign
                     if (abs_of(t.at[c]) == infinity && (infinite_from == 0 || static_cast<int>(m) < infinite_from))
                         infinite_from = static_cast<int>(m);
                     // As bits: 0 and -0 differ.
                     if (is_finite(t.at[c]))
-                        same = same && std::bit_cast<std::uint64_t>(static_cast<double>(t.at[c])) ==
-                                           std::bit_cast<std::uint64_t>(wanted);
+                        same = same && detail::bit_cast<std::uint64_t>(static_cast<double>(t.at[c])) ==
+                                           detail::bit_cast<std::uint64_t>(wanted);
                 }
                 // IEEE: exactly the first of the special magnitudes is infinite, the others NaN.
                 for (unsigned c = 0; c < t.size && infinite_from != 0; ++c) {
@@ -184,7 +183,7 @@ inline constexpr real_lanes real_lanes_of = [] {
                 if (infinite_from != 0 && ((infinite_from & ((1 << mantissa) - 1)) != 0 ||
                                            infinite_from + (1 << mantissa) != 1 << magnitude_bits))
                     same = false;
-                if (same && std::bit_cast<std::uint32_t>(static_cast<float>(factor)) % 0x00800000u == 0) {
+                if (same && detail::bit_cast<std::uint32_t>(static_cast<float>(factor)) % 0x00800000u == 0) {
                     r.kind = real_decode::shift;
                     r.magnitude_bits = magnitude_bits;
                     r.shift = shift;
@@ -237,7 +236,8 @@ inline constexpr half_lanes half_lanes_of = [] {
             h.factor = static_cast<float>(static_cast<double>(r.factor) * 0x1p-112); // 2^15 / 2^127 of the biases
             if (!(h.factor >= 0x1p-100f && h.factor <= 0x1p100f)) return h;
             if (marks_nan<E>) {
-                for (const int mask : {(1 << E::bits) - 1, (1 << r.magnitude_bits) - 1}) {
+                const int masks[] = {(1 << E::bits) - 1, (1 << r.magnitude_bits) - 1};
+                for (const int mask : masks) {
                     int value = -1;
                     for (std::size_t c = 0; c < decode_table<E>.size && value < 0; ++c)
                         if (is_nan(decode_table<E>.at[c])) value = static_cast<int>(c) & mask;

@@ -4,7 +4,6 @@
 #include <nibble/core/bits.hpp>
 #include <nibble/core/config.hpp>
 
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <utility>
@@ -52,7 +51,7 @@ template <rounding Rounding, list_tie Ties>
 // Thresholds are filled up to a power of two with infinity.
 template <class List, rounding Rounding>
 inline constexpr auto level_thresholds = [] {
-    table<float, std::bit_ceil(List::count)> t{};
+    table<float, detail::bit_ceil(List::count)> t{};
     for (std::size_t i = 0; i < t.size; ++i) t.at[i] = infinity;
     for (std::size_t i = 0; i + 1 < List::count; ++i)
         t.at[i] = last_that_stays<Rounding, List::ties>(
@@ -90,7 +89,7 @@ template <class List, rounding Rounding>
         // A sixteenth by comparing, which is what vectors do well, then by halves. Unrolled here: GCC makes a loop of the
         // halves that is three times as slow.
         constexpr std::uint32_t part = static_cast<std::uint32_t>(t.size / 16);
-        constexpr std::uint32_t halves = static_cast<std::uint32_t>(std::bit_width(part)) - 1;
+        constexpr std::uint32_t halves = static_cast<std::uint32_t>(detail::bit_width(part)) - 1;
         std::uint32_t rank = part * count_under<15, part>(x, t);
         [&]<std::uint32_t... At>(std::integer_sequence<std::uint32_t, At...>) {
             ((rank += static_cast<std::uint32_t>(x > t.at[rank + (part >> (At + 1)) - 1]) << (halves - 1 - At)), ...);

@@ -4,9 +4,7 @@
 #include <nibble/core/bits.hpp>
 #include <nibble/core/config.hpp>
 
-#include <bit>
 #include <cstdint>
-#include <limits>
 #include <type_traits>
 
 namespace nibble::inline NIBBLE_ABI {
@@ -23,7 +21,7 @@ enum class specials {
 //   e = 0: m x 2^(1 - bias - mantissa)          (subnormal, always on)
 //   e > 0: (1 + m / 2^mantissa) x 2^(e - bias)
 struct float_format {
-    static constexpr int default_bias = (std::numeric_limits<int>::min)();
+    static constexpr int default_bias = -__INT_MAX__ - 1;
     int exponent = 4;
     int mantissa = 3;
     nibble::specials specials = nibble::specials::none;
@@ -83,26 +81,26 @@ public:
         } else if constexpr (1 - bias >= -126) {
             const float subnormal = static_cast<float>(static_cast<std::int32_t>(m)) * detail::exp2i(1 - bias - m_bits);
             const std::uint32_t normal = word + (static_cast<std::uint32_t>(127 - bias) << 23);
-            word = e == 0 ? std::bit_cast<std::uint32_t>(subnormal) : normal;
+            word = e == 0 ? detail::bit_cast<std::uint32_t>(subnormal) : normal;
         } else {
             // Small enough to be among fp32's subnormals: the same as a product, which is exact.
             const int exponent = (e == 0 ? 1 : static_cast<int>(e)) - bias;
             const float significand = static_cast<float>(m + (e == 0 ? 0u : 1u << m_bits));
-            word = std::bit_cast<std::uint32_t>(significand * detail::exp2i(exponent - m_bits));
+            word = detail::bit_cast<std::uint32_t>(significand * detail::exp2i(exponent - m_bits));
         }
         if constexpr (ieee) word = magnitude >= infinity_code ? detail::f32_infinity : word;
         word |= negative << 31;
-        constexpr std::uint32_t nan = std::bit_cast<std::uint32_t>(detail::quiet_nan);
+        constexpr std::uint32_t nan = detail::bit_cast<std::uint32_t>(detail::quiet_nan);
         if constexpr (fnuz) word = negative != 0 && magnitude == 0 ? nan : word;
         if constexpr (fn) word = magnitude == all_ones ? nan : word;
         if constexpr (ieee) word = magnitude > infinity_code ? nan : word;
-        return std::bit_cast<float>(word);
+        return detail::bit_cast<float>(word);
     }
 
     // The code of x. Branch-free on purpose: a loop over it vectorizes, so this one definition is also the fast one.
     template <rounding Rounding = rounding::nearest_even, overflow Overflow = overflow::saturate>
     [[nodiscard]] NIBBLE_INLINE static constexpr code encode(float x, std::uint32_t random = 0) noexcept {
-        const std::uint32_t word = std::bit_cast<std::uint32_t>(x);
+        const std::uint32_t word = detail::bit_cast<std::uint32_t>(x);
         const std::uint32_t a = word & detail::f32_magnitude;
         constexpr int smallest = 128 - bias; // fp32's exponent field of the smallest normal value
         std::uint32_t magnitude = 0;
@@ -116,8 +114,8 @@ public:
             const std::uint32_t own = limited & 0x7f800000u;
             const std::uint32_t e = own > low ? own : low;
             const std::uint32_t magic = e + (static_cast<std::uint32_t>(23 - m_bits) << 23);
-            const float sum = std::bit_cast<float>(limited) + std::bit_cast<float>(magic);
-            magnitude = ((e - low) >> (23 - m_bits)) + (std::bit_cast<std::uint32_t>(sum) - magic);
+            const float sum = detail::bit_cast<float>(limited) + detail::bit_cast<float>(magic);
+            magnitude = ((e - low) >> (23 - m_bits)) + (detail::bit_cast<std::uint32_t>(sum) - magic);
         } else {
             magnitude = rounded_magnitude<Rounding>(a, negative, random);
         }
@@ -152,7 +150,7 @@ private:
         std::uint32_t significand = (a & 0x007fffffu) | (field > 0 ? 0x00800000u : 0u);
         if constexpr (smallest < 1) {
             // The format has normal values among fp32's subnormals: those get their leading bit to where a hidden one is.
-            const int lead = std::countl_zero(significand) - 8;
+            const int lead = detail::countl_zero(significand) - 8;
             own = significand == 0 ? smallest : own - lead;
             significand <<= significand == 0 ? 0 : lead;
         }

@@ -4,7 +4,6 @@
 #include <nibble/core/bits.hpp>
 #include <nibble/core/config.hpp>
 
-#include <bit>
 #include <cstdint>
 
 namespace nibble::inline NIBBLE_ABI {
@@ -21,7 +20,7 @@ struct e8m0 {
     // above 2^127 code 0xfe, NaN 0xff. Branch-free, so that a loop over it vectorizes.
     template <rounding Rounding = rounding::nearest_even, overflow = overflow::saturate>
     [[nodiscard]] NIBBLE_INLINE static constexpr code encode(float x, std::uint32_t random = 0) noexcept {
-        const std::uint32_t word = std::bit_cast<std::uint32_t>(x);
+        const std::uint32_t word = detail::bit_cast<std::uint32_t>(x);
         // Between 2^-127 and 2^-126 lie fp32 subnormals in steps twice as wide: stretched, they continue the pattern in
         // which the upper 9 bits are the code and the lower 23 the way to the next one.
         const std::uint32_t stretched = word > 0x00400000u ? 2u * (word - 0x00400000u) : 0u;

@@ -9,7 +9,6 @@
 #include <nibble/element/lanes.hpp>
 #include <nibble/element/minifloat.hpp>
 
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 
@@ -77,7 +76,7 @@ private:
         for (std::size_t c = 0; c < count; ++c) {
             const float v = decode_table<Element>.at[c];
             const auto rounded = static_cast<float>(nearest_even(static_cast<double>(detail::abs_of(v)) * factor) / factor);
-            t.at[c] = std::bit_cast<std::uint32_t>(v) >> 31 != 0 ? -rounded : rounded;
+            t.at[c] = detail::bit_cast<std::uint32_t>(v) >> 31 != 0 ? -rounded : rounded;
         }
         return t;
     }();

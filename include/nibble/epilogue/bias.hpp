@@ -1,18 +1,18 @@
 // epilogue/bias.hpp: adds one value per output.
 #pragma once
 
+#include <nibble/core/array_view.hpp>
 #include <nibble/core/check.hpp>
 #include <nibble/epilogue/epilogue.hpp>
 
 #include <cstddef>
-#include <span>
 
 namespace nibble::inline NIBBLE_ABI {
 
 // y(m, n) += bias[n]; bias has one value per output and must outlive the call.
 struct add_bias {
-    std::span<const float> bias;
-    explicit add_bias(std::span<const float> values) noexcept : bias(values) {}
+    array_view<const float> bias;
+    explicit add_bias(array_view<const float> values) noexcept : bias(values) {}
     template <class Lanes>
     [[nodiscard]] NIBBLE_INLINE Lanes operator()(const Lanes& x, const position& at) const noexcept {
         return x + Lanes::load(bias.data() + at.output, at.count);

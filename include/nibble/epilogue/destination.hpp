@@ -1,6 +1,7 @@
 // epilogue/destination.hpp: where results go that are not simply stored as a matrix: rows chosen by number, or a type of yours.
 #pragma once
 
+#include <nibble/core/array_view.hpp>
 #include <nibble/core/check.hpp>
 #include <nibble/core/config.hpp>
 #include <nibble/core/view.hpp>
@@ -12,7 +13,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <span>
 #include <type_traits>
 
 namespace nibble::inline NIBBLE_ABI {
@@ -35,8 +35,8 @@ concept destination = requires(const D& y, lanes<generic> x, position at) {
 template <bool Add, stored_float T>
 struct scatter {
     matrix_view<T> y;
-    std::span<const std::uint32_t> list;
-    scatter(matrix_view<T> to, std::span<const std::uint32_t> row_numbers) noexcept : y(to), list(row_numbers) {}
+    array_view<const std::uint32_t> list;
+    scatter(matrix_view<T> to, array_view<const std::uint32_t> row_numbers) noexcept : y(to), list(row_numbers) {}
     [[nodiscard]] std::size_t rows() const noexcept { return list.size(); }
     [[nodiscard]] std::size_t cols() const noexcept { return y.cols(); }
     template <class Lanes>
@@ -60,13 +60,13 @@ struct scatter_rows : scatter<false, T> {
     using scatter<false, T>::scatter;
 };
 template <stored_float T>
-scatter_rows(matrix_view<T>, std::span<const std::uint32_t>) -> scatter_rows<T>;
+scatter_rows(matrix_view<T>, array_view<const std::uint32_t>) -> scatter_rows<T>;
 template <stored_float T>
 struct scatter_add : scatter<true, T> {
     using scatter<true, T>::scatter;
 };
 template <stored_float T>
-scatter_add(matrix_view<T>, std::span<const std::uint32_t>) -> scatter_add<T>;
+scatter_add(matrix_view<T>, array_view<const std::uint32_t>) -> scatter_add<T>;
 
 namespace detail {
 

@@ -1,12 +1,12 @@
 // epilogue/gate.hpp: multiplies by another matrix, or each token by a number of its own.
 #pragma once
 
+#include <nibble/core/array_view.hpp>
 #include <nibble/core/check.hpp>
 #include <nibble/core/view.hpp>
 #include <nibble/epilogue/epilogue.hpp>
 
 #include <cstddef>
-#include <span>
 
 namespace nibble::inline NIBBLE_ABI {
 
@@ -26,8 +26,8 @@ struct multiply_by {
 
 // y(m, n) *= factor[m]: a router's weight of a token, say; one number per token, which must outlive the call.
 struct scale_tokens {
-    std::span<const float> factor;
-    explicit scale_tokens(std::span<const float> values) noexcept : factor(values) {}
+    array_view<const float> factor;
+    explicit scale_tokens(array_view<const float> values) noexcept : factor(values) {}
     template <class Lanes>
     [[nodiscard]] NIBBLE_INLINE Lanes operator()(const Lanes& x, const position& at) const noexcept {
         return x * Lanes(factor[at.token]);

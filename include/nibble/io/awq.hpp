@@ -14,7 +14,6 @@
 #include <nibble/core/status.hpp>
 #include <nibble/tensor/quantized.hpp>
 
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>

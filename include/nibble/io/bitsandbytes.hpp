@@ -262,7 +262,7 @@ private:
     [[nodiscard]] bool says(layer_tensors& layer, const tensor_info& state, bool is_nf4) {
         if (state_.quant_type != (is_nf4 ? "nf4" : "fp4"))
             return layer.fail(status_code::mismatch, state,
-                              "says quant_type " + detail::quoted(state_.quant_type) + ", expected " +
+                              "says quant_type " + detail::in_quotes(state_.quant_type) + ", expected " +
                                   (is_nf4 ? "'nf4'" : "'fp4'"));
         if (state_.blocksize == 0) return layer.fail(status_code::malformed, state, "has no blocksize, or says 0");
         if (state_.shape.size() != 2 || state_.shape[0] == 0 || state_.shape[1] == 0)

@@ -1,6 +1,7 @@
 // file_error.hpp: how the readers speak of a broken file, and the checked arithmetic that keeps them inside of it.
 #pragma once
 
+#include <nibble/core/bits.hpp>
 #include <nibble/core/config.hpp>
 #include <nibble/core/status.hpp>
 
@@ -70,7 +71,7 @@ template <class T>
         if constexpr (sizeof(T) == 4) word = __builtin_bswap32(word);
         if constexpr (sizeof(T) == 8) word = __builtin_bswap64(word);
     }
-    return std::bit_cast<T>(word);
+    return detail::bit_cast<T>(word);
 }
 
 } // namespace nibble::inline NIBBLE_ABI::detail

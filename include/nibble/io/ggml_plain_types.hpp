@@ -7,7 +7,6 @@
 #include <nibble/core/config.hpp>
 #include <nibble/scheme/ggml_formats.hpp>
 
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 

@@ -1,6 +1,7 @@
 // gguf_parser.hpp: turns the bytes of a GGUF file into descriptions of what is in it; the work behind gguf.hpp.
 #pragma once
 
+#include <nibble/core/bits.hpp>
 #include <nibble/io/file_error.hpp>
 #include <nibble/io/foreign_file.hpp>
 #include <nibble/io/ggml_types.hpp>
@@ -11,7 +12,6 @@
 #include <nibble/core/config.hpp>
 #include <nibble/core/status.hpp>
 
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>

@@ -100,7 +100,7 @@ template <any_scheme S>
         }
     });
     if (found) return {};
-    return {status_code::mismatch, "tensor " + detail::quoted(tensor.name) + ": type " + std::string(tensor.type_name) +
+    return {status_code::mismatch, "tensor " + detail::in_quotes(tensor.name) + ": type " + std::string(tensor.type_name) +
                                        " has another scheme than the one asked for; see ggml_formats.hpp, or read it into "
                                        "any_quantized<ggml_formats>"};
 }
@@ -126,7 +126,7 @@ template <class List>
         }
     });
     if (found) return {};
-    return {status_code::unsupported, "tensor " + detail::quoted(tensor.name) + ": the list of formats lacks the scheme of " +
+    return {status_code::unsupported, "tensor " + detail::in_quotes(tensor.name) + ": the list of formats lacks the scheme of " +
                                           std::string(tensor.type_name) + "; ggml_formats has it"};
 }
 

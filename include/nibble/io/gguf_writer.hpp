@@ -1,6 +1,7 @@
 // gguf_writer.hpp: puts tensors of any GGUF type and metadata into a GGUF file, in memory or on disk; the reader's inverse.
 #pragma once
 
+#include <nibble/core/bits.hpp>
 #include <nibble/io/file_error.hpp>
 #include <nibble/io/ggml_quantize.hpp>
 #include <nibble/io/ggml_types.hpp>
@@ -20,7 +21,6 @@
 #include <nibble/tensor/any_format.hpp>
 #include <nibble/tensor/quantized.hpp>
 
-#include <bit>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -234,7 +234,7 @@ private:
         std::vector<std::byte> data;
     };
 
-    [[nodiscard]] static std::string what(std::string_view name) { return "gguf: tensor " + detail::quoted(name) + ": "; }
+    [[nodiscard]] static std::string what(std::string_view name) { return "gguf: tensor " + detail::in_quotes(name) + ": "; }
 
     // Numbers go in lowest byte first, whatever the machine's order.
     template <class T>
@@ -242,7 +242,7 @@ private:
         using bits = std::conditional_t<sizeof(T) == 8, std::uint64_t, std::uint32_t>;
         bits word = 0;
         if constexpr (std::is_floating_point_v<T>)
-            word = std::bit_cast<bits>(value);
+            word = detail::bit_cast<bits>(value);
         else
             word = static_cast<bits>(value);
         for (std::size_t i = 0; i < sizeof(T); ++i) to.push_back(static_cast<std::byte>(word >> (8 * i) & 255u));
@@ -255,7 +255,7 @@ private:
     template <class T> void append(T value) { append(*metadata_, value); }
 
     [[nodiscard]] status check_key(std::string_view key) const {
-        const std::string named = "gguf: metadata " + detail::quoted(key) + ": ";
+        const std::string named = "gguf: metadata " + detail::in_quotes(key) + ": ";
         if (key.empty()) return {status_code::malformed, named + "the key is empty"};
         if (key == "general.alignment")
             return {status_code::malformed, named + "the alignment is the constructor's argument"};
@@ -277,7 +277,7 @@ private:
             if (other.name == name) return {status_code::malformed, what(name) + "was added before"};
         block = detail::find_gguf_block(type_name);
         if (block == nullptr)
-            return {status_code::unsupported, what(name) + "type " + detail::quoted(type_name) + " is not known"};
+            return {status_code::unsupported, what(name) + "type " + detail::in_quotes(type_name) + " is not known"};
         tensor_info tensor; // as the reader will see it
         tensor.shape.assign(shape.begin(), shape.end());
         if (tensor.cols() % block->elements != 0)

@@ -37,13 +37,13 @@ struct reciprocal_f32 {
     static constexpr int bits = 32;
     using code = std::uint32_t;
     [[nodiscard]] static constexpr float decode(code c) noexcept {
-        const float stored = std::bit_cast<float>(c);
+        const float stored = detail::bit_cast<float>(c);
         if (stored == 0.0f) return (c >> 31) != 0 ? -detail::infinity : detail::infinity;
         return 1.0f / stored;
     }
     template <rounding = rounding::nearest_even, overflow = overflow::special>
     [[nodiscard]] static constexpr code encode(float x, std::uint32_t = 0) noexcept {
-        return std::bit_cast<code>(decode(std::bit_cast<code>(x)));
+        return detail::bit_cast<code>(decode(detail::bit_cast<code>(x)));
     }
 };
 

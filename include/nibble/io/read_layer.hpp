@@ -64,7 +64,7 @@ template <class List>
         break;
     }
     return {status_code::not_found,
-            "layer " + detail::quoted(prefix) +
+            "layer " + detail::in_quotes(prefix) +
                 ": the file has no tensors of that name in a quantized layout; list_layers tells "
                 "which layers it has"};
 }
@@ -74,7 +74,7 @@ template <class List>
 [[nodiscard]] status write_layer(const quantized_layer<List>& layer, std::string_view prefix, safetensors_writer& out,
                                  const layer_options& options = {}) {
     status s{status_code::unsupported,
-             "layer " + detail::quoted(prefix) + ": is empty, or has no layout to be written in"};
+             "layer " + detail::in_quotes(prefix) + ": is empty, or has no layout to be written in"};
     layer.weights.visit([&](const auto& weights) {
         switch (layer.layout) {
         case layer_layout::gptq:

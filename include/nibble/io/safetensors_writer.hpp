@@ -69,7 +69,7 @@ public:
     // data of another length than shape and type need. Nothing is added then.
     [[nodiscard]] status add(std::string_view name, std::string_view type_name, std::span<const std::size_t> shape,
                              std::vector<std::byte> data) {
-        const std::string what = "safetensors: tensor " + detail::quoted(name);
+        const std::string what = "safetensors: tensor " + detail::in_quotes(name);
         if (name == "__metadata__") return {status_code::malformed, what + ": this name is taken by the format"};
         if (detail::find_invalid_utf8(name) != name.size())
             return {status_code::malformed, what + ": the name is not valid UTF-8"};
@@ -80,7 +80,7 @@ public:
             if (known.name == type_name) type = &known;
         if (type == nullptr)
             return {status_code::unsupported,
-                    what + ": type " + detail::quoted(type_name) + " is not one of the format's"};
+                    what + ": type " + detail::in_quotes(type_name) + " is not one of the format's"};
         const std::vector<std::size_t> extents(shape.begin(), shape.end());
         std::size_t bits = 0;
         if (!detail::count_elements(extents, bits) || !detail::multiply(bits, type->bits, bits) || bits % 8 != 0)
@@ -93,7 +93,7 @@ public:
     }
     // An entry of __metadata__. malformed: text that is not UTF-8, or a key that is there already.
     [[nodiscard]] status add_metadata(std::string_view key, std::string_view value) {
-        const std::string what = "safetensors: __metadata__ " + detail::quoted(key);
+        const std::string what = "safetensors: __metadata__ " + detail::in_quotes(key);
         if (detail::find_invalid_utf8(key) != key.size() || detail::find_invalid_utf8(value) != value.size())
             return {status_code::malformed, what + ": is not valid UTF-8"};
         for (const auto& [other, text] : *metadata_)

@@ -1,13 +1,13 @@
 // tensor_file.hpp: a tensor as it lies in a model file, and how it becomes a matrix of floats; shared by every reader.
 #pragma once
 
+#include <nibble/core/bits.hpp>
 #include <nibble/io/file_error.hpp>
 
 #include <nibble/core/config.hpp>
 #include <nibble/core/status.hpp>
 #include <nibble/core/view.hpp>
 
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -77,7 +77,7 @@ namespace detail {
     const std::uint32_t special = 0u - static_cast<std::uint32_t>(magnitude >= 0x7c00u);
     const std::uint32_t nan = 0u - static_cast<std::uint32_t>(magnitude > 0x7c00u);
     const float scaled_value = static_cast<float>(static_cast<int>(magnitude)) * 0x1p-24f;
-    const std::uint32_t scaled = std::bit_cast<std::uint32_t>(scaled_value);
+    const std::uint32_t scaled = detail::bit_cast<std::uint32_t>(scaled_value);
     std::uint32_t word = (scaled & subnormal) | (((magnitude << 13) + (112u << 23)) & ~subnormal);
     word = (word & ~special) | (0x7f800000u & special) | ((code & 0x8000u) << 16);
     return (word & ~nan) | (0x7fc00000u & nan);
@@ -94,11 +94,11 @@ inline void decode_elements(tensor_type type, const std::byte* from, float* to, 
         break;
     case tensor_type::float16:
         for (std::size_t i = 0; i < count; ++i)
-            to[i] = std::bit_cast<float>(float_bits_of_f16(load_little<std::uint16_t>(from + 2 * i)));
+            to[i] = detail::bit_cast<float>(float_bits_of_f16(load_little<std::uint16_t>(from + 2 * i)));
         break;
     case tensor_type::bfloat16:
         for (std::size_t i = 0; i < count; ++i)
-            to[i] = std::bit_cast<float>(float_bits_of_bf16(load_little<std::uint16_t>(from + 2 * i)));
+            to[i] = detail::bit_cast<float>(float_bits_of_bf16(load_little<std::uint16_t>(from + 2 * i)));
         break;
     case tensor_type::blocks:
     case tensor_type::other: break;
@@ -142,21 +142,21 @@ inline void decode_elements(tensor_type type, const std::byte* from, float* to, 
 // then.
 [[nodiscard]] inline status read_rows(const tensor_info& tensor, std::size_t first, matrix_view<float> out) {
     if (tensor.type == tensor_type::other)
-        return {status_code::unsupported, "tensor " + detail::quoted(tensor.name) + ": type " +
+        return {status_code::unsupported, "tensor " + detail::in_quotes(tensor.name) + ": type " +
                                               std::string(tensor.type_name) +
                                               " cannot be read as floats, only F32, F16, BF16 and the block types "
                                               "of ggml_types can"};
     const std::size_t rows = tensor.rows();
     const std::size_t cols = tensor.cols();
     if (out.cols() != cols || first > rows || out.rows() > rows - first)
-        return {status_code::mismatch, "tensor " + detail::quoted(tensor.name) + " is " +
+        return {status_code::mismatch, "tensor " + detail::in_quotes(tensor.name) + " is " +
                                            detail::shape_text(rows, cols) + ", asked for " +
                                            detail::shape_text(out.rows(), out.cols()) + " from row " +
                                            std::to_string(first)};
     if (rows == 0 && tensor.bytes == 0) return {}; // of any number of columns, also one whose bytes are beyond counting
     std::size_t row_bytes = 0;
     if (!detail::has_its_bytes(tensor, row_bytes))
-        return {status_code::mismatch, "tensor " + detail::quoted(tensor.name) + " has " +
+        return {status_code::mismatch, "tensor " + detail::in_quotes(tensor.name) + " has " +
                                            std::to_string(tensor.bytes) +
                                            " bytes, which is not what its shape and type need"};
     if (out.empty()) return {};
@@ -173,7 +173,7 @@ inline void decode_elements(tensor_type type, const std::byte* from, float* to, 
 // The whole tensor; `out` must be exactly tensor.rows() x tensor.cols().
 [[nodiscard]] inline status read_matrix(const tensor_info& tensor, matrix_view<float> out) {
     if (tensor.type != tensor_type::other && out.rows() != tensor.rows())
-        return {status_code::mismatch, "tensor " + detail::quoted(tensor.name) + " is " +
+        return {status_code::mismatch, "tensor " + detail::in_quotes(tensor.name) + " is " +
                                            detail::shape_text(tensor.rows(), tensor.cols()) + ", asked for " +
                                            detail::shape_text(out.rows(), out.cols())};
     return read_rows(tensor, 0, out);

@@ -27,13 +27,36 @@
 #include <utility>
 #include <xsimd/xsimd.hpp>
 
+namespace nibble::inline NIBBLE_ABI::detail {
+
+// xsimd's AVX2 and FMA under a name of this namespace, which then is in the names of all of its functions: units for different
+// instruction sets share none of them.
+struct avx2_of_xsimd : xsimd::fma3<xsimd::avx2> {};
+
+} // namespace nibble::inline NIBBLE_ABI::detail
+
+namespace xsimd::types {
+
+template <class T>
+struct simd_register<T, nibble::detail::avx2_of_xsimd> {
+    using register_type = typename simd_register<T, avx2>::register_type;
+    register_type data;
+    simd_register() = default;
+    simd_register(register_type from) noexcept : data(from) {}
+    operator register_type() const noexcept { return data; }
+};
+template <class T>
+struct has_simd_register<T, nibble::detail::avx2_of_xsimd> : has_simd_register<T, avx2> {};
+
+} // namespace xsimd::types
+
 namespace nibble::inline NIBBLE_ABI {
 
 struct avx2 : generic {
     static constexpr const char* name = "avx2";
 
     // fp32 lanes are xsimd's; the integer dots that it does not have are intrinsics.
-    using f32 = xsimd::batch<float, xsimd::fma3<xsimd::avx2>>;
+    using f32 = xsimd::batch<float, detail::avx2_of_xsimd>;
     struct i32 {
         __m256i v;
     };

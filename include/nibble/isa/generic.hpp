@@ -8,7 +8,6 @@
 #include <nibble/element/lanes.hpp>
 #include <nibble/isa/isa.hpp>
 
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 
@@ -108,8 +107,8 @@ public:
     // |a| with the sign bit of b.
     [[nodiscard]] static NIBBLE_INLINE f32 copy_sign(const f32& a, const f32& b) noexcept {
         return each(a, b, [](float x, float y) {
-            return std::bit_cast<float>((std::bit_cast<std::uint32_t>(x) & 0x7fffffffu) |
-                                        (std::bit_cast<std::uint32_t>(y) & 0x80000000u));
+            return detail::bit_cast<float>((detail::bit_cast<std::uint32_t>(x) & 0x7fffffffu) |
+                                        (detail::bit_cast<std::uint32_t>(y) & 0x80000000u));
         });
     }
     [[nodiscard]] static NIBBLE_INLINE f32 round(const f32& a) noexcept {
@@ -128,7 +127,7 @@ public:
     [[nodiscard]] static NIBBLE_INLINE f32 exp2i(const f32& n) noexcept {
         return each(n, n, [](float x, float) {
             const float n_or_zero = x == x ? x : 0.0f; // NaN has no integer; what it is multiplied by is NaN already
-            return std::bit_cast<float>(static_cast<std::uint32_t>(static_cast<std::int32_t>(n_or_zero) + 127) << 23);
+            return detail::bit_cast<float>(static_cast<std::uint32_t>(static_cast<std::int32_t>(n_or_zero) + 127) << 23);
         });
     }
 
@@ -167,7 +166,7 @@ public:
     }
     // Four bytes to every row.
     [[nodiscard]] static NIBBLE_INLINE bytes broadcast4(const std::int8_t* from) noexcept {
-        const u8x16 a = std::bit_cast<u8x16>(four_bytes(from));
+        const u8x16 a = detail::bit_cast<u8x16>(four_bytes(from));
         return {a, a};
     }
     // Sums that start at -center x (the sum of the activations to come), given as two int16 in one int32: the sum over
@@ -202,7 +201,7 @@ public:
     }
     // Two int16, wherever they are stored, to every row.
     [[nodiscard]] static NIBBLE_INLINE words broadcast2(const void* from) noexcept {
-        const i16x8 a = std::bit_cast<i16x8>(four_bytes(from));
+        const i16x8 a = detail::bit_cast<i16x8>(four_bytes(from));
         return {a, a};
     }
     [[nodiscard]] static NIBBLE_INLINE words load_words(const void* from) noexcept {
@@ -222,7 +221,7 @@ public:
     [[nodiscard]] static NIBBLE_INLINE i32 add_finished(const i32& total, const sums& s) noexcept { return add(total, s); }
     // Four bytes of each row as one int32 lane, column 0 in the lowest byte.
     [[nodiscard]] static NIBBLE_INLINE i32 as_i32(const bytes& a) noexcept {
-        return std::bit_cast<i32>(a);
+        return detail::bit_cast<i32>(a);
     }
     [[nodiscard]] static NIBBLE_INLINE i32 zeros() noexcept { return i32{}; }
     [[nodiscard]] static NIBBLE_INLINE i32 add(const i32& a, const i32& b) noexcept {
@@ -239,7 +238,7 @@ public:
     static NIBBLE_INLINE void store(std::int32_t* to, const i32& a) noexcept { __builtin_memcpy(to, &a, sizeof a); }
     [[nodiscard]] static NIBBLE_INLINE f32 to_float(const i32& a) noexcept {
         const f32x4 both[2] = {__builtin_convertvector(a.low, f32x4), __builtin_convertvector(a.high, f32x4)};
-        return std::bit_cast<f32>(both);
+        return detail::bit_cast<f32>(both);
     }
 
     // ---- codes to fp32 --------------------------------------------------------------------------------------------------
@@ -300,19 +299,19 @@ private:
     }
     // The signed bytes at even (odd) places as int16, and the int16 as int32.
     [[nodiscard]] static NIBBLE_INLINE i16x8 even(const u8x16& a) noexcept {
-        return std::bit_cast<i16x8>(std::bit_cast<u16x8>(a) << 8) >> 8;
+        return detail::bit_cast<i16x8>(detail::bit_cast<u16x8>(a) << 8) >> 8;
     }
-    [[nodiscard]] static NIBBLE_INLINE i16x8 odd(const u8x16& a) noexcept { return std::bit_cast<i16x8>(a) >> 8; }
+    [[nodiscard]] static NIBBLE_INLINE i16x8 odd(const u8x16& a) noexcept { return detail::bit_cast<i16x8>(a) >> 8; }
     [[nodiscard]] static NIBBLE_INLINE i16x8 unsigned_even(const u8x16& a) noexcept {
-        return std::bit_cast<i16x8>(std::bit_cast<u16x8>(a) & std::uint16_t{0xff});
+        return detail::bit_cast<i16x8>(detail::bit_cast<u16x8>(a) & std::uint16_t{0xff});
     }
     [[nodiscard]] static NIBBLE_INLINE i16x8 unsigned_odd(const u8x16& a) noexcept {
-        return std::bit_cast<i16x8>(std::bit_cast<u16x8>(a) >> 8);
+        return detail::bit_cast<i16x8>(detail::bit_cast<u16x8>(a) >> 8);
     }
     [[nodiscard]] static NIBBLE_INLINE i32x4 even(const i16x8& a) noexcept {
-        return std::bit_cast<i32x4>(std::bit_cast<u32x4>(a) << 16) >> 16;
+        return detail::bit_cast<i32x4>(detail::bit_cast<u32x4>(a) << 16) >> 16;
     }
-    [[nodiscard]] static NIBBLE_INLINE i32x4 odd(const i16x8& a) noexcept { return std::bit_cast<i32x4>(a) >> 16; }
+    [[nodiscard]] static NIBBLE_INLINE i32x4 odd(const i16x8& a) noexcept { return detail::bit_cast<i32x4>(a) >> 16; }
     // Unsigned codes times signed activations, four columns a row; 255 x -128 fits in 16 bits.
     [[nodiscard]] static NIBBLE_INLINE i32x4 dot_half(const u8x16& codes, const u8x16& activations) noexcept {
         const i16x8 a = unsigned_even(codes) * even(activations);

@@ -1,6 +1,7 @@
 // kernel/activations.hpp: activations in the order a tile reads them: int8 or int16 quads, or fp32 columns, token by token.
 #pragma once
 
+#include <nibble/core/array_view.hpp>
 #include <nibble/core/bits.hpp>
 #include <nibble/core/config.hpp>
 #include <nibble/core/view.hpp>
@@ -13,7 +14,6 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
-#include <span>
 #include <type_traits>
 
 namespace nibble::inline NIBBLE_ABI {
@@ -35,8 +35,8 @@ struct activation_grid {
     bool asymmetric = false;
     // Static scales, from a calibration: one for all, or one per token; each positive, and its reciprocal finite. Values
     // beyond limit x scale saturate. With asymmetric, `zeros` has the zero points, as many.
-    std::span<const float> scales{};
-    std::span<const std::uint8_t> zeros{};
+    array_view<const float> scales{};
+    array_view<const std::uint8_t> zeros{};
 };
 
 } // namespace nibble::inline NIBBLE_ABI
@@ -354,7 +354,7 @@ template <stored_float T>
 struct token_rows {
     using value_type = T;
     matrix_view<const T> x;
-    std::span<const std::uint32_t> list{};
+    array_view<const std::uint32_t> list{};
     [[nodiscard]] std::size_t count() const noexcept { return list.empty() ? x.rows() : list.size(); }
     [[nodiscard]] const T* row(std::size_t token) const noexcept { return x.row(list.empty() ? token : list[token]); }
 };

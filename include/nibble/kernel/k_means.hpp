@@ -3,11 +3,11 @@
 
 #include <nibble/core/bits.hpp>
 #include <nibble/core/config.hpp>
+#include <nibble/core/dynamic_array.hpp>
 #include <nibble/kernel/sort_by_key.hpp>
 
 #include <cstddef>
 #include <cstdint>
-#include <vector>
 
 namespace nibble::inline NIBBLE_ABI::kernel {
 
@@ -154,11 +154,11 @@ private:
         divide(round, end + 1, high, where, last);
     }
 
-    std::vector<keyed<std::uint32_t>> items_, spare_;
-    std::vector<double> sorted_, mass_, first_, second_; // running sums of weight, weight x value, weight x value^2
-    std::vector<double> best_, next_, means_;
-    std::vector<std::uint32_t> begins_;
-    std::vector<std::size_t> cuts_, bounds_;
+    dynamic_array<keyed<std::uint32_t>> items_, spare_;
+    dynamic_array<double> sorted_, mass_, first_, second_; // running sums of weight, weight x value, weight x value^2
+    dynamic_array<double> best_, next_, means_;
+    dynamic_array<std::uint32_t> begins_;
+    dynamic_array<std::size_t> cuts_, bounds_;
     std::size_t clusters_ = 0;
     double center_ = 0.0;
 };

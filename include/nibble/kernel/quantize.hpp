@@ -6,7 +6,6 @@
 #include <nibble/element/element.hpp>
 #include <nibble/scheme/scheme.hpp>
 
-#include <bit>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -38,7 +37,7 @@ template <bool WithRange = true>
     std::int32_t high = -0x7fffffff - 1;
     std::int32_t special = 0;
     const auto one = [&](std::size_t i) NIBBLE_INLINE_LAMBDA {
-        const std::int32_t word = std::bit_cast<std::int32_t>(x[i]);
+        const std::int32_t word = detail::bit_cast<std::int32_t>(x[i]);
         std::int32_t magnitude = word & 0x7fffffff;
         const bool finite = magnitude < 0x7f800000;
         special |= finite ? 0 : 1;
@@ -60,7 +59,7 @@ template <bool WithRange = true>
     }
     if (count == 0) return g;
     const auto value = [](std::int32_t ordered) {
-        return ordered < 0 ? -std::bit_cast<float>(-ordered) : std::bit_cast<float>(ordered);
+        return ordered < 0 ? -detail::bit_cast<float>(-ordered) : detail::bit_cast<float>(ordered);
     };
     g.largest = value(top);
     if constexpr (WithRange) {
@@ -72,8 +71,8 @@ template <bool WithRange = true>
     if (with_sum) {
         double sums[8] = {};
         const auto magnitude = [&](std::size_t at) NIBBLE_INLINE_LAMBDA {
-            const std::int32_t word = std::bit_cast<std::int32_t>(x[at]) & 0x7fffffff;
-            return static_cast<double>(std::bit_cast<float>(word < 0x7f800000 ? word : 0));
+            const std::int32_t word = detail::bit_cast<std::int32_t>(x[at]) & 0x7fffffff;
+            return static_cast<double>(detail::bit_cast<float>(word < 0x7f800000 ? word : 0));
         };
         std::size_t i = 0;
         for (; i + 8 <= count; i += 8)
@@ -179,14 +178,14 @@ template <bool WithRange>
         if constexpr (WithRange) {
             const auto value = [](std::int32_t ordered) NIBBLE_INLINE_LAMBDA {
                 const std::int32_t negative = ordered >> 31;
-                return std::bit_cast<float>(((ordered ^ negative) - negative) | (negative & (-0x7fffffff - 1)));
+                return detail::bit_cast<float>(((ordered ^ negative) - negative) | (negative & (-0x7fffffff - 1)));
             };
             largest = tops[i] > -lows[i] ? tops[i] : -lows[i];
             to.low[i] = value(lows[i]);
             to.high[i] = value(tops[i]);
         }
         beyond = largest > beyond ? largest : beyond;
-        to.largest[i] = std::bit_cast<float>(largest);
+        to.largest[i] = detail::bit_cast<float>(largest);
         to.nonfinite[i] = 0;
     }
     return beyond < 0x7f800000;
@@ -221,8 +220,8 @@ struct offset_range {
     // x if its sign is as wanted, else 0.
     template <bool Negative>
     [[nodiscard]] static NIBBLE_INLINE float kept(float x) noexcept {
-        const std::int32_t word = std::bit_cast<std::int32_t>(x);
-        return std::bit_cast<float>(word & (Negative ? word >> 31 : ~(word >> 31)));
+        const std::int32_t word = detail::bit_cast<std::int32_t>(x);
+        return detail::bit_cast<float>(word & (Negative ? word >> 31 : ~(word >> 31)));
     }
     // In double: the width of a range may exceed fp32, and no product fuses with the difference.
     [[nodiscard]] NIBBLE_INLINE double width() const noexcept {

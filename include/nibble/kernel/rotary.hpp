@@ -3,6 +3,7 @@
 
 #include <nibble/core/bits.hpp>
 #include <nibble/core/config.hpp>
+#include <nibble/core/dynamic_array.hpp>
 #include <nibble/isa/isa.hpp>
 #include <nibble/isa/lanes.hpp>
 #include <nibble/kernel/softmax.hpp>
@@ -11,7 +12,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <utility>
-#include <vector>
 
 namespace nibble::inline NIBBLE_ABI::kernel {
 
@@ -35,13 +35,13 @@ struct turn {
     // Taylor's series, whose next terms are below 5e-17 at pi / 4.
     const double s = r * r;
     double sine = 0.0, cosine = 0.0;
-    for (const double c : {-1.0 / 1307674368000.0, 1.0 / 6227020800.0, -1.0 / 39916800.0, 1.0 / 362880.0, -1.0 / 5040.0,
-                           1.0 / 120.0, -1.0 / 6.0, 1.0})
-        sine = __builtin_fma(sine, s, c);
+    constexpr double of_sine[] = {-1.0 / 1307674368000.0, 1.0 / 6227020800.0, -1.0 / 39916800.0, 1.0 / 362880.0,
+                                  -1.0 / 5040.0,          1.0 / 120.0,        -1.0 / 6.0,        1.0};
+    for (const double c : of_sine) sine = __builtin_fma(sine, s, c);
     sine *= r;
-    for (const double c : {1.0 / 20922789888000.0, -1.0 / 87178291200.0, 1.0 / 479001600.0, -1.0 / 3628800.0, 1.0 / 40320.0,
-                           -1.0 / 720.0, 1.0 / 24.0, -0.5, 1.0})
-        cosine = __builtin_fma(cosine, s, c);
+    constexpr double of_cosine[] = {1.0 / 20922789888000.0, -1.0 / 87178291200.0, 1.0 / 479001600.0, -1.0 / 3628800.0, 1.0 / 40320.0,
+                                    -1.0 / 720.0,           1.0 / 24.0,           -0.5,              1.0};
+    for (const double c : of_cosine) cosine = __builtin_fma(cosine, s, c);
     const auto turns = static_cast<std::int64_t>(quarters);
     const double a = (turns & 1) != 0 ? sine : cosine;
     const double b = (turns & 1) != 0 ? cosine : sine;
@@ -51,7 +51,7 @@ struct turn {
 // Pairs of channels and what each turns by per position; the turns of 16 tokens and of the panels of a block, to put together.
 class rotary_tables {
 public:
-    rotary_tables(std::size_t dims, bool interleaved, std::vector<double> frequencies)
+    rotary_tables(std::size_t dims, bool interleaved, dynamic_array<double> frequencies)
         : pairs_(dims / 2), interleaved_(interleaved), frequencies_(std::move(frequencies)),
           tokens_(pairs_ * 2 * panel_layout::rows), panels_(attention_panels * 2 * padded()) {
         constexpr std::size_t rows = panel_layout::rows;
@@ -129,9 +129,9 @@ private:
 
     std::size_t pairs_;
     bool interleaved_;
-    std::vector<double> frequencies_;
-    std::vector<float> tokens_; // [pair][cosine, sine][16]
-    std::vector<float> panels_; // [panel of a block][cosine, sine][pair]
+    dynamic_array<double> frequencies_;
+    dynamic_array<float> tokens_; // [pair][cosine, sine][16]
+    dynamic_array<float> panels_; // [panel of a block][cosine, sine][pair]
 };
 
 } // namespace nibble::inline NIBBLE_ABI::kernel

@@ -10,7 +10,6 @@
 #include <nibble/kernel/turn_rows.hpp>
 #include <nibble/tensor/layout.hpp>
 
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
@@ -26,9 +25,9 @@ inline constexpr std::size_t attention_panels = attention_block / panel_layout::
 // ln x for x > 0 within 1e-7 relative to max(1, |ln x|): no library, the same bits everywhere.
 [[nodiscard]] inline float natural_log(float x) noexcept {
     if (!(x > 0.0f) || !detail::is_finite(x)) return x == 0.0f ? -detail::infinity : x < 0.0f ? detail::quiet_nan : x;
-    const std::uint64_t word = std::bit_cast<std::uint64_t>(static_cast<double>(x));
+    const std::uint64_t word = detail::bit_cast<std::uint64_t>(static_cast<double>(x));
     int exponent = static_cast<int>(word >> 52) - 1023;
-    double m = std::bit_cast<double>((word & 0x000fffffffffffffu) | 0x3ff0000000000000u);
+    double m = detail::bit_cast<double>((word & 0x000fffffffffffffu) | 0x3ff0000000000000u);
     if (m > 1.4142135623730951) {
         m *= 0.5;
         ++exponent;

@@ -3,22 +3,21 @@
 
 #include <nibble/core/bits.hpp>
 #include <nibble/core/config.hpp>
+#include <nibble/core/dynamic_array.hpp>
+#include <nibble/core/exchange.hpp>
 
-#include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <utility>
-#include <vector>
 
 namespace nibble::inline NIBBLE_ABI::kernel {
 
 // A key that orders as the value does; -0 comes before +0, and the value must not be NaN.
 [[nodiscard]] constexpr std::uint32_t ordered_key(float x) noexcept {
-    const std::uint32_t word = std::bit_cast<std::uint32_t>(x);
+    const std::uint32_t word = detail::bit_cast<std::uint32_t>(x);
     return (word >> 31) != 0 ? ~word : word | 0x80000000u;
 }
 [[nodiscard]] constexpr std::uint64_t ordered_key(double x) noexcept {
-    const std::uint64_t word = std::bit_cast<std::uint64_t>(x);
+    const std::uint64_t word = detail::bit_cast<std::uint64_t>(x);
     return (word >> 63) != 0 ? ~word : word | 0x8000000000000000u;
 }
 
@@ -29,7 +28,7 @@ template <class Key> struct keyed {
 
 // Ascending by key, equal keys in the order they had. Linear time, `spare` is scratch of any content. For a handful of
 // items an insertion, which costs less than the histograms.
-template <class Key> void sort_by_key(std::vector<keyed<Key>>& items, std::vector<keyed<Key>>& spare) {
+template <class Key> void sort_by_key(dynamic_array<keyed<Key>>& items, dynamic_array<keyed<Key>>& spare) {
     const std::size_t n = items.size();
     if (n <= 48) {
         for (std::size_t i = 1; i < n; ++i) {
@@ -49,7 +48,7 @@ template <class Key> void sort_by_key(std::vector<keyed<Key>>& items, std::vecto
         if (one_digit) continue;
         for (std::size_t d = 1; d < 257; ++d) start[d] += start[d - 1];
         for (const keyed<Key>& item : items) spare[start[(item.key >> shift) & 255u]++] = item;
-        std::swap(items, spare);
+        detail::swap(items, spare);
     }
 }
 

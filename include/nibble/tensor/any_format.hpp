@@ -3,6 +3,7 @@
 #pragma once
 
 #include <nibble/core/check.hpp>
+#include <nibble/core/exchange.hpp>
 #include <nibble/scheme/formats.hpp>
 #include <nibble/tensor/packed.hpp>
 #include <nibble/tensor/quantized.hpp>
@@ -35,10 +36,10 @@ public:
         other.visit([&]<class Scheme>(const Holder<Scheme>& value) { *this = any_format(value); });
     }
     any_format(any_format&& other) noexcept
-        : held_(std::exchange(other.held_, nullptr)), format_(std::exchange(other.format_, none)) {}
+        : held_(detail::exchange(other.held_, nullptr)), format_(detail::exchange(other.format_, none)) {}
     any_format& operator=(any_format other) noexcept {
-        std::swap(held_, other.held_);
-        std::swap(format_, other.format_);
+        detail::swap(held_, other.held_);
+        detail::swap(format_, other.format_);
         return *this;
     }
     ~any_format() {

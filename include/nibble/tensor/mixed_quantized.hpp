@@ -5,6 +5,7 @@
 #include <nibble/core/bits.hpp>
 #include <nibble/core/buffer.hpp>
 #include <nibble/core/check.hpp>
+#include <nibble/core/dynamic_array.hpp>
 #include <nibble/core/reset_on_move.hpp>
 #include <nibble/element/codebooks.hpp>
 #include <nibble/element/element.hpp>
@@ -14,11 +15,9 @@
 #include <nibble/scheme/scheme.hpp>
 #include <nibble/tensor/quantized.hpp>
 
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <vector>
 
 namespace nibble::inline NIBBLE_ABI {
 
@@ -28,7 +27,7 @@ template <std::size_t Size, element ScaleFormat, small_element... Elements> stru
     static_assert(sizeof...(Elements) >= 2 && sizeof...(Elements) <= 256, "mixed_groups: 2 to 256 elements");
     static constexpr std::size_t size = Size;
     static constexpr std::size_t count = sizeof...(Elements);
-    static constexpr int selector_bits = std::bit_width(count - 1);
+    static constexpr int selector_bits = detail::bit_width(count - 1);
     static constexpr int element_bits[count] = {Elements::bits...};
     using scale_format = ScaleFormat;
     using granularity = per_group<Size>;
@@ -189,7 +188,7 @@ private:
     detail::reset_on_move<std::size_t> cols_;
     detail::reset_on_move<std::size_t> code_bits_;
     detail::reset_on_move<bool> nonfinite_;
-    detail::reset_on_move<std::vector<std::size_t>>
+    detail::reset_on_move<dynamic_array<std::size_t>>
         row_starts_; // follow from the selectors; not part of the stored bytes
     buffer memory_{};
 };

@@ -3,13 +3,13 @@
 
 #include <nibble/core/check.hpp>
 #include <nibble/core/config.hpp>
+#include <nibble/core/dynamic_array.hpp>
 #include <nibble/core/reset_on_move.hpp>
 #include <nibble/scheme/scheme.hpp>
 #include <nibble/tensor/quantized.hpp>
 
 #include <cstddef>
 #include <utility>
-#include <vector>
 
 namespace nibble::inline NIBBLE_ABI {
 
@@ -20,7 +20,7 @@ class mixed_rows {
 public:
     mixed_rows() noexcept = default;
     // `is_high`: one entry per row of the whole, in order.
-    mixed_rows(quantized<High> high, quantized<Low> low, const std::vector<bool>& is_high)
+    mixed_rows(quantized<High> high, quantized<Low> low, const dynamic_array<bool>& is_high)
         : high_(std::move(high)), low_(std::move(low)) {
         for (std::size_t i = 0; i < is_high.size(); ++i) (is_high[i] ? high_rows_ : low_rows_)->push_back(i);
         NIBBLE_CHECK(high_rows_->size() == high_.rows() && low_rows_->size() == low_.rows(),
@@ -33,14 +33,14 @@ public:
     [[nodiscard]] std::size_t bytes() const noexcept { return high_.bytes() + low_.bytes(); }
     [[nodiscard]] const quantized<High>& high() const noexcept { return high_; }
     [[nodiscard]] const quantized<Low>& low() const noexcept { return low_; }
-    [[nodiscard]] const std::vector<std::size_t>& high_rows() const noexcept { return high_rows_; }
-    [[nodiscard]] const std::vector<std::size_t>& low_rows() const noexcept { return low_rows_; }
+    [[nodiscard]] const dynamic_array<std::size_t>& high_rows() const noexcept { return high_rows_; }
+    [[nodiscard]] const dynamic_array<std::size_t>& low_rows() const noexcept { return low_rows_; }
 
 private:
     quantized<High> high_;
     quantized<Low> low_;
-    detail::reset_on_move<std::vector<std::size_t>> high_rows_;
-    detail::reset_on_move<std::vector<std::size_t>> low_rows_;
+    detail::reset_on_move<dynamic_array<std::size_t>> high_rows_;
+    detail::reset_on_move<dynamic_array<std::size_t>> low_rows_;
 };
 
 // With one bit per row for the choice.

@@ -2,6 +2,7 @@
 // before they are stored, and to what meets them in a product.
 #pragma once
 
+#include <nibble/core/array_view.hpp>
 #include <nibble/core/bits.hpp>
 #include <nibble/core/check.hpp>
 #include <nibble/core/config.hpp>
@@ -9,15 +10,13 @@
 #include <nibble/isa/isa.hpp>
 #include <nibble/isa/lanes.hpp>
 
-#include <bit>
 #include <cstddef>
-#include <span>
 
 namespace nibble::inline NIBBLE_ABI {
 
 // The longest block that `count` numbers are a whole number of: 128 for 128, 16 for 80, 1 for odd ones.
 [[nodiscard]] constexpr std::size_t hadamard_block(std::size_t count) noexcept {
-    return count == 0 ? 1 : std::size_t{1} << std::countr_zero(count);
+    return count == 0 ? 1 : std::size_t{1} << detail::countr_zero(count);
 }
 
 namespace detail {
@@ -89,10 +88,10 @@ NIBBLE_INLINE void hadamard_of(float* x, std::size_t n, float norm) noexcept {
 // on every ISA, within (log2(block) + 1) x 2^-24 of the exact result, relative to the norm of the block. A NaN or an infinity
 // makes NaN or infinity of all its block; sums beyond the largest float are infinite. Allocates nothing.
 template <isa Isa = best_isa>
-NIBBLE_NOINLINE void hadamard(std::span<float> x, std::size_t block) {
-    NIBBLE_CHECK(std::has_single_bit(block) && x.size() % block == 0,
+NIBBLE_NOINLINE void hadamard(array_view<float> x, std::size_t block) {
+    NIBBLE_CHECK(detail::has_single_bit(block) && x.size() % block == 0,
                  "hadamard: a block must be a power of two that divides the length");
-    const int rounds = std::countr_zero(block);
+    const int rounds = detail::countr_zero(block);
     const float norm = detail::exp2i(-(rounds / 2)) * (rounds % 2 == 0 ? 1.0f : 0.70710678f);
     for (std::size_t i = 0; i < x.size(); i += block) detail::hadamard_of<Isa>(x.data() + i, block, norm);
 }
