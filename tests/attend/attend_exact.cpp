@@ -47,6 +47,57 @@ TEST_CASE("attention is that over what the cache stores, for every pair and any 
     SUCCEED();
 }
 
+// FlashAttention-2 (Dao, 2023): softmax in blocks, rescaled as it goes, is that over all tokens.
+TEST_CASE("attention over numbers in fp32 is naive attention in double within 1e-6, whatever the blocks") {
+    for (const auto& pair : kv_pairs()) {
+        if (pair->name().rfind("f32 ", 0) != 0) continue;
+        for (const std::size_t size : {1u, 255u, 257u, 700u, 1543u})
+            for (const bool causal : {true, false})
+                for (const std::size_t page : {32u, 256u}) {
+                    nb::kv_cache_options o = options_for(*pair, 1, 64, 2048);
+                    o.page_tokens = page;
+                    const auto s = pair->make(o);
+                    tokens(o, size, 41).append_to(*s);
+                    const matrix q = matrix::normal(std::min<std::size_t>(size, 9), 2 * 64, 42);
+                    nb::attend_options options;
+                    options.causal = causal;
+                    options.precision = nb::attention_precision::fp32;
+                    matrix out(q.rows, 2 * 64);
+                    s->attend(q, out, options);
+                    const reference_attention want = attend_by_definition(*pair, *s, q, options);
+                    INFO(pair->name() << ", " << size << " tokens, causal " << causal << ", pages of " << page);
+                    CHECK(relative_error(want, out, 64) <= 1e-6);
+                }
+    }
+}
+
+// KIVI (Liu et al., 2024): codes with a minimum, or with a zero point, and a scale per channel or per token.
+TEST_CASE("under zero points and minimums attention is off by 1e-5 of the largest value at most") {
+    std::size_t pairs = 0;
+    for (const auto& pair : kv_pairs()) {
+        if (!pair->has_offsets()) continue;
+        ++pairs;
+        const nb::kv_cache_options o = options_for(*pair, 1, 64, 700);
+        const auto s = pair->make(o);
+        tokens(o, 700, 43).append_to(*s);
+        const matrix q = matrix::normal(9, 2 * 64, 44);
+        nb::attend_options options;
+        options.precision = nb::attention_precision::fp32;
+        matrix out(q.rows, 2 * 64);
+        s->attend(q, out, options);
+        const reference_attention want = attend_by_definition(*pair, *s, q, options);
+        matrix values(700, 64);
+        s->read_values(0, 0, values);
+        double largest = 0.0, off = 0.0;
+        for (const float v : values.at) largest = std::max(largest, std::abs(static_cast<double>(v)));
+        for (std::size_t i = 0; i < out.at.size(); ++i)
+            off = std::max(off, std::abs(static_cast<double>(out.at[i]) - want.exact[i]));
+        INFO(pair->name() << ": " << off << " beside " << largest);
+        CHECK(off <= 1e-5 * largest);
+    }
+    CHECK(pairs != 0);
+}
+
 TEST_CASE("spans of tokens are joined") {
     for (const kv_pair* pair : some_pairs()) {
         nb::kv_cache_options o = options_for(*pair, 2, 32, 4200);

@@ -3,14 +3,18 @@
 #include <support/random.hpp>
 
 #include <nibble/any.hpp>
+#include <nibble/gemm.hpp>
 #include <nibble/io/gguf.hpp>
 #include <nibble/io/gguf_quantized.hpp>
 #include <nibble/io/gguf_writer.hpp>
+#include <nibble/pack.hpp>
+#include <nibble/quantize.hpp>
 #include <nibble/scheme/ggml_formats.hpp>
 
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -137,6 +141,73 @@ TEST_CASE("rows of blocks can be read one by one", "[io]") {
                 REQUIRE(some[300 * i + j] == (j < 256 ? all[256 * (i + 1) + j] : -1.0f));
         CHECK(nb::read_rows(tensor, 3, {some.data(), 3, 256, 300}).code() == nb::status_code::mismatch);
     }
+}
+
+TEST_CASE("blocks of every type go to panels and back byte for byte", "[io]") {
+    const std::vector<float> x = nibble_test::normal_values(19 * 512, 10);
+    nb::for_each_ggml_type([&]<class Type>() {
+        INFO(nb::ggml_block_of<Type>.name);
+        nb::gguf_writer writer;
+        REQUIRE(writer.add_matrix("w", {x.data(), 19, 512}, nb::ggml_block_of<Type>.name).ok());
+        const std::vector<std::byte> bytes = writer.bytes();
+        nb::gguf_file file;
+        REQUIRE(nb::gguf_file::parse(bytes, file).ok());
+        const nb::tensor_info& tensor = *file.find("w");
+        nb::quantized<typename Type::scheme> q;
+        REQUIRE(nb::read_quantized(tensor, q).ok());
+        const nb::quantized<typename Type::scheme> back = nb::unpack(nb::pack(q));
+        const std::size_t row_bytes = nb::detail::ggml_row_bytes<Type>(512);
+        std::vector<std::byte> written(19 * row_bytes);
+        for (std::size_t i = 0; i < 19; ++i)
+            REQUIRE(nb::detail::write_ggml_row<Type>(back, i, written.data() + i * row_bytes));
+        REQUIRE(tensor.bytes == written.size());
+        CHECK(std::memcmp(written.data(), tensor.data, written.size()) == 0);
+    });
+}
+
+TEST_CASE("ternary weights in TQ1_0 and in TQ2_0 give the same products and become each other", "[io]") {
+    constexpr std::size_t rows = 37, cols = 768, tokens = 5;
+    const std::vector<float> w = nibble_test::normal_values(rows * cols, 23);
+    const std::vector<float> x = nibble_test::normal_values(tokens * cols, 24);
+    const auto q = nb::quantize<nb::ternary_g256>(nb::matrix_view<const float>(w.data(), rows, cols));
+    nb::gguf_writer writer;
+    REQUIRE(writer.add_quantized<nb::ggml_tq1_0>("TQ1_0", q).ok());
+    REQUIRE(writer.add_quantized<nb::ggml_tq2_0>("TQ2_0", q).ok());
+    const std::vector<std::byte> bytes = writer.bytes();
+    nb::gguf_file file;
+    REQUIRE(nb::gguf_file::parse(bytes, file).ok());
+    const nb::tensor_info& by_five = *file.find("TQ1_0");
+    const nb::tensor_info& by_four = *file.find("TQ2_0");
+    REQUIRE(by_five.bytes == rows * cols / 256 * 54);
+    REQUIRE(by_four.bytes == rows * cols / 256 * 66);
+    const auto packed_of = [](const nb::tensor_info& tensor) {
+        nb::quantized<nb::ternary_g256> read;
+        REQUIRE(nb::read_quantized(tensor, read).ok());
+        return nb::pack(read);
+    };
+    const auto product = [&](const nb::packed<nb::ternary_g256>& p) {
+        std::vector<float> y(tokens * rows);
+        nb::gemm({x.data(), tokens, cols}, p, {y.data(), tokens, rows});
+        return y;
+    };
+    const auto five = packed_of(by_five);
+    const auto four = packed_of(by_four);
+    const std::vector<float> y = product(four);
+    CHECK(product(five) == y);
+    CHECK(product(nb::pack(q)) == y);
+    double power = 0.0;
+    for (const float value : y) power += std::fabs(static_cast<double>(value));
+    CHECK(power > 0.0);
+    // Out of the panels of one into the blocks of the other.
+    const auto blocks = [&]<class Type>(const nb::packed<nb::ternary_g256>& from) {
+        const auto plain = nb::unpack(from);
+        std::vector<std::byte> out(rows * nb::detail::ggml_row_bytes<Type>(cols));
+        for (std::size_t i = 0; i < rows; ++i)
+            REQUIRE(nb::detail::write_ggml_row<Type>(plain, i, out.data() + i * out.size() / rows));
+        return out;
+    };
+    CHECK(std::memcmp(blocks.template operator()<nb::ggml_tq2_0>(five).data(), by_four.data, by_four.bytes) == 0);
+    CHECK(std::memcmp(blocks.template operator()<nb::ggml_tq1_0>(four).data(), by_five.data, by_five.bytes) == 0);
 }
 
 TEST_CASE("what was read from a GGUF file is packed and multiplied", "[io]") {
