@@ -200,20 +200,19 @@ template <class S, bool Counted = !nibble_test::kinds_only> void run_scheme(cons
         }
 }
 
-template <class E> constexpr nb::detail::kernel_family family = nb::detail::family_of<E>;
-
 } // namespace
 
 TEST_CASE("elements, granularities, an ISA and an epilogue of one's own run through every verb") {
-    using nb::detail::kernel_family;
-    STATIC_REQUIRE(family<mine::triangular5> == kernel_family::narrow);
-    STATIC_REQUIRE(family<mine::gate1> == kernel_family::narrow);
-    constexpr kernel_family wide = nb::detail::sums_bytes_in_int32 ? kernel_family::narrow : kernel_family::wide;
-    STATIC_REQUIRE(family<mine::wide7> == wide);
-    STATIC_REQUIRE(family<mine::shuffled8> == wide);
-    STATIC_REQUIRE(family<mine::thirds3> == kernel_family::real);
-    STATIC_REQUIRE(family<mine::curve7> == kernel_family::real);
-    STATIC_REQUIRE(family<mine::holed6> == kernel_family::real);
+    using nb::detail::fits_int16_sums;
+    using nb::detail::integer_grid_of;
+    using nb::detail::needs_int32_sums;
+    STATIC_REQUIRE(fits_int16_sums<mine::triangular5>);
+    STATIC_REQUIRE(fits_int16_sums<mine::gate1>);
+    STATIC_REQUIRE(needs_int32_sums<mine::wide7>);
+    STATIC_REQUIRE(needs_int32_sums<mine::shuffled8>);
+    STATIC_REQUIRE(!integer_grid_of<mine::thirds3>.exists);
+    STATIC_REQUIRE(!integer_grid_of<mine::curve7>.exists);
+    STATIC_REQUIRE(!integer_grid_of<mine::holed6>.exists);
 
     mine::counting::fmas = 0;
     mine::counting::dots = 0;

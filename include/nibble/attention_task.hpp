@@ -116,8 +116,8 @@ private:
     [[nodiscard]] static bool has_partners(const key_layout<Keys>& keys, const value_layout_type& values, std::size_t page_tokens) noexcept {
         if constexpr (stores_values) {
             // Of a first-level cache of 32 or 48 KiB; or, where requests of both halves go to it, of a second-level one.
-            constexpr bool second_level = kernel::asks_second_level<key_format<Keys>::scheme_type::element_type::bits> &&
-                                          kernel::asks_second_level<value_layout_type::scheme_type::element_type::bits>;
+            constexpr bool second_level = kernel::asks_second_level<Isa, key_format<Keys>::scheme_type::element_type::bits> &&
+                                          kernel::asks_second_level<Isa, value_layout_type::scheme_type::element_type::bits>;
             constexpr std::size_t room = std::size_t{second_level ? 128u : 32u} << 10;
             return keys.scales == values.scales && page_tokens <= kernel::attention_block &&
                    kernel::attention_block / page_tokens * keys.scales <= room;

@@ -40,9 +40,9 @@ template <any_scheme S>
 [[nodiscard]] std::size_t gemm_workspace_bytes(const packed<S>& w, std::size_t tokens, std::size_t concurrency,
                                                const gemm_options& options = {}) noexcept {
     const auto plan_of = [&](std::size_t m, int limit) {
-        return kernel::gemm_plan<S>(w, m, options.activations == activation_scale::per_group, limit);
+        return kernel::gemm_plan<S, best_isa>(w, m, options.activations == activation_scale::per_group, limit);
     };
-    const kernel::gemm_plan<S> all = plan_of(tokens, options.grid.limit);
+    const kernel::gemm_plan<S, best_isa> all = plan_of(tokens, options.grid.limit);
     // What a worker needs grows with the tokens of a chunk, and those may be fewer for more tokens, as chunks are of one
     // size; a single token takes more panels at once than others do. Prepared activations may have any limit.
     std::size_t worker = 0;
@@ -95,7 +95,7 @@ void gemm_of_rows(const kernel::token_rows<T>& x, const Product& product, const 
     using S = typename Product::scheme_type;
     check_product(x.count(), x.x.cols(), product, y, finish);
     check_rows(x);
-    const kernel::gemm_plan<S> plan(product.matrix(0), x.count(), options.activations == activation_scale::per_group,
+    const kernel::gemm_plan<S, Isa> plan(product.matrix(0), x.count(), options.activations == activation_scale::per_group,
                                     options.grid.limit);
     const bool asymmetric = options.grid.asymmetric && !plan.real;
     if (!plan.real) check_grid(options.grid, options.activations, x.count());
@@ -105,7 +105,7 @@ void gemm_of_rows(const kernel::token_rows<T>& x, const Product& product, const 
     const std::size_t first = kernel::activation_bytes(plan, asymmetric);
     with_memory(options, first + threads.concurrency() * stride, [&](std::byte* memory) {
         kernel::arena shared(memory);
-        const kernel::activation_pieces<S> pieces(plan, asymmetric, shared);
+        const kernel::activation_pieces<S, Isa> pieces(plan, asymmetric, shared);
         const auto row_of = [&](std::size_t worker) {
             return kernel::memory_of_worker(plan, memory + first + worker * stride).row;
         };
@@ -120,7 +120,7 @@ void gemm_of_prepared(const prepared_activations& x, const Product& product, con
     using S = typename Product::scheme_type;
     check_product(x.tokens(), x.cols(), product, y, finish);
     const kernel::activation_layout& layout = prepared_access::layout(x);
-    const kernel::gemm_plan<S> plan(product.matrix(0), x.tokens(), layout.per_part, layout.limit);
+    const kernel::gemm_plan<S, Isa> plan(product.matrix(0), x.tokens(), layout.per_part, layout.limit);
     check_layout(layout, kernel::layout_of(plan));
     check_weight_sums(options.weight_sums, product, x.asymmetric());
     if (y.rows() == 0 || y.cols() == 0) return;
@@ -139,11 +139,11 @@ template <isa Isa = best_isa, any_scheme S, executor Executor = serial>
 void weight_sums(const packed<S>& w, std::span<float> sums, const gemm_options& options = {}, const Executor& threads = {}) {
     NIBBLE_CHECK(sums.size() == w.rows(), "weight_sums: one number per row of the weights is needed");
     if (w.rows() == 0) return;
-    const kernel::gemm_plan<S> plan(w, 1, false, 1);
+    const kernel::gemm_plan<S, Isa> plan(w, 1, false, 1);
     const std::size_t first = kernel::activation_bytes(plan, false);
     detail::with_memory(options, first + threads.concurrency() * kernel::worker_bytes(plan), [&](std::byte* memory) {
         kernel::arena shared(memory);
-        const kernel::activation_pieces<S> pieces(plan, false, shared);
+        const kernel::activation_pieces<S, Isa> pieces(plan, false, shared);
         kernel::prepare_ones(kernel::layout_of(plan), pieces.all(), kernel::memory_of_worker(plan, memory + first).row);
         kernel::multiply<Isa>(plan, pieces, nullptr, kernel::plain_product<S>{w},
                               matrix_view<float>(sums.data(), 1, sums.size()), identity{}, memory + first, threads);

@@ -71,8 +71,8 @@ namespace detail {
 
 struct prepared_access {
     // Room for the layout of `plan` and for `scratch_bytes` behind it.
-    template <any_scheme S>
-    [[nodiscard]] static std::byte* reserve(prepared_activations& to, const kernel::gemm_plan<S>& plan, bool asymmetric,
+    template <any_scheme S, isa Isa>
+    [[nodiscard]] static std::byte* reserve(prepared_activations& to, const kernel::gemm_plan<S, Isa>& plan, bool asymmetric,
                                             std::size_t scratch_bytes) {
         const std::size_t bytes = kernel::activation_bytes(plan, asymmetric) + scratch_bytes;
         clear(to);
@@ -89,11 +89,11 @@ struct prepared_access {
         return x.layout_;
     }
     // Where plan's kernel finds them; it writes nothing there.
-    template <any_scheme S>
-    [[nodiscard]] static kernel::activation_pieces<S> pieces(const prepared_activations& x,
-                                                             const kernel::gemm_plan<S>& plan) noexcept {
+    template <any_scheme S, isa Isa>
+    [[nodiscard]] static kernel::activation_pieces<S, Isa> pieces(const prepared_activations& x,
+                                                                  const kernel::gemm_plan<S, Isa>& plan) noexcept {
         kernel::arena memory(const_cast<std::byte*>(x.memory_.data()));
-        return kernel::activation_pieces<S>(plan, x.asymmetric_, memory);
+        return kernel::activation_pieces<S, Isa>(plan, x.asymmetric_, memory);
     }
 };
 
@@ -128,11 +128,11 @@ inline void check_grid(const activation_grid& grid, activation_scale scale, std:
 // One token of exact ones for weights of `cols` columns.
 template <any_scheme S>
 void prepare_ones(std::size_t cols, prepared_activations& into) {
-    const kernel::gemm_plan<S> plan(packed<S>(0, cols), 1, false, 1);
+    const kernel::gemm_plan<S, best_isa> plan(packed<S>(0, cols), 1, false, 1);
     const kernel::activation_layout layout = kernel::layout_of(plan);
     std::byte* base = prepared_access::reserve(into, plan, false, round_up(layout.row_bytes(), 64));
     if (base == nullptr) return;
-    const kernel::activation_pieces<S> pieces = prepared_access::pieces<S>(into, plan);
+    const kernel::activation_pieces<S, best_isa> pieces = prepared_access::pieces<S>(into, plan);
     kernel::prepare_ones(layout, pieces.all(),
                          reinterpret_cast<std::int8_t*>(base + kernel::activation_bytes(plan, false)));
 }
@@ -157,14 +157,14 @@ void prepare(matrix_view<T> x, prepared_activations& into, const activation_opti
     const kernel::token_rows<std::remove_const_t<T>> rows{x, options.rows};
     detail::check_rows(rows);
     // Of weights the order of activations depends on nothing but the number of columns.
-    const kernel::gemm_plan<S> plan(packed<S>(0, x.cols()), rows.count(), options.scale == activation_scale::per_group,
+    const kernel::gemm_plan<S, Isa> plan(packed<S>(0, x.cols()), rows.count(), options.scale == activation_scale::per_group,
                                     options.grid.limit);
     if (!plan.real) detail::check_grid(options.grid, options.scale, rows.count());
     const kernel::activation_layout layout = kernel::layout_of(plan);
     const std::size_t stride = detail::round_up(layout.row_bytes(), 64);
     std::byte* base = detail::prepared_access::reserve(into, plan, options.grid.asymmetric, stride * threads.concurrency());
     if (base == nullptr) return;
-    const kernel::activation_pieces<S> pieces = detail::prepared_access::pieces<S>(into, plan);
+    const kernel::activation_pieces<S, Isa> pieces = detail::prepared_access::pieces<S>(into, plan);
     std::byte* scratch = base + kernel::activation_bytes(plan, options.grid.asymmetric);
     const auto row_of = [&](std::size_t worker) { return reinterpret_cast<std::int8_t*>(scratch + worker * stride); };
     detail::prepare_tokens<Isa>(layout, rows, options.grid, pieces.all(), row_of, threads);
@@ -189,7 +189,7 @@ template <any_scheme S, isa Isa = best_isa, class T, executor Executor = serial>
 template <any_scheme S, any_scheme A, executor Executor = serial>
 void prepare(const quantized<A>& x, prepared_activations& into, const Executor& threads = {}) {
     using element = typename A::element_type;
-    using P = kernel::gemm_plan<S>;
+    using P = kernel::gemm_plan<S, best_isa>;
     static_assert(element::bits <= 8, "prepare: x has 16 or 32 bits per value: pass it as a matrix");
     static_assert(P::real || kernel::is_activation_element<element>,
                   "prepare: x must be stored in integers of at most 8 bits to meet weights of this scheme; dequantize it");
@@ -211,7 +211,7 @@ void prepare(const quantized<A>& x, prepared_activations& into, const Executor& 
     const std::size_t stride = row_bytes + detail::round_up(x.cols(), 64);
     std::byte* base = detail::prepared_access::reserve(into, plan, asymmetric, stride * threads.concurrency());
     if (base == nullptr) return;
-    const kernel::activation_pieces<S> pieces = detail::prepared_access::pieces<S>(into, plan);
+    const kernel::activation_pieces<S, best_isa> pieces = detail::prepared_access::pieces<S>(into, plan);
     std::byte* scratch = base + kernel::activation_bytes(plan, asymmetric);
     std::atomic<bool> below{false};
     threads.parallel_for(layout.blocks.count, [&](std::size_t block, std::size_t worker) {

@@ -218,7 +218,7 @@ TEST_CASE("unsigned codes are activations with an offset") {
         p.template check_coded<nb::int4_channel_asym>(x, 5, "uint4");
         // A code of 0 is -128 where int8 tiles stop at -127, unless the kernel sums in 32 bits.
         const auto coded = nb::quantize<nb::int8_channel_asym>(nb::matrix_view<const float>(x.data(), 5, 160));
-        if (nb::kernel::gemm_plan<S>::real || !nb::detail::fits_int16_sums<typename S::element_type>)
+        if (!nb::detail::fits_int16_sums<typename S::element_type>)
             p.template check_coded<nb::int8_channel_asym>(x, 5, "uint8");
         else
             CHECK(broken_by([&] { (void)nb::prepare<S>(coded); }).find("-128") != std::string::npos);
@@ -300,7 +300,7 @@ TEST_CASE("one preparation serves matrices whose kernels read activations alike,
     one.check(a, reference_gemm(from, one.plain, false), 5, "queries");
     two.check(a, reference_gemm(from, two.plain, false), 5, "keys");
     fenced_matrix y(5, 21, 1);
-    if (nb::detail::sums_bytes_in_int32)
+    if (nb::best_isa::facts.dots_in_int32)
         wide.check(a, reference_gemm(from, wide.plain, false), 5, "values");
     else
         CHECK(broken_by([&] { nb::gemm(a, wide.w, y.view()); }).find("another order") != std::string::npos);

@@ -121,7 +121,7 @@ public:
 // Formats with the same tiles: they share a slice, so that these are compiled once.
 template <class T, bool Zeros> struct named_tiles {};
 template <class S> struct tiles_of {
-    using plan = nibble::kernel::gemm_plan<S>;
+    using plan = nibble::kernel::gemm_plan<S, nibble::generic>;
     template <bool Real> static auto name() {
         if constexpr (Real)
             return named_tiles<typename S::element_type, false>{};

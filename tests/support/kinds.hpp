@@ -67,7 +67,10 @@ inline constexpr std::size_t tested_formats = []<class... Formats, std::size_t..
 // Formats of one family ask the same of activations and of what surrounds the sums; their codes differ.
 template <class A, class B>
 inline constexpr bool same_family =
-    nibble::detail::family_of<typename A::scheme::element_type> == nibble::detail::family_of<typename B::scheme::element_type> &&
+    nibble::detail::integer_grid_of<typename A::scheme::element_type>.exists ==
+        nibble::detail::integer_grid_of<typename B::scheme::element_type>.exists &&
+    nibble::detail::fits_int16_sums<typename A::scheme::element_type> ==
+        nibble::detail::fits_int16_sums<typename B::scheme::element_type> &&
     A::scheme::has_integer_zero == B::scheme::has_integer_zero && A::scheme::has_minimum == B::scheme::has_minimum &&
     A::scheme::two_level == B::scheme::two_level && A::scheme::scaled == B::scheme::scaled;
 

@@ -1,4 +1,4 @@
-// element/lanes.hpp: which arithmetic turns codes into fp32 lanes, and which kernel family an element belongs to; derived
+// element/lanes.hpp: which arithmetic turns codes into fp32 lanes, and into integer lanes, and what room their sums have; derived
 // from its decoded values alone, so a user's element gets the fast path its values allow.
 #pragma once
 
@@ -12,16 +12,7 @@
 
 namespace nibble::inline NIBBLE_ABI::detail {
 
-// ---- kernel family -------------------------------------------------------------------------------------------------------
-
-enum class kernel_family {
-    narrow, // unsigned lanes: byte products, summed in int16 before they are widened, or in int32 at once
-    wide,   // the same lanes, for which int16 has no room: products of int16 pairs, or of bytes if small, summed in int32
-    real,   // no small integers: fp32 lanes
-};
-
-// Whether the machine sums byte products in int32 (VNNI): then 8 bits are as narrow as 4.
-inline constexpr bool sums_bytes_in_int32 = NIBBLE_HAS_VNNI != 0;
+// ---- integer lanes --------------------------------------------------------------------------------------------------------
 
 // Largest magnitude of a quantized activation; -128 is never produced.
 inline constexpr int activation_limit = 127;
@@ -41,19 +32,25 @@ static_assert(narrow_depth(narrow_limit) >= least_narrow_depth && narrow_depth(n
 // int16 by themselves.
 template <element E>
 inline constexpr bool fits_int16_sums =
-    integer_grid_of<E>.high - integer_grid_of<E>.low <= 129 && integer_grid_of<E>.magnitude <= narrow_limit;
+    integer_grid_of<E>.exists && integer_grid_of<E>.high - integer_grid_of<E>.low <= 129 && integer_grid_of<E>.magnitude <= narrow_limit;
+
+template <element E>
+inline constexpr bool needs_int32_sums = integer_grid_of<E>.exists && !fits_int16_sums<E>;
+
+// Quads (4 consecutive k) whose products are summed in int16 before they are widened.
+template <element E>
+    requires fits_int16_sums<E>
+inline constexpr std::size_t int16_phase_quads = static_cast<std::size_t>(min_of(narrow_depth(integer_grid_of<E>.magnitude), 64));
+// Where sums are in int32: the length over which sums of activations are kept, so that those fit in int16: 2 columns of every
+// quad x 127, or x -128.
+inline constexpr std::size_t int32_phase_quads = 128;
+static_assert(int32_phase_quads * 2 * 128 <= 32768);
 
 // The largest magnitude of activations such that two products with lanes of E fit in int16 whatever the codes: up to there
 // byte products, two of them added by one instruction, make exact sums in int32. 64 for 8 bits; 128, which only -128 reaches,
 // if the integers of E are at most 128 apart.
 template <element E>
 inline constexpr int byte_limit = min_of(128, 16384 / max_of(1, integer_grid_of<E>.high - integer_grid_of<E>.low));
-
-template <element E>
-inline constexpr kernel_family family_of = [] {
-    if (!integer_grid_of<E>.exists) return kernel_family::real;
-    return sums_bytes_in_int32 || fits_int16_sums<E> ? kernel_family::narrow : kernel_family::wide;
-}();
 
 // Lanes are unsigned, integer - low; the kernel takes the centre off again, by way of the sums of the activations.
 template <element E>
@@ -63,14 +60,6 @@ template <element E>
 inline constexpr int lane_offset = [] {
     constexpr integer_grid g = integer_grid_of<E>;
     return g.linear && g.low == 0 ? (1 << (E::bits - 1)) : 0;
-}();
-
-// Quads (4 consecutive k) per int16 phase of a narrow element; where sums are in int32, the length over which sums of
-// activations are kept, so that they fit in int16: 128 quads x 2 columns x 127, or x -128.
-template <element E>
-inline constexpr std::size_t phase_quads = [] {
-    if (sums_bytes_in_int32 || family_of<E> != kernel_family::narrow) return std::size_t{128};
-    return static_cast<std::size_t>(min_of(narrow_depth(integer_grid_of<E>.magnitude), 64));
 }();
 
 // The lane of every code.

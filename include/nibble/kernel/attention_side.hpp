@@ -57,8 +57,8 @@ template <isa Isa, any_scheme S, bool Integers>
 struct attention_side {
     using element = typename S::element_type;
     using traits = detail::scheme_traits<S>;
-    static constexpr bool integer = Integers && detail::family_of<element> != detail::kernel_family::real;
-    static constexpr bool wide = integer && gemm_plan<S>::has_words; // lanes and activations of 8 bits meet as int16
+    static constexpr bool integer = Integers && family_of<Isa, element> != kernel_family::real;
+    static constexpr bool wide = integer && gemm_plan<S, Isa>::has_words; // lanes and activations of 8 bits meet as int16
     static constexpr bool flipped = [] {
         if constexpr (element::bits <= 8)
             return panel_flip<element> != 0;
@@ -73,9 +73,9 @@ struct attention_side {
     };
     using real_element = typename std::conditional_t<flipped, stored, own>::type;
     // Lanes are what is stored: nothing to unpack.
-    static constexpr bool plain = integer ? gemm_plan<S>::linear && element::bits == 8 && !wide : element::bits == 32;
-    static constexpr std::size_t tile_tokens = integer ? integer_tile_tokens : real_tile_tokens;
-    static constexpr std::size_t shorter = integer ? shorter_tile_tokens : shorter_real_tile_tokens;
+    static constexpr bool plain = integer ? gemm_plan<S, Isa>::linear && element::bits == 8 && !wide : element::bits == 32;
+    static constexpr std::size_t tile_tokens = integer ? Isa::facts.integer_tiles.longest : Isa::facts.float_tiles.longest;
+    static constexpr std::size_t shorter = integer ? Isa::facts.integer_tiles.shorter : Isa::facts.float_tiles.shorter;
     static constexpr std::size_t unit_columns = integer ? panel_layout::quad : 1;
     static constexpr std::size_t lane_bytes = wide ? 128 : 64; // of a unit
     // What the kernel's integers miss of the element's own.
@@ -84,15 +84,15 @@ struct attention_side {
     static constexpr float unit = integer ? detail::exp2i(detail::integer_grid_of<element>.exponent) : 1.0f;
 
     // Tiles unpack in registers for one row, and for one tile of rows where gemm has such tiles; else panels are unpacked once.
-    static constexpr bool decoded = !integer && decodes_few_tokens<real_element>;
-    static constexpr bool few_direct = plain || decoded || (integer ? gemm_plan<S>::few_direct : element::bits > 8);
+    static constexpr bool decoded = !integer && decodes_few_tokens<Isa, real_element>;
+    static constexpr bool few_direct = plain || decoded || (integer ? gemm_plan<S, Isa>::few_direct : element::bits > 8);
     [[nodiscard]] static bool unpacks(const token_blocks& rows) noexcept {
         return !plain && rows.tokens > 1 && (!few_direct || rows.count > 1 || (decoded && rows.tokens > shorter));
     }
     // Panels that a single row goes through at once.
-    static constexpr std::size_t most_panels = integer ? gemm_plan<S>::most_panels : 4;
+    static constexpr std::size_t most_panels = integer ? gemm_plan<S, Isa>::most_panels : 4;
     // And more of them, where a panel's rows are one vector: two share broadcasts, and their sums wait less for one another.
-    static constexpr std::size_t few_panels = detail::tile_isa_of<Isa>::width == panel_layout::rows && !wide ? 2 : 1;
+    static constexpr std::size_t few_panels = detail::panel_isa_of<Isa>::width == panel_layout::rows && !wide ? 2 : 1;
     [[nodiscard]] static std::size_t panels_at_once(const token_blocks& rows, std::size_t left) noexcept {
         if (rows.tokens == 1) return left >= most_panels ? most_panels : left >= 2 ? 2 : 1;
         if (decoded && !unpacks(rows)) return 1; // decoders keep the processor busy meanwhile
@@ -106,9 +106,9 @@ struct attention_side {
                                     float* minimum) noexcept {
         const auto at = [&](std::size_t i) NIBBLE_INLINE_LAMBDA { return has_minimum ? minimum + i : nullptr; };
         std::size_t i = 0;
-        if constexpr (widens<detail::tile_isa_of<Isa>>)
+        if constexpr (widens<detail::panel_isa_of<Isa>>)
             for (; i + 16 <= count; i += 16)
-                widen_vector<detail::tile_isa_of<Isa>>(scales + i, zeros + i, fixed, scale + i, at(i));
+                widen_vector<detail::panel_isa_of<Isa>>(scales + i, zeros + i, fixed, scale + i, at(i));
         for (; i < count; i += 8) widen_vector<Isa>(scales + i, zeros + i, fixed, scale + i, at(i));
     }
     // Has W vectors of 16 of what is stored?
@@ -180,7 +180,7 @@ struct attention_side {
             one_of<early<packed>, stored_lanes<lanes>>(unpacked, panels, tokens, a, r);
         } else {
             using packed = real_packed_source<Isa, real_element>;
-            using lanes = real_source<detail::tile_isa_of<Isa>>;
+            using lanes = real_source<detail::panel_isa_of<Isa>>;
             one_of<early<packed>, stored_lanes<lanes>>(unpacked, panels, tokens, a, r);
         }
     }
@@ -249,7 +249,7 @@ struct attention_side {
                 .wide = wide,
                 .per_part = false};
     }
-    static constexpr std::size_t longest_phase = detail::phase_quads<element>;
+    static constexpr std::size_t longest_phase = phase_quads<Isa, element>;
 
     // What a tile is told of all blocks of rows.
     using arguments = std::conditional_t<integer, integer_tile_arguments, real_tile_arguments>;

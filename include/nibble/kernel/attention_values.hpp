@@ -184,7 +184,7 @@ private:
                     const std::size_t in_panel = at % panel_layout::rows;
                     const L w = L::load(of_row + (at - in_panel) * rows_ + r * apart + in_panel, L::width);
                     const L scale = L::load(scales + r * scales_apart + at, L::width);
-                    detail::tile_isa_of<Isa>::store_rounded(row_ + r * attention_block + at, ((w * scale) * inverse).value);
+                    detail::panel_isa_of<Isa>::store_rounded(row_ + r * attention_block + at, ((w * scale) * inverse).value);
                 }
                 if constexpr (EachGroup) put_row<1>(row_ + r * attention_block, first, last, 0, 1, x);
             }

@@ -90,8 +90,8 @@ NIBBLE_INLINE void finish_panel(const Product& product, const panel_numbers* by,
         }
 }
 
-template <any_scheme S>
-[[nodiscard]] inline activation_layout layout_of(const gemm_plan<S>& plan) noexcept {
+template <any_scheme S, isa Isa>
+[[nodiscard]] inline activation_layout layout_of(const gemm_plan<S, Isa>& plan) noexcept {
     return {.depth = plan.depth,
             .phases = plan.phases,
             .blocks = plan.blocks,
@@ -101,11 +101,11 @@ template <any_scheme S>
             .limit = plan.limit};
 }
 // The activations' memory as the preparation and the sums see it, the corrections behind it.
-template <any_scheme S>
+template <any_scheme S, isa Isa>
 struct activation_pieces {
-    typename gemm_plan<S>::shared_memory shared{};
+    typename gemm_plan<S, Isa>::shared_memory shared{};
     float* corrections = nullptr;
-    activation_pieces(const gemm_plan<S>& plan, bool asymmetric, arena& memory) noexcept : shared(plan.take_shared(memory)) {
+    activation_pieces(const gemm_plan<S, Isa>& plan, bool asymmetric, arena& memory) noexcept : shared(plan.take_shared(memory)) {
         if (asymmetric && !plan.real) corrections = memory.take<float>(plan.tokens);
     }
     [[nodiscard]] activation_memory all() const noexcept {
@@ -114,28 +114,28 @@ struct activation_pieces {
 };
 
 // Bytes of all activations, and of what the workers need while they multiply.
-template <any_scheme S>
-[[nodiscard]] inline std::size_t activation_bytes(const gemm_plan<S>& plan, bool asymmetric) noexcept {
+template <any_scheme S, isa Isa>
+[[nodiscard]] inline std::size_t activation_bytes(const gemm_plan<S, Isa>& plan, bool asymmetric) noexcept {
     arena counter;
-    (void)activation_pieces<S>(plan, asymmetric, counter);
+    (void)activation_pieces<S, Isa>(plan, asymmetric, counter);
     return counter.used();
 }
-template <any_scheme S>
-[[nodiscard]] inline std::size_t worker_bytes(const gemm_plan<S>& plan) noexcept {
+template <any_scheme S, isa Isa>
+[[nodiscard]] inline std::size_t worker_bytes(const gemm_plan<S, Isa>& plan) noexcept {
     arena counter;
     (void)plan.take_worker(counter);
     return counter.used();
 }
-template <any_scheme S>
-[[nodiscard]] inline typename gemm_plan<S>::worker_memory memory_of_worker(const gemm_plan<S>& plan,
+template <any_scheme S, isa Isa>
+[[nodiscard]] inline typename gemm_plan<S, Isa>::worker_memory memory_of_worker(const gemm_plan<S, Isa>& plan,
                                                                            std::byte* at) noexcept {
     arena mine(at);
     return plan.take_worker(mine);
 }
 
 // run(panel_work, worker) for all panels and tokens; workers' memory is `stride` apart.
-template <any_scheme S, executor Executor, class Run>
-inline void for_each_group(const gemm_plan<S>& plan, std::byte* workers, std::size_t stride, const Executor& threads,
+template <any_scheme S, isa Isa, executor Executor, class Run>
+inline void for_each_group(const gemm_plan<S, Isa>& plan, std::byte* workers, std::size_t stride, const Executor& threads,
                            const Run& run) {
     const std::size_t count = plan.panel_groups * plan.token_chunks;
     const auto first_panel = [&](std::size_t item) { return item % plan.panel_groups * plan.panel_group; };
@@ -155,8 +155,8 @@ inline void for_each_group(const gemm_plan<S>& plan, std::byte* workers, std::si
 // y from activations in place; `workers` has worker_bytes for each and for each matrix. `weight_sums`, for activations with
 // offsets: of the first matrix, then of the next.
 template <isa Isa, class Product, class Destination, epilogue Epilogue, executor Executor>
-inline void multiply(const gemm_plan<typename Product::scheme_type>& plan,
-                     const activation_pieces<typename Product::scheme_type>& x, const float* weight_sums,
+inline void multiply(const gemm_plan<typename Product::scheme_type, Isa>& plan,
+                     const activation_pieces<typename Product::scheme_type, Isa>& x, const float* weight_sums,
                      const Product& product, const Destination& y, const Epilogue& finish, std::byte* workers,
                      const Executor& threads) {
     using S = typename Product::scheme_type;
@@ -185,7 +185,7 @@ inline void multiply(const gemm_plan<typename Product::scheme_type>& plan,
             }
         };
         for (std::size_t i = 0; i < Product::matrices; ++i) {
-            const typename gemm_plan<S>::worker_memory own =
+            const typename gemm_plan<S, Isa>::worker_memory own =
                 memory_of_worker(plan, workers + (worker * Product::matrices + i) * stride);
             results[i] = own.results;
             sum_group<Isa, S>(plan, product.matrix(i), x.shared, own, work,

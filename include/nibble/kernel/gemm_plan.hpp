@@ -6,7 +6,9 @@
 #include <nibble/core/config.hpp>
 #include <nibble/core/work_region.hpp>
 #include <nibble/element/lanes.hpp>
+#include <nibble/isa/isa.hpp>
 #include <nibble/kernel/activations.hpp>
+#include <nibble/kernel/family.hpp>
 #include <nibble/kernel/integer_tile.hpp>
 #include <nibble/kernel/real_tile.hpp>
 #include <nibble/tensor/layout.hpp>
@@ -34,13 +36,13 @@ private:
     std::size_t used_ = 0;
 };
 
-// How one gemm call of a scheme is cut up; depends on shapes alone, never on the number of threads.
-template <any_scheme S>
+// How one gemm call of a scheme is cut up on an ISA; depends on shapes alone, never on the number of threads.
+template <any_scheme S, isa Isa>
 struct gemm_plan {
     using element = typename S::element_type;
-    static constexpr detail::kernel_family family = detail::family_of<element>;
-    static constexpr bool real = family == detail::kernel_family::real;
-    static constexpr bool wide_element = family == detail::kernel_family::wide;
+    static constexpr kernel_family family = family_of<Isa, element>;
+    static constexpr bool real = family == kernel_family::real;
+    static constexpr bool wide_element = family == kernel_family::wide;
     // Are there activations, of 8 bits, that lanes can only meet as int16?
     static constexpr bool has_words = wide_element && detail::byte_limit<element> < 128;
     // Tiles read the packed stream and unpack it in registers if the codes are read once: for one token, and for one tile of
@@ -50,16 +52,16 @@ struct gemm_plan {
     static constexpr bool linear = !real && detail::integer_grid_of<element>.linear;
     static constexpr bool nibbles = !wide_element && !real && element::bits == 4;
     static constexpr bool plain = real && element::bits == 32;
-    static constexpr bool direct = (nibbles && NIBBLE_HAS_AVX512 == 0) || (linear && element::bits == 8) || plain;
-    static constexpr bool decoded = real && decodes_few_tokens<element>;
+    static constexpr bool direct = (nibbles && !detail::panel_in_one_vector<Isa>) || (linear && element::bits == 8) || plain;
+    static constexpr bool decoded = real && decodes_few_tokens<Isa, element>;
     static constexpr bool few_direct = linear || nibbles || element::bits > 8 || decoded; // packed tiles for several tokens exist
     static constexpr bool has_zeros = !real && (S::has_integer_zero || detail::lane_offset<element> != 0);
-    static constexpr std::size_t tile_tokens = real ? real_tile_tokens : integer_tile_tokens;
+    static constexpr std::size_t tile_tokens = real ? Isa::facts.float_tiles.longest : Isa::facts.integer_tiles.longest;
     // Panels that one token goes through at once: as many as there are registers for their sums, of which short phases take
     // two sets, and for the codes of a step, of which elements with a plane of single bits have four quads.
     static constexpr std::size_t most_panels =
         direct || nibbles || real ||
-                (detail::phase_quads<element> >= 32 && (NIBBLE_VECTOR_REGISTERS >= 32 || detail::step_quads<element> < 4))
+                (phase_quads<Isa, element> >= 32 && (Isa::facts.vector_registers >= 32 || detail::step_quads<element> < 4))
             ? 4
             : 2;
 
@@ -85,8 +87,8 @@ struct gemm_plan {
     std::size_t token_chunks = 1;
 
     gemm_plan(const packed<S>& w, std::size_t m, bool scale_per_part, int largest_activation) noexcept
-        : depth(w.depth()), phases(phase_plan::make(depth, detail::phase_quads<element>)),
-          blocks(token_blocks::make(m, tile_tokens, real ? shorter_real_tile_tokens : shorter_tile_tokens)), tokens(m),
+        : depth(w.depth()), phases(phase_plan::make(depth, phase_quads<Isa, element>)),
+          blocks(token_blocks::make(m, tile_tokens, real ? Isa::facts.float_tiles.shorter : Isa::facts.integer_tiles.shorter)), tokens(m),
           outputs(w.rows()), panels(w.panels()), per_part(scale_per_part && !real), limit(largest_activation),
           wide(has_words && largest_activation > detail::byte_limit<element>), lane_bytes(panel_layout::rows * (wide ? 8 : 4)) {
         unit_columns = real ? 1 : panel_layout::quad;

@@ -24,12 +24,12 @@ template <isa Isa, any_scheme S, bool Packed, bool Words = false>
 struct source_of {
     using element = typename S::element_type;
     // Linear elements of one width share their kernels: codes are stored so that masking alone makes lanes of them.
-    using lookup = std::conditional_t<gemm_plan<S>::linear, void, element>;
+    using lookup = std::conditional_t<gemm_plan<S, Isa>::linear, void, element>;
     template <class Machine>
-    using sums_of = std::conditional_t<gemm_plan<S>::wide_element, int32_dots_of<Machine>, Machine>;
+    using sums_of = std::conditional_t<gemm_plan<S, Isa>::wide_element, int32_dots_of<Machine>, Machine>;
     // Tables of more than 64 entries take so many shuffles that two vectors of them are no slower than one twice as long.
-    using packed_isa = sums_of<std::conditional_t<gemm_plan<S>::linear || element::bits <= 6, detail::tile_isa_of<Isa>, Isa>>;
-    using lanes_isa = sums_of<detail::tile_isa_of<Isa>>;
+    using packed_isa = sums_of<std::conditional_t<gemm_plan<S, Isa>::linear || element::bits <= 6, detail::panel_isa_of<Isa>, Isa>>;
+    using lanes_isa = sums_of<detail::panel_isa_of<Isa>>;
     using type = std::conditional_t<
         Words, std::conditional_t<Packed, packed_word_source<Isa, element::bits, lookup>, word_source<Isa>>,
         std::conditional_t<Packed, packed_source<packed_isa, element::bits, lookup>, byte_source<lanes_isa>>>;
@@ -43,8 +43,10 @@ NIBBLE_INLINE void integer_tile_of(std::size_t tokens, const integer_tile_argume
     case 3: return integer_tile<Source, Panels, 3, Zeros>(a, r);
     case 4: return integer_tile<Source, Panels, 4, Zeros>(a, r);
     default:
-        if constexpr (integer_tile_tokens > shorter_tile_tokens)
-            return integer_tile<Source, Panels, integer_tile_tokens, Zeros>(a, r);
+        {
+            constexpr token_tiles tiles = Source::isa_type::facts.integer_tiles;
+            if constexpr (tiles.longest > tiles.shorter) return integer_tile<Source, Panels, tiles.longest, Zeros>(a, r);
+        }
     }
 }
 // Two panels at once, for two tokens or more.
@@ -54,7 +56,7 @@ NIBBLE_INLINE void integer_pair_of(std::size_t tokens, const integer_tile_argume
     case 2: return integer_tile<Source, 2, 2, Zeros>(a, r);
     case 3: return integer_tile<Source, 2, 3, Zeros>(a, r);
     case 4: return integer_tile<Source, 2, 4, Zeros>(a, r);
-    default: return integer_tile<Source, 2, integer_tile_tokens, Zeros>(a, r);
+    default: return integer_tile<Source, 2, Source::isa_type::facts.integer_tiles.longest, Zeros>(a, r);
     }
 }
 template <class Source>
@@ -66,7 +68,7 @@ NIBBLE_INLINE void real_pair_of(std::size_t tokens, const real_tile_arguments& a
     case 5: return real_tile<Source, 2, 5>(a, r);
     case 6: return real_tile<Source, 2, 6>(a, r);
     default:
-        if constexpr (Source::columns == 1) return real_tile<Source, 2, real_tile_tokens>(a, r);
+        if constexpr (Source::columns == 1) return real_tile<Source, 2, Source::isa_type::facts.float_tiles.longest>(a, r);
     }
 }
 template <class Source>
@@ -79,8 +81,10 @@ NIBBLE_INLINE void real_tile_of(std::size_t tokens, const real_tile_arguments& a
     case 5: return real_tile<Source, 1, 5>(a, r);
     case 6: return real_tile<Source, 1, 6>(a, r);
     default:
-        if constexpr (real_tile_tokens > shorter_real_tile_tokens && Source::columns == 1)
-            return real_tile<Source, 1, real_tile_tokens>(a, r);
+        {
+            constexpr token_tiles tiles = Source::isa_type::facts.float_tiles;
+            if constexpr (tiles.longest > tiles.shorter && Source::columns == 1) return real_tile<Source, 1, tiles.longest>(a, r);
+        }
     }
 }
 
@@ -128,11 +132,11 @@ struct panel_work {
 // [panel][token][16] in own.totals. `done` is called block by block, while the sums are in cache and the next tile has work that
 // hides the stores. Not inline: one copy for all epilogues and destinations.
 template <isa Isa, any_scheme S, bool Integers = false>
-NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
-                               const typename gemm_plan<S>::shared_memory& shared,
-                               const typename gemm_plan<S>::worker_memory& own, const panel_work& work,
+NIBBLE_NOINLINE void sum_group(const gemm_plan<S, Isa>& plan, const packed<S>& w,
+                               const typename gemm_plan<S, Isa>::shared_memory& shared,
+                               const typename gemm_plan<S, Isa>::worker_memory& own, const panel_work& work,
                                const tokens_done& done) {
-    using P = gemm_plan<S>;
+    using P = gemm_plan<S, Isa>;
     using element = typename S::element_type;
     constexpr std::size_t rows = panel_layout::rows;
     const std::size_t first_panel = work.first_panel;
@@ -145,11 +149,11 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
     const bool together = panels == P::most_panels && tokens == 1;
     // Where a panel's rows are one vector, two panels at once share broadcasts, and few tokens have sums enough to hide the
     // latency of what adds to them. Decoders keep the processor busy meanwhile.
-    constexpr bool has_pairs = !P::has_words && detail::tile_isa_of<Isa>::width == rows;
+    constexpr bool has_pairs = !P::has_words && detail::panel_isa_of<Isa>::width == rows;
     const auto goes_in_pairs = [&](std::size_t n) {
         return has_pairs && panels % 2 == 0 && n >= 2 && !(P::decoded && plan.packed_tiles);
     };
-    const auto ahead = static_cast<std::ptrdiff_t>(prefetch_distance(together ? panels : 1));
+    const auto ahead = static_cast<std::ptrdiff_t>(Isa::tuning().prefetch_distance(together ? panels : 1));
     const auto prefetch_beginning = [&](std::size_t from) NIBBLE_INLINE_LAMBDA {
         for (std::size_t p = from; p < detail::min_of(from + panels, plan.panels); ++p) {
             const std::byte* panel = w.panel(p);
@@ -225,7 +229,7 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
         const auto requests_of = [&](std::size_t block, std::size_t p, std::size_t at_once, std::size_t value_bytes) {
             const std::size_t next = last ? work.next_panel + p : first_panel + p;
             if (once || next + at_once > plan.panels)
-                requests.next = w.panel(first_panel + p) + offset + (once ? prefetch_distance(1) : 0);
+                requests.next = w.panel(first_panel + p) + offset + (once ? Isa::tuning().prefetch_distance(1) : 0);
             else
                 requests.next =
                     w.panel(next) + (last ? w.sections().codes : offset + code_bytes) + (block - first_block) * share;
@@ -249,7 +253,7 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
                 const std::size_t token = plan.blocks.first(block);
                 const std::size_t n = plan.blocks.first(block + 1) - token;
                 const std::size_t t = token - first_token;
-                const bool requesting = n >= shorter_real_tile_tokens;
+                const bool requesting = n >= Isa::facts.float_tiles.shorter;
                 if (!requesting) prefetch_codes(block);
                 const bool in_pairs = goes_in_pairs(n);
                 const std::size_t at_once = together ? panels : in_pairs ? 2 : 1;
@@ -269,13 +273,13 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
                                     real_pair_of<real_packed_source<Isa, element>>(n, a, r);
                                     continue;
                                 }
-                            real_pair_of<real_source<detail::tile_isa_of<Isa>>>(n, a, r);
+                            real_pair_of<real_source<detail::panel_isa_of<Isa>>>(n, a, r);
                             continue;
                         }
                     if (together)
                         real_tile<real_packed_source<Isa, element>, P::most_panels, 1>(a, r);
                     else if (P::plain || !plan.packed_tiles)
-                        real_tile_of<real_source<detail::tile_isa_of<Isa>>>(n, a, r);
+                        real_tile_of<real_source<detail::panel_isa_of<Isa>>>(n, a, r);
                     else if constexpr (P::few_direct)
                         real_tile_of<real_packed_source<Isa, element>>(n, a, r);
                     else
@@ -300,9 +304,9 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S>& plan, const packed<S>& w,
                 const std::size_t t = token - first_token;
                 const bool in_pairs = goes_in_pairs(n);
                 const std::size_t at_once = together ? panels : in_pairs ? 2 : 1;
-                const bool requesting = in_pairs && n == integer_tile_tokens &&
-                                        (plan.packed_tiles ? makes_requests<packed_pairs, 2, integer_tile_tokens>
-                                                           : makes_requests<lanes_pairs, 2, integer_tile_tokens>);
+                const bool requesting = in_pairs && n == Isa::facts.integer_tiles.longest &&
+                                        (plan.packed_tiles ? makes_requests<packed_pairs, 2, Isa::facts.integer_tiles.longest>
+                                                           : makes_requests<lanes_pairs, 2, Isa::facts.integer_tiles.longest>);
                 if (!requesting) prefetch_codes(block);
                 for (std::size_t p = 0; p < panels; p += at_once) {
                     if (requesting) a.requests = requests_of(block, p, at_once, 1);

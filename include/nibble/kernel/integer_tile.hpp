@@ -3,6 +3,7 @@
 
 #include <nibble/core/config.hpp>
 #include <nibble/element/lanes.hpp>
+#include <nibble/isa/int32_dots.hpp>
 #include <nibble/isa/isa.hpp>
 #include <nibble/kernel/tile.hpp>
 #include <nibble/kernel/unpack.hpp>
@@ -103,24 +104,6 @@ struct packed_source {
     }
 };
 
-// Isa with the sums of byte products in int32, for lanes and activations of which int16 has room for two products and no more
-// (detail::byte_limit).
-template <isa Isa>
-struct int32_dots : Isa {
-    using sums = typename Isa::i32;
-    [[nodiscard]] static NIBBLE_INLINE sums dot_start(const std::int32_t* pair, int center) noexcept {
-        return Isa::pairs_start(pair, center);
-    }
-    [[nodiscard]] static NIBBLE_INLINE sums dot(const sums& s, const typename Isa::bytes& codes,
-                                                const typename Isa::bytes& activations) noexcept {
-        return Isa::add_quads(s, codes, activations);
-    }
-    [[nodiscard]] static NIBBLE_INLINE sums dot_finish(const sums& s) noexcept { return s; }
-    [[nodiscard]] static NIBBLE_INLINE sums add_finished(const sums& total, const sums& s) noexcept { return Isa::add(total, s); }
-};
-template <isa Isa>
-using int32_dots_of = std::conditional_t<std::is_same_v<typename Isa::sums, typename Isa::i32>, Isa, int32_dots<Isa>>;
-
 // What sources of lanes as int16 have in common: products of pairs, summed in int32. Exact for every code and activation.
 template <isa Isa>
 struct word_products {
@@ -187,19 +170,13 @@ struct word_source : word_products<Isa> {
     }
 };
 
-// Tokens of the integer tiles: 1 ... shorter_tile_tokens, and integer_tile_tokens. An instruction that sums in int32 has a
-// latency of five cycles and a throughput of two per cycle: it takes more sums at once than one of int16, if there are
-// registers for them.
-inline constexpr std::size_t shorter_tile_tokens = 4;
-inline constexpr std::size_t integer_tile_tokens = detail::sums_bytes_in_int32 && NIBBLE_VECTOR_REGISTERS >= 32 ? 8 : 4;
-
 // Do the vectors of two panels meet one broadcast of the activations? Loads, of which there are two in a cycle, as there are
 // products, would be the limit otherwise. And does the tile make its requests itself? No constexpr local says so: lambdas would
 // capture it, and GCC 12 then keeps the sums in memory.
 template <class Source, std::size_t Panels, std::size_t Tokens>
 inline constexpr bool shares_broadcasts = Panels == 2 && Tokens > 1 && Source::quads == 1 && Source::halves == 1;
 template <class Source, std::size_t Panels, std::size_t Tokens>
-inline constexpr bool makes_requests = shares_broadcasts<Source, Panels, Tokens> && Tokens == integer_tile_tokens;
+inline constexpr bool makes_requests = shares_broadcasts<Source, Panels, Tokens> && Tokens == Source::isa_type::facts.integer_tiles.longest;
 
 // results += scale x (exact integer dot product of a part), part by part in order; see gemm.hpp for the formula.
 template <class Source, std::size_t Panels, std::size_t Tokens, bool Zeros>

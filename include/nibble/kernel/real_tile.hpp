@@ -99,21 +99,18 @@ struct packed_real_source {
 template <isa Isa, element E>
 using real_packed_source = packed_real_source<decoder_of<Isa, E>, E>;
 
-// Tokens of the fp32 tiles, as of the integer tiles: 8 sums at least, in two vectors for 256 bits and one for 512.
-inline constexpr std::size_t shorter_real_tile_tokens = 6;
-inline constexpr std::size_t real_tile_tokens = NIBBLE_HAS_AVX512 != 0 ? 12 : 6;
-
 // Are codes of up to 8 bits decoded in registers for several tokens, in 512 bits? For so few that doing it for each tile of them
 // is less than storing lanes: 2, 4, 6, 8 tokens are 1.3, 1.3, 1.1, 1.0 times as fast with fp8, 1.8, 1.7, 1.6, 1.2 with six bits
 // (Emerald Rapids); 12 would be 0.7. 256 bits have too few registers for a decoder's constants and the sums.
-template <element E>
-inline constexpr bool decodes_few_tokens = NIBBLE_HAS_AVX512 != 0 && E::bits <= 8 && detail::decodes_alike<E>;
+template <isa Isa, element E>
+inline constexpr bool decodes_few_tokens = detail::panel_in_one_vector<Isa> && E::bits <= 8 && detail::decodes_alike<E>;
 inline constexpr std::size_t most_decoded_tokens = 8;
 
 // As in integer_tile.hpp.
 template <class Source, std::size_t Panels, std::size_t Tokens>
 inline constexpr bool real_shares_broadcasts = Panels == 2 && Tokens > 1 && Source::columns == 1;
-template <std::size_t Tokens> inline constexpr bool real_makes_requests = Tokens >= shorter_real_tile_tokens;
+template <class Source, std::size_t Tokens>
+inline constexpr bool real_makes_requests = Tokens >= Source::isa_type::facts.float_tiles.shorter;
 
 // results = fma(sum of a part, scale, results), part by part in order; each sum is one chain of fma over its columns.
 template <class Source, std::size_t Panels, std::size_t Tokens>
@@ -131,7 +128,7 @@ NIBBLE_NOINLINE void real_tile(const real_tile_arguments& arguments, const tile_
     const float* values = arguments.values;
     const auto steps = [&]<std::size_t Steps>(f32 (&s)[Panels][Tokens][halves], const tile_requests& requests)
                            NIBBLE_INLINE_LAMBDA {
-        if constexpr (real_makes_requests<Tokens>) {
+        if constexpr (real_makes_requests<Source, Tokens>) {
             const std::byte* next = requests.next + offset * requests.next_pace / 256;
             const std::byte* coming = reinterpret_cast<const std::byte*>(values) + requests.values_ahead;
             NIBBLE_OPAQUE(coming); // or each of its lines takes a register
@@ -145,7 +142,7 @@ NIBBLE_NOINLINE void real_tile(const real_tile_arguments& arguments, const tile_
         }
         const auto vectors_of = [&](std::size_t p, std::size_t step) NIBBLE_INLINE_LAMBDA {
             const std::byte* from = weights[p] + offset + step * Source::bytes;
-            if constexpr (!real_makes_requests<Tokens>) prefetch_step<Isa, Source::bytes, Steps>(from, ahead, step);
+            if constexpr (!real_makes_requests<Source, Tokens>) prefetch_step<Isa, Source::bytes, Steps>(from, ahead, step);
             return from;
         };
 #pragma GCC unroll 8
@@ -184,7 +181,7 @@ NIBBLE_NOINLINE void real_tile(const real_tile_arguments& arguments, const tile_
                 }
             }
         }
-        if constexpr (Panels > 1 || real_makes_requests<Tokens>) {
+        if constexpr (Panels > 1 || real_makes_requests<Source, Tokens>) {
             offset += Steps * Source::bytes;
             NIBBLE_OPAQUE(offset);
         } else {

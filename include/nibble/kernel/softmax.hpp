@@ -44,7 +44,7 @@ inline constexpr std::size_t attention_panels = attention_block / panel_layout::
 // Lanes that hold as many of a panel's 16 tokens as the machine takes at once: 8 or 16. What is added up over tokens is the
 // same to the bit either way: lane i and lane i + 8 first.
 template <isa Isa>
-using token_lanes = lanes<detail::tile_isa_of<Isa>>;
+using token_lanes = lanes<detail::panel_isa_of<Isa>>;
 template <isa Isa>
 inline constexpr std::size_t lane_halves = panel_layout::rows / token_lanes<Isa>::width;
 
@@ -88,7 +88,7 @@ struct asked_memory {
     template <isa Isa>
     NIBBLE_INLINE void ask(std::size_t times = 1) noexcept {
         if (at >= end) return;
-        using early = std::conditional_t<NIBBLE_TUNED_FOR_ZEN != 0, early_isa<Isa>, Isa>;
+        using early = std::conditional_t<Isa::facts.prefetches_second_level, early_isa<Isa>, Isa>;
         for (std::size_t i = 0; i < times * step; i += 64) early::prefetch(at + i);
         at += times * step;
     }

@@ -31,14 +31,6 @@ struct tile_requests {
     std::ptrdiff_t values_ahead = 0; // bytes from the activations to those of the next tile
 };
 
-// Bytes a tile asks for ahead of its reads, in the same panel or the next: far enough to cover the memory latency at full speed,
-// for each of `streams` panels at once. Measured on Emerald Rapids, cold weights: one panel and 4 or 8 tokens at 256, 512, 1024,
-// 2048 bytes: 1, 1.2, 1.5, 1.7; four panels and one token at 512, 1024, 1536, 2048, 3072 bytes: f16 1, 1.13, 1.23, 1.23, 1.22,
-// int8 1, .94, 1.08, 1.06, int4 g32 1, 1.06, 1.07, 1.05. Zen 4 lost with more than 512 bytes in four streams.
-[[nodiscard]] inline std::size_t prefetch_distance(std::size_t streams) noexcept {
-    return streams <= 1 ? 2048 : NIBBLE_CPU_IS_AMD ? 512 : 1536;
-}
-
 // What a step of `Bytes` asks for, one of `Steps`: every line, once where lines are steps or several.
 template <isa Isa, std::size_t Bytes, std::size_t Steps, class Byte>
 NIBBLE_INLINE void prefetch_step(const Byte* from, std::ptrdiff_t ahead, std::size_t step) noexcept {
@@ -54,8 +46,8 @@ NIBBLE_INLINE void prefetch_step(const Byte* from, std::ptrdiff_t ahead, std::si
 // requests and reads alike, which is less than memory could bring: there they go to the second level. (Zen 4, cold caches, one
 // query: 32 and 16 bits 1.1 to 1.4 times as fast, 8 bits 1.3 to 1.5, int4_g32 0.96 to 1.36; 2 bits, which need few lines at a time,
 // .8 to .9. Emerald Rapids .93 to 1.03. Products with cold weights, whose streams the hardware follows, .92 to 1.1.)
-template <int Bits>
-inline constexpr bool asks_second_level = NIBBLE_TUNED_FOR_ZEN != 0 && Bits >= 4;
+template <isa Isa, int Bits>
+inline constexpr bool asks_second_level = Isa::facts.prefetches_second_level && Bits >= 4;
 template <isa Isa>
 struct early_isa : Isa {
     static NIBBLE_INLINE void prefetch(const void* at) noexcept { Isa::prefetch_second_level(at); }
@@ -65,7 +57,7 @@ struct early_source : Source {
     using isa_type = early_isa<typename Source::isa_type>;
 };
 template <class Source, int Bits>
-using asked_early = std::conditional_t<asks_second_level<Bits>, early_source<Source>, Source>;
+using asked_early = std::conditional_t<asks_second_level<typename Source::isa_type, Bits>, early_source<Source>, Source>;
 
 // What is asked for once per part is read from memory when it is: kept in registers it would push the pointers of the innermost
 // loop out of them.
