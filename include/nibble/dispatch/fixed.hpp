@@ -27,8 +27,8 @@ using best_isa = avx2;
 using best_isa = generic;
 #endif
 
-// The ISAs that verbs are tested and timed on, best first: that one, and the definition of what it gives. Activations prepared
-// on one serve the other.
+// The ISAs that verbs are tested and timed on, best first: that one, and the definition of what it gives. Activations
+// prepared on one serve the other.
 #if NIBBLE_HAS_AVX2
 using available_isas = isa_list<best_isa, generic>;
 #else

@@ -1,5 +1,5 @@
-// avx512.hpp: AVX2 with what AVX-512 adds to vectors of 256 bits: 32 registers, tables of 16 and of 32 fp32 values in one shuffle.
-// Compiler flags: -mavx512f -mavx512vl (with -mavx2 -mfma -mf16c)
+// avx512.hpp: AVX2 with what AVX-512 adds to vectors of 256 bits: 32 registers, tables of 16 and of 32 fp32 values in
+// one shuffle. Compiler flags: -mavx512f -mavx512vl (with -mavx2 -mfma -mf16c)
 #pragma once
 
 #include <nibble/core/config.hpp>
@@ -32,8 +32,7 @@ struct avx512 : avx2 {
         _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm256_cvtepi32_epi8(words));
     }
 
-    template <element E, int Shift = 0>
-    [[nodiscard]] static NIBBLE_INLINE f32 decode(const i32& codes) noexcept {
+    template <element E, int Shift = 0> [[nodiscard]] static NIBBLE_INLINE f32 decode(const i32& codes) noexcept {
         constexpr detail::real_lanes how = detail::real_lanes_of<E>;
         if constexpr (how.kind == detail::real_decode::table16 && E::bits == 4)
             return f32(_mm256_permutex2var_ps(values<E, 0>(), moved_right<Shift>(codes.v), values<E, 8>()));
@@ -42,15 +41,13 @@ struct avx512 : avx2 {
         else
             return avx2::decode<E, Shift>(codes);
     }
-    template <element E>
-    [[nodiscard]] static NIBBLE_INLINE f32 decode_stored(const typename E::code* from) noexcept {
+    template <element E> [[nodiscard]] static NIBBLE_INLINE f32 decode_stored(const typename E::code* from) noexcept {
         if constexpr (E::bits > 8)
             return avx2::decode_stored<E>(from);
         else
             return decode<E>(i32{_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)))});
     }
-    template <element E>
-    [[nodiscard]] static NIBBLE_INLINE f32 decode_exact(const typename E::code* from) noexcept {
+    template <element E> [[nodiscard]] static NIBBLE_INLINE f32 decode_exact(const typename E::code* from) noexcept {
         if constexpr (detail::half_lanes_of<E>.exists || detail::marks_nan<E>)
             return avx2::decode_exact<E>(from);
         else
@@ -58,19 +55,18 @@ struct avx512 : avx2 {
     }
 
 private:
-    template <int Shift>
-    [[nodiscard]] static NIBBLE_INLINE __m256i moved_right(__m256i codes) noexcept {
+    template <int Shift> [[nodiscard]] static NIBBLE_INLINE __m256i moved_right(__m256i codes) noexcept {
         return Shift == 0 ? codes : _mm256_srli_epi32(codes, Shift);
     }
     // A sign above 5 bits of magnitude: two registers of 16 magnitudes and one shuffle.
-    template <element E, int Shift>
-    [[nodiscard]] static NIBBLE_INLINE __m256 signed_table(__m256i codes) noexcept {
+    template <element E, int Shift> [[nodiscard]] static NIBBLE_INLINE __m256 signed_table(__m256i codes) noexcept {
         alignas(64) float v[32];
         for (std::size_t i = 0; i < 32; ++i) v[i] = decode_table<E>.at[i];
-        const __m512 magnitude = _mm512_permutex2var_ps(_mm512_load_ps(v), _mm512_castsi256_si512(moved_right<Shift>(codes)),
-                                                        _mm512_load_ps(v + 16));
+        const __m512 magnitude = _mm512_permutex2var_ps(
+            _mm512_load_ps(v), _mm512_castsi256_si512(moved_right<Shift>(codes)), _mm512_load_ps(v + 16));
         constexpr int left = 31 - 5 - Shift;
-        const __m256i sign = _mm256_and_si256(_mm256_slli_epi32(codes, left), _mm256_set1_epi32(static_cast<int>(0x80000000u)));
+        const __m256i sign =
+            _mm256_and_si256(_mm256_slli_epi32(codes, left), _mm256_set1_epi32(static_cast<int>(0x80000000u)));
         return _mm256_or_ps(_mm512_castps512_ps256(magnitude), _mm256_castsi256_ps(sign));
     }
 };

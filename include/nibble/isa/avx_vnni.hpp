@@ -20,7 +20,8 @@ namespace nibble::inline NIBBLE_ABI {
 namespace detail {
 
 struct avx_vnni_quads : avx2 {
-    [[nodiscard]] static NIBBLE_INLINE i32 add_quads(const i32& total, const bytes& codes, const bytes& activations) noexcept {
+    [[nodiscard]] static NIBBLE_INLINE i32 add_quads(const i32& total, const bytes& codes,
+                                                     const bytes& activations) noexcept {
         return {_mm256_dpbusd_avx_epi32(total.v, codes.v, activations.v)};
     }
 };

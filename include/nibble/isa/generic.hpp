@@ -24,8 +24,7 @@ struct generic {
                                      .vector_registers = NIBBLE_VECTOR_REGISTERS,
                                      .prefetches_second_level = NIBBLE_TUNED_FOR_ZEN != 0};
     [[nodiscard]] static constexpr isa_tuning tuning() noexcept { return {}; }
-    template <element E>
-    static constexpr bool decodes = true;
+    template <element E> static constexpr bool decodes = true;
 
 private:
     // Integers are in the compiler's own vectors, of the width that every machine has or can do without: loops over the lanes

@@ -1,4 +1,5 @@
-// isa.hpp: what one machine can do, as a concept: the primitives that kernels are written in, and the facts they are planned by.
+// isa.hpp: what one machine can do, as a concept: the primitives that kernels are written in, and the facts they are
+// planned by.
 #pragma once
 
 #include <nibble/core/config.hpp>
@@ -11,7 +12,7 @@
 
 namespace nibble::inline NIBBLE_ABI {
 
-// ---- facts ------------------------------------------------------------------------------------------------------------------
+// ---- facts -------------------------------------------------------------------------------------------------------
 
 // The numbers of tokens that register tiles exist for: 1 ... `shorter`, and `longest`.
 struct token_tiles {
@@ -20,22 +21,24 @@ struct token_tiles {
     [[nodiscard]] friend constexpr bool operator==(const token_tiles&, const token_tiles&) noexcept = default;
 };
 
-// What kernels are planned by. The order of prepared activations depends on the first three: they are alike for all ISAs that a
-// unit lists (dispatch/fixed.hpp), so that what was prepared once serves each of them.
+// What kernels are planned by. The order of prepared activations depends on the first three: they are alike for all
+// ISAs that a unit lists (dispatch/fixed.hpp), so that what was prepared once serves each of them.
 struct isa_facts {
-    bool dots_in_int32 = false;      // are four byte products summed in int32 by one instruction?
-    token_tiles integer_tiles{};     // of tiles of integers
-    token_tiles float_tiles{};       // of tiles of fp32
+    bool dots_in_int32 = false;  // are four byte products summed in int32 by one instruction?
+    token_tiles integer_tiles{}; // of tiles of integers
+    token_tiles float_tiles{};   // of tiles of fp32
     std::size_t vector_registers = 16;
-    bool prefetches_second_level = false; // does what is read much later go to the second-level cache? (streamed codes of 4 bits or more)
+    bool prefetches_second_level =
+        false; // does what is read much later go to the second-level cache? (streamed codes of 4 bits or more)
 
     [[nodiscard]] constexpr bool prepares_alike(const isa_facts& other) const noexcept {
-        return dots_in_int32 == other.dots_in_int32 && integer_tiles == other.integer_tiles && float_tiles == other.float_tiles;
+        return dots_in_int32 == other.dots_in_int32 && integer_tiles == other.integer_tiles &&
+               float_tiles == other.float_tiles;
     }
 };
 
-// Distances in bytes that depend on the processor and not on its instructions: `Isa::tuning()` gives those of the one that runs
-// this, where it is known.
+// Distances in bytes that depend on the processor and not on its instructions: `Isa::tuning()` gives those of the one
+// that runs this, where it is known.
 struct isa_tuning {
     std::size_t one_stream = 2048;      // how far ahead of its reads a tile of one panel prefetches,
     std::size_t several_streams = 1536; // and one of several panels, in each of them
@@ -44,17 +47,18 @@ struct isa_tuning {
     }
 };
 
-// ---- primitives -------------------------------------------------------------------------------------------------------------
+// ---- primitives --------------------------------------------------------------------------------------------------
 
-// An instruction set is a type with lanes of `width` outputs, 8, and static functions on them. generic.hpp defines every one in
-// plain C++ and is the contract: an ISA inherits from it and replaces what its machine does better, and each replacement must
-// give the same bits. README.md has the table of who replaces what.
+// An instruction set is a type with lanes of `width` outputs, 8, and static functions on them. generic.hpp defines
+// every one in plain C++ and is the contract: an ISA inherits from it and replaces what its machine does better, and
+// each replacement must give the same bits. README.md has the table of who replaces what.
 //   f32, i32          lanes of fp32 / int32
 //   bytes             4 per lane: rows x 4 columns of codes, or four activations for every row
 //   words             2 int16 per lane: rows x 2 columns
 //   sums              what integer products are summed in (int16 or int32 lanes)
 template <class Isa>
-concept float_lanes = requires(const float* from, float* to, std::int8_t* rounded, typename Isa::f32 a, std::size_t count) {
+concept float_lanes = requires(const float* from, float* to, std::int8_t* rounded, typename Isa::f32 a,
+                               std::size_t count) {
     { Isa::load(from) } -> std::same_as<typename Isa::f32>;
     { Isa::load_some(from, count) } -> std::same_as<typename Isa::f32>;
     { Isa::broadcast(1.0f) } -> std::same_as<typename Isa::f32>;
@@ -78,8 +82,9 @@ concept float_lanes = requires(const float* from, float* to, std::int8_t* rounde
 };
 
 template <class Isa>
-concept byte_dots = requires(const std::uint8_t* codes, const std::int8_t* activations, const std::int32_t* pair, std::int32_t* to,
-                             typename Isa::bytes b, typename Isa::words w, typename Isa::i32 i, typename Isa::sums s) {
+concept byte_dots = requires(const std::uint8_t* codes, const std::int8_t* activations, const std::int32_t* pair,
+                             std::int32_t* to, typename Isa::bytes b, typename Isa::words w, typename Isa::i32 i,
+                             typename Isa::sums s) {
     { Isa::load_bytes(codes) } -> std::same_as<typename Isa::bytes>;
     { Isa::broadcast4(activations) } -> std::same_as<typename Isa::bytes>;
     { Isa::template join<4>(b, b) } -> std::same_as<typename Isa::bytes>;
@@ -101,8 +106,9 @@ concept byte_dots = requires(const std::uint8_t* codes, const std::int8_t* activ
 };
 // What unpacking takes besides.
 template <class Isa>
-concept code_fields = requires(const std::uint8_t* from, std::uint8_t* to, std::int16_t* words, const std::int32_t* pair,
-                               typename Isa::bytes b, typename Isa::words w, typename Isa::i32 i) {
+concept code_fields = requires(const std::uint8_t* from, std::uint8_t* to, std::int16_t* words,
+                               const std::int32_t* pair, typename Isa::bytes b, typename Isa::words w,
+                               typename Isa::i32 i) {
     { Isa::low_nibbles(b) } -> std::same_as<typename Isa::bytes>;
     { Isa::high_nibbles(b) } -> std::same_as<typename Isa::bytes>;
     { Isa::template field<2, 3>(b) } -> std::same_as<typename Isa::bytes>;
@@ -117,7 +123,8 @@ concept code_fields = requires(const std::uint8_t* from, std::uint8_t* to, std::
     Isa::store_words(words, w);
 };
 
-// `decodes<E>`: are codes of E decoded here? By an ISA always; by what it has for panels (below) where that is worth while.
+// `decodes<E>`: are codes of E decoded here? By an ISA always; by what it has for panels (below) where that is worth
+// while.
 template <class Isa>
 concept decoders = requires(const std::uint32_t* from) {
     requires Isa::template decodes<f32>;
@@ -144,24 +151,21 @@ concept whole_isa = isa<Isa> && code_fields<Isa> && decoders<Isa> && Isa::width 
 
 namespace detail {
 
-// What tiles over unpacked lanes use: an ISA itself, or vectors of twice the length, which hold all 16 rows of a panel, that it
-// names as `panel_isa`. These have float_lanes, byte_dots and their own `fields` (as `field`, of both halves of a panel), and
-// decode what they say.
+// What tiles over unpacked lanes use: an ISA itself, or vectors of twice the length, which hold all 16 rows of a panel,
+// that it names as `panel_isa`. These have float_lanes, byte_dots and their own `fields` (as `field`, of both halves of
+// a panel), and decode what they say.
+template <isa Isa> struct panel_isa { using type = Isa; };
 template <isa Isa>
-struct panel_isa {
-    using type = Isa;
-};
-template <isa Isa>
-    requires requires { typename Isa::panel_isa; }
+requires requires {
+    typename Isa::panel_isa;
+}
 struct panel_isa<Isa> {
     using type = std::conditional_t<std::is_void_v<typename Isa::panel_isa>, Isa, typename Isa::panel_isa>;
 };
-template <isa Isa>
-using panel_isa_of = typename panel_isa<Isa>::type;
+template <isa Isa> using panel_isa_of = typename panel_isa<Isa>::type;
 
 // Does one vector hold all rows of a panel?
-template <isa Isa>
-inline constexpr bool panel_in_one_vector = panel_isa_of<Isa>::width == 16;
+template <isa Isa> inline constexpr bool panel_in_one_vector = panel_isa_of<Isa>::width == 16;
 
 } // namespace detail
 
