@@ -36,7 +36,8 @@ struct attention_side {
     using traits = detail::scheme_traits<S>;
     using own_family = family_of<Isa, element>;
     // Attention makes bytes or words of its numbers by itself; of other orders it knows nothing.
-    static constexpr bool integer = Integers && (own_family::order == byte_quads || own_family::order == word_quads);
+    static constexpr bool integer =
+        Integers && has_tile_sources<own_family> && (own_family::order == byte_quads || own_family::order == word_quads);
     static constexpr bool flipped = [] {
         if constexpr (element::bits <= 8)
             return panel_flip<element> != 0;

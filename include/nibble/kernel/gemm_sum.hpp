@@ -98,7 +98,7 @@ private:
         const tile_range& r = b.range;
         for (std::size_t p = 0; p < work_.panels; ++p) {
             const std::byte* panel = w_.panel(work_.first_panel + p);
-            if constexpr (!Integers) widen_scales<Isa>(w_, panel, r.part, r.parts, own_.scales + p * b.stride);
+            if constexpr (!Integers) widen_scales<Isa, F>(w_, panel, r.part, r.parts, own_.scales + p * b.stride);
             if constexpr (S::has_minimum) widen_minimums<Isa>(w_, panel, r.part, r.parts, own_.minimums + p * b.stride);
             if constexpr (plan_type::has_zeros) widen_zeros(w_, panel, r.part, r.parts, own_.zeros + p * b.stride);
             if constexpr (!F::always_packed)

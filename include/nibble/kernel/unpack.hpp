@@ -201,13 +201,11 @@ NIBBLE_NOINLINE void unpack_real(const std::uint8_t* in, std::size_t columns, fl
 }
 
 // Scales of parts [first, first + parts) of a panel as fp32, [part][16]: inner x outer where outer scales differ along a
-// row, times the power of two that makes the element's grid integer.
-template <isa Isa, any_scheme S>
+// row, times the unit of the family's lanes.
+template <isa Isa, class Family, any_scheme S>
 inline void widen_scales(const packed<S>& w, const std::byte* panel, std::size_t first, std::size_t parts, float* out) noexcept {
     using traits = detail::scheme_traits<S>;
-    using element = typename traits::element;
-    constexpr float unit =
-        detail::integer_grid_of<element>.exists ? detail::exp2i(detail::integer_grid_of<element>.exponent) : 1.0f;
+    constexpr float unit = Family::unit;
     if constexpr (!S::scaled) {
         for (std::size_t i = 0; i < parts * panel_layout::rows; i += 8) Isa::store(out + i, Isa::broadcast(unit));
     } else {

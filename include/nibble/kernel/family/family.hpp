@@ -64,6 +64,15 @@ concept product_family = requires(const std::byte* codes, std::byte* lanes, std:
     F::template multiply<false>(packed, n, n, a, r);
 };
 
+// Has F register tiles of sources, as tile_ladder puts them together? Attention multiplies with those of bytes, words and fp32; where
+// a family has none, in fp32.
+template <class F>
+concept has_tile_sources = product_family<F> && requires {
+    typename F::packed_source;
+    typename F::lanes_source;
+    { F::few_packed && F::decoded } -> std::same_as<bool>;
+};
+
 // What serves small activations, if that is another family: F itself if it has none.
 template <class F> struct small_family { using type = F; };
 template <class F>
