@@ -111,8 +111,7 @@ std::vector<level> levels(std::size_t threads) {
 template <class... Formats>
 std::map<std::string, bench::arithmetic, std::less<>> units_of(nibble::format_list<Formats...>) {
     std::map<std::string, bench::arithmetic, std::less<>> units;
-    (units.emplace(Formats::name,
-                   bench::arithmetic_of(nibble::detail::family_of<typename Formats::scheme::element_type>)),
+    (units.emplace(Formats::name, bench::arithmetic_of<nibble::best_isa, typename Formats::scheme::element_type>()),
      ...);
     return units;
 }

@@ -85,12 +85,18 @@ foreach(header IN LISTS headers)
         forbid("__GNUC__|__clang__|_MSC_VER" "#if on compilers stands in core/config.hpp only")
         forbid("__(AVX|SSE|FMA|F16C|ARM_)" "#if on instruction sets stands in core/config.hpp and isa/ only")
     endif()
-    # 5. A kernel names no element and no instruction set.
+    # What a machine has and how it is tuned are facts of its ISA.
+    if(NOT header MATCHES "^(core/config|isa/.*|dispatch/.*)\\.hpp$")
+        forbid("NIBBLE_(HAS|VECTOR|TUNED|CPU)_" "facts of machines stand in isa/ and dispatch/ only: ask the ISA (isa_facts)")
+        forbid("__builtin_cpu_" "facts of processors stand in isa/ only: ask the ISA (isa_tuning)")
+    endif()
+    # 5. A kernel names no element and no instruction set, not within a word either.
     if(header MATCHES "^kernel/")
         string(TOLOWER "${code}" code)
+        string(REGEX REPLACE "nibble/kernel/family/[a-z0-9_]+" "" code "${code}") # named after operands, as elements are
         forbid("${word_begin}(u?int[1-8]|ternary|binary|e[0-9]m[0-9][a-z0-9]*|nf4|fp4|fp8|(mx|nv)fp[0-9]+)${word_end}"
             "a kernel names no element: ask the scheme")
-        forbid("${word_begin}((avx|sse|neon|amx|sve)[a-z0-9_]*|_mm(256|512)?_[a-z0-9_]+|__m(128|256|512)[a-z]*)${word_end}"
+        forbid("(^|[^a-z0-9])(avx|sse|neon|amx|sve|vnni)[a-z0-9_]*|${word_begin}(_mm(256|512)?_[a-z0-9_]+|__m(128|256|512)[a-z]*)${word_end}"
             "a kernel names no instruction set: ask the ISA")
         forbid("xsimd::" "a kernel names no instruction set: ask the ISA")
     endif()

@@ -1,11 +1,13 @@
-// open_set.cpp: the set of formats and machines is open: elements, granularities, an ISA and epilogues that nibble has
-// never seen, defined in this file alone, run through quantize, pack and gemm and give the documented bits.
+// open_set.cpp: the set of formats and machines is open: elements, granularities, an ISA, a family of products and
+// epilogues that nibble has never seen, defined in this file alone, run through quantize, pack and gemm and give the
+// documented bits.
 #include "support/catch.hpp"
 #include "support/gemm_reference.hpp"
 #include "support/kinds.hpp"
 
 #include <nibble/element/lanes.hpp>
 #include <nibble/gemm.hpp>
+#include <nibble/kernel/family/family.hpp>
 #include <nibble/pack.hpp>
 #include <nibble/quantize.hpp>
 #include <nibble/scheme/formats.hpp>
@@ -17,6 +19,7 @@
 #include <limits>
 #include <span>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 namespace mine {
@@ -135,6 +138,94 @@ struct counting : nb::generic {
 };
 static_assert(nb::isa<counting>);
 
+// ---- a family of products: sums looked up in tables made of the activations
+// ---------------------------------------------------------------------------------------------
+
+// Of elements of one bit. Of every four activations of a token the sums of all 16 subsets; a row's four codes say
+// which.
+template <nb::isa Isa, nb::element E> struct subset_sums {
+    static_assert(E::bits == 1);
+    using isa_type = Isa;
+    using element_type = E;
+
+    static inline std::size_t tables = 0;
+    // [quad][token][16] int16.
+    static void place(const std::int8_t* row, std::size_t padded, std::size_t token, std::size_t tokens,
+                      std::byte* values) noexcept {
+        auto* to = reinterpret_cast<std::int16_t*>(values) + 16 * token;
+        for (std::size_t column = 0; column < padded; column += 4, to += 16 * tokens, ++tables)
+            for (unsigned subset = 0; subset < 16; ++subset) {
+                to[subset] = 0;
+                for (unsigned i = 0; i < 4; ++i)
+                    if ((subset >> i & 1u) != 0) to[subset] = static_cast<std::int16_t>(to[subset] + row[column + i]);
+            }
+    }
+    static constexpr nb::kernel::activation_order order{.value_bytes = 16 * sizeof(std::int16_t) / 4, .place = place};
+    static constexpr nb::token_tiles tiles{.longest = 3, .shorter = 3};
+    static constexpr std::size_t unit_columns = 4;
+    static constexpr std::size_t phase_units = 128;
+
+    static constexpr float unit = nb::detail::exp2i(nb::detail::integer_grid_of<E>.exponent);
+    static constexpr int lane_offset = 0;
+    static constexpr std::size_t lane_bytes = 1;
+    static constexpr bool lanes_are_codes = true;
+    static constexpr bool always_packed = true;
+    static void unpack(const std::byte*, std::size_t, std::byte*) noexcept {}
+
+    static constexpr bool reads_packed(std::size_t, std::size_t) noexcept { return true; }
+    static constexpr std::size_t most_panels = 1;
+    static constexpr bool in_pairs(bool) noexcept { return false; }
+    static constexpr std::size_t panels_in_cache(std::size_t) noexcept { return 2; }
+    static constexpr std::size_t cached_units(std::size_t, std::size_t) noexcept { return 32; }
+    static constexpr std::size_t streamed_quads = 64;
+    static constexpr std::size_t most_tokens = 96;
+    static constexpr bool requests(std::size_t, bool, bool) noexcept { return false; }
+
+    template <bool Zeros>
+    static void multiply(bool, std::size_t, std::size_t tokens, const nb::kernel::tile_arguments& a,
+                         const nb::kernel::tile_range& r) noexcept {
+        static_assert(!Zeros);
+        constexpr nb::detail::integer_grid grid = nb::detail::integer_grid_of<E>;
+        const auto* codes = reinterpret_cast<const std::uint8_t*>(a.weights);
+        const auto* sums = reinterpret_cast<const std::int16_t*>(a.values);
+        auto* totals = reinterpret_cast<std::int32_t*>(a.totals);
+        for (std::size_t part = 0; part < r.parts; ++part) {
+            const bool last = part + 1 == r.parts;
+            const std::size_t quads = last ? r.last_units : r.part_units;
+            for (std::size_t row = 0; row < 16; ++row)
+                for (std::size_t t = 0; t < tokens; ++t) {
+                    std::int32_t dot = r.resume && part == 0 ? totals[16 * t + row] : 0;
+                    for (std::size_t q = 0; q < quads; ++q) {
+                        unsigned subset =
+                            0; // a step is four quads; bit 2q + half of byte 4 (row % 8) + i, see tensor/layout.hpp
+                        for (std::size_t i = 0; i < 4; ++i)
+                            subset |= (codes[q / 4 * 32 + 4 * (row % 8) + i] >> (2 * (q % 4) + row / 8) & 1u) << i;
+                        const std::int16_t* table = sums + 16 * (q * tokens + t);
+                        dot += grid.low * table[15] + (grid.high - grid.low) * table[subset];
+                    }
+                    if (last && !r.finish) {
+                        totals[16 * t + row] = dot;
+                        continue;
+                    }
+                    float scale = a.scales[16 * part + row];
+                    if (a.part_scales != nullptr) scale *= a.part_scales[part * tokens + t];
+                    a.results[16 * t + row] = std::fma(static_cast<float>(dot), scale, a.results[16 * t + row]);
+                }
+            codes += quads / 4 * 32;
+            sums += 16 * quads * tokens;
+        }
+    }
+};
+
+// 1 bit that names it: -1 or 3, times 2^-2.
+struct lamps1 {
+    static constexpr int bits = 1;
+    using code = std::uint8_t;
+    static constexpr float decode(code c) noexcept { return (c & 1) != 0 ? 0.75f : -0.25f; }
+    template <nb::isa Isa> using product_family = subset_sums<Isa, lamps1>;
+};
+static_assert(nb::kernel::product_family<subset_sums<nb::generic, lamps1>>);
+
 // ---- an epilogue: a column's own threshold, soft
 // ------------------------------------------------------------------------------
 
@@ -200,20 +291,19 @@ template <class S, bool Counted = !nibble_test::kinds_only> void run_scheme(cons
         }
 }
 
-template <class E> constexpr nb::detail::kernel_family family = nb::detail::family_of<E>;
-
 } // namespace
 
 TEST_CASE("elements, granularities, an ISA and an epilogue of one's own run through every verb") {
-    using nb::detail::kernel_family;
-    STATIC_REQUIRE(family<mine::triangular5> == kernel_family::narrow);
-    STATIC_REQUIRE(family<mine::gate1> == kernel_family::narrow);
-    constexpr kernel_family wide = nb::detail::sums_bytes_in_int32 ? kernel_family::narrow : kernel_family::wide;
-    STATIC_REQUIRE(family<mine::wide7> == wide);
-    STATIC_REQUIRE(family<mine::shuffled8> == wide);
-    STATIC_REQUIRE(family<mine::thirds3> == kernel_family::real);
-    STATIC_REQUIRE(family<mine::curve7> == kernel_family::real);
-    STATIC_REQUIRE(family<mine::holed6> == kernel_family::real);
+    using nb::detail::fits_int16_sums;
+    using nb::detail::integer_grid_of;
+    using nb::detail::needs_int32_sums;
+    STATIC_REQUIRE(fits_int16_sums<mine::triangular5>);
+    STATIC_REQUIRE(fits_int16_sums<mine::gate1>);
+    STATIC_REQUIRE(needs_int32_sums<mine::wide7>);
+    STATIC_REQUIRE(needs_int32_sums<mine::shuffled8>);
+    STATIC_REQUIRE(!integer_grid_of<mine::thirds3>.exists);
+    STATIC_REQUIRE(!integer_grid_of<mine::curve7>.exists);
+    STATIC_REQUIRE(!integer_grid_of<mine::holed6>.exists);
 
     mine::counting::fmas = 0;
     mine::counting::dots = 0;
@@ -236,6 +326,35 @@ TEST_CASE("elements, granularities, an ISA and an epilogue of one's own run thro
         "7 bits and a zero point");
     run_scheme<nb::scheme<mine::triangular5, nb::two_level<nb::per_group<20>, mine::rows_by_60>,
                           nb::two_level_scale<nb::uint4, nb::f16>>>("two levels along a row");
+}
+
+TEST_CASE("a family of products of one's own prepares tables and multiplies by them") {
+    using family = mine::subset_sums<nb::best_isa, mine::lamps1>;
+    STATIC_REQUIRE(std::is_same_v<nb::kernel::family_of<nb::best_isa, mine::lamps1>, family>);
+    using S = nb::scheme<mine::lamps1, nb::per_group<20>, nb::scale<nb::f16>>;
+    family::tables = 0;
+    run_scheme<S, true>("1 bit by tables, groups of 20");
+    CHECK(family::tables > 0);
+    run_scheme<nb::scheme<mine::lamps1, nb::per_channel, nb::scale<nb::f32>>, true>("1 bit by tables, a scale per row");
+
+    // Prepared ones serve weights of that family, and no others.
+    const std::vector<float> values = bell_values(21 * 100, 8);
+    const nb::matrix_view<const float> plain(values.data(), 21, 100);
+    const nb::packed<S> w = nb::pack(nb::quantize<S>(plain));
+    const std::vector<float> x = bell_values(5 * 100, 9);
+    const nb::matrix_view<const float> from(x.data(), 5, 100);
+    const nb::prepared_activations prepared = nb::prepare<S>(from);
+    std::vector<float> want(5 * 21), y(5 * 21);
+    nb::gemm(from, w, nb::matrix_view<float>(want.data(), 5, 21));
+    nb::gemm(prepared, w, nb::matrix_view<float>(y.data(), 5, 21));
+    CHECK(first_difference({y.data(), 5, 21}, {want.data(), 5, 21}) == "");
+    struct refused {};
+    const auto before = nb::set_failure_handler([](const char*, const char*, int) { throw refused{}; });
+    using bytes = nb::scheme<nb::int2, nb::per_group<20>, nb::scale<nb::f16>>;
+    const nb::packed<bytes> others = nb::pack(nb::quantize<bytes>(plain));
+    CHECK_THROWS_AS(nb::gemm(prepared, others, nb::matrix_view<float>(y.data(), 5, 21)), refused);
+    CHECK_THROWS_AS(nb::gemm(nb::prepare<bytes>(from), w, nb::matrix_view<float>(y.data(), 5, 21)), refused);
+    nb::set_failure_handler(before);
 }
 
 TEST_CASE("a NaN code of an element of one's own spoils its row") {

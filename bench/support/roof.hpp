@@ -2,6 +2,7 @@
 #pragma once
 
 #include <nibble/element/lanes.hpp>
+#include <nibble/isa/isa.hpp>
 
 #include <algorithm>
 #include <span>
@@ -12,11 +13,9 @@ namespace bench {
 // The unit that a kernel family computes in: what roofline measures as a peak.
 enum class arithmetic { floats, words, bytes };
 
-[[nodiscard]] constexpr arithmetic arithmetic_of(nibble::detail::kernel_family family) noexcept {
-    using nibble::detail::kernel_family;
-    return family == kernel_family::narrow ? arithmetic::bytes
-           : family == kernel_family::wide ? arithmetic::words
-                                           : arithmetic::floats;
+template <nibble::isa Isa, nibble::element E> [[nodiscard]] constexpr arithmetic arithmetic_of() noexcept {
+    if (!nibble::detail::integer_grid_of<E>.exists) return arithmetic::floats;
+    return Isa::facts.dots_in_int32 || nibble::detail::fits_int16_sums<E> ? arithmetic::bytes : arithmetic::words;
 }
 
 // Whether a kernel of exact sums could use this instruction sequence: bytes_int32 widens each time and is never better

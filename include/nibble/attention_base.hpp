@@ -286,7 +286,8 @@ protected:
     }
 
     // Scores to weights, in place: the rest of the softmax is in `states` and rescale_.
-    void weigh(std::size_t first, std::size_t count, kernel::softmax_state* states, kernel::asked_memory& asked) noexcept {
+    void weigh(std::size_t first, std::size_t count, kernel::softmax_state* states,
+               kernel::prefetch_cursor& asked) noexcept {
         const std::size_t panels = ceil_div(count, rows16);
         for (std::size_t r = 0; r < rows_; ++r) adjust(r, first, count, panels);
         kernel::weigh<Isa>(scores_, rows_, panels, states, rescale_, asked);
@@ -328,11 +329,11 @@ protected:
         piece.count = round_up(end, rows16) - from;
         return piece;
     }
-    void first_values(const range& r, std::size_t first, float* out, kernel::asked_memory& asked) noexcept {
+    void first_values(const range& r, std::size_t first, float* out, kernel::prefetch_cursor& asked) noexcept {
         const value_piece piece = open_piece(cache_.first_values(), first, r.begin, r.end);
         first_values_.accumulate(&piece, 1, r.begin - first, r.end - first, scores_, out, nullptr, asked);
     }
-    void newest_values(const range& r, std::size_t first, float* out, kernel::asked_memory& asked) noexcept {
+    void newest_values(const range& r, std::size_t first, float* out, kernel::prefetch_cursor& asked) noexcept {
         const open_tokens& open = cache_.newest_values();
         value_piece pieces[kernel::most_pieces];
         std::size_t count = 0;

@@ -67,13 +67,14 @@ private:
     using base::seen_;
 
 public:
-    attention_task(const cache_type& cache, const attention_rows& rows, const attend_options& options, kernel::arena& memory) noexcept
+    attention_task(const cache_type& cache, const attention_rows& rows, const attend_options& options,
+                   kernel::arena& memory) noexcept
         : base(cache, rows, options, memory), pages_(*cache.pages()),
           keys_(pages_.keys(), rows_, base::queries_, o_.key_scale, memory),
           values_(pages_.values(), rows_, stores_values ? o_.value_scale : o_.key_scale, memory),
           decoder_(pages_.keys(), o_.key_scale, rotary_ != nullptr, memory),
-          partners_(has_partners(pages_.keys(), pages_.values(), o_.page_tokens) && rotary_ == nullptr && keys_.asks() &&
-                    values_.asks()) {}
+          partners_(has_partners(pages_.keys(), pages_.values(), o_.page_tokens) && rotary_ == nullptr &&
+                    keys_.prefetches() && values_.prefetches()) {}
 
     // The queries of the task, as they meet what is stored.
     void prepare(matrix_view<const float> q) noexcept {
@@ -116,8 +117,9 @@ private:
     [[nodiscard]] static bool has_partners(const key_layout<Keys>& keys, const value_layout_type& values, std::size_t page_tokens) noexcept {
         if constexpr (stores_values) {
             // Of a first-level cache of 32 or 48 KiB; or, where requests of both halves go to it, of a second-level one.
-            constexpr bool second_level = kernel::asks_second_level<key_format<Keys>::scheme_type::element_type::bits> &&
-                                          kernel::asks_second_level<value_layout_type::scheme_type::element_type::bits>;
+            constexpr bool second_level =
+                kernel::prefetches_l2<Isa, key_format<Keys>::scheme_type::element_type::bits> &&
+                kernel::prefetches_l2<Isa, value_layout_type::scheme_type::element_type::bits>;
             constexpr std::size_t room = std::size_t{second_level ? 128u : 32u} << 10;
             return keys.scales == values.scales && page_tokens <= kernel::attention_block &&
                    kernel::attention_block / page_tokens * keys.scales <= room;
@@ -137,11 +139,12 @@ private:
     }
     // What is asked for while scores are weighed and no tile asks: the block's values, whose beginning the keys' tiles have asked
     // for; or, where those asked for all of them, the next block's keys (1.02 to 1.1 times as fast as asking for nothing).
-    [[nodiscard]] kernel::asked_memory asked_meanwhile(const range& values, std::size_t first) const noexcept {
+    [[nodiscard]] kernel::prefetch_cursor asked_meanwhile(const range& values, std::size_t first) const noexcept {
         const std::size_t step = rows_ == 1 ? 128 : 64;
         if (!partners_) {
             const std::byte* const at = base::values_at(values);
-            return at == nullptr ? kernel::asked_memory{} : kernel::asked_memory{at + 8192, at + pages_.values().scales, step};
+            return at == nullptr ? kernel::prefetch_cursor{}
+                                 : kernel::prefetch_cursor{at + 8192, at + pages_.values().scales, step};
         }
         const std::uint32_t later = base::page_of_next_block(first / o_.page_tokens, first);
         if (later == kv_sequence::none) return {};
@@ -151,7 +154,7 @@ private:
     void block(std::size_t first, std::size_t count, kernel::softmax_state* states, float* out) noexcept {
         const places at = base::places_of(first, count);
         block_scores(at, first, count);
-        kernel::asked_memory asked = asked_meanwhile(at.values, first);
+        kernel::prefetch_cursor asked = asked_meanwhile(at.values, first);
         base::weigh(first, count, states, asked);
         const std::size_t after = first + kernel::attention_block;
         for (std::size_t i = after / o_.page_tokens; i * o_.page_tokens < after + kernel::attention_block; ++i)
@@ -195,7 +198,8 @@ private:
                 piece.scales = part + layout.scales + slots * sizeof(typename format::scale_code);
                 piece.zeros = part + layout.zeros + slots * sizeof(typename format::zero_code);
                 piece.panels = panels;
-                if (partners_) piece.partner = kernel::ahead_of(part, pages_.values_of(id, at_.head));
+                if (partners_)
+                    piece.paired_prefetch_offset = kernel::prefetch_offset(part, pages_.values_of(id, at_.head));
                 return piece;
             };
             std::size_t position = max_of(page * size, r.begin / rows16 * rows16);
@@ -216,7 +220,7 @@ private:
         }
         base::spoil_pages(r, first);
     }
-    void page_values(const range& r, std::size_t first, float* out, kernel::asked_memory& asked) noexcept {
+    void page_values(const range& r, std::size_t first, float* out, kernel::prefetch_cursor& asked) noexcept {
         using format = token_format<typename value_layout_type::scheme_type>;
         const auto& layout = pages_.values();
         const std::size_t size = o_.page_tokens;
@@ -234,7 +238,8 @@ private:
             piece.first = begin - first;
             piece.count = end - begin;
             const std::uint32_t later = partners_ ? base::page_of_next_block(page, first) : kv_sequence::none;
-            if (later != kv_sequence::none) piece.partner = kernel::ahead_of(part, pages_.keys_of(later, at_.head));
+            if (later != kv_sequence::none)
+                piece.paired_prefetch_offset = kernel::prefetch_offset(part, pages_.keys_of(later, at_.head));
         }
         const std::uint32_t after = cache_.page((first + kernel::attention_block) / size);
         values_.accumulate(pieces, count, r.begin - first, r.end - first, scores_, out,

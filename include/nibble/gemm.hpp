@@ -39,10 +39,10 @@ template <any_scheme S>
                                                const gemm_options& options = {}) {
     (void)detail::checked_concurrency(concurrency);
     const auto plan_of = [&](std::size_t m, int limit) {
-        return kernel::gemm_plan<S>(w, m, detail::scales_per_group<S>(options.activations), limit);
+        return kernel::gemm_plan<S, best_isa>(w, m, detail::scales_per_group<S>(options.activations), limit);
     };
     const activation_grid& grid = options.activations.grid;
-    const kernel::gemm_plan<S> all = plan_of(tokens, grid.limit);
+    const kernel::gemm_plan<S, best_isa> all = plan_of(tokens, grid.limit);
     // What a worker needs grows with the tokens of a chunk, and those may be fewer for more tokens, as chunks are of one
     // size; a single token takes more panels at once than others do. Prepared activations may have any limit.
     std::size_t worker = 0;
@@ -100,21 +100,23 @@ void gemm_of_rows(const kernel::token_rows<T>& x, const Product& product, const 
     check_product(x.count(), x.x.cols(), product, y, finish);
     check_rows(x);
     const activation_grid& grid = options.activations.grid;
-    const kernel::gemm_plan<S> plan(product.matrix(0), x.count(), scales_per_group<S>(options.activations), grid.limit);
-    const bool asymmetric = grid.asymmetric && !plan.real;
-    if (!plan.real) check_activations<S>(options.activations, x.count());
+    const kernel::gemm_plan<S, Isa> plan(product.matrix(0), x.count(), scales_per_group<S>(options.activations),
+                                         grid.limit);
+    const bool asymmetric = grid.asymmetric && plan.integers;
+    if (plan.integers) check_activations<S>(options.activations, x.count());
     check_weight_sums(options.weight_sums, product, asymmetric);
     if (y.rows() == 0 || y.cols() == 0) return;
     const std::size_t stride = Product::matrices * kernel::worker_bytes(plan);
     const std::size_t first = kernel::activation_bytes(plan, asymmetric);
     with_memory(options, first + concurrency_of(threads) * stride, [&](std::byte* memory) {
         kernel::arena shared(memory);
-        const kernel::activation_pieces<S> pieces(plan, asymmetric, shared);
+        const auto activations = kernel::activation_memory::take(plan, x.count(), asymmetric, shared);
         const auto row_of = [&](std::size_t worker) {
             return kernel::memory_of_worker(plan, memory + first + worker * stride).row;
         };
-        prepare_tokens<Isa>(kernel::layout_of(plan), x, grid, pieces.all(), row_of, threads);
-        kernel::multiply<Isa>(plan, pieces, options.weight_sums.data(), product, y, finish, memory + first, threads);
+        prepare_tokens<Isa>(plan, x, grid, activations, row_of, threads);
+        kernel::multiply<Isa>(plan, activations, options.weight_sums.data(), product, y, finish, memory + first,
+                              threads);
     });
 }
 
@@ -124,15 +126,16 @@ void gemm_of_prepared(const prepared_activations& x, const Product& product, con
     check_executor(threads);
     using S = typename Product::scheme_type;
     check_product(x.tokens(), x.cols(), product, y, finish);
-    check_fits<S>(x);
+    check_fits<S, Isa>(x);
     const kernel::activation_layout& layout = prepared_access::layout(x);
-    const kernel::gemm_plan<S> plan(product.matrix(0), x.tokens(), layout.per_part, layout.limit);
+    const kernel::gemm_plan<S, Isa> plan(product.matrix(0), x.tokens(), layout.per_part, layout.limit);
     check_weight_sums(options.weight_sums, product, x.asymmetric());
     if (y.rows() == 0 || y.cols() == 0) return;
-    with_memory(options, concurrency_of(threads) * Product::matrices * kernel::worker_bytes(plan), [&](std::byte* memory) {
-        kernel::multiply<Isa>(plan, prepared_access::pieces<S>(x, plan), options.weight_sums.data(), product, y, finish,
-                              memory, threads);
-    });
+    with_memory(options, concurrency_of(threads) * Product::matrices * kernel::worker_bytes(plan),
+                [&](std::byte* memory) {
+                    kernel::multiply<Isa>(plan, prepared_access::memory(x), options.weight_sums.data(), product, y,
+                                          finish, memory, threads);
+                });
 }
 
 } // namespace detail
@@ -145,13 +148,13 @@ void weight_sums(const packed<S>& w, array_view<float> sums, const gemm_options&
     detail::check_executor(threads);
     NIBBLE_CHECK(sums.size() == w.rows(), "weight_sums: one number per row of the weights is needed");
     if (w.rows() == 0) return;
-    const kernel::gemm_plan<S> plan(w, 1, false, 1);
+    const kernel::gemm_plan<S, Isa> plan(w, 1, false, 1);
     const std::size_t first = kernel::activation_bytes(plan, false);
     detail::with_memory(options, first + detail::concurrency_of(threads) * kernel::worker_bytes(plan), [&](std::byte* memory) {
         kernel::arena shared(memory);
-        const kernel::activation_pieces<S> pieces(plan, false, shared);
-        kernel::prepare_ones(kernel::layout_of(plan), pieces.all(), kernel::memory_of_worker(plan, memory + first).row);
-        kernel::multiply<Isa>(plan, pieces, nullptr, kernel::plain_product<S>{w},
+        const auto ones = kernel::activation_memory::take(plan, 1, false, shared);
+        kernel::prepare_ones(plan, ones, kernel::memory_of_worker(plan, memory + first).row);
+        kernel::multiply<Isa>(plan, ones, nullptr, kernel::plain_product<S>{w},
                               matrix_view<float>(sums.data(), 1, sums.size()), identity{}, memory + first, threads);
     });
 }

@@ -71,20 +71,20 @@ template <isa Isa, any_scheme S, class Put, executor Executor>
 void integer_product(const prepared_activations& x, const packed<S>& w, std::size_t rows, std::size_t cols, const Put& put,
                      const gemm_options& options, const Executor& threads) {
     check_executor(threads);
-    static_assert(!kernel::gemm_plan<S>::real,
+    static_assert(kernel::gemm_plan<S, Isa>::integers,
                   "gemm_integer: the weights are no integers (INT, MXINT, E2M1, ternary, binary); use gemm");
     static_assert(!S::has_minimum, "gemm_integer: a minimum per group is a number in fp32; use gemm");
     NIBBLE_CHECK(x.cols() == w.cols(), "gemm_integer: x must have as many columns as the weights");
     NIBBLE_CHECK(rows == x.tokens(), "gemm_integer: y must have as many rows as x");
     NIBBLE_CHECK(cols == w.rows(), "gemm_integer: y must have as many columns as the weights have rows");
     const kernel::activation_layout& layout = prepared_access::layout(x);
-    const kernel::gemm_plan<S> plan(w, x.tokens(), layout.per_part, layout.limit);
-    check_fits<S>(x);
+    const kernel::gemm_plan<S, Isa> plan(w, x.tokens(), layout.per_part, layout.limit);
+    check_fits<S, Isa>(x);
     NIBBLE_CHECK(plan.depth.count <= 1, "gemm_integer: the weights must have one scale per row, or one in all, and at most "
                                         "65536 columns: sums under different scales cannot be added as integers");
     if (rows == 0 || cols == 0) return;
     with_memory(options, concurrency_of(threads) * kernel::worker_bytes(plan), [&](std::byte* memory) {
-        kernel::multiply_integers<Isa>(plan, prepared_access::pieces<S>(x, plan), w, put, memory, threads);
+        kernel::multiply_integers<Isa>(plan, prepared_access::memory(x), w, put, memory, threads);
     });
 }
 

@@ -80,30 +80,27 @@ private:
 namespace detail {
 
 struct prepared_access {
-    // Room for the layout of `plan` and for `scratch_bytes` behind it.
-    template <any_scheme S>
-    [[nodiscard]] static std::byte* reserve(prepared_activations& to, const kernel::gemm_plan<S>& plan, bool asymmetric,
-                                            std::size_t scratch_bytes) {
-        const std::size_t bytes = kernel::activation_bytes(plan, asymmetric) + scratch_bytes;
+    // Room for activations of that layout and for `scratch_bytes` behind them.
+    [[nodiscard]] static std::byte* reserve(prepared_activations& to, const kernel::activation_layout& layout,
+                                            bool asymmetric, std::size_t scratch_bytes) {
+        const std::size_t bytes = kernel::activation_bytes(layout, asymmetric) + scratch_bytes;
         clear(to);
         if (bytes > to.memory_.size()) {
             to.memory_ = buffer();
             to.memory_ = buffer(bytes, to.from_);
         }
-        to.layout_ = kernel::layout_of(plan);
-        to.asymmetric_ = asymmetric && !plan.real;
+        to.layout_ = layout;
+        to.asymmetric_ = asymmetric && layout.order.quantized();
         return to.memory_.data();
     }
     static void clear(prepared_activations& x) noexcept { x.layout_ = kernel::activation_layout{}; }
     [[nodiscard]] static const kernel::activation_layout& layout(const prepared_activations& x) noexcept {
         return x.layout_;
     }
-    // Where plan's kernel finds them; it writes nothing there.
-    template <any_scheme S>
-    [[nodiscard]] static kernel::activation_pieces<S> pieces(const prepared_activations& x,
-                                                             const kernel::gemm_plan<S>& plan) noexcept {
+    // Where kernels find them; they write nothing there.
+    [[nodiscard]] static kernel::activation_memory memory(const prepared_activations& x) noexcept {
         kernel::arena memory(const_cast<std::byte*>(x.memory_.data()));
-        return kernel::activation_pieces<S>(plan, x.asymmetric_, memory);
+        return kernel::activation_memory::take(x.layout_, x.tokens(), x.asymmetric_, memory);
     }
 };
 
@@ -149,13 +146,12 @@ template <any_scheme S> void check_activations(const activation_options& options
 // One token of exact ones for weights of `cols` columns.
 template <any_scheme S>
 void prepare_ones(std::size_t cols, prepared_activations& into) {
-    const kernel::gemm_plan<S> plan(packed<S>(0, cols), 1, false, 1);
-    const kernel::activation_layout layout = kernel::layout_of(plan);
+    const kernel::gemm_plan<S, best_isa> plan(packed<S>(0, cols), 1, false, 1);
+    const kernel::activation_layout& layout = plan;
     std::byte* base = prepared_access::reserve(into, plan, false, round_up(layout.row_bytes(), 64));
     if (base == nullptr) return;
-    const kernel::activation_pieces<S> pieces = prepared_access::pieces<S>(into, plan);
-    kernel::prepare_ones(layout, pieces.all(),
-                         reinterpret_cast<std::int8_t*>(base + kernel::activation_bytes(plan, false)));
+    const kernel::activation_memory memory = prepared_access::memory(into);
+    kernel::prepare_ones(layout, memory, reinterpret_cast<std::int8_t*>(base + kernel::activation_bytes(plan, false)));
 }
 
 // All blocks into `memory`; row_of(worker) is a worker's scratch of layout.row_bytes().
@@ -172,10 +168,10 @@ void prepare_tokens(const kernel::activation_layout& layout, const kernel::token
 // Can gemm meet these activations with weights of scheme S, of as many columns? They fit the scheme that they were
 // prepared for and every other whose kernel reads the same order (see prepared_activations); scaled per group only
 // schemes with groups. What nothing was prepared into fits nothing.
-template <any_scheme S> [[nodiscard]] bool fits(const prepared_activations& x) noexcept {
+template <any_scheme S, isa Isa = best_isa> [[nodiscard]] bool fits(const prepared_activations& x) noexcept {
     const kernel::activation_layout& layout = detail::prepared_access::layout(x);
-    const kernel::gemm_plan<S> plan(packed<S>(0, x.cols()), x.tokens(), layout.per_part, layout.limit);
-    return layout == kernel::layout_of(plan) && (!layout.per_part || detail::scheme_traits<S>::has_groups());
+    const kernel::gemm_plan<S, Isa> plan(packed<S>(0, x.cols()), x.tokens(), layout.per_part, layout.limit);
+    return layout == plan && (!layout.per_part || detail::scheme_traits<S>::has_groups());
 }
 // ... with these weights: of that scheme, and of as many columns.
 template <any_scheme S> [[nodiscard]] bool fits(const prepared_activations& x, const packed<S>& w) noexcept {
@@ -184,8 +180,8 @@ template <any_scheme S> [[nodiscard]] bool fits(const prepared_activations& x, c
 
 namespace detail {
 
-template <any_scheme S> void check_fits(const prepared_activations& x) {
-    NIBBLE_CHECK(fits<S>(x),
+template <any_scheme S, isa Isa> void check_fits(const prepared_activations& x) {
+    NIBBLE_CHECK((fits<S, Isa>(x)),
                  "gemm: these activations were prepared for a scheme whose kernel reads them in another order, or has "
                  "other groups; prepare them for this one (fits(x, w) tells)");
 }
@@ -202,17 +198,17 @@ void prepare(matrix_view<T> x, prepared_activations& into, const activation_opti
     const kernel::token_rows<std::remove_const_t<T>> rows{x, options.rows};
     detail::check_rows(rows);
     // Of weights the order of activations depends on nothing but the number of columns.
-    const kernel::gemm_plan<S> plan(packed<S>(0, x.cols()), rows.count(), detail::scales_per_group<S>(options),
-                                    options.grid.limit);
-    if (!plan.real) detail::check_activations<S>(options, rows.count());
-    const kernel::activation_layout layout = kernel::layout_of(plan);
+    const kernel::gemm_plan<S, Isa> plan(packed<S>(0, x.cols()), rows.count(), detail::scales_per_group<S>(options),
+                                         options.grid.limit);
+    if (plan.integers) detail::check_activations<S>(options, rows.count());
+    const kernel::activation_layout& layout = plan;
     const std::size_t stride = detail::round_up(layout.row_bytes(), 64);
     std::byte* base = detail::prepared_access::reserve(into, plan, options.grid.asymmetric, stride * detail::concurrency_of(threads));
     if (base == nullptr) return;
-    const kernel::activation_pieces<S> pieces = detail::prepared_access::pieces<S>(into, plan);
+    const kernel::activation_memory memory = detail::prepared_access::memory(into);
     std::byte* scratch = base + kernel::activation_bytes(plan, options.grid.asymmetric);
     const auto row_of = [&](std::size_t worker) { return reinterpret_cast<std::int8_t*>(scratch + worker * stride); };
-    detail::prepare_tokens<Isa>(layout, rows, options.grid, pieces.all(), row_of, threads);
+    detail::prepare_tokens<Isa>(layout, rows, options.grid, memory, row_of, threads);
 }
 
 // The same into a new object.
@@ -235,15 +231,17 @@ template <any_scheme S, any_scheme A, executor Executor = serial>
 void prepare(const quantized<A>& x, prepared_activations& into, const Executor& threads = {}) {
     detail::check_executor(threads);
     using element = typename A::element_type;
-    using P = kernel::gemm_plan<S>;
+    using P = kernel::gemm_plan<S, best_isa>;
     static_assert(element::bits <= 8, "prepare: x has 16 or 32 bits per value: pass it as a matrix");
-    static_assert(P::real || kernel::is_activation_element<element>,
-                  "prepare: x must be stored in integers of at most 8 bits to meet weights of this scheme; dequantize it");
-    static_assert(P::real || !A::has_minimum, "prepare: a minimum has no place in integer activations; dequantize x");
+    static_assert(
+        !P::integers || kernel::is_activation_element<element>,
+        "prepare: x must be stored in integers of at most 8 bits to meet weights of this scheme; dequantize it");
+    static_assert(!P::integers || !A::has_minimum,
+                  "prepare: a minimum has no place in integer activations; dequantize x");
     const std::size_t run = detail::scheme_traits<A>::run(x.cols());
     const bool per_part = run < x.cols();
     const P plan(packed<S>(0, x.cols()), x.rows(), per_part, kernel::activation_magnitude<element>);
-    if constexpr (!P::real) {
+    if constexpr (P::integers) {
         NIBBLE_CHECK(!per_part || run % plan.depth.run == 0,
                      "prepare: x must have one scale per token, or groups of the size of the weights' groups or a multiple "
                      "of it");
@@ -251,23 +249,24 @@ void prepare(const quantized<A>& x, prepared_activations& into, const Executor& 
                      "prepare: x has zero points per group; only one per token can be met");
     }
     constexpr bool asymmetric = A::has_integer_zero || detail::lane_offset<element> != 0;
-    NIBBLE_CHECK(P::real || !per_part || !asymmetric, "prepare: unsigned codes need one scale per token");
-    const kernel::activation_layout layout = kernel::layout_of(plan);
+    NIBBLE_CHECK(!P::integers || !per_part || !asymmetric, "prepare: unsigned codes need one scale per token");
+    const kernel::activation_layout& layout = plan;
     const std::size_t row_bytes = detail::round_up(layout.row_bytes(), 64);
     const std::size_t stride = row_bytes + detail::round_up(x.cols(), 64);
     std::byte* base = detail::prepared_access::reserve(into, plan, asymmetric, stride * detail::concurrency_of(threads));
     if (base == nullptr) return;
-    const kernel::activation_pieces<S> pieces = detail::prepared_access::pieces<S>(into, plan);
+    const kernel::activation_memory memory = detail::prepared_access::memory(into);
     std::byte* scratch = base + kernel::activation_bytes(plan, asymmetric);
     detail::atomic<bool> below{false};
     detail::for_each_task(layout.blocks.count, threads, [&](std::size_t block, std::size_t worker) {
         std::byte* own = scratch + worker * stride;
-        if (kernel::place_codes_of_block(layout, x, block, pieces.all(), reinterpret_cast<std::int8_t*>(own),
+        if (kernel::place_codes_of_block(layout, x, block, memory, reinterpret_cast<std::int8_t*>(own),
                                          reinterpret_cast<std::uint8_t*>(own + row_bytes)))
             below.store_relaxed(true);
     });
     // The same on every machine, though VNNI takes -128 everywhere.
-    const bool taken = P::real || !detail::fits_int16_sums<typename S::element_type> || !below.load_relaxed();
+    const bool taken =
+        !P::integers || !detail::fits_int16_sums<typename S::element_type> || !below.load_relaxed();
     if (!taken) detail::prepared_access::clear(into);
     NIBBLE_CHECK(taken,
                  "prepare: x holds the code of -128, which weights of few bits cannot meet; quantize to -127 ... 127");

@@ -30,10 +30,10 @@ constexpr std::array precisions{nb::attention_precision::fp32, nb::attention_pre
 
 // How keys are unpacked and turned depends on the bits of a code, and on whether lanes are integers or fp32.
 template <class A, class B>
-inline constexpr bool turned_alike =
-    (A::scheme::element_type::bits == B::scheme::element_type::bits || nibble_test::kinds_only) &&
-    (nb::detail::family_of<typename A::scheme::element_type> == nb::detail::kernel_family::real) ==
-        (nb::detail::family_of<typename B::scheme::element_type> == nb::detail::kernel_family::real);
+inline constexpr bool turned_alike = (A::scheme::element_type::bits == B::scheme::element_type::bits ||
+                                      nibble_test::kinds_only) &&
+                                     nb::detail::integer_grid_of<typename A::scheme::element_type>.exists
+                                         == nb::detail::integer_grid_of<typename B::scheme::element_type>.exists;
 
 // The first format of the list of each such layout.
 template <class Visit>

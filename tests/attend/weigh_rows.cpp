@@ -52,7 +52,7 @@ struct weighed {
 template <nb::isa Isa>
 weighed weigh(const std::vector<float>& scores, std::size_t rows, std::size_t panels, const std::vector<nb::kernel::softmax_state>& before) {
     weighed w{scores, std::vector<float>(rows, -1.0f), before};
-    nb::kernel::asked_memory nothing{};
+    nb::kernel::prefetch_cursor nothing{};
     nb::kernel::weigh<Isa>(w.scores.data(), rows, panels, w.states.data(), w.rescale.data(), nothing);
     return w;
 }

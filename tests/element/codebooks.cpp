@@ -17,8 +17,9 @@
 namespace {
 
 using namespace nibble;
-using detail::family_of;
-using detail::kernel_family;
+using detail::fits_int16_sums;
+using detail::integer_grid_of;
+using detail::needs_int32_sums;
 
 template <class Element> std::vector<float> values_of(std::size_t count) {
     std::vector<float> v;
@@ -210,14 +211,14 @@ TEST_CASE("dynamic map: midpoints of decades, sorted", "[element][codebook][gold
 }
 
 TEST_CASE("lists of integers times a power of two get integer kernels", "[element][codebook]") {
-    STATIC_REQUIRE(family_of<iq4_nl> == nibble_test::family_of_8_bits);
-    STATIC_REQUIRE(family_of<flint4> == kernel_family::narrow);
-    STATIC_REQUIRE(family_of<bitmod_fp3_ea_plus> == kernel_family::narrow);
-    STATIC_REQUIRE(family_of<bitmod_fp4_ea_minus> == kernel_family::narrow);
-    STATIC_REQUIRE(family_of<dense_shift<3>> == kernel_family::narrow);
-    STATIC_REQUIRE(family_of<signed_log2<3>> == kernel_family::narrow);
-    STATIC_REQUIRE(family_of<signed_log2<4>> == nibble_test::family_of_8_bits);
-    STATIC_REQUIRE(family_of<bnb_fp4> == kernel_family::real);
-    STATIC_REQUIRE(family_of<signed_log_root_two<4>> == kernel_family::real);
-    STATIC_REQUIRE(family_of<dynamic8> == kernel_family::real);
+    STATIC_REQUIRE(needs_int32_sums<iq4_nl>);
+    STATIC_REQUIRE(fits_int16_sums<flint4>);
+    STATIC_REQUIRE(fits_int16_sums<bitmod_fp3_ea_plus>);
+    STATIC_REQUIRE(fits_int16_sums<bitmod_fp4_ea_minus>);
+    STATIC_REQUIRE(fits_int16_sums<dense_shift<3>>);
+    STATIC_REQUIRE(fits_int16_sums<signed_log2<3>>);
+    STATIC_REQUIRE(needs_int32_sums<signed_log2<4>>);
+    STATIC_REQUIRE(!integer_grid_of<bnb_fp4>.exists);
+    STATIC_REQUIRE(!integer_grid_of<signed_log_root_two<4>>.exists);
+    STATIC_REQUIRE(!integer_grid_of<dynamic8>.exists);
 }

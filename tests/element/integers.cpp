@@ -17,20 +17,20 @@ TEST_CASE("bipolar and sign-magnitude integers keep to their definition", "[elem
 }
 
 TEST_CASE("integer elements of any kind get integer kernels", "[element]") {
-    using nibble::detail::family_of;
-    using nibble::detail::kernel_family;
-    STATIC_REQUIRE(family_of<nibble::bipolar<1>> == kernel_family::narrow);
-    STATIC_REQUIRE(family_of<nibble::bipolar<2>> == kernel_family::narrow);
-    STATIC_REQUIRE(family_of<nibble::bipolar<3>> == kernel_family::narrow);
-    STATIC_REQUIRE(family_of<nibble::bipolar<4>> == kernel_family::narrow);
-    STATIC_REQUIRE(family_of<nibble::bipolar<5>> == kernel_family::narrow);
+    using nibble::detail::fits_int16_sums;
+    using nibble::detail::needs_int32_sums;
+    STATIC_REQUIRE(fits_int16_sums<nibble::bipolar<1>>);
+    STATIC_REQUIRE(fits_int16_sums<nibble::bipolar<2>>);
+    STATIC_REQUIRE(fits_int16_sums<nibble::bipolar<3>>);
+    STATIC_REQUIRE(fits_int16_sums<nibble::bipolar<4>>);
+    STATIC_REQUIRE(fits_int16_sums<nibble::bipolar<5>>);
     // Its 63 is too large for four pairs of products in int16.
-    STATIC_REQUIRE(family_of<nibble::bipolar<6>> == nibble_test::family_of_8_bits);
-    STATIC_REQUIRE(family_of<nibble::bipolar<7>> == nibble_test::family_of_8_bits);
-    STATIC_REQUIRE(family_of<nibble::sign_magnitude<4>> == kernel_family::narrow);
-    STATIC_REQUIRE(family_of<nibble::sign_magnitude<8>> == nibble_test::family_of_8_bits);
-    STATIC_REQUIRE(family_of<nibble::balanced<2>> == kernel_family::narrow);
-    STATIC_REQUIRE(family_of<nibble::balanced<4>> == kernel_family::narrow);
+    STATIC_REQUIRE(needs_int32_sums<nibble::bipolar<6>>);
+    STATIC_REQUIRE(needs_int32_sums<nibble::bipolar<7>>);
+    STATIC_REQUIRE(fits_int16_sums<nibble::sign_magnitude<4>>);
+    STATIC_REQUIRE(needs_int32_sums<nibble::sign_magnitude<8>>);
+    STATIC_REQUIRE(fits_int16_sums<nibble::balanced<2>>);
+    STATIC_REQUIRE(fits_int16_sums<nibble::balanced<4>>);
     STATIC_REQUIRE(nibble::largest<nibble::balanced<2>> == 4.0f);
     STATIC_REQUIRE(nibble::lowest<nibble::bipolar<3>> == -7.0f);
 }

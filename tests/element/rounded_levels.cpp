@@ -46,7 +46,7 @@ template <class Element, int Limit> void check_rounded() {
     // The integers that kernels multiply, of which a power of two may have been taken out.
     STATIC_REQUIRE(integer_grid_of<rounded>.exists);
     CHECK(integer_grid_of<rounded>.magnitude <= Limit);
-    if (Limit <= detail::narrow_limit) CHECK(detail::family_of<rounded> == detail::kernel_family::narrow);
+    if (Limit <= detail::narrow_limit) CHECK(detail::fits_int16_sums<rounded>);
 }
 
 template <class Element> void check_limits() {

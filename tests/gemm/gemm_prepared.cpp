@@ -238,7 +238,7 @@ TEST_CASE("unsigned codes are activations with an offset") {
         p.template check_coded<nb::int4_channel_asym>(x, 5, "uint4");
         // A code of 0 is -128 where int8 tiles stop at -127, unless the kernel sums in 32 bits.
         const auto coded = nb::quantize<nb::int8_channel_asym>(nb::matrix_view<const float>(x.data(), 5, 160));
-        if (nb::kernel::gemm_plan<S>::real || !nb::detail::fits_int16_sums<typename S::element_type>)
+        if (!nb::detail::fits_int16_sums<typename S::element_type>)
             p.template check_coded<nb::int8_channel_asym>(x, 5, "uint8");
         else
             CHECK(broken_by([&] { (void)nb::prepare<S>(coded); }).find("-128") != std::string::npos);
@@ -320,13 +320,13 @@ TEST_CASE("one preparation serves matrices whose kernels read activations alike,
     CHECK(nb::fits<nb::int4_g32>(a));
     CHECK(nb::fits(a, one.w));
     CHECK(nb::fits(a, two.w));
-    CHECK(nb::fits(a, wide.w) == nb::detail::sums_bytes_in_int32);
+    CHECK(nb::fits(a, wide.w) == nb::best_isa::facts.dots_in_int32);
     CHECK(!nb::fits(a, real.w));
     CHECK(nb::fits<nb::fp8_e4m3_channel>(nb::prepare<nb::f16_plain>(from)));
     one.check(a, reference_gemm(from, one.plain, true), 5, "queries");
     two.check(a, reference_gemm(from, two.plain, true), 5, "keys");
     fenced_matrix y(5, 21, 1);
-    if (nb::detail::sums_bytes_in_int32)
+    if (nb::best_isa::facts.dots_in_int32)
         wide.check(a, reference_gemm(from, wide.plain, true), 5, "values");
     else
         CHECK(broken_by([&] { nb::gemm(a, wide.w, y.view()); }).find("another order") != std::string::npos);

@@ -19,6 +19,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -571,15 +572,15 @@ struct primes {
 } // namespace
 
 TEST_CASE("fp32 primitives are IEEE's, on every ISA") {
-    nb::for_each_isa([]<class I>() { check_float_primitives<I>(); });
+    nb::for_each_isa(nb::compiled_isas{}, []<class I>() { check_float_primitives<I>(); });
 }
 
 TEST_CASE("integer primitives are exact, on every ISA") {
-    nb::for_each_isa([]<class I>() { check_integer_primitives<I>(); });
+    nb::for_each_isa(nb::compiled_isas{}, []<class I>() { check_integer_primitives<I>(); });
 }
 
 TEST_CASE("codes decode to the same fp32 lanes, on every ISA") {
-    nb::for_each_isa([]<class I>() {
+    nb::for_each_isa(nb::compiled_isas{}, []<class I>() {
         // Elements and scales of the list.
         nb::for_each_format([]<class Format>() {
             using traits = nb::detail::scheme_traits<typename Format::scheme>;
@@ -647,7 +648,7 @@ TEST_CASE("tiles of twice the width give generic's bits in both halves") {
             CHECK(decoded >= 60);
         }
     };
-    check.template operator()<nb::detail::tile_isa_of<nb::best_isa>>();
+    check.template operator()<nb::detail::panel_isa_of<nb::best_isa>>();
 }
 
 TEST_CASE("lanes load and store parts of rows") {
@@ -662,9 +663,19 @@ TEST_CASE("lanes load and store parts of rows") {
 }
 
 TEST_CASE("the default ISA is the best of the list") {
-    CHECK(std::string(nb::best_isa::name) == (NIBBLE_HAS_AVX2 ? "avx2" : "generic"));
+    const std::string best = NIBBLE_HAS_AVX512     ? "avx512_vnni"
+                             : NIBBLE_HAS_AVX512VL ? "avx512"
+                             : NIBBLE_HAS_VNNI     ? "avx_vnni"
+                             : NIBBLE_HAS_AVX2     ? "avx2"
+                                                   : "generic";
+    CHECK(std::string(nb::best_isa::name) == best);
     std::vector<std::string> names;
     nb::for_each_isa([&]<class I>() { names.push_back(I::name); });
-    CHECK(names ==
-          (NIBBLE_HAS_AVX2 ? std::vector<std::string>{"avx2", "generic"} : std::vector<std::string>{"generic"}));
+    CHECK(names == (NIBBLE_HAS_AVX2 ? std::vector<std::string>{best, "generic"} : std::vector<std::string>{"generic"}));
+    // Of those that are compiled as well each has its own name, from the best to generic.
+    std::vector<std::string> compiled;
+    nb::for_each_isa(nb::compiled_isas{}, [&]<class I>() { compiled.push_back(I::name); });
+    CHECK(compiled.front() == best);
+    CHECK(compiled.back() == "generic");
+    CHECK(std::set<std::string>(compiled.begin(), compiled.end()).size() == compiled.size());
 }

@@ -61,16 +61,12 @@ template <class Element> [[nodiscard]] codec codec_of() {
 // with x.
 void check_codec(const codec& tested, const reference_codec& reference, std::size_t samples);
 
-// Of integers that are too large for sums in int16.
-inline constexpr nibble::detail::kernel_family family_of_8_bits =
-    nibble::detail::sums_bytes_in_int32 ? nibble::detail::kernel_family::narrow : nibble::detail::kernel_family::wide;
-
 // What the library derives from an element's values.
 struct derived_facts {
     std::string name;
     int bits = 0;
     nibble::detail::integer_grid grid;
-    nibble::detail::kernel_family family;
+    bool fits_int16_sums = false;
     int lane_center = 0;
     int lane_offset = 0;
     std::size_t phase_quads = 0;
@@ -89,10 +85,10 @@ template <class Element> [[nodiscard]] derived_facts facts_of(const reference_co
     f.name = type_name<Element>();
     f.bits = Element::bits;
     f.grid = integer_grid_of<Element>;
-    f.family = family_of<Element>;
+    f.fits_int16_sums = nibble::detail::fits_int16_sums<Element>;
     f.lane_center = lane_center<Element>;
     f.lane_offset = lane_offset<Element>;
-    f.phase_quads = phase_quads<Element>;
+    if constexpr (nibble::detail::fits_int16_sums<Element>) f.phase_quads = int16_phase_quads<Element>;
     f.real = real_lanes_of<Element>;
     f.marks_nan = marks_nan<Element>;
     for (code_number c = 0; c < code_number{1} << Element::bits; ++c) {

@@ -159,14 +159,14 @@ public:
 // Formats with the same tiles: they share a slice, so that these are compiled once.
 template <class T, bool Zeros> struct named_tiles {};
 template <class S> struct tiles_of {
-    using plan = nibble::kernel::gemm_plan<S>;
+    using plan = nibble::kernel::gemm_plan<S, nibble::generic>;
     template <bool Real> static auto name() {
         if constexpr (Real)
             return named_tiles<typename S::element_type, false>{};
         else
-            return named_tiles<typename nibble::kernel::source_of<nibble::generic, S, true>::type, plan::has_zeros>{};
+            return named_tiles<typename plan::alternative::packed_source, plan::has_zeros>{};
     }
-    using type = decltype(name<plan::real>());
+    using type = decltype(name<!plan::integers>());
 };
 
 // The slice of each format of the list, those it tests: the number of its tiles among all, modulo the slices.

@@ -66,10 +66,16 @@ inline constexpr std::size_t tested_formats = []<class... Formats, std::size_t..
 
 // Formats of one family ask the same of activations and of what surrounds the sums; their codes differ.
 template <class A, class B>
-inline constexpr bool same_family =
-    nibble::detail::family_of<typename A::scheme::element_type> == nibble::detail::family_of<typename B::scheme::element_type> &&
-    A::scheme::has_integer_zero == B::scheme::has_integer_zero && A::scheme::has_minimum == B::scheme::has_minimum &&
-    A::scheme::two_level == B::scheme::two_level && A::scheme::scaled == B::scheme::scaled;
+inline constexpr bool same_family = [] {
+    using namespace nibble::detail;
+    using a = typename A::scheme;
+    using b = typename B::scheme;
+    const bool multiply_alike =
+        integer_grid_of<typename a::element_type>.exists == integer_grid_of<typename b::element_type>.exists &&
+        fits_int16_sums<typename a::element_type> == fits_int16_sums<typename b::element_type>;
+    return multiply_alike && a::has_integer_zero == b::has_integer_zero && a::has_minimum == b::has_minimum &&
+           a::two_level == b::two_level && a::scaled == b::scaled;
+}();
 
 // Is the list's format number Index the first of its family?
 template <std::size_t Index, class Format, class... Formats>

@@ -55,12 +55,7 @@
 #define NIBBLE_SPIN_HINT() __asm__ volatile("" ::: "memory")
 #endif
 
-// Who made the processor that runs this: for distances and sizes, which compiler flags do not tell. One load.
-#if defined(__x86_64__)
-#define NIBBLE_CPU_IS_AMD (__builtin_cpu_is("amd") != 0)
-#else
-#define NIBBLE_CPU_IS_AMD false
-#endif
+// What follows, up to the ABI namespace, is for isa/ and dispatch/ alone: everything else asks an ISA.
 
 // Was this unit compiled for a Zen (-march=znver3, or native on one)? It decides which instructions ask for memory.
 #if defined(__znver1__) || defined(__znver2__) || defined(__znver3__) || defined(__znver4__) || defined(__znver5__) ||                   \
@@ -79,24 +74,30 @@
 #define NIBBLE_HAS_AVX2 0
 #endif
 
-// Newer instructions that the AVX2 kernels take where the flags have them; the results are the same bits. Forms of 256 bits: a
-// table of 16 fp32 values in one shuffle.
+// isa/avx512.hpp: forms of 256 bits, and a table of 16 fp32 values in one shuffle.
 #if NIBBLE_HAS_AVX2 && defined(__AVX512VL__) && defined(__AVX512F__)
 #define NIBBLE_HAS_AVX512VL 1
 #else
 #define NIBBLE_HAS_AVX512VL 0
 #endif
 
-// Tiles of products in 512 bits.
+// isa/avx512_vnni.hpp: tiles of products in 512 bits.
 #if NIBBLE_HAS_AVX512VL && defined(__AVX512BW__) && defined(__AVX512VNNI__)
 #define NIBBLE_HAS_AVX512 1
 #else
 #define NIBBLE_HAS_AVX512 0
 #endif
 
-// Four products of unsigned and signed bytes summed in int32 in one instruction, of 256 bits. Which kernels there are and the
-// order of weights and activations depend on it: NIBBLE_ABI must tell apart whatever these macros do.
-#if NIBBLE_HAS_AVX512 || (NIBBLE_HAS_AVX2 && defined(__AVXVNNI__) && (NIBBLE_HAS_AVX512VL || !defined(__AVX512F__)))
+// isa/avx_vnni.hpp: four products of unsigned and signed bytes summed in int32 in one instruction, of 256 bits.
+#if NIBBLE_HAS_AVX2 && defined(__AVXVNNI__)
+#define NIBBLE_HAS_AVX_VNNI 1
+#else
+#define NIBBLE_HAS_AVX_VNNI 0
+#endif
+
+// Does the best ISA of this unit have that instruction? Which kernels there are and the order of weights and
+// activations depend on it: NIBBLE_ABI must tell apart whatever these macros do.
+#if NIBBLE_HAS_AVX512 || (NIBBLE_HAS_AVX_VNNI && !defined(__AVX512F__))
 #define NIBBLE_HAS_VNNI 1
 #else
 #define NIBBLE_HAS_VNNI 0

@@ -3,6 +3,9 @@
 
 #include <nibble/core/config.hpp>
 #include <nibble/isa/avx2.hpp>
+#include <nibble/isa/avx512.hpp>
+#include <nibble/isa/avx512_vnni.hpp>
+#include <nibble/isa/avx_vnni.hpp>
 #include <nibble/isa/generic.hpp>
 #include <nibble/isa/isa.hpp>
 
@@ -11,13 +14,41 @@ namespace nibble::inline NIBBLE_ABI {
 template <isa... Isas>
 struct isa_list {};
 
-// Every ISA this unit's flags allow, best first; and the best.
-#if NIBBLE_HAS_AVX2
-using available_isas = isa_list<avx2, generic>;
+// The best ISA that this unit's flags allow.
+#if NIBBLE_HAS_AVX512
+using best_isa = avx512_vnni;
+#elif NIBBLE_HAS_AVX512VL
+using best_isa = avx512;
+#elif NIBBLE_HAS_VNNI
+using best_isa = avx_vnni;
+#elif NIBBLE_HAS_AVX2
 using best_isa = avx2;
 #else
-using available_isas = isa_list<generic>;
 using best_isa = generic;
+#endif
+
+// The ISAs that verbs are tested and timed on, best first: that one, and the definition of what it gives. Activations
+// prepared on one serve the other.
+#if NIBBLE_HAS_AVX2
+using available_isas = isa_list<best_isa, generic>;
+#else
+using available_isas = isa_list<generic>;
+#endif
+static_assert(best_isa::facts.prepares_alike(generic::facts));
+
+// Every ISA whose instructions the flags allow: those that others are made of too.
+#if NIBBLE_HAS_AVX512 && NIBBLE_HAS_AVX_VNNI
+using compiled_isas = isa_list<avx512_vnni, avx512, avx_vnni, avx2, generic>;
+#elif NIBBLE_HAS_AVX512
+using compiled_isas = isa_list<avx512_vnni, avx512, avx2, generic>;
+#elif NIBBLE_HAS_AVX512VL && NIBBLE_HAS_AVX_VNNI
+using compiled_isas = isa_list<avx512, avx_vnni, avx2, generic>;
+#elif NIBBLE_HAS_AVX512VL
+using compiled_isas = isa_list<avx512, avx2, generic>;
+#elif NIBBLE_HAS_AVX_VNNI
+using compiled_isas = isa_list<avx_vnni, avx2, generic>;
+#else
+using compiled_isas = available_isas;
 #endif
 
 template <class Visit, class... Isas>

@@ -1,5 +1,5 @@
-// element/lanes.hpp: which arithmetic turns codes into fp32 lanes, and which kernel family an element belongs to; derived
-// from its decoded values alone, so a user's element gets the fast path its values allow.
+// element/lanes.hpp: which arithmetic turns codes into fp32 lanes, and into integer lanes, and what room their sums
+// have; derived from its decoded values alone, so a user's element gets the fast path its values allow.
 #pragma once
 
 #include <nibble/core/bits.hpp>
@@ -11,16 +11,7 @@
 
 namespace nibble::inline NIBBLE_ABI::detail {
 
-// ---- kernel family -------------------------------------------------------------------------------------------------------
-
-enum class kernel_family {
-    narrow, // unsigned lanes: byte products, summed in int16 before they are widened, or in int32 at once
-    wide,   // the same lanes, for which int16 has no room: products of int16 pairs, or of bytes if small, summed in int32
-    real,   // no small integers: fp32 lanes
-};
-
-// Whether the machine sums byte products in int32 (VNNI): then 8 bits are as narrow as 4.
-inline constexpr bool sums_bytes_in_int32 = NIBBLE_HAS_VNNI != 0;
+// ---- integer lanes ------------------------------------------------------------------------------------------------
 
 // Largest magnitude of a quantized activation; -128 is never produced.
 inline constexpr int activation_limit = 127;
@@ -39,20 +30,28 @@ static_assert(narrow_depth(narrow_limit) >= least_narrow_depth && narrow_depth(n
 // Whether int16 sums serve an integer element. 129: one instruction sums two products unsigned x signed, which must fit in
 // int16 by themselves.
 template <element E>
-inline constexpr bool fits_int16_sums =
-    integer_grid_of<E>.high - integer_grid_of<E>.low <= 129 && integer_grid_of<E>.magnitude <= narrow_limit;
+inline constexpr bool fits_int16_sums = [] {
+    constexpr integer_grid g = integer_grid_of<E>;
+    return g.exists && g.high - g.low <= 129 && g.magnitude <= narrow_limit;
+}();
+
+template <element E> inline constexpr bool needs_int32_sums = integer_grid_of<E>.exists && !fits_int16_sums<E>;
+
+// Quads (4 consecutive k) whose products are summed in int16 before they are widened.
+template <element E>
+requires fits_int16_sums<E>
+inline constexpr std::size_t int16_phase_quads =
+    static_cast<std::size_t>(min_of(narrow_depth(integer_grid_of<E>.magnitude), 64));
+// Where sums are in int32: the length over which sums of activations are kept, so that those fit in int16: 2 columns of
+// every quad x 127, or x -128.
+inline constexpr std::size_t int32_phase_quads = 128;
+static_assert(int32_phase_quads * 2 * 128 <= 32768);
 
 // The largest magnitude of activations such that two products with lanes of E fit in int16 whatever the codes: up to there
 // byte products, two of them added by one instruction, make exact sums in int32. 64 for 8 bits; 128, which only -128 reaches,
 // if the integers of E are at most 128 apart.
 template <element E>
 inline constexpr int byte_limit = min_of(128, 16384 / max_of(1, integer_grid_of<E>.high - integer_grid_of<E>.low));
-
-template <element E>
-inline constexpr kernel_family family_of = [] {
-    if (!integer_grid_of<E>.exists) return kernel_family::real;
-    return sums_bytes_in_int32 || fits_int16_sums<E> ? kernel_family::narrow : kernel_family::wide;
-}();
 
 // Lanes are unsigned, integer - low; the kernel takes the centre off again, by way of the sums of the activations.
 template <element E>
@@ -62,14 +61,6 @@ template <element E>
 inline constexpr int lane_offset = [] {
     constexpr integer_grid g = integer_grid_of<E>;
     return g.linear && g.low == 0 ? (1 << (E::bits - 1)) : 0;
-}();
-
-// Quads (4 consecutive k) per int16 phase of a narrow element; where sums are in int32, the length over which sums of
-// activations are kept, so that they fit in int16: 128 quads x 2 columns x 127, or x -128.
-template <element E>
-inline constexpr std::size_t phase_quads = [] {
-    if (sums_bytes_in_int32 || family_of<E> != kernel_family::narrow) return std::size_t{128};
-    return static_cast<std::size_t>(min_of(narrow_depth(integer_grid_of<E>.magnitude), 64));
 }();
 
 // The lane of every code.
@@ -113,88 +104,92 @@ struct real_lanes {
     bool has_sign = false;
 };
 
+// 2^(code - 127), and NaN at 255?
+template <element E>
+inline constexpr bool is_power_of_two = [] {
+    bool power = E::bits == 8;
+    for (std::size_t c = 0; c < decode_table<E>.size && power; ++c)
+        power = c == 255 ? is_nan(decode_table<E>.at[c]) : decode_table<E>.at[c] == exp2i(static_cast<int>(c) - 127);
+    return power;
+}();
+
+// The magnitude from which codes are infinite or NaN, or 0; -1 if a pattern of so many bits of magnitude and mantissa
+// cannot tell them from others: IEEE has them, exactly the first infinite, the others NaN, in the one exponent that is
+// filled with ones.
+template <element E> [[nodiscard]] constexpr int first_infinite(int magnitude_bits, int mantissa) noexcept {
+    constexpr auto& t = decode_table<E>;
+    int first = 0;
+    for (unsigned c = 0; c < t.size; ++c) {
+        const int m = static_cast<int>(c & ((1u << magnitude_bits) - 1));
+        if (abs_of(t.at[c]) != infinity) continue;
+        if (m == 0) return -1; // that bit is no sign
+        if (first == 0 || m < first) first = m;
+    }
+    if (first == 0) return 0;
+    for (unsigned c = 0; c < t.size; ++c) {
+        const int m = static_cast<int>(c & ((1u << magnitude_bits) - 1));
+        if (m == first ? abs_of(t.at[c]) != infinity : m > first ? !is_nan(t.at[c]) : !is_finite(t.at[c])) return -1;
+    }
+    const bool one_exponent = (first & ((1 << mantissa) - 1)) == 0 && first + (1 << mantissa) == 1 << magnitude_bits;
+    return one_exponent ? first : -1;
+}
+
+// Lanes of real_decode::shift with so many bits of magnitude and mantissa, if they give every finite value; else
+// gather.
+template <element E> [[nodiscard]] constexpr real_lanes shift_lanes(int magnitude_bits, int mantissa) noexcept {
+    constexpr auto& t = decode_table<E>;
+    const int shift = 23 - mantissa;
+    // The factor follows from the largest finite magnitude.
+    double factor = 0.0;
+    for (unsigned m = (1u << magnitude_bits) - 1; m > 0 && factor == 0.0; --m)
+        if (is_finite(t.at[m]))
+            factor = static_cast<double>(t.at[m]) / static_cast<double>(detail::bit_cast<float>(m << shift));
+    if (!(factor > 0.0) || factor > 0x1p127) return {};
+    if (detail::bit_cast<std::uint32_t>(static_cast<float>(factor)) % 0x00800000u != 0) return {};
+    for (unsigned c = 0; c < t.size; ++c) {
+        const unsigned m = c & ((1u << magnitude_bits) - 1);
+        const double v = static_cast<double>(detail::bit_cast<float>(m << shift)) * factor;
+        // As bits: 0 and -0 differ.
+        if (is_finite(t.at[c]) &&
+            detail::bit_cast<std::uint64_t>(static_cast<double>(t.at[c])) != detail::bit_cast<std::uint64_t>(c == m ? v : -v))
+            return {};
+    }
+    const int infinite_from = first_infinite<E>(magnitude_bits, mantissa);
+    if (infinite_from < 0) return {};
+    return {.kind = real_decode::shift,
+            .magnitude_bits = magnitude_bits,
+            .shift = shift,
+            .factor = static_cast<float>(factor),
+            .infinite_from = infinite_from,
+            .has_sign = magnitude_bits < E::bits};
+}
+
 template <element E>
 inline constexpr real_lanes real_lanes_of = [] {
-    real_lanes r{};
     if constexpr (E::bits == 32) {
-        r.kind = real_decode::plain;
-        return r;
+        return real_lanes{.kind = real_decode::plain};
     } else if constexpr (E::bits == 16) {
         const bool half = E::decode(0x3c00) == 1.0f && E::decode(0x0001) == 0x1p-24f && E::decode(0x7bff) == 65504.0f;
         const bool bfloat = E::decode(0x3f80) == 1.0f && E::decode(0x0001) == 0x1p-133f;
-        if (half) r.kind = real_decode::half;
-        if (bfloat) r.kind = real_decode::bfloat;
-        return r; // gather: not supported, the kernels say so
+        // gather: not supported, the kernels say so
+        return real_lanes{.kind = bfloat ? real_decode::bfloat : half ? real_decode::half : real_decode::gather};
     } else {
-        constexpr auto& t = decode_table<E>;
-        if (E::bits <= 4) {
-            r.kind = real_decode::table16;
-            return r;
-        }
         constexpr integer_grid g = integer_grid_of<E>;
-        if (g.linear && g.exponent >= -126 && g.exponent <= 127) {
-            r.kind = real_decode::integer;
-            r.magnitude_bits = E::bits;
-            r.factor = exp2i(g.exponent);
-            r.has_sign = g.flip != 0;
-            r.offset = r.has_sign ? 0 : g.low; // codes that ascend from the lowest integer
-            return r;
-        }
-        bool power = E::bits == 8;
-        for (std::size_t c = 0; c < t.size && power; ++c)
-            power = c == 255 ? is_nan(t.at[c]) : t.at[c] == exp2i(static_cast<int>(c) - 127);
-        if (power) {
-            r.kind = real_decode::power_of_two;
-            return r;
-        }
-        for (int sign = 1; sign >= 0; --sign) {
-            const int magnitude_bits = E::bits - sign;
-            for (int mantissa = 0; mantissa < magnitude_bits; ++mantissa) {
-                if (magnitude_bits - mantissa > 7) continue; // the pattern's own exponent must stay below all ones
-                const int shift = 23 - mantissa;
-                // The factor follows from the largest finite magnitude.
-                double factor = 0.0;
-                for (unsigned m = (1u << magnitude_bits) - 1; m > 0 && factor == 0.0; --m)
-                    if (is_finite(t.at[m]))
-                        factor = static_cast<double>(t.at[m]) / static_cast<double>(detail::bit_cast<float>(m << shift));
-                if (!(factor > 0.0) || factor > 0x1p127) continue;
-                bool same = true;
-                int infinite_from = 0;
-                for (unsigned c = 0; c < t.size; ++c) {
-                    const unsigned m = c & ((1u << magnitude_bits) - 1);
-                    const double v = static_cast<double>(detail::bit_cast<float>(m << shift)) * factor;
-                    const double wanted = c == m ? v : -v;
-                    if (abs_of(t.at[c]) == infinity && m == 0) same = false; // that bit is no sign
-                    if (abs_of(t.at[c]) == infinity && (infinite_from == 0 || static_cast<int>(m) < infinite_from))
-                        infinite_from = static_cast<int>(m);
-                    // As bits: 0 and -0 differ.
-                    if (is_finite(t.at[c]))
-                        same = same && detail::bit_cast<std::uint64_t>(static_cast<double>(t.at[c])) ==
-                                           detail::bit_cast<std::uint64_t>(wanted);
-                }
-                // IEEE: exactly the first of the special magnitudes is infinite, the others NaN.
-                for (unsigned c = 0; c < t.size && infinite_from != 0; ++c) {
-                    const int m = static_cast<int>(c & ((1u << magnitude_bits) - 1));
-                    if (m == infinite_from) same = same && abs_of(t.at[c]) == infinity;
-                    if (m > infinite_from) same = same && is_nan(t.at[c]);
-                    if (m < infinite_from) same = same && is_finite(t.at[c]);
-                }
-                // All of them have one exponent: the one that is filled with ones.
-                if (infinite_from != 0 && ((infinite_from & ((1 << mantissa) - 1)) != 0 ||
-                                           infinite_from + (1 << mantissa) != 1 << magnitude_bits))
-                    same = false;
-                if (same && detail::bit_cast<std::uint32_t>(static_cast<float>(factor)) % 0x00800000u == 0) {
-                    r.kind = real_decode::shift;
-                    r.magnitude_bits = magnitude_bits;
-                    r.shift = shift;
-                    r.factor = static_cast<float>(factor);
-                    r.infinite_from = infinite_from;
-                    r.has_sign = sign == 1;
-                    return r;
-                }
+        if (E::bits <= 4) return real_lanes{.kind = real_decode::table16};
+        if (g.linear && g.exponent >= -126 && g.exponent <= 127)
+            return real_lanes{.kind = real_decode::integer,
+                              .magnitude_bits = E::bits,
+                              .factor = exp2i(g.exponent),
+                              .offset = g.flip != 0 ? 0 : g.low, // codes that ascend from the lowest integer
+                              .has_sign = g.flip != 0};
+        if (is_power_of_two<E>) return real_lanes{.kind = real_decode::power_of_two};
+        for (int magnitude_bits = E::bits - 1; magnitude_bits <= E::bits; ++magnitude_bits)
+            // The pattern's own exponent must stay below all ones.
+            for (int mantissa = max_of(0, magnitude_bits - 7); mantissa < magnitude_bits; ++mantissa) {
+                const real_lanes r = shift_lanes<E>(magnitude_bits, mantissa);
+                if (r.kind == real_decode::shift) return r;
             }
-        }
-        return r;
+        return real_lanes{};
     }
 }();
 

@@ -3,7 +3,6 @@
 //
 // instruction           what for                       per cycle, Zen 3 (measured, kernel-techniques section 0)
 // vpmaddubsw            4 products to 2 int16          2 (with vpmaddwd)
-// vpdpbusd (VNNI)       4 products onto an int32       2 (Intel)
 // vpaddw                int16 sums                     4
 // vpmaddwd              int16 pairs to int32           2 (with vpmaddubsw)
 // vpbroadcastd m32      activations to every row       2, load ports only
@@ -20,6 +19,7 @@
 #include <nibble/element/lanes.hpp>
 #include <nibble/isa/generic.hpp>
 #include <nibble/isa/isa.hpp>
+#include <nibble/isa/x86_tuning.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -54,6 +54,12 @@ namespace nibble::inline NIBBLE_ABI {
 
 struct avx2 : generic {
     static constexpr const char* name = "avx2";
+    static constexpr isa_facts facts{.dots_in_int32 = false,
+                                     .integer_tiles = {.longest = 4, .shorter = 4},
+                                     .float_tiles = {.longest = 6, .shorter = 6},
+                                     .vector_registers = 16,
+                                     .prefetches_second_level = NIBBLE_TUNED_FOR_ZEN != 0};
+    [[nodiscard]] static NIBBLE_INLINE isa_tuning tuning() noexcept { return detail::x86_tuning(); }
 
     // fp32 lanes are xsimd's; the integer dots that it does not have are intrinsics.
     using f32 = xsimd::batch<float, detail::avx2_of_xsimd>;
@@ -66,13 +72,9 @@ struct avx2 : generic {
     struct words {
         __m256i v;
     };
-#if NIBBLE_HAS_VNNI
-    using sums = i32;
-#else
     struct sums {
         __m256i v; // 16 int16, two per row
     };
-#endif
 
     // ---- fp32 lanes ---------------------------------------------------------------------------------------------------
 
@@ -108,17 +110,11 @@ struct avx2 : generic {
     [[nodiscard]] static NIBBLE_INLINE f32 round(const f32& a) noexcept {
         return f32(_mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
     }
-    NIBBLE_GCC_UNDEFINED_BEGIN
     static NIBBLE_INLINE void store_rounded(std::int8_t* to, const f32& a) noexcept {
         const __m256i words = _mm256_cvtps_epi32(a); // to nearest even
-#if NIBBLE_HAS_AVX512VL
-        _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm256_cvtepi32_epi8(words));
-#else
         const __m128i half = _mm_packs_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
         _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm_packs_epi16(half, half));
-#endif
     }
-    NIBBLE_GCC_UNDEFINED_END
     [[nodiscard]] static NIBBLE_INLINE f32 exp2i(const f32& n) noexcept {
         return f32(_mm256_castsi256_ps(
             _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvttps_epi32(n), _mm256_set1_epi32(127)), 23)));
@@ -177,18 +173,6 @@ struct avx2 : generic {
     [[nodiscard]] static NIBBLE_INLINE i32 pairs_start(const std::int32_t* pair, int center) noexcept {
         return {_mm256_madd_epi16(broadcast_dword(pair), _mm256_set1_epi16(static_cast<short>(-center)))};
     }
-#if NIBBLE_HAS_VNNI
-    [[nodiscard]] static NIBBLE_INLINE sums dot_start(const std::int32_t* pair, int center) noexcept {
-        return pairs_start(pair, center);
-    }
-    [[nodiscard]] static NIBBLE_INLINE sums dot(const sums& s, const bytes& codes, const bytes& activations) noexcept {
-        return add_quads(s, codes, activations);
-    }
-    [[nodiscard]] static NIBBLE_INLINE i32 add_quads(const i32& total, const bytes& codes, const bytes& activations) noexcept {
-        return {dot_bytes(total.v, codes.v, activations.v)};
-    }
-    [[nodiscard]] static NIBBLE_INLINE i32 dot_finish(const sums& s) noexcept { return s; }
-#else
     [[nodiscard]] static NIBBLE_INLINE sums dot_start(const std::int32_t* pair, int center) noexcept {
         return {_mm256_mullo_epi16(broadcast_dword(pair), _mm256_set1_epi16(static_cast<short>(-center)))};
     }
@@ -203,7 +187,6 @@ struct avx2 : generic {
     }
     // Without it GCC 12 re-associates the sums of several quads into one serial chain and spills an accumulator.
     static NIBBLE_INLINE void pin(sums& s) noexcept { __asm__("" : "+v"(s.v)); }
-#endif
 
     // Two shifts, not a mask: tiles of four tokens have no register for one. Clang would make a mask of them again.
     [[nodiscard]] static NIBBLE_INLINE words even_words(const bytes& a) noexcept {
@@ -270,8 +253,6 @@ struct avx2 : generic {
             if constexpr (how.offset != 0) x = _mm256_add_epi32(x, _mm256_set1_epi32(how.offset));
             const __m256 value = _mm256_cvtepi32_ps(x);
             return how.factor == 1.0f ? f32(value) : f32(_mm256_mul_ps(value, _mm256_set1_ps(how.factor)));
-        } else if constexpr (detail::often_subnormal<E> && how.has_sign && how.magnitude_bits == 5 && NIBBLE_HAS_AVX512VL) {
-            return f32(signed_table<E, Shift>(codes.v));
         } else if constexpr (detail::often_subnormal<E> && detail::half_lanes_of<E>.exists) {
             // By way of fp16, sixteen bits to a lane and those packed.
             constexpr detail::half_lanes half = detail::half_lanes_of<E>;
@@ -411,42 +392,11 @@ protected:
         return _mm_load_si128(reinterpret_cast<const __m128i*>(entries));
     }
 
-private:
-#if NIBBLE_HAS_VNNI
-    // Per int32: sum + four products of an unsigned and a signed byte.
-    [[nodiscard]] static NIBBLE_INLINE __m256i dot_bytes(__m256i sum, __m256i codes, __m256i activations) noexcept {
-#if NIBBLE_HAS_AVX512
-        return _mm256_dpbusd_epi32(sum, codes, activations);
-#else
-        return _mm256_dpbusd_avx_epi32(sum, codes, activations);
-#endif
-    }
-#endif
     // Entry (index & 15) of low, high.
     [[nodiscard]] static NIBBLE_INLINE __m256 two_tables(__m256 low, __m256i index, __m256 high) noexcept {
-#if NIBBLE_HAS_AVX512VL
-        return _mm256_permutex2var_ps(low, index, high);
-#else
         return _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, index), _mm256_permutevar8x32_ps(high, index),
                                 _mm256_castsi256_ps(_mm256_slli_epi32(index, 28)));
-#endif
     }
-#if NIBBLE_HAS_AVX512VL
-    NIBBLE_GCC_UNDEFINED_BEGIN
-    // A sign above 5 bits of magnitude: two registers of 16 magnitudes and one shuffle.
-    template <element E, int Shift>
-    [[nodiscard]] static NIBBLE_INLINE __m256 signed_table(__m256i codes) noexcept {
-        alignas(64) float v[32];
-        for (std::size_t i = 0; i < 32; ++i) v[i] = decode_table<E>.at[i];
-        const __m256i index = Shift == 0 ? codes : _mm256_srli_epi32(codes, Shift);
-        const __m512 magnitude =
-            _mm512_permutex2var_ps(_mm512_load_ps(v), _mm512_castsi256_si512(index), _mm512_load_ps(v + 16));
-        constexpr int left = 31 - 5 - Shift;
-        const __m256i sign = _mm256_and_si256(_mm256_slli_epi32(codes, left), _mm256_set1_epi32(static_cast<int>(0x80000000u)));
-        return _mm256_or_ps(_mm512_castps512_ps256(magnitude), _mm256_castsi256_ps(sign));
-    }
-    NIBBLE_GCC_UNDEFINED_END
-#endif
     [[nodiscard]] static NIBBLE_INLINE __m256i mask(std::size_t count) noexcept {
         return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
     }
@@ -464,10 +414,8 @@ private:
     }
 };
 
-static_assert(isa<avx2>);
+static_assert(whole_isa<avx2>);
 
 } // namespace nibble::inline NIBBLE_ABI
-
-#include <nibble/isa/avx512.hpp>
 
 #endif // NIBBLE_HAS_AVX2

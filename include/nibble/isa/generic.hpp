@@ -16,6 +16,14 @@ namespace nibble::inline NIBBLE_ABI {
 struct generic {
     static constexpr const char* name = "generic";
     static constexpr std::size_t width = 8;
+    // Those that activations lie by are those of the best ISA that the flags of this unit allow.
+    static constexpr isa_facts facts{.dots_in_int32 = NIBBLE_HAS_VNNI != 0,
+                                     .integer_tiles = {.longest = NIBBLE_HAS_AVX512 != 0 ? 8 : 4, .shorter = 4},
+                                     .float_tiles = {.longest = NIBBLE_HAS_AVX512 != 0 ? 12 : 6, .shorter = 6},
+                                     .vector_registers = NIBBLE_VECTOR_REGISTERS,
+                                     .prefetches_second_level = NIBBLE_TUNED_FOR_ZEN != 0};
+    [[nodiscard]] static constexpr isa_tuning tuning() noexcept { return {}; }
+    template <element E> static constexpr bool decodes = true;
 
 private:
     // Integers are in the compiler's own vectors, of the width that every machine has or can do without: loops over the lanes
@@ -320,6 +328,6 @@ private:
     }
 };
 
-static_assert(isa<generic>);
+static_assert(whole_isa<generic>);
 
 } // namespace nibble::inline NIBBLE_ABI

@@ -8,6 +8,7 @@
 #include <nibble/element/float16.hpp>
 #include <nibble/element/lanes.hpp>
 #include <nibble/isa/stored_lanes.hpp>
+#include <nibble/kernel/arena.hpp>
 #include <nibble/kernel/quantize.hpp>
 #include <nibble/tensor/layout.hpp>
 
@@ -86,44 +87,88 @@ struct token_blocks {
     [[nodiscard]] friend constexpr bool operator==(const token_blocks&, const token_blocks&) noexcept = default;
 };
 
-// All that the order of activations in memory depends on, without the scheme's name: what two schemes must share so that
-// one set of activations serves both.
+// What a family makes of activations. Numbers, or tables of their partial sums, or planes of their bits: what a block
+// of `tokens` tokens has of some columns lies together, column after column, value_bytes x tokens for each.
+struct activation_order {
+    std::size_t value_bytes = 0; // of a padded column of a token
+    // From one token's integers, int8 of all `padded` columns, to where the tiles of a block read them. None: tiles
+    // read the numbers themselves, fp32, [padded column][token].
+    void (*place)(const std::int8_t* row, std::size_t padded, std::size_t token, std::size_t tokens,
+                  std::byte* values) noexcept = nullptr;
+    [[nodiscard]] constexpr bool quantized() const noexcept { return place != nullptr; }
+    [[nodiscard]] friend constexpr bool operator==(const activation_order&, const activation_order&) noexcept = default;
+};
+inline constexpr activation_order float_columns{.value_bytes = sizeof(float), .place = nullptr};
+// [quad][token][4] int8.
+inline constexpr activation_order byte_quads{.value_bytes = 1,
+                                             .place = [](const std::int8_t* row, std::size_t padded, std::size_t token,
+                                                         std::size_t tokens, std::byte* values) noexcept {
+                                                 std::byte* to = values + 4 * token;
+                                                 for (std::size_t column = 0; column < padded;
+                                                      column += 4, to += 4 * tokens)
+                                                     __builtin_memcpy(to, row + column, 4);
+                                             }};
+// [quad][token] four int16 in the order of columns 0 2 1 3.
+inline constexpr activation_order word_quads{.value_bytes = 2,
+                                             .place = [](const std::int8_t* row, std::size_t padded, std::size_t token,
+                                                         std::size_t tokens, std::byte* values) noexcept {
+                                                 auto* to = reinterpret_cast<std::int16_t*>(values) + 4 * token;
+                                                 for (std::size_t column = 0; column < padded;
+                                                      column += 4, to += 4 * tokens) {
+                                                     to[0] = row[column];
+                                                     to[1] = row[column + 2];
+                                                     to[2] = row[column + 1];
+                                                     to[3] = row[column + 3];
+                                                 }
+                                             }};
+
+// All that activations in memory depend on, without the scheme's name: what two schemes must share so that one set of
+// activations serves both.
 struct activation_layout {
     detail::depth_plan depth{};
     phase_plan phases{};
     token_blocks blocks{};
-    bool real = false;     // fp32 values
-    bool wide = false;     // int16 pairs
+    activation_order order{};
     bool per_part = false; // a scale per part, not one per token
     int limit = detail::activation_limit; // the largest magnitude, on which it depends whether weights of 8 bits want int16
 
     [[nodiscard]] friend constexpr bool operator==(const activation_layout&, const activation_layout&) noexcept = default;
 
     // Integers: int8 values of a row with its padding, which a worker needs on the way.
-    [[nodiscard]] std::size_t row_bytes() const noexcept { return real ? 0 : depth.padded; }
+    [[nodiscard]] std::size_t row_bytes() const noexcept { return order.quantized() ? depth.padded : 0; }
 };
 
 // Activations of all tokens, block after block, as one tile reads a block.
-//   values      [quad][token][4] int8; wide: [quad][token] four int16 in the order of columns 0 2 1 3
-//   real_values [padded column][token], zeros where columns are padded
+//   values      in the layout's order, zeros where columns are padded
 //   pair_sums   [part x per_part + phase][token]: sums over columns 0, 1 and over columns 2, 3 of every quad, two int16
 //   part_sums   [part][token]: the sum of the part's values (times its scale if scales are per part), as fp32
 //   scales      [token], or [part][token]
 //   corrections [token], of tokens with offsets: -offset x scale, by which the sums of the weights are to be added
 struct activation_memory {
-    std::int8_t* values = nullptr;
-    float* real_values = nullptr;
+    std::byte* values = nullptr;
     std::int32_t* pair_sums = nullptr;
     float* part_sums = nullptr;
     float* scales = nullptr;
     float* corrections = nullptr;
 
+    // For so many tokens, of integers `with_corrections` or without.
+    [[nodiscard]] static activation_memory take(const activation_layout& layout, std::size_t tokens,
+                                                bool with_corrections, arena& memory) noexcept {
+        activation_memory m{};
+        m.values = memory.take<std::byte>(tokens * layout.depth.padded * layout.order.value_bytes);
+        if (layout.order.quantized()) {
+            m.pair_sums = memory.take<std::int32_t>(tokens * layout.depth.count * layout.phases.per_part);
+            m.scales = memory.take<float>(tokens * (layout.per_part ? layout.depth.count : 1));
+        }
+        m.part_sums = memory.take<float>(tokens * layout.depth.count);
+        if (with_corrections && layout.order.quantized()) m.corrections = memory.take<float>(tokens);
+        return m;
+    }
+    [[nodiscard]] float* floats() const noexcept { return reinterpret_cast<float*>(values); }
     [[nodiscard]] activation_memory block(const activation_layout& layout, std::size_t first) const noexcept {
         activation_memory m = *this;
-        if (layout.real) {
-            m.real_values += first * layout.depth.padded;
-        } else {
-            m.values += first * layout.depth.padded * (layout.wide ? 2 : 1);
+        m.values += first * layout.depth.padded * layout.order.value_bytes;
+        if (layout.order.quantized()) {
             m.pair_sums += first * layout.depth.count * layout.phases.per_part;
             m.scales += first * (layout.per_part ? layout.depth.count : 1);
             if (m.corrections != nullptr) m.corrections += first;
@@ -248,7 +293,7 @@ inline void quantize_values(const float* x, std::size_t count, const row_grid& g
 
 // Token t of a block of `tokens`: what `row` holds, int8 in padded order, to where tiles read it; `scale_of(part)` is the
 // scale of a part, or of the token. The sums of parts are those of integer - offset.
-template <bool Wide, class ScaleOf>
+template <class ScaleOf>
 inline void place_token(const activation_layout& layout, const std::int8_t* row, std::size_t t, std::size_t tokens,
                         const activation_memory& out, std::int32_t offset, const ScaleOf& scale_of) noexcept {
     const detail::depth_plan& depth = layout.depth;
@@ -275,19 +320,7 @@ inline void place_token(const activation_layout& layout, const std::int8_t* row,
         if (layout.per_part) out.scales[part * tokens + t] = scale_of(part);
     }
     if (!layout.per_part) out.scales[t] = scale_of(0);
-    const std::size_t quads = depth.padded / panel_layout::quad;
-    if constexpr (Wide) {
-        auto* to = reinterpret_cast<std::int16_t*>(out.values) + 4 * t;
-        for (std::size_t q = 0; q < quads; ++q, to += 4 * tokens) {
-            to[0] = row[4 * q];
-            to[1] = row[4 * q + 2];
-            to[2] = row[4 * q + 1];
-            to[3] = row[4 * q + 3];
-        }
-    } else {
-        std::int8_t* to = out.values + 4 * t;
-        for (std::size_t q = 0; q < quads; ++q, to += 4 * tokens) __builtin_memcpy(to, row + 4 * q, 4);
-    }
+    layout.order.place(row, depth.padded, t, tokens, out.values);
 }
 
 // fp32 values of a token, one part after the other, and the sum of each part's columns in order.
@@ -297,7 +330,7 @@ inline void copy_token(const activation_layout& layout, Reader& x, std::size_t t
     const detail::depth_plan& depth = layout.depth;
     for (std::size_t part = 0; part < depth.count; ++part) {
         const std::size_t n = depth.columns(part);
-        float* to = out.real_values + depth.begin(part) * tokens + t;
+        float* to = out.floats() + depth.begin(part) * tokens + t;
         float sum = 0.0f;
         for_each_piece(x, depth.column(part), n, [&](const float* columns, std::size_t at, std::size_t count) {
             for (std::size_t i = 0; i < count; ++i) {
@@ -310,15 +343,6 @@ inline void copy_token(const activation_layout& layout, Reader& x, std::size_t t
     }
 }
 
-// The integers of `row` and their numbers to where tiles read them.
-template <class ScaleOf>
-inline void place_integers(const activation_layout& layout, const std::int8_t* row, std::size_t t, std::size_t tokens,
-                           const activation_memory& out, std::int32_t offset, const ScaleOf& scale_of) noexcept {
-    if (layout.wide)
-        place_token<true>(layout, row, t, tokens, out, offset, scale_of);
-    else
-        place_token<false>(layout, row, t, tokens, out, offset, scale_of);
-}
 
 // The magnitudes of a row's parts, one after the other. Whole ones are measured many at a time: alone, a short part
 // costs more than its values.
@@ -369,7 +393,7 @@ inline void prepare_block(const activation_layout& layout, const token_rows<T>& 
     const activation_memory out = memory.block(layout, first);
     for (std::size_t t = 0; t < tokens; ++t) {
         reader_of<Isa, T> from(x.row(first + t));
-        if (layout.real) {
+        if (!layout.order.quantized()) {
             copy_token(layout, from, t, tokens, out);
             continue;
         }
@@ -392,9 +416,8 @@ inline void prepare_block(const activation_layout& layout, const token_rows<T>& 
             for (std::size_t i = n; i < detail::round_up(n, depth.step); ++i) to[i] = 0;
         }
         if (out.corrections != nullptr) out.corrections[t] = (0.0f - whole.offset) * whole.scale;
-        place_integers(layout, row, t, tokens, out, static_cast<std::int32_t>(whole.offset), [&](std::size_t part) {
-            return layout.per_part ? out.scales[part * tokens + t] : whole.scale;
-        });
+        place_token(layout, row, t, tokens, out, static_cast<std::int32_t>(whole.offset),
+                    [&](std::size_t part) { return layout.per_part ? out.scales[part * tokens + t] : whole.scale; });
     }
 }
 
@@ -405,13 +428,13 @@ inline void prepare_ones(const activation_layout& layout, const activation_memor
     for (std::size_t part = 0; part < depth.count; ++part) {
         const std::size_t n = depth.columns(part);
         for (std::size_t i = 0; i < detail::round_up(n, depth.step); ++i) {
-            if (layout.real)
-                out.real_values[depth.begin(part) + i] = i < n ? 1.0f : 0.0f;
+            if (!layout.order.quantized())
+                out.floats()[depth.begin(part) + i] = i < n ? 1.0f : 0.0f;
             else
                 row[depth.begin(part) + i] = i < n ? 1 : 0;
         }
     }
-    if (!layout.real) place_integers(layout, row, 0, 1, out, 0, [](std::size_t) { return 1.0f; });
+    if (layout.order.quantized()) place_token(layout, row, 0, 1, out, 0, [](std::size_t) { return 1.0f; });
     for (std::size_t part = 0; part < depth.count; ++part) out.part_sums[part] = 0.0f;
 }
 

@@ -7,8 +7,9 @@
 #include <nibble/isa/isa.hpp>
 #include <nibble/isa/lanes.hpp>
 #include <nibble/kernel/activations.hpp>
+#include <nibble/kernel/arena.hpp>
 #include <nibble/kernel/attention_side.hpp>
-#include <nibble/kernel/gemm_plan.hpp>
+#include <nibble/kernel/prefetch.hpp>
 #include <nibble/kernel/softmax.hpp>
 #include <nibble/kernel/tile.hpp>
 #include <nibble/tensor/kv_layout.hpp>
@@ -25,7 +26,8 @@ struct key_piece {
     const std::byte* zeros = nullptr;
     std::size_t panels = 0;
     std::size_t begun = 0; // panels before the first in its group of tokens
-    std::ptrdiff_t partner = 0; // from codes to those that are asked for meanwhile, or 0: to within the streams, and `next`
+    std::ptrdiff_t paired_prefetch_offset =
+        0; // from codes to those that are prefetched meanwhile, or 0: within the streams, and `next`
 };
 
 template <isa Isa, class Keys, bool Integers>
@@ -37,10 +39,11 @@ class key_side {
 
 public:
     // `queries`, [row][channel] fp32, must stay until the last scores: keys along tokens scale them anew for each group.
-    key_side(const detail::key_layout<Keys>& keys, std::size_t rows, const float* queries, float fixed, arena& memory) noexcept
+    key_side(const detail::key_layout<Keys>& keys, std::size_t rows, const float* queries, float fixed,
+             arena& memory) noexcept
         : keys_(keys), queries_(queries), rows_(rows), fixed_(fixed),
           layout_(side::layout(keys.depth, phase_plan::make(keys.depth, side::longest_phase), rows)),
-          memory_(side::take(memory, layout_, rows)) {
+          memory_(activation_memory::take(layout_, rows, false, memory)) {
         const std::size_t slots = detail::max_of(keys.depth.count * panel_layout::rows, detail::round_up(keys.channels, 8));
         scales_ = memory.take<float>(side::most_panels * slots);
         minimums_ = side::has_minimum ? memory.take<float>(side::most_panels * slots) : nullptr;
@@ -54,8 +57,8 @@ public:
         if constexpr (group_panels == 0) prepare(queries_);
     }
 
-    // Whether its tiles ask for memory that is read later: not where panels are unpacked first.
-    [[nodiscard]] bool asks() const noexcept { return !side::unpacks(layout_.blocks); }
+    // Whether its tiles prefetch what is read later: not where panels are unpacked first.
+    [[nodiscard]] bool prefetches() const noexcept { return !side::unpacks(layout_.blocks); }
 
     // scores[panel][row][16] of a piece: the products of its tokens with every row. `next` is what will be read after it.
     NIBBLE_NOINLINE void scores(const key_piece& piece, float* out, const std::byte* next) noexcept {
@@ -112,7 +115,7 @@ private:
         r.parts = depth.count;
         r.part_units = detail::round_up(depth.part, depth.step) / side::unit_columns;
         r.last_units = detail::round_up(depth.columns(depth.count - 1), depth.step) / side::unit_columns;
-        typename side::arguments a = side::arguments_of(layout_);
+        tile_arguments a = side::arguments_of(layout_);
         a.widened_stride = depth.count * rows16;
         a.scales = scales_;
         a.minimums = side::has_minimum && group_panels == 0 ? minimums_ : nullptr;
@@ -131,7 +134,10 @@ private:
                 }
             if (unpacked)
                 for (std::size_t j = 0; j < together; ++j) side::unpack(codes + j * stride, units, lanes_ + j * units * side::lane_bytes);
-            a.ahead = unpacked ? 0 : piece.partner != 0 ? piece.partner : last ? ahead_of(codes, next) : stream_ahead;
+            a.ahead = unpacked                            ? 0
+                      : piece.paired_prefetch_offset != 0 ? piece.paired_prefetch_offset
+                      : last                              ? prefetch_offset(codes, next)
+                                                          : stream_ahead;
             a.results_stride = apart * rows_ * rows16;
             for (std::size_t block = 0; block < layout_.blocks.count; ++block) {
                 const std::size_t first = layout_.blocks.first(block);

@@ -8,12 +8,10 @@
 #include <nibble/element/lanes.hpp>
 #include <nibble/isa/isa.hpp>
 #include <nibble/kernel/activations.hpp>
-#include <nibble/kernel/gemm_plan.hpp>
-#include <nibble/kernel/gemm_sum.hpp>
-#include <nibble/kernel/integer_tile.hpp>
+#include <nibble/kernel/family.hpp>
 #include <nibble/kernel/pack.hpp>
-#include <nibble/kernel/real_tile.hpp>
-#include <nibble/kernel/unpack.hpp>
+#include <nibble/kernel/prefetch.hpp>
+#include <nibble/kernel/tile.hpp>
 #include <nibble/tensor/kv_layout.hpp>
 
 #include <concepts>
@@ -31,34 +29,15 @@ struct panel_element {
     [[nodiscard]] static constexpr float decode(code c) noexcept { return E::decode(static_cast<code>(c ^ panel_flip<E>)); }
 };
 
-// From what is read to what is to be read after it, for prefetches: those of the tiles have the same place there.
-[[nodiscard]] inline std::ptrdiff_t ahead_of(const std::byte* from, const std::byte* next) noexcept {
-    if (next == nullptr) return 0;
-    return static_cast<std::ptrdiff_t>(reinterpret_cast<std::uintptr_t>(next) - reinterpret_cast<std::uintptr_t>(from));
-}
-
-// How far ahead a tile asks within a stream, which the machine's own prefetcher follows too.
-inline constexpr std::ptrdiff_t stream_ahead = 2048;
-
-// Panels that lie one after the other, several at a time: as many streams, each of which goes on from panel to panel, as
-// prefetchers of memory have it. run(first panel, how many, panels from one to the next, whether they are the last).
-template <class AtOnce, class Run>
-NIBBLE_INLINE void for_each_stream(std::size_t panels, const AtOnce& at_once, const Run& run) noexcept {
-    for (std::size_t done = 0; done < panels;) {
-        const std::size_t streams = at_once(panels - done);
-        const std::size_t length = (panels - done) / streams;
-        for (std::size_t i = 0; i < length; ++i) run(done + i, streams, length, i + 1 == length && done + streams * length == panels);
-        done += streams * length;
-    }
-}
-
 // How one side multiplies: the element's own way, or in fp32.
 template <isa Isa, any_scheme S, bool Integers>
 struct attention_side {
     using element = typename S::element_type;
     using traits = detail::scheme_traits<S>;
-    static constexpr bool integer = Integers && detail::family_of<element> != detail::kernel_family::real;
-    static constexpr bool wide = integer && gemm_plan<S>::has_words; // lanes and activations of 8 bits meet as int16
+    using own_family = family_of<Isa, element>;
+    // Attention makes bytes or words of its numbers by itself; of other orders it knows nothing.
+    static constexpr bool integer =
+        Integers && has_tile_sources<own_family> && (own_family::order == byte_quads || own_family::order == word_quads);
     static constexpr bool flipped = [] {
         if constexpr (element::bits <= 8)
             return panel_flip<element> != 0;
@@ -72,31 +51,29 @@ struct attention_side {
         using type = panel_element<element>;
     };
     using real_element = typename std::conditional_t<flipped, stored, own>::type;
-    // Lanes are what is stored: nothing to unpack.
-    static constexpr bool plain = integer ? gemm_plan<S>::linear && element::bits == 8 && !wide : element::bits == 32;
-    static constexpr std::size_t tile_tokens = integer ? integer_tile_tokens : real_tile_tokens;
-    static constexpr std::size_t shorter = integer ? shorter_tile_tokens : shorter_real_tile_tokens;
-    static constexpr std::size_t unit_columns = integer ? panel_layout::quad : 1;
-    static constexpr std::size_t lane_bytes = wide ? 128 : 64; // of a unit
+    using family = std::conditional_t<integer, own_family, float32_family<Isa, real_element>>;
+    static constexpr bool wide = family::order == word_quads; // lanes and activations of 8 bits meet as int16
+    static constexpr bool plain = family::lanes_are_codes;
+    static constexpr std::size_t unit_columns = family::unit_columns;
+    static constexpr std::size_t lane_bytes = family::lane_bytes; // of a unit
     // What the kernel's integers miss of the element's own.
-    static constexpr int lane_offset = integer ? detail::lane_offset<element> : 0;
+    static constexpr int lane_offset = family::lane_offset;
     static constexpr bool has_minimum = traits::has_zero || lane_offset != 0;
-    static constexpr float unit = integer ? detail::exp2i(detail::integer_grid_of<element>.exponent) : 1.0f;
+    static constexpr float unit = family::unit;
 
     // Tiles unpack in registers for one row, and for one tile of rows where gemm has such tiles; else panels are unpacked once.
-    static constexpr bool decoded = !integer && decodes_few_tokens<real_element>;
-    static constexpr bool few_direct = plain || decoded || (integer ? gemm_plan<S>::few_direct : element::bits > 8);
+    static constexpr bool few_packed = plain || family::few_packed;
     [[nodiscard]] static bool unpacks(const token_blocks& rows) noexcept {
-        return !plain && rows.tokens > 1 && (!few_direct || rows.count > 1 || (decoded && rows.tokens > shorter));
+        return !plain && rows.tokens > 1 &&
+               (!few_packed || rows.count > 1 || (family::decoded && rows.tokens > family::tiles.shorter));
     }
     // Panels that a single row goes through at once.
-    static constexpr std::size_t most_panels = integer ? gemm_plan<S>::most_panels : 4;
+    static constexpr std::size_t most_panels = family::most_panels;
     // And more of them, where a panel's rows are one vector: two share broadcasts, and their sums wait less for one another.
-    static constexpr std::size_t few_panels = detail::tile_isa_of<Isa>::width == panel_layout::rows && !wide ? 2 : 1;
+    static constexpr std::size_t few_panels = family::in_pairs(false) ? 2 : 1;
     [[nodiscard]] static std::size_t panels_at_once(const token_blocks& rows, std::size_t left) noexcept {
         if (rows.tokens == 1) return left >= most_panels ? most_panels : left >= 2 ? 2 : 1;
-        if (decoded && !unpacks(rows)) return 1; // decoders keep the processor busy meanwhile
-        return left >= few_panels ? few_panels : 1;
+        return left >= few_panels && family::in_pairs(!unpacks(rows)) ? few_panels : 1;
     }
 
     // The scale and the minimum of `count` slots, a multiple of eight: value = lane x scale + minimum.
@@ -106,9 +83,9 @@ struct attention_side {
                                     float* minimum) noexcept {
         const auto at = [&](std::size_t i) NIBBLE_INLINE_LAMBDA { return has_minimum ? minimum + i : nullptr; };
         std::size_t i = 0;
-        if constexpr (widens<detail::tile_isa_of<Isa>>)
+        if constexpr (widens<detail::panel_isa_of<Isa>>)
             for (; i + 16 <= count; i += 16)
-                widen_vector<detail::tile_isa_of<Isa>>(scales + i, zeros + i, fixed, scale + i, at(i));
+                widen_vector<detail::panel_isa_of<Isa>>(scales + i, zeros + i, fixed, scale + i, at(i));
         for (; i < count; i += 8) widen_vector<Isa>(scales + i, zeros + i, fixed, scale + i, at(i));
     }
     // Has W vectors of 16 of what is stored?
@@ -165,96 +142,42 @@ struct attention_side {
         widen(some_scales, some_zeros, 8, fixed, scale + whole, minimum + whole);
     }
 
-    template <class Source>
-    using early = asked_early<Source, element::bits>;
-    template <class Lanes>
-    using stored_lanes = std::conditional_t<plain, early<Lanes>, Lanes>;
+    // What streams from memory is prefetched as such.
+    template <class Source> using streamed = streamed_source<Source, element::bits>;
+    using packed_source = streamed<typename family::packed_source>;
+    using lanes_source =
+        std::conditional_t<plain, streamed<typename family::lanes_source>, typename family::lanes_source>;
 
     // One tile: `panels` panels whose codes are `stride` bytes apart, or one whose lanes lie unpacked.
-    template <class Arguments>
-    static NIBBLE_INLINE void tile(bool unpacked, std::size_t panels, std::size_t tokens, const Arguments& a,
+    static NIBBLE_INLINE void tile(bool unpacked, std::size_t panels, std::size_t tokens, const tile_arguments& a,
                                    const tile_range& r) noexcept {
-        if constexpr (integer) {
-            using packed = typename source_of<Isa, S, true, wide>::type;
-            using lanes = typename source_of<Isa, S, false, wide>::type;
-            one_of<early<packed>, stored_lanes<lanes>>(unpacked, panels, tokens, a, r);
-        } else {
-            using packed = real_packed_source<Isa, real_element>;
-            using lanes = real_source<detail::tile_isa_of<Isa>>;
-            one_of<early<packed>, stored_lanes<lanes>>(unpacked, panels, tokens, a, r);
+        if constexpr (few_panels > 1)
+            if (tokens == 1 && panels > 1 && unpacked)
+                return run<lanes_source, few_panels>(a, r); // the last of many rows
+        if (tokens == 1 && panels > 1) {
+            if constexpr (most_panels > 2)
+                if (panels == 2) return run<packed_source, 2>(a, r);
+            return run<packed_source, most_panels>(a, r);
         }
-    }
-    template <class Packed, class Lanes, class Arguments>
-    static NIBBLE_INLINE void one_of(bool unpacked, std::size_t panels, std::size_t tokens, const Arguments& a,
-                                     const tile_range& r) noexcept {
-        if constexpr (few_panels > 1)
-            if (tokens == 1 && panels > 1 && unpacked) return run<Lanes, few_panels, 1>(a, r); // the last of many rows
-        if (tokens == 1 && panels > 1) return several<Packed, most_panels, 1>(panels, a, r);
-        if constexpr (few_panels > 1)
-            if (panels > 1) {
-                if constexpr (few_direct && !plain && !decoded)
-                    if (!unpacked) return pair<Packed>(tokens, a, r);
-                return pair<Lanes>(tokens, a, r);
-            }
-        if (unpacked || plain)
-            single<Lanes>(tokens, a, r);
-        else if constexpr (few_direct)
-            single<Packed>(tokens, a, r);
-        else
-            run<Packed, 1, 1>(a, r);
-    }
-    template <class Source, std::size_t Panels, std::size_t Tokens, class Arguments>
-    static NIBBLE_INLINE void run(const Arguments& a, const tile_range& r) noexcept {
-        if constexpr (integer)
-            integer_tile<Source, Panels, Tokens, false>(a, r);
-        else
-            real_tile<Source, Panels, Tokens>(a, r);
-    }
-    template <class Source, class Arguments>
-    static NIBBLE_INLINE void pair(std::size_t tokens, const Arguments& a, const tile_range& r) noexcept {
-        if constexpr (integer)
-            integer_pair_of<Source, false>(tokens, a, r);
-        else
-            real_pair_of<Source>(tokens, a, r);
-    }
-    template <class Source, class Arguments>
-    static NIBBLE_INLINE void single(std::size_t tokens, const Arguments& a, const tile_range& r) noexcept {
-        if constexpr (integer)
-            integer_tile_of<Source, false, 1>(tokens, a, r);
-        else
-            real_tile_of<Source>(tokens, a, r);
-    }
-    template <class Source, std::size_t Most, std::size_t Tokens, class Arguments>
-    static NIBBLE_INLINE void several(std::size_t panels, const Arguments& a, const tile_range& r) noexcept {
-        if constexpr (Most > 2)
-            if (panels == 2) return run<Source, 2, Tokens>(a, r);
-        run<Source, Most, Tokens>(a, r);
+        tile_ladder<family, false>::template rows<packed_source, lanes_source, true>(!unpacked, panels, tokens, a, r);
     }
     // Codes of `units` quads, or columns, to lanes.
     static NIBBLE_INLINE void unpack(const std::byte* codes, std::size_t units, std::byte* lanes) noexcept {
-        const auto* from = reinterpret_cast<const std::uint8_t*>(codes);
-        if constexpr (wide)
-            unpack_words<Isa, element>(from, units, reinterpret_cast<std::int16_t*>(lanes));
-        else if constexpr (integer)
-            unpack_integer<Isa, element>(from, units, reinterpret_cast<std::uint8_t*>(lanes));
-        else
-            unpack_real<Isa, real_element>(from, units, reinterpret_cast<float*>(lanes));
+        family::unpack(codes, units, lanes);
     }
     [[nodiscard]] static activation_layout layout(const detail::depth_plan& depth, const phase_plan& phases,
                                                   std::size_t rows) noexcept {
         return {.depth = depth,
                 .phases = phases,
-                .blocks = token_blocks::make(rows, tile_tokens, shorter),
-                .real = !integer,
-                .wide = wide,
+                .blocks = token_blocks::make(rows, family::tiles.longest, family::tiles.shorter),
+                .order = family::order,
                 .per_part = false};
     }
-    static constexpr std::size_t longest_phase = detail::phase_quads<element>;
+    static constexpr std::size_t longest_phase = family::phase_units;
 
     // What a tile is told of all blocks of rows.
-    using arguments = std::conditional_t<integer, integer_tile_arguments, real_tile_arguments>;
-    [[nodiscard]] static arguments arguments_of(const activation_layout& l) noexcept {
-        arguments a{};
+    [[nodiscard]] static tile_arguments arguments_of(const activation_layout& l) noexcept {
+        tile_arguments a{};
         if constexpr (integer) {
             a.phases_per_part = l.phases.per_part;
             a.phase_quads = l.phases.quads;
@@ -263,38 +186,25 @@ struct attention_side {
         return a;
     }
     // And of one, of n rows: codes, or lanes, whose panels are `stride` bytes apart, against the rows from a column on.
-    static NIBBLE_INLINE void point(arguments& a, const std::byte* codes, std::size_t stride, const activation_layout& l,
-                                    const activation_memory& x, std::size_t column, std::size_t n) noexcept {
-        constexpr std::size_t value_bytes = integer ? (wide ? 2 : 1) : sizeof(float);
-        a.requests = {.next = codes + a.ahead,
-                      .next_stride = stride,
-                      .next_pace = 256,
-                      .values_ahead = static_cast<std::ptrdiff_t>(n * l.depth.padded * value_bytes)};
-        if constexpr (integer) {
-            a.codes = reinterpret_cast<const std::uint8_t*>(codes);
-            a.codes_stride = stride;
-            a.values = x.values + column * n * (wide ? 2 : 1);
-            a.pair_sums = x.pair_sums + column / panel_layout::quad / l.phases.quads * n;
-        } else {
-            a.weights = codes;
-            a.weights_stride = stride;
-            a.values = x.real_values + column * n;
-        }
+    static NIBBLE_INLINE void point(tile_arguments& a, const std::byte* codes, std::size_t stride,
+                                    const activation_layout& l, const activation_memory& x, std::size_t column,
+                                    std::size_t n) noexcept {
+        constexpr std::size_t value_bytes = family::order.value_bytes;
+        a.prefetches = {.next = codes + a.ahead,
+                        .next_stride = stride,
+                        .next_pace = 256,
+                        .values_ahead = static_cast<std::ptrdiff_t>(n * l.depth.padded * value_bytes)};
+        a.weights = codes;
+        a.weights_stride = stride;
+        a.values = x.values + column * n * value_bytes;
+        if constexpr (integer) a.pair_sums = x.pair_sums + column / panel_layout::quad / l.phases.quads * n;
         a.part_sums = x.part_sums;
     }
 
-    // Memory of rows as the tiles read them.
-    [[nodiscard]] static activation_memory take(arena& memory, const activation_layout& l, std::size_t rows) noexcept {
-        activation_memory m{};
-        if constexpr (integer) {
-            m.values = memory.take<std::int8_t>(rows * l.depth.padded * (wide ? 2 : 1));
-            m.pair_sums = memory.take<std::int32_t>(rows * l.depth.count * l.phases.per_part);
-            m.scales = memory.take<float>(rows);
-        } else {
-            m.real_values = memory.take<float>(rows * l.depth.padded);
-        }
-        m.part_sums = memory.take<float>(rows * l.depth.count);
-        return m;
+private:
+    template <class Source, std::size_t Panels>
+    static NIBBLE_INLINE void run(const tile_arguments& a, const tile_range& r) noexcept {
+        family::template tile<Source, Panels, 1, false>(a, r);
     }
 };
 

@@ -8,8 +8,9 @@
 #include <nibble/isa/isa.hpp>
 #include <nibble/isa/lanes.hpp>
 #include <nibble/kernel/activations.hpp>
+#include <nibble/kernel/arena.hpp>
 #include <nibble/kernel/attention_side.hpp>
-#include <nibble/kernel/gemm_plan.hpp>
+#include <nibble/kernel/prefetch.hpp>
 #include <nibble/kernel/softmax.hpp>
 #include <nibble/kernel/tile.hpp>
 #include <nibble/kernel/turn_rows.hpp>
@@ -27,7 +28,7 @@ struct value_piece {
     const std::byte* zeros = nullptr;
     std::size_t first = 0; // multiples of 16
     std::size_t count = 0;
-    std::ptrdiff_t partner = 0; // as of keys
+    std::ptrdiff_t paired_prefetch_offset = 0; // as of keys
 };
 inline constexpr std::size_t most_pieces = attention_panels + 2;
 
@@ -41,7 +42,7 @@ public:
     value_side(const Values& values, std::size_t rows, float fixed, arena& memory) noexcept
         : values_(values), rows_(rows), fixed_(fixed), layout_(side::layout(depth(), phases(values.tokens), rows)),
           together_(layout_.blocks.count == 1 ? detail::min_of(rows_weighed, values.groups) : 1),
-          memory_(side::take(memory, layout_, rows * together_)) {
+          memory_(activation_memory::take(layout_, rows * together_, false, memory)) {
         scales_ = memory.take<float>(together_ * attention_block);
         minimums_ = side::has_minimum ? memory.take<float>(together_ * attention_block) : nullptr;
         row_ = memory.take<std::int8_t>(rows_weighed * attention_block);
@@ -51,12 +52,13 @@ public:
     }
 
     // As of keys.
-    [[nodiscard]] bool asks() const noexcept { return !turned && !side::unpacks(layout_.blocks); }
+    [[nodiscard]] bool prefetches() const noexcept { return !turned && !side::unpacks(layout_.blocks); }
 
     // out[panel][row][16 channels] += the sum of weight x value over the tokens [begin, end) of a block, all of
     // which the pieces have; weights[16 tokens][row][16], finite ones for the others too.
     NIBBLE_NOINLINE void accumulate(const value_piece* pieces, std::size_t count, std::size_t begin, std::size_t end,
-                                    const float* weights, float* out, const std::byte* next, asked_memory& soon) noexcept {
+                                    const float* weights, float* out, const std::byte* next,
+                                    prefetch_cursor& soon) noexcept {
         for (std::size_t group = 0; group < values_.groups; group += together_) {
             const std::size_t groups = detail::min_of(together_, values_.groups - group);
             for (std::size_t g = 0; g < groups; ++g) scales_of(pieces, count, group + g, begin, end, g * attention_block);
@@ -114,7 +116,8 @@ private:
     }
     // The rows as the tiles read them: weight x scale, and their sums of weight x minimum. What must be known of a row's weights
     // before they are integers takes as long for one as for four: four rows at once, or four groups of channels of a single one.
-    void weigh_tokens(const float* weights, std::size_t first, std::size_t last, std::size_t groups, asked_memory& soon) noexcept {
+    void weigh_tokens(const float* weights, std::size_t first, std::size_t last, std::size_t groups,
+                      prefetch_cursor& soon) noexcept {
         if (rows_ == 1 && groups == rows_weighed) return weigh_many<rows_weighed, true>(weights, 0, first, last, 0, 0, 1, soon);
         for (std::size_t g = 0; g < groups; ++g)
             for (std::size_t block = 0; block < layout_.blocks.count; ++block) {
@@ -129,8 +132,8 @@ private:
     // Rows t, t + 1, ... of a tile of n with the scales of group g, into the memory of that tile; or, EachGroup, a single row with
     // those of groups g, g + 1, ..., into the memories from there on.
     template <std::size_t Many, bool EachGroup>
-    NIBBLE_NOINLINE void weigh_many(const float* of_row, std::size_t g, std::size_t first, std::size_t last, std::size_t place,
-                                    std::size_t t, std::size_t n, asked_memory& soon) noexcept {
+    NIBBLE_NOINLINE void weigh_many(const float* of_row, std::size_t g, std::size_t first, std::size_t last,
+                                    std::size_t place, std::size_t t, std::size_t n, prefetch_cursor& soon) noexcept {
         using L = token_lanes<Isa>;
         constexpr std::size_t halves = lane_halves<Isa>;
         constexpr std::size_t apart = EachGroup ? 0 : panel_layout::rows;
@@ -141,7 +144,7 @@ private:
         for (std::size_t r = 0; r < Many; ++r)
             for (std::size_t h = 0; h < halves; ++h) top[r][h] = offset[r][h] = L(0.0f);
         for (std::size_t at = first; at < last; at += panel_layout::rows) {
-            soon.ask<Isa>(Many);
+            soon.prefetch<Isa>(Many);
             for (std::size_t h = 0; h < halves; ++h) {
                 const std::size_t token = at + h * L::width;
                 typename float_vector<L::width>::type scaled[4] = {};
@@ -158,7 +161,7 @@ private:
                         to_vector(w * scale, scaled[r]);
                 }
                 if constexpr (!side::integer) {
-                    float* const to = memory_.real_values + place * layout_.depth.padded + token * n + t;
+                    float* const to = memory_.floats() + place * layout_.depth.padded + token * n + t;
                     if (EachGroup || (Many == 1 && n == 1))
                         for (std::size_t r = 0; r < Many; ++r)
                             __builtin_memcpy(to + r * layout_.depth.padded, &scaled[r], sizeof scaled[r]);
@@ -184,7 +187,8 @@ private:
                     const std::size_t in_panel = at % panel_layout::rows;
                     const L w = L::load(of_row + (at - in_panel) * rows_ + r * apart + in_panel, L::width);
                     const L scale = L::load(scales + r * scales_apart + at, L::width);
-                    detail::tile_isa_of<Isa>::store_rounded(row_ + r * attention_block + at, ((w * scale) * inverse).value);
+                    detail::panel_isa_of<Isa>::store_rounded(row_ + r * attention_block + at,
+                                                             ((w * scale) * inverse).value);
                 }
                 if constexpr (EachGroup) put_row<1>(row_ + r * attention_block, first, last, 0, 1, x);
             }
@@ -197,7 +201,7 @@ private:
                  const activation_memory& x) noexcept {
         constexpr std::size_t quad = panel_layout::quad;
         constexpr std::size_t bytes = quad * (side::wide ? 2 : 1);
-        std::int8_t* to = x.values + (first / quad * n + t) * bytes;
+        std::byte* to = x.values + (first / quad * n + t) * bytes;
         if (!side::wide && Rows == 1 && n == 1) {
             __builtin_memcpy(to, row + first, last - first);
         } else if constexpr (!side::wide && Rows > 1) {
@@ -260,12 +264,15 @@ private:
         constexpr std::size_t rows16 = panel_layout::rows;
         const bool unpacked = turned || side::unpacks(layout_.blocks);
         const std::byte* codes = turned ? piece.codes : piece.codes + p * values_.panel_bytes;
-        typename side::arguments a = side::arguments_of(layout_);
+        tile_arguments a = side::arguments_of(layout_);
         a.scales = ones(); // the tokens' scales are in the weights
         a.minimums = side::has_minimum ? ones() : nullptr;
         a.widened_stride = rows16;
         a.results_stride = apart * rows_ * rows16;
-        a.ahead = unpacked ? 0 : piece.partner != 0 ? piece.partner : next != nullptr ? ahead_of(codes, next) : stream_ahead;
+        a.ahead = unpacked                            ? 0
+                  : piece.paired_prefetch_offset != 0 ? piece.paired_prefetch_offset
+                  : next != nullptr                   ? prefetch_offset(codes, next)
+                                                      : stream_ahead;
         tile_range r{};
         r.parts = 1;
         r.part_units = r.last_units = piece.count / side::unit_columns;
@@ -285,7 +292,7 @@ private:
             const std::size_t at = (p * rows_ + first) * rows16;
             side::point(a, unpacked ? lanes_ : codes, stride, layout_, x, piece.first, n);
             if constexpr (side::integer) a.part_scales = x.scales;
-            a.totals = reinterpret_cast<decltype(a.totals)>(totals_) + at;
+            a.totals = totals_ + at * sizeof(float);
             if constexpr (side::has_minimum) a.part_sums = offsets_ + first + place;
             a.results = out + at;
             side::tile(unpacked, together, n, a, r);

@@ -84,7 +84,7 @@ template <any_scheme A>
     for (std::size_t t = 0; t < tokens; ++t) {
         const std::size_t token = first + t;
         load_codes<element>(x.row_codes(token), 0, x.cols(), codes);
-        if (layout.real) {
+        if (!layout.order.quantized()) {
             code_reader<A> from(x, token, codes);
             copy_token(layout, from, t, tokens, out);
             continue;
@@ -111,7 +111,7 @@ template <any_scheme A>
             if (depth.count != 0) offset += static_cast<std::int32_t>(slots.zero(token, 0));
         }
         if (out.corrections != nullptr) out.corrections[t] = static_cast<float>(-offset) * scale_of(0);
-        place_integers(layout, row, t, tokens, out, offset, scale_of);
+        place_token(layout, row, t, tokens, out, offset, scale_of);
     }
     return below;
 }

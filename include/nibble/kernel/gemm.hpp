@@ -11,6 +11,7 @@
 #include <nibble/isa/lanes.hpp>
 #include <nibble/isa/stored_lanes.hpp>
 #include <nibble/kernel/activations.hpp>
+#include <nibble/kernel/arena.hpp>
 #include <nibble/kernel/gemm_plan.hpp>
 #include <nibble/kernel/gemm_sum.hpp>
 #include <nibble/tensor/packed.hpp>
@@ -90,53 +91,28 @@ NIBBLE_INLINE void finish_panel(const Product& product, const panel_numbers* by,
         }
 }
 
-template <any_scheme S>
-[[nodiscard]] inline activation_layout layout_of(const gemm_plan<S>& plan) noexcept {
-    return {.depth = plan.depth,
-            .phases = plan.phases,
-            .blocks = plan.blocks,
-            .real = plan.real,
-            .wide = plan.wide,
-            .per_part = plan.per_part,
-            .limit = plan.limit};
-}
-// The activations' memory as the preparation and the sums see it, the corrections behind it.
-template <any_scheme S>
-struct activation_pieces {
-    typename gemm_plan<S>::shared_memory shared{};
-    float* corrections = nullptr;
-    activation_pieces(const gemm_plan<S>& plan, bool asymmetric, arena& memory) noexcept : shared(plan.take_shared(memory)) {
-        if (asymmetric && !plan.real) corrections = memory.take<float>(plan.tokens);
-    }
-    [[nodiscard]] activation_memory all() const noexcept {
-        return {shared.values, shared.real_values, shared.pair_sums, shared.part_sums, shared.scales, corrections};
-    }
-};
-
 // Bytes of all activations, and of what the workers need while they multiply.
-template <any_scheme S>
-[[nodiscard]] inline std::size_t activation_bytes(const gemm_plan<S>& plan, bool asymmetric) noexcept {
+[[nodiscard]] inline std::size_t activation_bytes(const activation_layout& layout, bool asymmetric) noexcept {
     arena counter;
-    (void)activation_pieces<S>(plan, asymmetric, counter);
+    (void)activation_memory::take(layout, layout.blocks.tokens, asymmetric, counter);
     return counter.used();
 }
-template <any_scheme S>
-[[nodiscard]] inline std::size_t worker_bytes(const gemm_plan<S>& plan) noexcept {
+template <any_scheme S, isa Isa> [[nodiscard]] inline std::size_t worker_bytes(const gemm_plan<S, Isa>& plan) noexcept {
     arena counter;
     (void)plan.take_worker(counter);
     return counter.used();
 }
-template <any_scheme S>
-[[nodiscard]] inline typename gemm_plan<S>::worker_memory memory_of_worker(const gemm_plan<S>& plan,
-                                                                           std::byte* at) noexcept {
+template <any_scheme S, isa Isa>
+[[nodiscard]] inline typename gemm_plan<S, Isa>::worker_memory memory_of_worker(const gemm_plan<S, Isa>& plan,
+                                                                                std::byte* at) noexcept {
     arena mine(at);
     return plan.take_worker(mine);
 }
 
 // run(panel_work, worker) for all panels and tokens; workers' memory is `stride` apart.
-template <any_scheme S, executor Executor, class Run>
-inline void for_each_group(const gemm_plan<S>& plan, std::byte* workers, std::size_t stride, const Executor& threads,
-                           const Run& run) {
+template <any_scheme S, isa Isa, executor Executor, class Run>
+inline void for_each_group(const gemm_plan<S, Isa>& plan, std::byte* workers, std::size_t stride,
+                           const Executor& threads, const Run& run) {
     const std::size_t count = plan.panel_groups * plan.token_chunks;
     const auto first_panel = [&](std::size_t item) { return item % plan.panel_groups * plan.panel_group; };
     detail::for_each_in_regions(
@@ -155,12 +131,11 @@ inline void for_each_group(const gemm_plan<S>& plan, std::byte* workers, std::si
 // y from activations in place; `workers` has worker_bytes for each and for each matrix. `weight_sums`, for activations with
 // offsets: of the first matrix, then of the next.
 template <isa Isa, class Product, class Destination, epilogue Epilogue, executor Executor>
-inline void multiply(const gemm_plan<typename Product::scheme_type>& plan,
-                     const activation_pieces<typename Product::scheme_type>& x, const float* weight_sums,
-                     const Product& product, const Destination& y, const Epilogue& finish, std::byte* workers,
-                     const Executor& threads) {
+inline void multiply(const gemm_plan<typename Product::scheme_type, Isa>& plan, const activation_memory& x,
+                     const float* weight_sums, const Product& product, const Destination& y, const Epilogue& finish,
+                     std::byte* workers, const Executor& threads) {
     using S = typename Product::scheme_type;
-    const bool token_scales = !plan.real && !plan.per_part;
+    const bool token_scales = plan.integers && !plan.per_part;
     const std::size_t stride = worker_bytes(plan);
     for_each_group(plan, workers, Product::matrices * stride, threads, [&](const panel_work& work, std::size_t worker) {
         const std::size_t first_token = plan.blocks.first(work.first_block);
@@ -174,7 +149,7 @@ inline void multiply(const gemm_plan<typename Product::scheme_type>& plan,
                     const packed<S>& w = product.matrix(i);
                     by[i].results = results[i] + (p * tokens + token - first_token) * panel_layout::rows;
                     by[i].factors = reinterpret_cast<const float*>(w.panel(work.first_panel + p) + w.sections().factors);
-                    if (token_scales) by[i].scales = x.shared.scales + token;
+                    if (token_scales) by[i].scales = x.scales + token;
                     if (x.corrections != nullptr) {
                         by[i].corrections = x.corrections + token;
                         by[i].weight_sums = weight_sums + i * plan.outputs + output;
@@ -185,10 +160,10 @@ inline void multiply(const gemm_plan<typename Product::scheme_type>& plan,
             }
         };
         for (std::size_t i = 0; i < Product::matrices; ++i) {
-            const typename gemm_plan<S>::worker_memory own =
+            const typename gemm_plan<S, Isa>::worker_memory own =
                 memory_of_worker(plan, workers + (worker * Product::matrices + i) * stride);
             results[i] = own.results;
-            sum_group<Isa, S>(plan, product.matrix(i), x.shared, own, work,
+            sum_group<Isa, S>(plan, product.matrix(i), x, own, work,
                               i + 1 == Product::matrices ? tokens_done::of(finish_tokens) : tokens_done{});
         }
     });

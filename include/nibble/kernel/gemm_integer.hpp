@@ -17,14 +17,14 @@ namespace nibble::inline NIBBLE_ABI::kernel {
 
 // put(token, first output, outputs, sums) for every panel and token; outputs is at most 16.
 template <isa Isa, any_scheme S, class Put, executor Executor>
-inline void multiply_integers(const gemm_plan<S>& plan, const activation_pieces<S>& x, const packed<S>& w, const Put& put,
-                              std::byte* workers, const Executor& threads) {
+inline void multiply_integers(const gemm_plan<S, Isa>& plan, const activation_memory& x, const packed<S>& w,
+                              const Put& put, std::byte* workers, const Executor& threads) {
     const std::size_t stride = worker_bytes(plan);
     for_each_group(plan, workers, stride, threads, [&](const panel_work& work, std::size_t worker) {
-        const typename gemm_plan<S>::worker_memory own = memory_of_worker(plan, workers + worker * stride);
+        const typename gemm_plan<S, Isa>::worker_memory own = memory_of_worker(plan, workers + worker * stride);
         const std::size_t first_token = plan.blocks.first(work.first_block);
         const std::size_t tokens = plan.blocks.first(work.end_block) - first_token;
-        sum_group<Isa, S, true>(plan, w, x.shared, own, work, tokens_done{});
+        sum_group<Isa, S, true>(plan, w, x, own, work, tokens_done{});
         const auto* sums = reinterpret_cast<const std::int32_t*>(own.totals);
         for (std::size_t p = 0; p < work.panels; ++p) {
             const std::size_t output = (work.first_panel + p) * panel_layout::rows;

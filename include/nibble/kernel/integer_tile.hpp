@@ -3,6 +3,7 @@
 
 #include <nibble/core/config.hpp>
 #include <nibble/element/lanes.hpp>
+#include <nibble/isa/int32_dots.hpp>
 #include <nibble/isa/isa.hpp>
 #include <nibble/kernel/tile.hpp>
 #include <nibble/kernel/unpack.hpp>
@@ -13,27 +14,6 @@
 #include <type_traits>
 
 namespace nibble::inline NIBBLE_ABI::kernel {
-
-struct integer_tile_arguments {
-    const std::uint8_t* codes = nullptr; // of the range's first quad
-    std::size_t codes_stride = 0;        // bytes from panel to panel
-    const std::int8_t* values = nullptr; // activations of the range's first quad
-    const std::int32_t* pair_sums = nullptr; // of the range's first phase
-    const float* part_sums = nullptr;    // of the range's first part
-    const float* part_scales = nullptr;  // of the range's first part; null if scales are per token
-    const float* scales = nullptr;       // [panel][part][16]
-    const std::int32_t* zeros = nullptr; // [panel][part][16] or null: see widen_zeros
-    const float* minimums = nullptr;     // [panel][part][16] or null
-    std::size_t widened_stride = 0;      // floats from panel to panel in scales, zeros, minimums
-    std::size_t phases_per_part = 1;
-    std::size_t phase_quads = 1;
-    int center = 0;
-    std::ptrdiff_t ahead = 0;            // bytes from a code to the one that is asked for when it is read, where the tile
-    tile_requests requests{};            // does not make these
-    float* results = nullptr;            // [panel][token][16], read and written
-    std::size_t results_stride = 0;      // floats from panel to panel
-    std::int32_t* totals = nullptr;      // likewise, and as far apart: sums of an unfinished part
-};
 
 // use(quad, A, B) for the quads of a step: their lanes, looked up in Element's table unless that is void.
 template <isa Isa, int Bits, class Element, class Use>
@@ -103,24 +83,6 @@ struct packed_source {
     }
 };
 
-// Isa with the sums of byte products in int32, for lanes and activations of which int16 has room for two products and no more
-// (detail::byte_limit).
-template <isa Isa>
-struct int32_dots : Isa {
-    using sums = typename Isa::i32;
-    [[nodiscard]] static NIBBLE_INLINE sums dot_start(const std::int32_t* pair, int center) noexcept {
-        return Isa::pairs_start(pair, center);
-    }
-    [[nodiscard]] static NIBBLE_INLINE sums dot(const sums& s, const typename Isa::bytes& codes,
-                                                const typename Isa::bytes& activations) noexcept {
-        return Isa::add_quads(s, codes, activations);
-    }
-    [[nodiscard]] static NIBBLE_INLINE sums dot_finish(const sums& s) noexcept { return s; }
-    [[nodiscard]] static NIBBLE_INLINE sums add_finished(const sums& total, const sums& s) noexcept { return Isa::add(total, s); }
-};
-template <isa Isa>
-using int32_dots_of = std::conditional_t<std::is_same_v<typename Isa::sums, typename Isa::i32>, Isa, int32_dots<Isa>>;
-
 // What sources of lanes as int16 have in common: products of pairs, summed in int32. Exact for every code and activation.
 template <isa Isa>
 struct word_products {
@@ -187,23 +149,18 @@ struct word_source : word_products<Isa> {
     }
 };
 
-// Tokens of the integer tiles: 1 ... shorter_tile_tokens, and integer_tile_tokens. An instruction that sums in int32 has a
-// latency of five cycles and a throughput of two per cycle: it takes more sums at once than one of int16, if there are
-// registers for them.
-inline constexpr std::size_t shorter_tile_tokens = 4;
-inline constexpr std::size_t integer_tile_tokens = detail::sums_bytes_in_int32 && NIBBLE_VECTOR_REGISTERS >= 32 ? 8 : 4;
-
 // Do the vectors of two panels meet one broadcast of the activations? Loads, of which there are two in a cycle, as there are
 // products, would be the limit otherwise. And does the tile make its requests itself? No constexpr local says so: lambdas would
 // capture it, and GCC 12 then keeps the sums in memory.
 template <class Source, std::size_t Panels, std::size_t Tokens>
 inline constexpr bool shares_broadcasts = Panels == 2 && Tokens > 1 && Source::quads == 1 && Source::halves == 1;
 template <class Source, std::size_t Panels, std::size_t Tokens>
-inline constexpr bool makes_requests = shares_broadcasts<Source, Panels, Tokens> && Tokens == integer_tile_tokens;
+inline constexpr bool makes_requests =
+    shares_broadcasts<Source, Panels, Tokens>&& Tokens == Source::isa_type::facts.integer_tiles.longest;
 
 // results += scale x (exact integer dot product of a part), part by part in order; see gemm.hpp for the formula.
 template <class Source, std::size_t Panels, std::size_t Tokens, bool Zeros>
-NIBBLE_NOINLINE void integer_tile(const integer_tile_arguments& arguments, const tile_range& bounds) noexcept {
+NIBBLE_NOINLINE void integer_tile(const tile_arguments& arguments, const tile_range& bounds) noexcept {
     using Isa = typename Source::isa_type;
     using sums = typename Source::sums;
     using i32 = typename Isa::i32;
@@ -215,9 +172,10 @@ NIBBLE_NOINLINE void integer_tile(const integer_tile_arguments& arguments, const
     // One base per panel and one offset for all, so that a load is base + offset.
     const std::uint8_t* codes[Panels];
 #pragma GCC unroll 8
-    for (std::size_t p = 0; p < Panels; ++p) codes[p] = arguments.codes + p * arguments.codes_stride;
+    for (std::size_t p = 0; p < Panels; ++p)
+        codes[p] = reinterpret_cast<const std::uint8_t*>(arguments.weights) + p * arguments.weights_stride;
     std::size_t offset = 0;
-    const std::int8_t* values = arguments.values;
+    const auto* values = reinterpret_cast<const std::int8_t*>(arguments.values);
     const std::int32_t* pair_sums = arguments.pair_sums;
 
     // The products of `quads` quads on top of s.
@@ -227,11 +185,11 @@ NIBBLE_NOINLINE void integer_tile(const integer_tile_arguments& arguments, const
             for (std::size_t p = 0; p < Panels; ++p)
 #pragma GCC unroll 2
                 for (std::size_t at = 0; at < Steps * Source::bytes; at += 64)
-                    Isa::prefetch(arguments.requests.next + p * arguments.requests.next_stride +
-                                  offset * arguments.requests.next_pace / 256 + at);
+                    Isa::prefetch(arguments.prefetches.next + p * arguments.prefetches.next_stride +
+                                  offset * arguments.prefetches.next_pace / 256 + at);
 #pragma GCC unroll 8
             for (std::size_t at = 0; at < Steps * Tokens * Source::activation_bytes; at += 64)
-                Isa::prefetch(values + arguments.requests.values_ahead + at);
+                Isa::prefetch(values + arguments.prefetches.values_ahead + at);
         }
 #pragma GCC unroll 8
         for (std::size_t step = 0; step < Steps; ++step)
@@ -307,7 +265,7 @@ NIBBLE_NOINLINE void integer_tile(const integer_tile_arguments& arguments, const
     };
     // A complete part into the results, by one fma each, with scales per part of the activations and with minimums
     // where there are some: a branch per vector would cost as much as the work.
-    const auto join = []<bool Scaled, bool Minimum>(const integer_tile_arguments* given, std::size_t part,
+    const auto join = []<bool Scaled, bool Minimum>(const tile_arguments* given, std::size_t part,
                                                     const auto& total) NIBBLE_INLINE_LAMBDA {
         // Read before the stores to the results, which might change them for all the compiler knows.
         float* const results = given->results;
@@ -339,7 +297,7 @@ NIBBLE_NOINLINE void integer_tile(const integer_tile_arguments& arguments, const
             }
     };
     const auto complete = [&](std::size_t part, const auto& total) NIBBLE_INLINE_LAMBDA {
-        const integer_tile_arguments* given = fresh(arguments);
+        const tile_arguments* given = fresh(arguments);
         if (given->minimums != nullptr)
             join.template operator()<false, true>(given, part, total);
         else if (given->part_scales != nullptr)
@@ -350,7 +308,7 @@ NIBBLE_NOINLINE void integer_tile(const integer_tile_arguments& arguments, const
 
     for (std::size_t part = 0; part < fresh(bounds)->parts; ++part) {
         const tile_range* range = fresh(bounds);
-        const integer_tile_arguments* given = fresh(arguments);
+        const tile_arguments* given = fresh(arguments);
         const bool last_part = part + 1 == range->parts;
         std::size_t left = last_part ? range->last_units : range->part_units;
         const std::int32_t* pairs = pair_sums;
@@ -378,8 +336,9 @@ NIBBLE_NOINLINE void integer_tile(const integer_tile_arguments& arguments, const
                     for (std::size_t half = 0; half < halves; ++half) visit(p, t, half, p * apart + t * 16 + half * lanes);
         };
         if (resumed)
-            each([&](std::size_t p, std::size_t t, std::size_t half, std::size_t at)
-                     NIBBLE_INLINE_LAMBDA { totals[p][t][half] = Isa::load(given->totals + at); });
+            each([&](std::size_t p, std::size_t t, std::size_t half, std::size_t at) NIBBLE_INLINE_LAMBDA {
+                totals[p][t][half] = Isa::load(reinterpret_cast<const std::int32_t*>(given->totals) + at);
+            });
         else
             each([&](std::size_t p, std::size_t t, std::size_t half, std::size_t)
                      NIBBLE_INLINE_LAMBDA { totals[p][t][half] = Isa::zeros(); });
@@ -392,7 +351,7 @@ NIBBLE_NOINLINE void integer_tile(const integer_tile_arguments& arguments, const
                 });
                 products(quads, totals);
                 if constexpr (Zeros) {
-                    const integer_tile_arguments* now = fresh(arguments);
+                    const tile_arguments* now = fresh(arguments);
                     const std::int32_t* const zeros = now->zeros + part * 16;
                     const std::size_t stride = Panels > 1 ? now->widened_stride : 0;
                     each([&](std::size_t p, std::size_t t, std::size_t half, std::size_t) NIBBLE_INLINE_LAMBDA {
@@ -402,7 +361,7 @@ NIBBLE_NOINLINE void integer_tile(const integer_tile_arguments& arguments, const
             } else {
                 begin(center, pairs, s);
                 products(quads, s);
-                const integer_tile_arguments* now = fresh(arguments);
+                const tile_arguments* now = fresh(arguments);
                 const std::int32_t* const zeros = Zeros ? now->zeros + part * 16 : nullptr;
                 const std::size_t stride = Panels > 1 ? now->widened_stride : 0;
                 each([&](std::size_t p, std::size_t t, std::size_t half, std::size_t) NIBBLE_INLINE_LAMBDA {
@@ -416,7 +375,7 @@ NIBBLE_NOINLINE void integer_tile(const integer_tile_arguments& arguments, const
             complete(part, [&](const std::int32_t*, std::size_t p, std::size_t t, std::size_t half)
                                NIBBLE_INLINE_LAMBDA { return totals[p][t][half]; });
         } else {
-            std::int32_t* to = fresh(arguments)->totals;
+            auto* to = reinterpret_cast<std::int32_t*>(fresh(arguments)->totals);
             each([&](std::size_t p, std::size_t t, std::size_t half, std::size_t at)
                      NIBBLE_INLINE_LAMBDA { Isa::store(to + at, totals[p][t][half]); });
         }

@@ -13,23 +13,8 @@
 
 namespace nibble::inline NIBBLE_ABI::kernel {
 
-struct real_tile_arguments {
-    const std::byte* weights = nullptr; // of the range's first column, as the source reads them
-    std::size_t weights_stride = 0;     // bytes from panel to panel
-    const float* values = nullptr;      // [column][token]
-    const float* part_sums = nullptr;
-    const float* scales = nullptr;
-    const float* minimums = nullptr;
-    std::size_t widened_stride = 0;
-    std::ptrdiff_t ahead = 0; // as above
-    tile_requests requests{};
-    float* results = nullptr;
-    std::size_t results_stride = 0;
-    float* totals = nullptr;
-};
-
-// Real sources as above, by columns: each_column(from, use) gives use(column, the vectors of its 16 rows) for those of a step.
-// fp32 lanes that unpack_real has made.
+// Sources as of integer_tile.hpp, by columns: each_column(from, use) gives use(column, the vectors of its 16 rows) for
+// those of a step. fp32 lanes that unpack_real has made.
 template <isa Isa>
 struct real_source {
     using isa_type = Isa;
@@ -99,25 +84,15 @@ struct packed_real_source {
 template <isa Isa, element E>
 using real_packed_source = packed_real_source<decoder_of<Isa, E>, E>;
 
-// Tokens of the fp32 tiles, as of the integer tiles: 8 sums at least, in two vectors for 256 bits and one for 512.
-inline constexpr std::size_t shorter_real_tile_tokens = 6;
-inline constexpr std::size_t real_tile_tokens = NIBBLE_HAS_AVX512 != 0 ? 12 : 6;
-
-// Are codes of up to 8 bits decoded in registers for several tokens, in 512 bits? For so few that doing it for each tile of them
-// is less than storing lanes: 2, 4, 6, 8 tokens are 1.3, 1.3, 1.1, 1.0 times as fast with fp8, 1.8, 1.7, 1.6, 1.2 with six bits
-// (Emerald Rapids); 12 would be 0.7. 256 bits have too few registers for a decoder's constants and the sums.
-template <element E>
-inline constexpr bool decodes_few_tokens = NIBBLE_HAS_AVX512 != 0 && E::bits <= 8 && detail::decodes_alike<E>;
-inline constexpr std::size_t most_decoded_tokens = 8;
-
 // As in integer_tile.hpp.
 template <class Source, std::size_t Panels, std::size_t Tokens>
 inline constexpr bool real_shares_broadcasts = Panels == 2 && Tokens > 1 && Source::columns == 1;
-template <std::size_t Tokens> inline constexpr bool real_makes_requests = Tokens >= shorter_real_tile_tokens;
+template <class Source, std::size_t Tokens>
+inline constexpr bool real_makes_requests = Tokens >= Source::isa_type::facts.float_tiles.shorter;
 
 // results = fma(sum of a part, scale, results), part by part in order; each sum is one chain of fma over its columns.
 template <class Source, std::size_t Panels, std::size_t Tokens>
-NIBBLE_NOINLINE void real_tile(const real_tile_arguments& arguments, const tile_range& bounds) noexcept {
+NIBBLE_NOINLINE void real_tile(const tile_arguments& arguments, const tile_range& bounds) noexcept {
     using Isa = typename Source::isa_type;
     using f32 = typename Isa::f32;
     constexpr std::size_t halves = Source::halves;
@@ -128,10 +103,10 @@ NIBBLE_NOINLINE void real_tile(const real_tile_arguments& arguments, const tile_
     for (std::size_t p = 0; p < Panels; ++p) weights[p] = arguments.weights + p * arguments.weights_stride;
     std::size_t offset = 0;
     const std::ptrdiff_t ahead = arguments.ahead;
-    const float* values = arguments.values;
-    const auto steps = [&]<std::size_t Steps>(f32 (&s)[Panels][Tokens][halves], const tile_requests& requests)
-                           NIBBLE_INLINE_LAMBDA {
-        if constexpr (real_makes_requests<Tokens>) {
+    const auto* values = reinterpret_cast<const float*>(arguments.values);
+    const auto steps = [&]<std::size_t Steps>(f32(&s)[Panels][Tokens][halves],
+                                              const prefetch_plan& requests) NIBBLE_INLINE_LAMBDA {
+        if constexpr (real_makes_requests<Source, Tokens>) {
             const std::byte* next = requests.next + offset * requests.next_pace / 256;
             const std::byte* coming = reinterpret_cast<const std::byte*>(values) + requests.values_ahead;
             NIBBLE_OPAQUE(coming); // or each of its lines takes a register
@@ -141,11 +116,13 @@ NIBBLE_NOINLINE void real_tile(const real_tile_arguments& arguments, const tile_
                 for (std::size_t at = 0; at < Steps * Source::bytes; at += 64)
                     Isa::prefetch(next + p * requests.next_stride + at);
 #pragma GCC unroll 8
-            for (std::size_t at = 0; at < Steps * Source::columns * Tokens * sizeof(float); at += 64) Isa::prefetch(coming + at);
+            for (std::size_t at = 0; at < Steps * Source::columns * Tokens * sizeof(float); at += 64)
+                Isa::prefetch(coming + at);
         }
         const auto vectors_of = [&](std::size_t p, std::size_t step) NIBBLE_INLINE_LAMBDA {
             const std::byte* from = weights[p] + offset + step * Source::bytes;
-            if constexpr (!real_makes_requests<Tokens>) prefetch_step<Isa, Source::bytes, Steps>(from, ahead, step);
+            if constexpr (!real_makes_requests<Source, Tokens>)
+                prefetch_step<Isa, Source::bytes, Steps>(from, ahead, step);
             return from;
         };
 #pragma GCC unroll 8
@@ -184,7 +161,7 @@ NIBBLE_NOINLINE void real_tile(const real_tile_arguments& arguments, const tile_
                 }
             }
         }
-        if constexpr (Panels > 1 || real_makes_requests<Tokens>) {
+        if constexpr (Panels > 1 || real_makes_requests<Source, Tokens>) {
             offset += Steps * Source::bytes;
             NIBBLE_OPAQUE(offset);
         } else {
@@ -195,7 +172,7 @@ NIBBLE_NOINLINE void real_tile(const real_tile_arguments& arguments, const tile_
     };
     for (std::size_t part = 0; part < fresh(bounds)->parts; ++part) {
         const tile_range* range = fresh(bounds);
-        const float* resumed = fresh(arguments)->totals;
+        const auto* resumed = reinterpret_cast<const float*>(fresh(arguments)->totals);
         const bool last_part = part + 1 == range->parts;
         std::size_t columns = last_part ? range->last_units : range->part_units;
         f32 s[Panels][Tokens][halves];
@@ -208,16 +185,16 @@ NIBBLE_NOINLINE void real_tile(const real_tile_arguments& arguments, const tile_
 #pragma GCC unroll 2
                 for (std::size_t half = 0; half < halves; ++half)
                     s[p][t][half] = begun ? Isa::load(resumed + p * begun_apart + t * 16 + half * lanes) : Isa::broadcast(0.0f);
-        const tile_requests requests = fresh(arguments)->requests;
+        const prefetch_plan requests = fresh(arguments)->prefetches;
 #pragma GCC unroll 1
         for (; columns >= unroll * Source::columns; columns -= unroll * Source::columns)
             steps.template operator()<unroll>(s, requests);
         if constexpr (unroll > 1)
 #pragma GCC unroll 1
             for (; columns != 0; columns -= Source::columns) steps.template operator()<1>(s, requests);
-        const real_tile_arguments* given = fresh(arguments);
+        const tile_arguments* given = fresh(arguments);
         float* const results = given->results;
-        float* const totals = given->totals;
+        auto* const totals = reinterpret_cast<float*>(given->totals);
         const float* const scales = given->scales + part * 16;
         const float* const minimums = given->minimums;
         const float* const part_sums = given->part_sums + part * Tokens;

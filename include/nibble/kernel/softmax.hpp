@@ -6,7 +6,7 @@
 #include <nibble/core/config.hpp>
 #include <nibble/isa/isa.hpp>
 #include <nibble/isa/lanes.hpp>
-#include <nibble/kernel/tile.hpp>
+#include <nibble/kernel/prefetch.hpp>
 #include <nibble/kernel/turn_rows.hpp>
 #include <nibble/tensor/layout.hpp>
 
@@ -42,8 +42,7 @@ inline constexpr std::size_t attention_panels = attention_block / panel_layout::
 
 // Lanes that hold as many of a panel's 16 tokens as the machine takes at once: 8 or 16. What is added up over tokens is the
 // same to the bit either way: lane i and lane i + 8 first.
-template <isa Isa>
-using token_lanes = lanes<detail::tile_isa_of<Isa>>;
+template <isa Isa> using token_lanes = lanes<detail::panel_isa_of<Isa>>;
 template <isa Isa>
 inline constexpr std::size_t lane_halves = panel_layout::rows / token_lanes<Isa>::width;
 
@@ -78,20 +77,6 @@ template <isa Isa>
     const float of_b_sum = detail::rounded_by_itself(b.sum * of_b);
     return {top, __builtin_fmaf(a.sum, of_a, of_b_sum)};
 }
-
-// Memory that will be read soon, asked for a few lines at a time while the processor computes something else.
-struct asked_memory {
-    const std::byte* at = nullptr;
-    const std::byte* end = nullptr;
-    std::size_t step = 0; // bytes at once, lines of 64
-    template <isa Isa>
-    NIBBLE_INLINE void ask(std::size_t times = 1) noexcept {
-        if (at >= end) return;
-        using early = std::conditional_t<NIBBLE_TUNED_FOR_ZEN != 0, early_isa<Isa>, Isa>;
-        for (std::size_t i = 0; i < times * step; i += 64) early::prefetch(at + i);
-        at += times * step;
-    }
-};
 
 // All lanes of up to four rows' vectors joined by join(a, b), which leaves a joined to b in a; sums are those of sum_of.
 template <class L, std::size_t Rows, std::size_t Halves, class Join>
@@ -140,8 +125,8 @@ inline constexpr std::size_t rows_weighed = 4;
 // Scores [panel][stride][16] of `panels` panels of some rows to e^(score - largest so far), in place; `rescale` is what the
 // rows' earlier sums are to be multiplied by. A score of -infinity has no weight; one of NaN or +infinity makes the sum NaN.
 template <isa Isa, std::size_t Rows>
-NIBBLE_NOINLINE void weigh_rows(float* scores, std::size_t stride, std::size_t panels, softmax_state* states, float* rescale,
-                                asked_memory& soon) noexcept {
+NIBBLE_NOINLINE void weigh_rows(float* scores, std::size_t stride, std::size_t panels, softmax_state* states,
+                                float* rescale, prefetch_cursor& soon) noexcept {
     using L = token_lanes<Isa>;
     constexpr std::size_t halves = lane_halves<Isa>;
     L top[Rows][halves];
@@ -175,7 +160,7 @@ NIBBLE_NOINLINE void weigh_rows(float* scores, std::size_t stride, std::size_t p
     }
     for (std::size_t p = 0; p < panels; ++p) {
         float* at = scores + p * stride;
-        soon.ask<Isa>(Rows);
+        soon.prefetch<Isa>(Rows);
 #pragma GCC unroll 4
         for (std::size_t r = 0; r < Rows; ++r)
 #pragma GCC unroll 2
@@ -206,7 +191,8 @@ NIBBLE_INLINE void for_each_rows(std::size_t count, const Run& run) noexcept {
 }
 // Of all `rows` rows.
 template <isa Isa>
-void weigh(float* scores, std::size_t rows, std::size_t panels, softmax_state* states, float* rescale, asked_memory& soon) noexcept {
+void weigh(float* scores, std::size_t rows, std::size_t panels, softmax_state* states, float* rescale,
+           prefetch_cursor& soon) noexcept {
     for_each_rows(rows, [&]<std::size_t Rows>(std::size_t r) {
         weigh_rows<Isa, Rows>(scores + r * panel_layout::rows, rows * panel_layout::rows, panels, states + r, rescale + r, soon);
     });

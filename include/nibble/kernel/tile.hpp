@@ -3,10 +3,10 @@
 #pragma once
 
 #include <nibble/core/config.hpp>
-#include <nibble/isa/isa.hpp>
+#include <nibble/kernel/prefetch.hpp>
 
 #include <cstddef>
-#include <type_traits>
+#include <cstdint>
 
 namespace nibble::inline NIBBLE_ABI::kernel {
 
@@ -22,50 +22,27 @@ struct tile_range {
     bool finish = true;          // the last part is complete with this range
 };
 
-// What a tile asks for besides what it reads: of several tiles in a row each asks for a share of what comes next, spread over
-// its loop. A burst of requests between tiles would take the first-level cache's line buffers from the tile's own reads.
-struct tile_requests {
-    const std::byte* next = nullptr; // the first panel's share of the codes that come next
-    std::size_t next_stride = 0;     // bytes from panel to panel
-    std::size_t next_pace = 0;       // 1/256 bytes per byte of weights that the tile reads
-    std::ptrdiff_t values_ahead = 0; // bytes from the activations to those of the next tile
+// What a tile is given.
+struct tile_arguments {
+    const std::byte* weights = nullptr; // codes or lanes of the range's first unit, as the tile's source reads them
+    std::size_t weights_stride = 0;     // bytes from panel to panel
+    const std::byte* values = nullptr;  // activations of the range's first unit, in their family's order
+    const std::int32_t* pair_sums = nullptr; // of the range's first phase; of activations that are integers
+    const float* part_sums = nullptr;        // of the range's first part
+    const float* part_scales = nullptr;      // of the range's first part; null if scales are per token
+    const float* scales = nullptr;           // [panel][part][16]
+    const std::int32_t* zeros = nullptr;     // [panel][part][16] or null: see widen_zeros
+    const float* minimums = nullptr;         // [panel][part][16] or null
+    std::size_t widened_stride = 0;          // floats from panel to panel in scales, zeros, minimums
+    std::size_t phases_per_part = 1;
+    std::size_t phase_quads = 1;
+    int center = 0;
+    std::ptrdiff_t ahead = 0;       // bytes from a code to the one that is prefetched when it is read, where the tile
+    prefetch_plan prefetches{};     // does not follow these
+    float* results = nullptr;       // [panel][token][16], read and written
+    std::size_t results_stride = 0; // floats from panel to panel
+    std::byte* totals = nullptr;    // likewise, and as far apart: int32 or fp32 sums of an unfinished part
 };
-
-// Bytes a tile asks for ahead of its reads, in the same panel or the next: far enough to cover the memory latency at full speed,
-// for each of `streams` panels at once. Measured on Emerald Rapids, cold weights: one panel and 4 or 8 tokens at 256, 512, 1024,
-// 2048 bytes: 1, 1.2, 1.5, 1.7; four panels and one token at 512, 1024, 1536, 2048, 3072 bytes: f16 1, 1.13, 1.23, 1.23, 1.22,
-// int8 1, .94, 1.08, 1.06, int4 g32 1, 1.06, 1.07, 1.05. Zen 4 lost with more than 512 bytes in four streams.
-[[nodiscard]] inline std::size_t prefetch_distance(std::size_t streams) noexcept {
-    return streams <= 1 ? 2048 : NIBBLE_CPU_IS_AMD ? 512 : 1536;
-}
-
-// What a step of `Bytes` asks for, one of `Steps`: every line, once where lines are steps or several.
-template <isa Isa, std::size_t Bytes, std::size_t Steps, class Byte>
-NIBBLE_INLINE void prefetch_step(const Byte* from, std::ptrdiff_t ahead, std::size_t step) noexcept {
-    if constexpr (Bytes <= 64) {
-        if (Bytes * Steps < 64 || step * Bytes % 64 == 0) Isa::prefetch(from + ahead);
-    } else {
-#pragma GCC unroll 4
-        for (std::size_t line = 0; line < Bytes; line += 64) Isa::prefetch(from + ahead + line);
-    }
-}
-
-// Requests for what is read long after, as attention makes them. A Zen has 24 lines on the way to its first-level cache at most,
-// requests and reads alike, which is less than memory could bring: there they go to the second level. (Zen 4, cold caches, one
-// query: 32 and 16 bits 1.1 to 1.4 times as fast, 8 bits 1.3 to 1.5, int4_g32 0.96 to 1.36; 2 bits, which need few lines at a time,
-// .8 to .9. Emerald Rapids .93 to 1.03. Products with cold weights, whose streams the hardware follows, .92 to 1.1.)
-template <int Bits>
-inline constexpr bool asks_second_level = NIBBLE_TUNED_FOR_ZEN != 0 && Bits >= 4;
-template <isa Isa>
-struct early_isa : Isa {
-    static NIBBLE_INLINE void prefetch(const void* at) noexcept { Isa::prefetch_second_level(at); }
-};
-template <class Source>
-struct early_source : Source {
-    using isa_type = early_isa<typename Source::isa_type>;
-};
-template <class Source, int Bits>
-using asked_early = std::conditional_t<asks_second_level<Bits>, early_source<Source>, Source>;
 
 // What is asked for once per part is read from memory when it is: kept in registers it would push the pointers of the innermost
 // loop out of them.

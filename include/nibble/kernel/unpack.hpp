@@ -162,17 +162,9 @@ NIBBLE_INLINE void widen_lanes(const std::uint8_t* in, std::size_t quads, std::i
     for (std::size_t v = 0; v < 2 * quads; ++v) store_widened<Isa>(Isa::load_bytes(in + 32 * v), out + 32 * v);
 }
 
-// The ISA that decodes an element to fp32: the wider one if it can.
-template <isa Isa, element E, bool Wider = detail::tile_isa_of<Isa>::width != Isa::width>
-struct decoder {
-    using type = Isa;
-};
+// What decodes an element to fp32: whole panels at once if the ISA can.
 template <isa Isa, element E>
-struct decoder<Isa, E, true> {
-    using type = std::conditional_t<detail::tile_isa_of<Isa>::template decodes<E>, detail::tile_isa_of<Isa>, Isa>;
-};
-template <isa Isa, element E>
-using decoder_of = typename decoder<Isa, E>::type;
+using decoder_of = std::conditional_t<detail::panel_isa_of<Isa>::template decodes<E>, detail::panel_isa_of<Isa>, Isa>;
 
 // `columns` columns (whole steps) of codes to [column][16 rows] fp32.
 template <isa Given, element E>
@@ -209,14 +201,11 @@ NIBBLE_NOINLINE void unpack_real(const std::uint8_t* in, std::size_t columns, fl
 }
 
 // Scales of parts [first, first + parts) of a panel as fp32, [part][16]: inner x outer where outer scales differ along a
-// row, times the power of two that makes the element's grid integer.
-template <isa Isa, any_scheme S>
+// row, times the unit of the family's lanes.
+template <isa Isa, class Family, any_scheme S>
 inline void widen_scales(const packed<S>& w, const std::byte* panel, std::size_t first, std::size_t parts, float* out) noexcept {
     using traits = detail::scheme_traits<S>;
-    using element = typename traits::element;
-    constexpr float unit = detail::family_of<element> == detail::kernel_family::real
-                               ? 1.0f
-                               : detail::exp2i(detail::integer_grid_of<element>.exponent);
+    constexpr float unit = Family::unit;
     if constexpr (!S::scaled) {
         for (std::size_t i = 0; i < parts * panel_layout::rows; i += 8) Isa::store(out + i, Isa::broadcast(unit));
     } else {
