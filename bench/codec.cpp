@@ -1,4 +1,5 @@
-// codec.cpp: nibble_codec, how fast each number format is written and read: quantize and dequantize, on Google Benchmark.
+// codec.cpp: nibble_codec, how fast each number format is written and read: quantize, under range::absmax and (search)
+// least_squares, and dequantize, on Google Benchmark.
 //   nibble_codec --benchmark_filter='^dequantize/int4'
 // Lines are named <verb>/<scheme>/<isa>/<rows>x<cols>/threads:<n>; fp32_GBps counts the fp32 bytes that are read or
 // written, of_copy is that over the rate at which memcpy writes a block of the same size at the same moment.
@@ -65,6 +66,10 @@ void register_scheme(const bench::scheme& format) {
         // Every line has the same counters: the CSV reporter insists.
         state.counters["bits_per_weight"] = format.quantize(weights().view(), nibble::serial{})->bits_per_weight();
         run(state, [&] { benchmark::DoNotOptimize(format.quantize(weights().view(), nibble::serial{})); });
+    })->MinTime(0.05);
+    benchmark::RegisterBenchmark(("search" + shape).c_str(), [&format](benchmark::State& state) {
+        state.counters["bits_per_weight"] = format.search(weights().view(), nibble::serial{})->bits_per_weight();
+        run(state, [&] { benchmark::DoNotOptimize(format.search(weights().view(), nibble::serial{})); });
     })->MinTime(0.05);
     benchmark::RegisterBenchmark(("dequantize" + shape).c_str(), [&format](benchmark::State& state) {
         const std::unique_ptr<bench::quantized_weights> quantized =

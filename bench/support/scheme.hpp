@@ -39,6 +39,11 @@ public:
     [[nodiscard]] virtual std::string_view name() const = 0;
     [[nodiscard]] virtual std::unique_ptr<quantized_weights> quantize(nibble::matrix_view<const float> weights,
                                                                       executor_ref threads) const = 0;
+    // The same under range::least_squares, where the format has a range.
+    [[nodiscard]] virtual std::unique_ptr<quantized_weights> search(nibble::matrix_view<const float> weights,
+                                                                    executor_ref threads) const {
+        return quantize(weights, threads);
+    }
     // The same weights met by activations of 7 bits (activation_grid::limit = 64), as <name>_a7; null where no kernel is
     // faster for that.
     [[nodiscard]] virtual std::unique_ptr<scheme> with_seven_bits() const { return nullptr; }

@@ -79,6 +79,12 @@ public:
         return std::make_unique<quantized_weights_of<S>>(
             nibble::quantize<S>(weights, nibble::quantize_options{}, threads), limit_);
     }
+    [[nodiscard]] std::unique_ptr<quantized_weights> search(nibble::matrix_view<const float> weights,
+                                                            executor_ref threads) const override {
+        using S = typename Format::scheme;
+        return std::make_unique<quantized_weights_of<S>>(
+            nibble::quantize<S>(weights, nibble::quantize_options{.range = nibble::range::least_squares}, threads), limit_);
+    }
 
 private:
     std::string name_;

@@ -336,10 +336,13 @@ std::string difference(const plain_quantized& got, const plain_quantized& wanted
 }
 
 std::vector<double> errors_of_slots(const scheme_facts& scheme, const plain_quantized& q, const float* x) {
-    std::vector<double> errors(scheme.slots(q.rows, q.cols), 0.0);
+    // A search chooses the numbers of a super-block together.
+    const bool together = scheme.two_level && scheme.outer_slots(1, 1024) > 1;
+    std::vector<double> errors(together ? scheme.outer_slots(q.rows, q.cols) : scheme.slots(q.rows, q.cols), 0.0);
     for (std::size_t n = 0; n < q.values.size(); ++n) {
         const double d = static_cast<double>(x[n]) - static_cast<double>(q.values[n]);
-        errors[scheme.slot(n / q.cols, n % q.cols, q.cols)] += d * d;
+        errors[together ? scheme.outer_slot(n / q.cols, n % q.cols, q.cols)
+                        : scheme.slot(n / q.cols, n % q.cols, q.cols)] += d * d;
     }
     return errors;
 }
