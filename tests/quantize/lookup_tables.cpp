@@ -104,8 +104,8 @@ template <class Quantized> std::vector<float> dequantized(const Quantized& q) {
 
 TEST_CASE("sort_by_key: ascending and stable", "[kernel][sort]") {
     for (const std::size_t n : {0u, 1u, 2u, 47u, 48u, 49u, 300u, 5000u}) {
-        std::vector<kernel::keyed<std::uint32_t>> items, spare;
-        std::vector<kernel::keyed<std::uint64_t>> wide, wide_spare;
+        dynamic_array<kernel::keyed<std::uint32_t>> items, spare;
+        dynamic_array<kernel::keyed<std::uint64_t>> wide, wide_spare;
         std::vector<float> x(n);
         for (std::size_t i = 0; i < n; ++i) {
             x[i] = std::round(nibble_test::random_normal(8, i) * 20.0f) / 4.0f;
