@@ -19,8 +19,8 @@ namespace {
 
 constexpr std::size_t group = 128;
 constexpr std::size_t group_quads = group / 4;
-constexpr std::size_t quad_bytes = 32; // of codes of a panel of 16 rows
-constexpr int center = 8;              // codes are 0 to 15, values -8 to 7
+[[maybe_unused]] constexpr std::size_t quad_bytes = 32; // of codes of a panel of 16 rows
+constexpr int center = 8;                               // codes are 0 to 15, values -8 to 7
 
 #if NIBBLE_HAS_AVX512
 constexpr std::size_t tile_tokens = 8;
