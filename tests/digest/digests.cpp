@@ -57,7 +57,7 @@ std::vector<float> residual_of(const product_shape& s) {
 
 nb::gemm_options product_options(nb::activation_scale scale) {
     nb::gemm_options options;
-    options.activations = scale;
+    options.activations.scale = scale;
     return options;
 }
 

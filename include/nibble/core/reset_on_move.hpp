@@ -17,10 +17,10 @@ public:
     constexpr reset_on_move() noexcept = default;
     constexpr reset_on_move(T value) noexcept : value_(std::move(value)) {}
     constexpr reset_on_move(const reset_on_move&) = default;
-    constexpr reset_on_move(reset_on_move&& other) noexcept : value_(exchange(other.value_, T{Default...})) {}
+    constexpr reset_on_move(reset_on_move&& other) noexcept : value_(detail::exchange(other.value_, T{Default...})) {}
     constexpr reset_on_move& operator=(const reset_on_move&) = default;
     constexpr reset_on_move& operator=(reset_on_move&& other) noexcept {
-        T taken = exchange(other.value_, T{Default...});
+        T taken = detail::exchange(other.value_, T{Default...});
         value_ = std::move(taken);
         return *this;
     }
