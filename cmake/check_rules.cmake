@@ -48,6 +48,12 @@ foreach(header IN LISTS headers)
         math(EXPR faults "${faults} + 1")
     endif()
 
+    # What it declares stands between the two that keep users' warnings quiet.
+    if(text MATCHES "\nnamespace nibble" AND NOT text MATCHES "\nNIBBLE_HEADER_BEGIN\nnamespace nibble.*\n} // namespace nibble[^\n]*\nNIBBLE_HEADER_END\n")
+        message(STATUS "include/nibble/${header}: NIBBLE_HEADER_BEGIN before the namespace, NIBBLE_HEADER_END after it")
+        math(EXPR faults "${faults} + 1")
+    endif()
+
     # Lines as a list: brackets and semicolons would cut it elsewhere. A block comment keeps its line breaks.
     string(REPLACE ";" " " code "${text}")
     string(REPLACE "[" "(" code "${code}")

@@ -25,6 +25,7 @@
 #include <cstring>
 #include <type_traits>
 
+NIBBLE_HEADER_BEGIN
 namespace nibble::inline NIBBLE_ABI::detail {
 
 // StoresValues: or values are keys of the same place.
@@ -375,3 +376,4 @@ protected:
 };
 
 } // namespace nibble::inline NIBBLE_ABI::detail
+NIBBLE_HEADER_END

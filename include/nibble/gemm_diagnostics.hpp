@@ -16,6 +16,7 @@
 #include <concepts>
 #include <type_traits>
 
+NIBBLE_HEADER_BEGIN
 namespace nibble::inline NIBBLE_ABI {
 
 struct gemm_options;
@@ -113,3 +114,4 @@ void gemm_gated(const X&, const Gate&, const Up&, const Y&, const Activation&, c
 }
 
 } // namespace nibble::inline NIBBLE_ABI
+NIBBLE_HEADER_END

@@ -15,6 +15,7 @@
 #include <cstring>
 #include <utility>
 
+NIBBLE_HEADER_BEGIN
 namespace nibble::inline NIBBLE_ABI {
 
 namespace detail {
@@ -158,3 +159,4 @@ void dequantize(const mixed_quantized<Mixed>& q, matrix_view<float> out, const E
 }
 
 } // namespace nibble::inline NIBBLE_ABI
+NIBBLE_HEADER_END

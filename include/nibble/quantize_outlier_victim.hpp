@@ -13,6 +13,7 @@
 #include <cstddef>
 #include <cstdint>
 
+NIBBLE_HEADER_BEGIN
 namespace nibble::inline NIBBLE_ABI {
 
 struct outlier_victim_options {
@@ -169,3 +170,4 @@ void dequantize(const outlier_victim_quantized<Granularity>& q, matrix_view<floa
 }
 
 } // namespace nibble::inline NIBBLE_ABI
+NIBBLE_HEADER_END

@@ -122,7 +122,7 @@ void add_products(std::vector<computed_digest>& to) {
             std::vector<float> y(s.tokens * s.outputs);
             const nb::matrix_view<float> out(y.data(), s.tokens, s.outputs);
             for (std::size_t isa = 0; isa < weights->isas(); ++isa)
-                for (const auto scale : {nb::activation_scale::per_token, nb::activation_scale::per_group}) {
+                for (const auto scale : {nb::activation_scale::per_token, nb::activation_scale::automatic}) {
                     const nb::gemm_options how = product_options(scale);
                     weights->gemm(isa, tokens, out, how, {});
                     products[isa].plain.add(y);

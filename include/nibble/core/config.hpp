@@ -269,6 +269,25 @@
 #define NIBBLE_HAS_FMA 0
 #endif
 
+// Around what each header declares: warnings that a program may ask for and that are no fault here. Kernels and codecs compare
+// floats exactly and on purpose, read bytes of packed memory as wider numbers where they are known to be aligned, convert to types
+// that are sometimes what they were, and have branches that are the same for some template arguments. nibble's own tests are
+// compiled with everything else.
+#if defined(__clang__)
+#define NIBBLE_HEADER_BEGIN                                                                                            \
+    _Pragma("GCC diagnostic push") _Pragma("GCC diagnostic ignored \"-Wunknown-warning-option\"")                     \
+        _Pragma("GCC diagnostic ignored \"-Wfloat-equal\"") _Pragma("GCC diagnostic ignored \"-Wcast-align\"")       \
+            _Pragma("GCC diagnostic ignored \"-Wctad-maybe-unsupported\"")                                            \
+                _Pragma("GCC diagnostic ignored \"-Wunsafe-buffer-usage\"")
+#else
+#define NIBBLE_HEADER_BEGIN                                                                                            \
+    _Pragma("GCC diagnostic push") _Pragma("GCC diagnostic ignored \"-Wfloat-equal\"")                                \
+        _Pragma("GCC diagnostic ignored \"-Wcast-align\"") _Pragma("GCC diagnostic ignored \"-Wuseless-cast\"")      \
+            _Pragma("GCC diagnostic ignored \"-Wduplicated-branches\"")                                               \
+                _Pragma("GCC diagnostic ignored \"-Wswitch-default\"")
+#endif
+#define NIBBLE_HEADER_END _Pragma("GCC diagnostic pop")
+
 // Around functions of 512 bits: GCC 12 warns of the undefined registers in its own headers, wherever those are inlined, and, not
 // optimising, of the masks in its own macros.
 #if defined(__GNUC__) && !defined(__clang__)

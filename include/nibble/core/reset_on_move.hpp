@@ -7,6 +7,7 @@
 
 #include <utility>
 
+NIBBLE_HEADER_BEGIN
 namespace nibble::inline NIBBLE_ABI::detail {
 
 // A T that is T{Default...} after it was moved from, so that an object whose memory is gone does not keep its shape:
@@ -37,3 +38,4 @@ private:
 };
 
 } // namespace nibble::inline NIBBLE_ABI::detail
+NIBBLE_HEADER_END

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <type_traits>
 
+NIBBLE_HEADER_BEGIN
 namespace nibble::inline NIBBLE_ABI {
 
 namespace detail {
@@ -108,3 +109,4 @@ template <class T, class... Args>
 }
 
 } // namespace nibble::inline NIBBLE_ABI
+NIBBLE_HEADER_END

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+NIBBLE_HEADER_BEGIN
 namespace nibble::inline NIBBLE_ABI {
 
 // Every value is its own code: conversions never round.
@@ -20,3 +21,4 @@ struct f32 {
 };
 
 } // namespace nibble::inline NIBBLE_ABI
+NIBBLE_HEADER_END

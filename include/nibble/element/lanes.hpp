@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 
+NIBBLE_HEADER_BEGIN
 namespace nibble::inline NIBBLE_ABI::detail {
 
 // ---- integer lanes ------------------------------------------------------------------------------------------------
@@ -261,3 +262,4 @@ inline constexpr bool often_subnormal = [] {
 }();
 
 } // namespace nibble::inline NIBBLE_ABI::detail
+NIBBLE_HEADER_END

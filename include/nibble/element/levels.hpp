@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <utility>
 
+NIBBLE_HEADER_BEGIN
 namespace nibble::inline NIBBLE_ABI::detail {
 
 // Where a list's ties go under rounding::nearest_even.
@@ -139,3 +140,4 @@ template <class List, rounding Rounding>
 }
 
 } // namespace nibble::inline NIBBLE_ABI::detail
+NIBBLE_HEADER_END

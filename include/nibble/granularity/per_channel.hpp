@@ -3,6 +3,7 @@
 
 #include <nibble/granularity/granularity.hpp>
 
+NIBBLE_HEADER_BEGIN
 namespace nibble::inline NIBBLE_ABI {
 
 struct per_channel {
@@ -13,3 +14,4 @@ struct per_channel {
 };
 
 } // namespace nibble::inline NIBBLE_ABI
+NIBBLE_HEADER_END

@@ -22,6 +22,7 @@
 #include <utility>
 #include <vector>
 
+NIBBLE_HEADER_BEGIN
 namespace nibble::inline NIBBLE_ABI {
 
 // N outputs, K inputs, groups of G inputs:
@@ -220,3 +221,4 @@ template <any_scheme S>
 }
 
 } // namespace nibble::inline NIBBLE_ABI
+NIBBLE_HEADER_END

@@ -27,6 +27,7 @@
 #include <utility>
 #include <vector>
 
+NIBBLE_HEADER_BEGIN
 namespace nibble::inline NIBBLE_ABI {
 
 // "int-quantized", "float-quantized", "naive-quantized": N outputs, K inputs:
@@ -234,3 +235,4 @@ template <any_scheme S>
 }
 
 } // namespace nibble::inline NIBBLE_ABI
+NIBBLE_HEADER_END

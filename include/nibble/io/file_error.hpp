@@ -14,6 +14,7 @@
 #include <type_traits>
 #include <utility>
 
+NIBBLE_HEADER_BEGIN
 namespace nibble::inline NIBBLE_ABI::detail {
 
 // A name out of a file, fit for a message: in quotes, what does not print as \xNN, the end of a long one left out.
@@ -75,3 +76,4 @@ template <class T>
 }
 
 } // namespace nibble::inline NIBBLE_ABI::detail
+NIBBLE_HEADER_END

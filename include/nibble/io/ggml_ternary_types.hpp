@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 
+NIBBLE_HEADER_BEGIN
 namespace nibble::inline NIBBLE_ABI {
 
 namespace detail {
@@ -159,3 +160,4 @@ struct ggml_iq2_bn {
 };
 
 } // namespace nibble::inline NIBBLE_ABI
+NIBBLE_HEADER_END

@@ -21,6 +21,7 @@
 #include <utility>
 #include <vector>
 
+NIBBLE_HEADER_BEGIN
 namespace nibble::inline NIBBLE_ABI {
 
 // One metadata entry, as it lies in the file.
@@ -358,3 +359,4 @@ private:
 } // namespace detail
 
 } // namespace nibble::inline NIBBLE_ABI
+NIBBLE_HEADER_END

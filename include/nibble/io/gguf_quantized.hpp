@@ -19,6 +19,7 @@
 #include <cstring>
 #include <string>
 
+NIBBLE_HEADER_BEGIN
 namespace nibble::inline NIBBLE_ABI {
 
 namespace detail {
@@ -131,3 +132,4 @@ template <class List>
 }
 
 } // namespace nibble::inline NIBBLE_ABI
+NIBBLE_HEADER_END

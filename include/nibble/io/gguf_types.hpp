@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <string_view>
 
+NIBBLE_HEADER_BEGIN
 namespace nibble::inline NIBBLE_ABI {
 
 // The type of a metadata value.
@@ -138,3 +139,4 @@ inline constexpr gguf_block gguf_blocks[] = {
 } // namespace detail
 
 } // namespace nibble::inline NIBBLE_ABI
+NIBBLE_HEADER_END

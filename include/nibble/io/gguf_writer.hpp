@@ -32,6 +32,7 @@
 #include <utility>
 #include <vector>
 
+NIBBLE_HEADER_BEGIN
 namespace nibble::inline NIBBLE_ABI {
 
 namespace detail {
@@ -345,3 +346,4 @@ private:
 };
 
 } // namespace nibble::inline NIBBLE_ABI
+NIBBLE_HEADER_END

@@ -23,6 +23,7 @@
 #include <utility>
 #include <vector>
 
+NIBBLE_HEADER_BEGIN
 namespace nibble::inline NIBBLE_ABI {
 
 // N outputs, K inputs, b bits, groups of G inputs:
@@ -279,3 +280,4 @@ template <any_scheme S>
 }
 
 } // namespace nibble::inline NIBBLE_ABI
+NIBBLE_HEADER_END

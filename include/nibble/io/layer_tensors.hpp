@@ -20,6 +20,7 @@
 #include <utility>
 #include <vector>
 
+NIBBLE_HEADER_BEGIN
 namespace nibble::inline NIBBLE_ABI::detail {
 
 [[nodiscard]] inline std::string extents_text(const std::vector<std::size_t>& shape) {
@@ -174,3 +175,4 @@ private:
 };
 
 } // namespace nibble::inline NIBBLE_ABI::detail
+NIBBLE_HEADER_END

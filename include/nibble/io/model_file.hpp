@@ -19,6 +19,7 @@
 #include <string_view>
 #include <utility>
 
+NIBBLE_HEADER_BEGIN
 namespace nibble::inline NIBBLE_ABI {
 
 enum class model_format { none, gguf, safetensors };
@@ -93,3 +94,4 @@ private:
 };
 
 } // namespace nibble::inline NIBBLE_ABI
+NIBBLE_HEADER_END

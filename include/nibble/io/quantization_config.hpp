@@ -18,6 +18,7 @@
 #include <utility>
 #include <vector>
 
+NIBBLE_HEADER_BEGIN
 namespace nibble::inline NIBBLE_ABI {
 
 namespace detail {
@@ -244,3 +245,4 @@ private:
 }
 
 } // namespace nibble::inline NIBBLE_ABI
+NIBBLE_HEADER_END

@@ -18,6 +18,7 @@
 #include <utility>
 #include <vector>
 
+NIBBLE_HEADER_BEGIN
 namespace nibble::inline NIBBLE_ABI {
 
 // One entry of the header's __metadata__.
@@ -314,3 +315,4 @@ private:
 } // namespace detail
 
 } // namespace nibble::inline NIBBLE_ABI
+NIBBLE_HEADER_END

@@ -23,6 +23,7 @@
 #include <utility>
 #include <vector>
 
+NIBBLE_HEADER_BEGIN
 namespace nibble::inline NIBBLE_ABI {
 
 namespace detail {
@@ -171,3 +172,4 @@ private:
 };
 
 } // namespace nibble::inline NIBBLE_ABI
+NIBBLE_HEADER_END

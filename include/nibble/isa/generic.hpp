@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 
+NIBBLE_HEADER_BEGIN
 namespace nibble::inline NIBBLE_ABI {
 
 struct generic {
@@ -331,3 +332,4 @@ private:
 static_assert(whole_isa<generic>);
 
 } // namespace nibble::inline NIBBLE_ABI
+NIBBLE_HEADER_END

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 
+NIBBLE_HEADER_BEGIN
 namespace nibble::inline NIBBLE_ABI::kernel {
 
 // Hands out 64-byte aligned pieces of a block of memory; with a null base it only counts.
@@ -25,3 +26,4 @@ private:
 };
 
 } // namespace nibble::inline NIBBLE_ABI::kernel
+NIBBLE_HEADER_END

@@ -14,6 +14,7 @@
 #include <cstddef>
 #include <cstdint>
 
+NIBBLE_HEADER_BEGIN
 namespace nibble::inline NIBBLE_ABI::kernel {
 
 template <isa Isa, class Keys>
@@ -88,3 +89,4 @@ private:
 };
 
 } // namespace nibble::inline NIBBLE_ABI::kernel
+NIBBLE_HEADER_END

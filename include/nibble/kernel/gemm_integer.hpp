@@ -13,6 +13,7 @@
 #include <cstddef>
 #include <cstdint>
 
+NIBBLE_HEADER_BEGIN
 namespace nibble::inline NIBBLE_ABI::kernel {
 
 // put(token, first output, outputs, sums) for every panel and token; outputs is at most 16.
@@ -93,3 +94,4 @@ template <element E>
 }
 
 } // namespace nibble::inline NIBBLE_ABI::kernel
+NIBBLE_HEADER_END

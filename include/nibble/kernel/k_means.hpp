@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 
+NIBBLE_HEADER_BEGIN
 namespace nibble::inline NIBBLE_ABI::kernel {
 
 // On a line clusters are intervals of the sorted numbers, so that sums over a cluster are differences of running sums,
@@ -164,3 +165,4 @@ private:
 };
 
 } // namespace nibble::inline NIBBLE_ABI::kernel
+NIBBLE_HEADER_END

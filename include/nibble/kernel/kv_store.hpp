@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 
+NIBBLE_HEADER_BEGIN
 namespace nibble::inline NIBBLE_ABI::kernel {
 
 // Channels of a head, at most: what is worked on at once lies on the stack.
@@ -321,3 +322,4 @@ inline void clear_value(const detail::value_layout<Values>& layout, std::byte* p
 }
 
 } // namespace nibble::inline NIBBLE_ABI::kernel
+NIBBLE_HEADER_END

@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <utility>
 
+NIBBLE_HEADER_BEGIN
 namespace nibble::inline NIBBLE_ABI::kernel {
 
 struct turn {
@@ -135,3 +136,4 @@ private:
 };
 
 } // namespace nibble::inline NIBBLE_ABI::kernel
+NIBBLE_HEADER_END

@@ -8,6 +8,7 @@
 
 #include <cstddef>
 
+NIBBLE_HEADER_BEGIN
 namespace nibble::inline NIBBLE_ABI::kernel {
 
 // What the slots of Elements weights under one outer slot store.
@@ -190,3 +191,4 @@ private:
 };
 
 } // namespace nibble::inline NIBBLE_ABI::kernel
+NIBBLE_HEADER_END

@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <utility>
 
+NIBBLE_HEADER_BEGIN
 namespace nibble::inline NIBBLE_ABI {
 
 namespace detail {
@@ -55,3 +56,4 @@ template <any_scheme Scheme>
 }
 
 } // namespace nibble::inline NIBBLE_ABI
+NIBBLE_HEADER_END

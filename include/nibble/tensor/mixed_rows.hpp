@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <utility>
 
+NIBBLE_HEADER_BEGIN
 namespace nibble::inline NIBBLE_ABI {
 
 // Two matrices, and which row of the whole each of their rows is, ascending. A kernel runs on each of the two; its outputs
@@ -53,3 +54,4 @@ template <any_scheme High, any_scheme Low>
 }
 
 } // namespace nibble::inline NIBBLE_ABI
+NIBBLE_HEADER_END

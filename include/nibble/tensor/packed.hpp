@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 
+NIBBLE_HEADER_BEGIN
 namespace nibble::inline NIBBLE_ABI {
 
 namespace detail {
@@ -126,3 +127,4 @@ template <any_scheme Scheme>
 }
 
 } // namespace nibble::inline NIBBLE_ABI
+NIBBLE_HEADER_END

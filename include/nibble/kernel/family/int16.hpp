@@ -15,6 +15,7 @@
 #include <cstddef>
 #include <cstdint>
 
+NIBBLE_HEADER_BEGIN
 namespace nibble::inline NIBBLE_ABI::kernel {
 
 template <isa Isa, element E> struct int16_family : integer_family<Isa, E> {
@@ -64,3 +65,4 @@ template <isa Isa, element E> struct int16_family : integer_family<Isa, E> {
 };
 
 } // namespace nibble::inline NIBBLE_ABI::kernel
+NIBBLE_HEADER_END
