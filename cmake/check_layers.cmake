@@ -4,7 +4,8 @@
 # nibble.hpp -> verbs -> dispatch -> kernel -+-> tensor -> scheme -+-> granularity -+
 #                                            |                     +-> element -----+
 #                                            +-> epilogue -> isa --> element -------+-> core
-# verbs -> transform -> dispatch        calibrate, io -> tensor, scheme, verbs        adapt -> core        Eigen: only in adapt/ and calibrate/
+# verbs -> quantize, cache, attention -> dispatch        attention -> cache -> transform -> dispatch
+# calibrate, io -> tensor, scheme, verbs        adapt -> core        Eigen: only in adapt/ and calibrate/
 #
 # A stage may include itself and whatever an arrow leads to, however many arrows it takes. Files at the top of
 # include/nibble/ are verbs, except the three named below.
@@ -19,7 +20,10 @@ set(arrows_isa element)
 set(arrows_epilogue isa)
 set(arrows_kernel tensor epilogue)
 set(arrows_dispatch kernel)
-set(arrows_verb dispatch transform)
+set(arrows_verb dispatch transform quantize cache attention)
+set(arrows_quantize dispatch)
+set(arrows_cache dispatch transform)
+set(arrows_attention cache)
 set(arrows_transform dispatch)
 set(arrows_calibrate tensor)
 set(arrows_io tensor)
@@ -29,6 +33,9 @@ set(arrows_names core)
 set(arrows_version "")
 # These two call the verbs from outside: the verbs' own headers, not what lies between a verb and its tensors.
 set(also_calibrate verb)
+# Containers' quantizers are made of quantize, and what attends knows the cache that it reads.
+set(also_quantize verb)
+set(also_attention verb)
 set(also_io verb)
 
 set(stage_of_nibble.hpp everything)

@@ -1,10 +1,10 @@
 // attend.hpp: the fourth verb: attention of queries over the keys and values of a cache.
 #pragma once
 
-#include <nibble/attend_options.hpp>
-#include <nibble/attention_rows.hpp>
-#include <nibble/attention_sums.hpp>
-#include <nibble/attention_task.hpp>
+#include <nibble/attention/options.hpp>
+#include <nibble/attention/queries.hpp>
+#include <nibble/attention/partial.hpp>
+#include <nibble/attention/task.hpp>
 #include <nibble/core/array_view.hpp>
 #include <nibble/core/bits.hpp>
 #include <nibble/core/buffer.hpp>

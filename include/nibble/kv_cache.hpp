@@ -11,9 +11,9 @@
 #include <nibble/core/view.hpp>
 #include <nibble/dispatch/fixed.hpp>
 #include <nibble/kernel/kv_store.hpp>
-#include <nibble/kv_pages.hpp>
-#include <nibble/kv_sequence.hpp>
-#include <nibble/kv_transform.hpp>
+#include <nibble/cache/pages.hpp>
+#include <nibble/cache/sequence.hpp>
+#include <nibble/cache/transform.hpp>
 #include <nibble/scheme/formats.hpp>
 #include <nibble/tensor/kv_layout.hpp>
 

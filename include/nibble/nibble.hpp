@@ -46,11 +46,11 @@
 #include <nibble/epilogue/scale.hpp>
 
 #include <nibble/attend.hpp>
-#include <nibble/attention_mass.hpp>
+#include <nibble/attention/mass.hpp>
 #include <nibble/gemm.hpp>
 #include <nibble/gemm_integer.hpp>
 #include <nibble/kv_cache.hpp>
-#include <nibble/kv_transform.hpp>
+#include <nibble/cache/transform.hpp>
 #include <nibble/pack.hpp>
 #include <nibble/prepare.hpp>
 #include <nibble/quantize.hpp>

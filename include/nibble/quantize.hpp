@@ -9,7 +9,7 @@
 #include <nibble/dispatch/fixed.hpp>
 #include <nibble/kernel/dequantize.hpp>
 #include <nibble/kernel/quantize.hpp>
-#include <nibble/quantize_slots.hpp>
+#include <nibble/quantize/slots.hpp>
 #include <nibble/scheme/scheme.hpp>
 #include <nibble/tensor/quantized.hpp>
 

@@ -12,7 +12,7 @@
 
 #include <nibble/core/workspace.hpp>
 #include <nibble/kv_cache.hpp>
-#include <nibble/kv_transform.hpp>
+#include <nibble/cache/transform.hpp>
 #include <nibble/scheme/formats.hpp>
 #include <nibble/tensor/kv_layout.hpp>
 

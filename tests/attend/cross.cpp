@@ -9,10 +9,10 @@
 #include "support/kv_pair.hpp"
 
 #include <nibble/attend.hpp>
-#include <nibble/attention_mass.hpp>
+#include <nibble/attention/mass.hpp>
 #include <nibble/core/workspace.hpp>
 #include <nibble/kv_cache.hpp>
-#include <nibble/kv_transform.hpp>
+#include <nibble/cache/transform.hpp>
 #include <nibble/scheme/formats.hpp>
 
 #include <algorithm>

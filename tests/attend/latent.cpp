@@ -7,7 +7,7 @@
 
 #include <nibble/attend.hpp>
 #include <nibble/kv_cache.hpp>
-#include <nibble/kv_transform.hpp>
+#include <nibble/cache/transform.hpp>
 #include <nibble/scheme/formats.hpp>
 
 #include <array>

@@ -5,10 +5,10 @@
 #include "support/contracts.hpp"
 
 #include <nibble/attend.hpp>
-#include <nibble/attention_mass.hpp>
+#include <nibble/attention/mass.hpp>
 #include <nibble/core/workspace.hpp>
 #include <nibble/kv_cache.hpp>
-#include <nibble/kv_transform.hpp>
+#include <nibble/cache/transform.hpp>
 #include <nibble/scheme/formats.hpp>
 
 #include <cstddef>

@@ -8,7 +8,7 @@
 #include "support/random.hpp"
 
 #include <nibble/attend.hpp>
-#include <nibble/attention_mass.hpp>
+#include <nibble/attention/mass.hpp>
 #include <nibble/kv_cache.hpp>
 #include <nibble/scheme/formats.hpp>
 

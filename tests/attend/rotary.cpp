@@ -10,7 +10,7 @@
 #include <nibble/dispatch/fixed.hpp>
 #include <nibble/kernel/rotary.hpp>
 #include <nibble/kv_cache.hpp>
-#include <nibble/kv_transform.hpp>
+#include <nibble/cache/transform.hpp>
 #include <nibble/scheme/formats.hpp>
 
 #include <algorithm>

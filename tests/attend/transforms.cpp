@@ -9,7 +9,7 @@
 #include "support/kv_transforms.hpp"
 
 #include <nibble/kv_cache.hpp>
-#include <nibble/kv_transform.hpp>
+#include <nibble/cache/transform.hpp>
 #include <nibble/scheme/formats.hpp>
 
 #include <algorithm>

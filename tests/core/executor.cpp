@@ -7,11 +7,11 @@
 #include <nibble/io/ggml_quantize.hpp>
 #include <nibble/io/gguf_writer.hpp>
 #include <nibble/nibble.hpp>
-#include <nibble/quantize_cross.hpp>
-#include <nibble/quantize_lookup.hpp>
-#include <nibble/quantize_mixed.hpp>
-#include <nibble/quantize_outlier_victim.hpp>
-#include <nibble/quantize_rows.hpp>
+#include <nibble/quantize/cross.hpp>
+#include <nibble/quantize/lookup.hpp>
+#include <nibble/quantize/mixed.hpp>
+#include <nibble/quantize/outlier_victim.hpp>
+#include <nibble/quantize/rows.hpp>
 #include <nibble/recode.hpp>
 
 #include <cstddef>

@@ -2,12 +2,12 @@
 // standard containers of its own, as in any unit that is compiled for one instruction set among several.
 #include <nibble/any.hpp>
 #include <nibble/nibble.hpp>
-#include <nibble/quantize_complex.hpp>
-#include <nibble/quantize_cross.hpp>
-#include <nibble/quantize_lookup.hpp>
-#include <nibble/quantize_mixed.hpp>
-#include <nibble/quantize_outlier_victim.hpp>
-#include <nibble/quantize_rows.hpp>
+#include <nibble/quantize/complex.hpp>
+#include <nibble/quantize/cross.hpp>
+#include <nibble/quantize/lookup.hpp>
+#include <nibble/quantize/mixed.hpp>
+#include <nibble/quantize/outlier_victim.hpp>
+#include <nibble/quantize/rows.hpp>
 #include <nibble/recode.hpp>
 
 #include <cstddef>

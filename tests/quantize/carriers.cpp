@@ -7,8 +7,8 @@
 #include <nibble/granularity/per_channel.hpp>
 #include <nibble/granularity/per_group.hpp>
 #include <nibble/pack.hpp>
-#include <nibble/quantize_mixed.hpp>
-#include <nibble/quantize_outlier_victim.hpp>
+#include <nibble/quantize/mixed.hpp>
+#include <nibble/quantize/outlier_victim.hpp>
 
 #include <algorithm>
 #include <cmath>

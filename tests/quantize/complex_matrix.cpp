@@ -2,7 +2,7 @@
 #include "support/catch.hpp"
 #include "support/random.hpp"
 
-#include <nibble/quantize_complex.hpp>
+#include <nibble/quantize/complex.hpp>
 
 #include <cmath>
 #include <complex>

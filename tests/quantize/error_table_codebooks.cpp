@@ -8,8 +8,8 @@
 #include <nibble/granularity/per_group.hpp>
 #include <nibble/granularity/per_tensor.hpp>
 #include <nibble/quantize.hpp>
-#include <nibble/quantize_lookup.hpp>
-#include <nibble/quantize_mixed.hpp>
+#include <nibble/quantize/lookup.hpp>
+#include <nibble/quantize/mixed.hpp>
 #include <nibble/scheme/scheme.hpp>
 
 #include <cstddef>

@@ -4,12 +4,12 @@
 
 #include <nibble/io/ggml_quantize.hpp>
 #include <nibble/quantize.hpp>
-#include <nibble/quantize_complex.hpp>
-#include <nibble/quantize_cross.hpp>
-#include <nibble/quantize_lookup.hpp>
-#include <nibble/quantize_mixed.hpp>
-#include <nibble/quantize_outlier_victim.hpp>
-#include <nibble/quantize_rows.hpp>
+#include <nibble/quantize/complex.hpp>
+#include <nibble/quantize/cross.hpp>
+#include <nibble/quantize/lookup.hpp>
+#include <nibble/quantize/mixed.hpp>
+#include <nibble/quantize/outlier_victim.hpp>
+#include <nibble/quantize/rows.hpp>
 #include <nibble/scheme/formats.hpp>
 
 #include <cmath>

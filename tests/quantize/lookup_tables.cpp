@@ -10,7 +10,7 @@
 #include <nibble/granularity/per_tensor.hpp>
 #include <nibble/kernel/k_means.hpp>
 #include <nibble/kernel/sort_by_key.hpp>
-#include <nibble/quantize_lookup.hpp>
+#include <nibble/quantize/lookup.hpp>
 
 #include <algorithm>
 #include <cmath>

@@ -3,7 +3,7 @@
 #include "support/executors.hpp"
 #include "support/random.hpp"
 
-#include <nibble/quantize_mixed.hpp>
+#include <nibble/quantize/mixed.hpp>
 
 #include <algorithm>
 #include <cmath>

@@ -7,7 +7,7 @@
 #include <nibble/granularity/per_group.hpp>
 #include <nibble/granularity/per_tensor.hpp>
 #include <nibble/quantize.hpp>
-#include <nibble/quantize_outlier_victim.hpp>
+#include <nibble/quantize/outlier_victim.hpp>
 #include <nibble/scheme/scheme.hpp>
 
 #include <algorithm>

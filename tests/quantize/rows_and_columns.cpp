@@ -5,8 +5,8 @@
 
 #include <nibble/gemm.hpp>
 #include <nibble/pack.hpp>
-#include <nibble/quantize_cross.hpp>
-#include <nibble/quantize_rows.hpp>
+#include <nibble/quantize/cross.hpp>
+#include <nibble/quantize/rows.hpp>
 #include <nibble/scheme/formats.hpp>
 
 #include <algorithm>

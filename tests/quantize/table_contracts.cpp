@@ -5,10 +5,10 @@
 #include <nibble/core/check.hpp>
 #include <nibble/granularity/per_channel.hpp>
 #include <nibble/granularity/per_tile.hpp>
-#include <nibble/quantize_complex.hpp>
-#include <nibble/quantize_lookup.hpp>
-#include <nibble/quantize_mixed.hpp>
-#include <nibble/quantize_outlier_victim.hpp>
+#include <nibble/quantize/complex.hpp>
+#include <nibble/quantize/lookup.hpp>
+#include <nibble/quantize/mixed.hpp>
+#include <nibble/quantize/outlier_victim.hpp>
 
 #include <cstdint>
 #include <limits>

@@ -6,7 +6,7 @@
 #include "support/random.hpp"
 
 #include <nibble/attend.hpp>
-#include <nibble/kv_transform.hpp>
+#include <nibble/cache/transform.hpp>
 
 #include <algorithm>
 #include <cmath>

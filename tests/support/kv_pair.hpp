@@ -8,7 +8,7 @@
 #include <nibble/core/buffer.hpp>
 #include <nibble/core/view.hpp>
 #include <nibble/kv_cache.hpp>
-#include <nibble/kv_transform.hpp>
+#include <nibble/cache/transform.hpp>
 
 #include <cstddef>
 #include <memory>

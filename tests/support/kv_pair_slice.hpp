@@ -8,7 +8,7 @@
 #include <nibble/dispatch/fixed.hpp>
 #include <nibble/kv_cache.hpp>
 #include <nibble/quantize.hpp>
-#include <nibble/quantize_rows.hpp>
+#include <nibble/quantize/rows.hpp>
 #include <nibble/scheme/formats.hpp>
 #include <nibble/tensor/kv_layout.hpp>
 

@@ -4,7 +4,7 @@
 #include "support/attention_reference.hpp"
 #include "support/kv_pair.hpp"
 
-#include <nibble/kv_transform.hpp>
+#include <nibble/cache/transform.hpp>
 
 #include <cstddef>
 #include <memory>

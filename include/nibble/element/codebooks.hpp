@@ -75,7 +75,7 @@ struct flint4_levels {
 using flint4 = codebook<flint4_levels>;
 
 // BitMoD (Chen et al., 2025): small floats whose code of -0 holds one value more. FP3 is 0, 1, 2, 4 with a sign, FP4 is
-// twice E2M1. Which extra value is best is chosen per group of weights, see quantize_mixed.hpp.
+// twice E2M1. Which extra value is best is chosen per group of weights, see quantize/mixed.hpp.
 template <int Extra> struct bitmod_fp3_levels {
     static constexpr float levels[8] = {0, 1, 2, 4, static_cast<float>(Extra), -1, -2, -4};
 };

@@ -1,4 +1,4 @@
-// kv_pages.hpp: the memory of caches: pages of tokens that sequences take, share and give back.
+// cache/pages.hpp: the memory of caches: pages of tokens that sequences take, share and give back.
 #pragma once
 
 #include <nibble/core/bits.hpp>

@@ -1,16 +1,16 @@
-// attention_sums.hpp: what attention has of some rows after some tokens: joined to what came before, and finished.
+// attention/partial.hpp: what attention has of some rows after some tokens: joined to what came before, and finished.
 #pragma once
 
-#include <nibble/attend_options.hpp>
-#include <nibble/attention_rows.hpp>
+#include <nibble/attention/options.hpp>
+#include <nibble/attention/queries.hpp>
 #include <nibble/core/bits.hpp>
 #include <nibble/core/view.hpp>
 #include <nibble/isa/lanes.hpp>
 #include <nibble/kernel/gemm_plan.hpp>
 #include <nibble/kernel/softmax.hpp>
-#include <nibble/kv_pages.hpp>
-#include <nibble/kv_sequence.hpp>
-#include <nibble/kv_transform.hpp>
+#include <nibble/cache/pages.hpp>
+#include <nibble/cache/sequence.hpp>
+#include <nibble/cache/transform.hpp>
 
 #include <cstddef>
 

@@ -1,4 +1,4 @@
-// quantize_lookup.hpp: a float matrix into codes of run-time tables, by k-means, by binary planes or by given tables;
+// quantize/lookup.hpp: a float matrix into codes of run-time tables, by k-means, by binary planes or by given tables;
 // and back.
 #pragma once
 

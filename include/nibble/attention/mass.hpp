@@ -1,9 +1,9 @@
-// attention_mass.hpp: how much attention each token of a cache got: which tokens matter.
+// attention/mass.hpp: how much attention each token of a cache got: which tokens matter.
 #pragma once
 
-#include <nibble/attend_options.hpp>
-#include <nibble/attention_rows.hpp>
-#include <nibble/attention_task.hpp>
+#include <nibble/attention/options.hpp>
+#include <nibble/attention/queries.hpp>
+#include <nibble/attention/task.hpp>
 #include <nibble/core/bits.hpp>
 #include <nibble/core/buffer.hpp>
 #include <nibble/core/check.hpp>

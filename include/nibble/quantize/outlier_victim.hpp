@@ -1,4 +1,4 @@
-// quantize_outlier_victim.hpp: a float matrix into OliVe's outlier-victim pairs, and back.
+// quantize/outlier_victim.hpp: a float matrix into OliVe's outlier-victim pairs, and back.
 #pragma once
 
 #include <nibble/core/bits.hpp>
@@ -6,7 +6,7 @@
 #include <nibble/core/executor.hpp>
 #include <nibble/core/view.hpp>
 #include <nibble/element/outlier_victim.hpp>
-#include <nibble/quantize_lookup.hpp>
+#include <nibble/quantize/lookup.hpp>
 #include <nibble/tensor/outlier_victim_quantized.hpp>
 
 #include <cmath>

@@ -1,4 +1,4 @@
-// quantize_mixed.hpp: a float matrix into groups that choose their element, by least error or by a quota; and back.
+// quantize/mixed.hpp: a float matrix into groups that choose their element, by least error or by a quota; and back.
 #pragma once
 
 #include <nibble/core/bits.hpp>

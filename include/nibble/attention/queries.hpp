@@ -1,12 +1,12 @@
-// attention_rows.hpp: the queries of one task of attention, and which tokens they see.
+// attention/queries.hpp: the queries of one task of attention, and which tokens they see.
 #pragma once
 
-#include <nibble/attend_options.hpp>
+#include <nibble/attention/options.hpp>
 #include <nibble/core/bits.hpp>
 #include <nibble/core/check.hpp>
 #include <nibble/core/view.hpp>
 #include <nibble/kernel/softmax.hpp>
-#include <nibble/kv_sequence.hpp>
+#include <nibble/cache/sequence.hpp>
 
 #include <cstddef>
 

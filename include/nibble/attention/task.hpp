@@ -1,11 +1,11 @@
-// attention_task.hpp: what attend does in one task: some queries of a sequence over all of its tokens, block after block, wherever
+// attention/task.hpp: what attend does in one task: some queries of a sequence over all of its tokens, block after block, wherever
 // those lie.
 #pragma once
 
-#include <nibble/attend_options.hpp>
-#include <nibble/attention_base.hpp>
-#include <nibble/attention_rows.hpp>
-#include <nibble/attention_sums.hpp>
+#include <nibble/attention/options.hpp>
+#include <nibble/attention/block.hpp>
+#include <nibble/attention/queries.hpp>
+#include <nibble/attention/partial.hpp>
 #include <nibble/core/bits.hpp>
 #include <nibble/core/check.hpp>
 #include <nibble/core/view.hpp>

@@ -1,4 +1,4 @@
-// quantize_rows.hpp: precision by rows: the rows that gain most in one scheme, the others in a cheaper one; and groups that
+// quantize/rows.hpp: precision by rows: the rows that gain most in one scheme, the others in a cheaper one; and groups that
 // run down the columns.
 #pragma once
 

@@ -1,4 +1,4 @@
-// attend_options.hpp: what attend can be told.
+// attention/options.hpp: what attend can be told.
 #pragma once
 
 #include <nibble/core/array_view.hpp>

@@ -1,4 +1,4 @@
-// kv_transform.hpp: what becomes of keys, or of values, before a cache stores them, and is undone in attention.
+// cache/transform.hpp: what becomes of keys, or of values, before a cache stores them, and is undone in attention.
 #pragma once
 
 #include <nibble/core/array_view.hpp>

@@ -1,10 +1,10 @@
-// attention_base.hpp: what a task of attention does whatever schemes its cache stores: queries, the tokens that are fp32 as yet,
+// attention/block.hpp: what a task of attention does whatever schemes its cache stores: queries, the tokens that are fp32 as yet,
 // and what becomes of scores. Compiled once per ISA, not for each pair of schemes.
 #pragma once
 
-#include <nibble/attend_options.hpp>
-#include <nibble/attention_rows.hpp>
-#include <nibble/attention_sums.hpp>
+#include <nibble/attention/options.hpp>
+#include <nibble/attention/queries.hpp>
+#include <nibble/attention/partial.hpp>
 #include <nibble/core/bits.hpp>
 #include <nibble/core/view.hpp>
 #include <nibble/isa/lanes.hpp>
@@ -14,9 +14,9 @@
 #include <nibble/kernel/gemm_plan.hpp>
 #include <nibble/kernel/rotary.hpp>
 #include <nibble/kernel/softmax.hpp>
-#include <nibble/kv_pages.hpp>
-#include <nibble/kv_sequence.hpp>
-#include <nibble/kv_transform.hpp>
+#include <nibble/cache/pages.hpp>
+#include <nibble/cache/sequence.hpp>
+#include <nibble/cache/transform.hpp>
 #include <nibble/scheme/formats.hpp>
 #include <nibble/tensor/kv_layout.hpp>
 

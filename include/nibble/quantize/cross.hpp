@@ -1,4 +1,4 @@
-// quantize_cross.hpp: row x column scales (CrossQuant): quantize, its inverse, and the activations' share of it.
+// quantize/cross.hpp: row x column scales (CrossQuant): quantize, its inverse, and the activations' share of it.
 #pragma once
 
 #include <nibble/core/bits.hpp>

@@ -1,4 +1,4 @@
-// quantize_complex.hpp: a complex matrix into fourth roots of unity with two scales (iFairy), and back.
+// quantize/complex.hpp: a complex matrix into fourth roots of unity with two scales (iFairy), and back.
 #pragma once
 
 #include <nibble/core/bits.hpp>

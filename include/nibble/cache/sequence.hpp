@@ -1,4 +1,4 @@
-// kv_sequence.hpp: what a sequence of cached keys and values is whatever schemes they are stored in.
+// cache/sequence.hpp: what a sequence of cached keys and values is whatever schemes they are stored in.
 #pragma once
 
 #include <nibble/core/array_view.hpp>
@@ -10,8 +10,8 @@
 #include <nibble/core/shared_ptr.hpp>
 #include <nibble/core/view.hpp>
 #include <nibble/dispatch/fixed.hpp>
-#include <nibble/kv_pages.hpp>
-#include <nibble/kv_transform.hpp>
+#include <nibble/cache/pages.hpp>
+#include <nibble/cache/transform.hpp>
 #include <nibble/scheme/formats.hpp>
 #include <nibble/tensor/kv_layout.hpp>
 

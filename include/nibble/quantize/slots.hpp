@@ -1,4 +1,4 @@
-// quantize_slots.hpp: how quantize chooses what the slots of a matrix store, and its options.
+// quantize/slots.hpp: how quantize chooses what the slots of a matrix store, and its options.
 #pragma once
 
 #include <nibble/core/bits.hpp>
