@@ -49,7 +49,7 @@ foreach(header IN LISTS headers)
     endif()
 
     # What it declares stands between the two that keep users' warnings quiet.
-    if(text MATCHES "\nnamespace nibble" AND NOT text MATCHES "\nNIBBLE_HEADER_BEGIN\nnamespace nibble.*\n} // namespace nibble[^\n]*\nNIBBLE_HEADER_END\n")
+    if(text MATCHES "\nnamespace nibble" AND NOT text MATCHES "\nNIBBLE_HEADER_BEGIN;\nnamespace nibble.*\n} // namespace nibble[^\n]*\nNIBBLE_HEADER_END;\n")
         message(STATUS "include/nibble/${header}: NIBBLE_HEADER_BEGIN before the namespace, NIBBLE_HEADER_END after it")
         math(EXPR faults "${faults} + 1")
     endif()

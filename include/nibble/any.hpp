@@ -15,7 +15,7 @@
 #include <cstddef>
 #include <type_traits>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // Each does what the verb of that name does for the format that is held, whose code it instantiates for every format of
@@ -112,4 +112,4 @@ template <class List>
 }
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

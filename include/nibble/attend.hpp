@@ -20,7 +20,7 @@
 #include <cstddef>
 #include <span>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // One sequence of a call for several: its queries are rows [first, first + count) of q and out, the last of which belongs to
@@ -396,4 +396,4 @@ void merge_attention(matrix_view<float> a, matrix_view<float> log_a, matrix_view
 }
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -3,7 +3,7 @@
 
 #include <nibble/core/config.hpp>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 template <class T>
@@ -14,4 +14,4 @@ class status;
 struct serial;
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

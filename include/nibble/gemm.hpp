@@ -21,7 +21,7 @@
 #include <cstdint>
 #include <type_traits>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 struct gemm_options {
@@ -281,4 +281,4 @@ void gemm_gated(const X& x, const packed<S>& gate, const packed<S>& up, const Y&
 }
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -16,7 +16,7 @@
 #include <concepts>
 #include <type_traits>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 struct gemm_options;
@@ -114,4 +114,4 @@ void gemm_gated(const X&, const Gate&, const Up&, const Y&, const Activation&, c
 }
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -17,7 +17,7 @@
 #include <cstddef>
 #include <cstdint>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // multiplier / 2^shift: a ratio of scales that integers alone can multiply by. Yao et al., "HAWQ-V3: Dyadic Neural Network
@@ -190,4 +190,4 @@ void gemm_integer(const prepared_activations& x, const packed<S>& w, quantized<Y
 }
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

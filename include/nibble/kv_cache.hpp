@@ -22,7 +22,7 @@
 #include <cstring>
 #include <utility>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // Keys and values of one sequence: Keys is a scheme (a token is a row: int8_channel has one scale per token and head,
@@ -413,4 +413,4 @@ private:
 };
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -12,7 +12,7 @@
 #include <cstddef>
 #include <cstring>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // q in panels of 16 rows. Codes, scales and zero points are kept as they are: unpack gives the same bits back. One pass;
@@ -161,4 +161,4 @@ template <any_scheme S, executor Executor = serial>
 }
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

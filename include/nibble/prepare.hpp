@@ -22,7 +22,7 @@
 #include <cstdint>
 #include <type_traits>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // Where activations get their scale on the way into an integer kernel. Of a token, or of those of its columns that
@@ -280,4 +280,4 @@ template <any_scheme S, any_scheme A, executor Executor = serial>
 }
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -15,7 +15,7 @@
 
 #include <cstddef>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // w (N x K) in scheme S: two passes over each slot, the first for its range, the second for its codes.
@@ -131,4 +131,4 @@ void dequantize(const quantized<S>& q, matrix_view<float> out, const Executor& t
 }
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

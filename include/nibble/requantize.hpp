@@ -12,7 +12,7 @@
 #include <cstddef>
 #include <cstring>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // gemm(x, w, requantize(y)) stores the codes of the results in y, tokens x outputs of any scheme: int8, int4, FP8, per
@@ -81,4 +81,4 @@ private:
 };
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

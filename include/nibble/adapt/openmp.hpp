@@ -14,7 +14,7 @@
 #include <atomic>
 #include <cstddef>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // Teams of `threads` threads, or fewer where OpenMP gives fewer (OMP_THREAD_LIMIT, OMP_DYNAMIC, a call from inside of
@@ -50,4 +50,4 @@ private:
 static_assert(executor<openmp_executor>);
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

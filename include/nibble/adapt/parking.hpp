@@ -14,7 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::detail {
 
 // The kernel reads the word itself.
@@ -58,4 +58,4 @@ inline void leave_core(int core) noexcept {
 }
 
 } // namespace nibble::inline NIBBLE_ABI::detail
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

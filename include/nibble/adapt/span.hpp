@@ -7,7 +7,7 @@
 #include <cstddef>
 #include <span>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // The first rows x cols elements of contiguous memory, row by row; fails the contract if the span is too short.
@@ -23,4 +23,4 @@ template <class Container>
 }
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

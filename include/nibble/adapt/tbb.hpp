@@ -16,7 +16,7 @@
 #include <cstddef>
 #include <memory>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // Up to `threads` threads of oneTBB in an arena of their own, the caller among them. A worker is one of the pieces that
@@ -53,4 +53,4 @@ private:
 static_assert(executor<tbb_executor>);
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

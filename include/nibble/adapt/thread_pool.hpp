@@ -15,7 +15,7 @@
 #include <memory>
 #include <type_traits>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 struct thread_pool_options {
@@ -303,4 +303,4 @@ private:
 static_assert(executor<thread_pool>);
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -8,7 +8,7 @@
 
 #include <cstddef>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // In what the products are computed. Schemes whose elements are no small integers (FP8, NF4, f16, ...) always take fp32, as do
@@ -38,4 +38,4 @@ struct attend_options {
 };
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

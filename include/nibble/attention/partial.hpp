@@ -14,7 +14,7 @@
 
 #include <cstddef>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::detail {
 
 // What attention has of the rows of a task: a state of each, and the sums of the values [channels' panel][row][16 channels].
@@ -96,4 +96,4 @@ inline void finish(const kv_sequence& cache, const attention_rows& at, const att
 }
 
 } // namespace nibble::inline NIBBLE_ABI::detail
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

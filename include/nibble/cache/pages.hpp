@@ -14,7 +14,7 @@
 #include <cstdint>
 #include <cstring>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // When the tokens of an append are stored as Keys and Values: until then they are in fp32, as they came.
@@ -286,4 +286,4 @@ private:
 };
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

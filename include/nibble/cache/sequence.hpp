@@ -19,7 +19,7 @@
 #include <cstdint>
 #include <utility>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::detail {
 
 // Keys or values of some tokens in fp32, in the layout of a page in f32: the newest ones, position p at p % tokens, or the first.
@@ -338,4 +338,4 @@ protected:
 };
 
 } // namespace nibble::inline NIBBLE_ABI::detail
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

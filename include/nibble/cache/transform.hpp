@@ -18,7 +18,7 @@
 #include <cstdint>
 #include <utility>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // Rotary position embedding (Su et al., 2021) that attend applies, to queries by their position and to keys as it reads them: for
@@ -163,4 +163,4 @@ NIBBLE_NOINLINE void restore_channels(const kv_transform& t, std::size_t head, s
 } // namespace detail
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -7,7 +7,7 @@
 #include <type_traits>
 #include <utility>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // size() elements in someone else's memory; none: the pointer may be null. From std::span, std::vector, an array or whatever else
@@ -44,4 +44,4 @@ private:
 };
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -3,7 +3,7 @@
 
 #include <nibble/core/config.hpp>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::detail {
 
 // What std::atomic does, each operation under its order. (std::atomic has functions of one name under all compiler flags, so that
@@ -29,4 +29,4 @@ private:
 };
 
 } // namespace nibble::inline NIBBLE_ABI::detail
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -9,7 +9,7 @@
 #include <limits>
 #include <type_traits>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // How x is rounded. Of the values that an encoder can give, `below` and `above` are the two neighbours of x; a value that
@@ -284,4 +284,4 @@ static_assert(spread8<7>(squeeze8<7>(0x7f017a3f00157f2au)) == 0x7f017a3f00157f2a
 } // namespace detail
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

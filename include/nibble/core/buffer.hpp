@@ -13,7 +13,7 @@
 #include <sys/mman.h>
 #endif
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // Where a buffer's memory comes from. `allocate` returns at least `bytes` bytes on an `alignment` boundary or nullptr;
@@ -95,4 +95,4 @@ private:
 };
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -7,7 +7,7 @@
 #include <cstdio>
 #include <cstdlib>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // What a broken contract calls: `message` says what was wrong and what to do. It may throw (every verb is
@@ -38,7 +38,7 @@ inline failure_handler set_failure_handler(failure_handler handler) noexcept {
 }
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;
 
 // Always on: arguments are checked once per call, never in a loop.
 #define NIBBLE_CHECK(condition, message)                                                                              \

@@ -272,21 +272,21 @@
 // Around what each header declares: warnings that a program may ask for and that are no fault here. Kernels and codecs compare
 // floats exactly and on purpose, read bytes of packed memory as wider numbers where they are known to be aligned, convert to types
 // that are sometimes what they were, and have branches that are the same for some template arguments. nibble's own tests are
-// compiled with everything else.
+// compiled with everything else. (The assertion takes the semicolon that formatters look for.)
 #if defined(__clang__)
 #define NIBBLE_HEADER_BEGIN                                                                                            \
     _Pragma("GCC diagnostic push") _Pragma("GCC diagnostic ignored \"-Wunknown-warning-option\"")                     \
         _Pragma("GCC diagnostic ignored \"-Wfloat-equal\"") _Pragma("GCC diagnostic ignored \"-Wcast-align\"")       \
             _Pragma("GCC diagnostic ignored \"-Wctad-maybe-unsupported\"")                                            \
-                _Pragma("GCC diagnostic ignored \"-Wunsafe-buffer-usage\"")
+                _Pragma("GCC diagnostic ignored \"-Wunsafe-buffer-usage\"") static_assert(true)
 #else
 #define NIBBLE_HEADER_BEGIN                                                                                            \
     _Pragma("GCC diagnostic push") _Pragma("GCC diagnostic ignored \"-Wfloat-equal\"")                                \
         _Pragma("GCC diagnostic ignored \"-Wcast-align\"") _Pragma("GCC diagnostic ignored \"-Wuseless-cast\"")      \
             _Pragma("GCC diagnostic ignored \"-Wduplicated-branches\"")                                               \
-                _Pragma("GCC diagnostic ignored \"-Wswitch-default\"")
+                _Pragma("GCC diagnostic ignored \"-Wswitch-default\"") static_assert(true)
 #endif
-#define NIBBLE_HEADER_END _Pragma("GCC diagnostic pop")
+#define NIBBLE_HEADER_END _Pragma("GCC diagnostic pop") static_assert(true)
 
 // Around functions of 512 bits: GCC 12 warns of the undefined registers in its own headers, wherever those are inlined, and, not
 // optimising, of the masks in its own macros.

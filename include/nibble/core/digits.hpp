@@ -7,7 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // `Count` digits of 0 ... Base - 1 as the number sum of digit[i] x Base^i, in the fewest bits: three digits of base 5 in
@@ -105,4 +105,4 @@ static_assert([] {
 }());
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -9,7 +9,7 @@
 #include <initializer_list>
 #include <type_traits>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // The part of std::vector that this library needs, under its names, for elements that are copied as bytes; it converts from and to
@@ -165,4 +165,4 @@ private:
 };
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

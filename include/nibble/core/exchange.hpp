@@ -5,7 +5,7 @@
 
 #include <type_traits>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::detail {
 
 // As in <utility>, whose functions have one name under all compiler flags.
@@ -23,4 +23,4 @@ NIBBLE_INLINE constexpr void swap(T& a, T& b) noexcept {
 }
 
 } // namespace nibble::inline NIBBLE_ABI::detail
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -7,7 +7,7 @@
 
 #include <utility>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::detail {
 
 // A T that is T{Default...} after it was moved from, so that an object whose memory is gone does not keep its shape:
@@ -38,4 +38,4 @@ private:
 };
 
 } // namespace nibble::inline NIBBLE_ABI::detail
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -6,7 +6,7 @@
 #include <string>
 #include <utility>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 enum class status_code {
@@ -35,4 +35,4 @@ private:
 };
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -9,7 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::detail {
 
 // What is left of a worker's items, [front, end), both below 2^32. Its owner takes them in order; another who has run out takes
@@ -86,4 +86,4 @@ void for_each_in_regions(std::size_t count, std::byte* memory, std::size_t strid
 }
 
 } // namespace nibble::inline NIBBLE_ABI::detail
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -9,7 +9,7 @@
 #include <nibble/isa/generic.hpp>
 #include <nibble/isa/isa.hpp>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 template <isa... Isas>
@@ -62,4 +62,4 @@ constexpr void for_each_isa(Visit&& visit) {
 }
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

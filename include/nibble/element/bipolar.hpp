@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // Code u of `Bits` bits means 2u - (2^Bits - 1): each bit is -1 or +1 times its power of two (APT-LLM's bipolar integers;
@@ -60,4 +60,4 @@ static_assert(bipolar<3>::encode(0.0f) == 4 && bipolar<3>::encode(2.0f) == 4 && 
 static_assert(bipolar<3>::encode(1e9f) == 7 && bipolar<2>::encode<rounding::toward_zero>(-0.5f) == 1);
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -8,7 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // Levels::levels is a static constexpr array of 2 to 256 distinct finite floats; code c means levels[c]. If they are not
@@ -81,4 +81,4 @@ static_assert(nf4::bits == 4 && nf4::encode(-0.05f) == 6 && nf4::encode(0.05f) =
 static_assert(nf4::encode(0.87f) == 15 && nf4::encode(-9.0f) == 0 && nf4::decode(15) == 1.0f);
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

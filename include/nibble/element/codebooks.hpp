@@ -10,7 +10,7 @@
 #include <cstdint>
 #include <utility>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // FP4 of bitsandbytes: the lower three bits name a magnitude, not in order of size, and bit 3 is the sign. Code 8 is
@@ -132,4 +132,4 @@ static_assert(bitmod_fp3_er_minus::encode(-2.9f) == 4 && bitmod_fp4_ea_plus::enc
 static_assert(dynamic8::decode(127) == 0.0f && dynamic8::decode(128) == 0.55f * 1e-6f && dynamic8::decode(255) == 1.0f);
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

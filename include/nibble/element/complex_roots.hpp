@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 struct complex_value {
@@ -48,4 +48,4 @@ static_assert(complex_roots::encode(-1.0f, 1.0f) == 2 && complex_roots::encode(-
 static_assert(complex_roots::encode(0.0f, 0.0f) == 0 && complex_roots::encode(-0.0f, -0.0f) == 0);
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -12,7 +12,7 @@
 #include <cstdint>
 #include <type_traits>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // A number of 16 bits in native byte order, and nothing else: arrays of it lie over an engine's own fp16 or bf16 arrays
@@ -49,4 +49,4 @@ static_assert(float16_t(-detail::quiet_nan).bits == 0x7e00 && bfloat16_t(-detail
 static_assert(bfloat16_t(1.00390625f).bits == 0x3f80 && float(bfloat16_t(-2.0f)) == -2.0f && bfloat16_t(3.4e38f).bits == 0x7f80);
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -9,7 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // Two minifloats of 8 bits with the same exponent and mantissa bits.
@@ -104,4 +104,4 @@ static_assert(keep_bytes<e4m3, e4m3_fnuz>(0x7f) == 0x80 && keep_bytes<e4m3, e4m3
 static_assert(keep_values<e4m3, e4m3_fnuz>(0x38) == 0x40 && keep_values<e4m3, e4m3_fnuz>(0x7e) == 0x7f);
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 enum class integer_range {
@@ -152,4 +152,4 @@ static_assert(balanced<2>::bits == 3 && balanced<2>::encode(9.0f) == 4 && balanc
 static_assert(ternary::encode(0.5f) == 1 && ternary::encode(0.6f) == 2 && binary::encode(-0.0f) == 1);
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -9,7 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::detail {
 
 // ---- integer lanes ------------------------------------------------------------------------------------------------
@@ -262,4 +262,4 @@ inline constexpr bool often_subnormal = [] {
 }();
 
 } // namespace nibble::inline NIBBLE_ABI::detail
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

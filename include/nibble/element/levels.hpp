@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <utility>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::detail {
 
 // Where a list's ties go under rounding::nearest_even.
@@ -140,4 +140,4 @@ template <class List, rounding Rounding>
 }
 
 } // namespace nibble::inline NIBBLE_ABI::detail
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

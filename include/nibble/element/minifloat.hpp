@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <type_traits>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // Which codes are not finite numbers (the names are those of ml_dtypes).
@@ -223,4 +223,4 @@ static_assert(f16::encode(65519.0f) == 0x7bff && f16::encode<rounding::nearest_e
 static_assert(bf16::encode(3.14159274f) == 0x4049 && bf16::encode(1e-40f) == 0x0001 && bf16::encode(1.00390625f) == 0x3f80);
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <utility>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 namespace detail {
@@ -99,4 +99,4 @@ static_assert(outlier_victim::encode_pair(400.0f, 1000.0f) == 0x87 && outlier_vi
 static_assert(outlier_victim::encode_pair(4.0f, -48.0f) == 0x98 && outlier_victim::decode_pair(0x98).odd == -48.0f);
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

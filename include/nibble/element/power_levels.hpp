@@ -8,7 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // All of these are lists for codebook<>: rounding is to the nearest value, and a tie goes to the lower one. (Quantizers
@@ -172,4 +172,4 @@ static_assert(unsigned_log_root_two_packed<4>::bits == 4 && unsigned_log_root_tw
 static_assert(power_exponent<4, 1, 2>::decode(14) == 1.0f && power_exponent<4, 1, 1>::decode(13) == 0.85714285714f);
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

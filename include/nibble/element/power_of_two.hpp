@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // Code c means 2^(c - 127); 0xff is NaN. There is no zero and no sign (OCP MX v1.0, section 5.4.1).
@@ -46,4 +46,4 @@ static_assert(e8m0::decode(0) == 0x1p-127f && e8m0::decode(127) == 1.0f && e8m0:
 static_assert(e8m0::encode<rounding::toward_zero>(3.99f) == 128 && e8m0::encode(detail::quiet_nan) == 0xff);
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -12,7 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // Code c means round(f x Element::decode(c)) / f, halves to the even integer and signs kept, of zeros too, where f is the
@@ -93,4 +93,4 @@ static_assert(rounded_levels<e3m2>::decode(2) == 0.0f && rounded_levels<e3m2>::d
 static_assert(encode<rounded_levels<nf4>>(0.1f) == 8 && encode<rounded_levels<nf4>>(-9.0f) == 0);
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

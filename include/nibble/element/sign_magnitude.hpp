@@ -4,7 +4,7 @@
 #include <nibble/core/config.hpp>
 #include <nibble/element/minifloat.hpp>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // Code = [sign][magnitude of Bits - 1 bits]; values are the integers from -(2^(Bits-1) - 1) to 2^(Bits-1) - 1. A minifloat
@@ -19,4 +19,4 @@ static_assert(sign_magnitude<4>::encode(-2.5f) == 10 && sign_magnitude<4>::encod
 static_assert(sign_magnitude<8>::encode(-1e9f) == 255 && sign_magnitude<8>::encode(-0.2f) == 128);
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -3,7 +3,7 @@
 
 #include <nibble/epilogue/epilogue.hpp>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // max(x, 0); NaN stays NaN.
@@ -66,4 +66,4 @@ struct gelu_erf_step {
 inline constexpr gelu_erf_step gelu_erf{};
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

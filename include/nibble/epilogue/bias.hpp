@@ -7,7 +7,7 @@
 
 #include <cstddef>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // y(m, n) += bias[n]; bias has one value per output and must outlive the call.
@@ -24,4 +24,4 @@ struct add_bias {
 };
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -15,7 +15,7 @@
 #include <cstdint>
 #include <type_traits>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // What a verb writes to instead of a matrix: rows() x cols() results, each of which `put` takes once, at.count of eight lanes
@@ -79,4 +79,4 @@ void check_destination(const D& y) {
 } // namespace detail
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

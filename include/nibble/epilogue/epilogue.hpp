@@ -9,7 +9,7 @@
 #include <concepts>
 #include <cstddef>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // Where a vector of results stands: row `token` of y, columns output ... output + count - 1 (count is at most the lanes'
@@ -64,4 +64,4 @@ template <epilogue First, epilogue Second>
 }
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

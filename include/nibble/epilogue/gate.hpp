@@ -8,7 +8,7 @@
 
 #include <cstddef>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // y(m, n) *= factor(m, n): a gate that another product has computed. gemm_gated does both products in one pass. The factors
@@ -39,4 +39,4 @@ struct scale_tokens {
 };
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

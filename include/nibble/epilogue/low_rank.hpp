@@ -7,7 +7,7 @@
 
 #include <cstddef>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // y(m, n) = fma(left(m, r), right(r, n), ...) over r = 0, 1, ..., onto y(m, n). For y + (x A) B pass left = x A, tokens x rank,
@@ -34,4 +34,4 @@ struct add_low_rank {
 };
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -7,7 +7,7 @@
 
 #include <cstddef>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // y(m, n) += addend(m, n). The addend may be the output itself: each value is read before it is written.
@@ -24,4 +24,4 @@ struct add_residual {
 };
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -3,7 +3,7 @@
 
 #include <nibble/epilogue/epilogue.hpp>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // y = factor x y
@@ -16,4 +16,4 @@ struct scale_by {
 };
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -7,7 +7,7 @@
 #include <concepts>
 #include <cstddef>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // A granularity maps each weight (row, col) of a rows x cols matrix to a slot that holds one scale (and zero point):
@@ -34,4 +34,4 @@ concept nested_granularity = requires {
 } && granularity<typename G::inner> && granularity<typename G::outer>;
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -3,7 +3,7 @@
 
 #include <nibble/granularity/granularity.hpp>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 struct per_channel {
@@ -14,4 +14,4 @@ struct per_channel {
 };
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -3,7 +3,7 @@
 
 #include <nibble/granularity/granularity.hpp>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // Groups of Size columns; if Size does not divide the number of columns, the last group of each row is shorter.
@@ -22,4 +22,4 @@ struct per_group {
 };
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -3,7 +3,7 @@
 
 #include <nibble/granularity/granularity.hpp>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // Spans of Size weights of the row-major matrix, the last may be shorter (bitsandbytes' blocks). If neither Size nor the
@@ -34,4 +34,4 @@ struct per_span {
 };
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

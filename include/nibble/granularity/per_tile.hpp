@@ -3,7 +3,7 @@
 
 #include <nibble/granularity/granularity.hpp>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // Tiles of Rows x Cols weights (128 x 128 in DeepSeek-V3's FP8 weights), shorter at the right and lower edges; slots in
@@ -23,4 +23,4 @@ struct per_tile {
 };
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -3,7 +3,7 @@
 
 #include <nibble/granularity/granularity.hpp>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // The effective scale of a weight is inner x outer. As a granularity it is its inner one.
@@ -14,4 +14,4 @@ struct two_level : Inner {
 };
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -27,7 +27,7 @@
 #include <utility>
 #include <vector>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // N outputs, K inputs; the N K weights as one row-major stream in blocks of B (they do not end where rows do):
@@ -408,4 +408,4 @@ template <any_scheme S>
 }
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

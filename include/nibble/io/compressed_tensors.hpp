@@ -25,7 +25,7 @@
 #include <utility>
 #include <vector>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // "pack-quantized": N outputs, K inputs, b bits, f = floor(32 / b) codes per word, groups of G inputs:
@@ -324,4 +324,4 @@ template <any_scheme S>
 }
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

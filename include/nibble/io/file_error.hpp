@@ -14,7 +14,7 @@
 #include <type_traits>
 #include <utility>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::detail {
 
 // A name out of a file, fit for a message: in quotes, what does not print as \xNN, the end of a long one left out.
@@ -76,4 +76,4 @@ template <class T>
 }
 
 } // namespace nibble::inline NIBBLE_ABI::detail
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -12,7 +12,7 @@
 #include <string_view>
 #include <vector>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::detail {
 
 // The files that the weight_map of an index ("model.safetensors.index.json") names, each once; none if `text` is no
@@ -59,4 +59,4 @@ namespace nibble::inline NIBBLE_ABI::detail {
 }
 
 } // namespace nibble::inline NIBBLE_ABI::detail
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -11,7 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // The codes, one per byte, scales and zero points of Elements consecutive weights of a row: what `quantized` holds of them.
@@ -109,4 +109,4 @@ NIBBLE_INLINE void copy_flipped(const std::uint8_t* from, std::uint8_t* to, unsi
 } // namespace detail
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -10,7 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // d: fp16 at byte 0, then 16 bytes: code i in the low, code i + 16 in the high nibble of byte i.
@@ -239,4 +239,4 @@ struct ggml_nvfp4 {
 };
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -14,7 +14,7 @@
 #include <cstddef>
 #include <vector>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 enum class ggml_encoding {
@@ -61,4 +61,4 @@ template <ggml_type Type, ggml_encoding Encoding = ggml_encoding::best, executor
 }
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -15,7 +15,7 @@
 // The rules are those of formats.md sections 7.1 and 7.4, as Python's gguf package has them: fp32 arithmetic with one rounding
 // per operation, codes from the scale before it is rounded to fp16, and a scale beyond fp16 becomes infinite. For values that
 // are not finite, or so small that 1 / d overflows, the reference depends on the machine; here a NaN counts as the lowest code.
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::detail {
 
 template <ggml_type Type>
@@ -146,4 +146,4 @@ struct reference_encoder<ggml_mxfp4> {
 };
 
 } // namespace nibble::inline NIBBLE_ABI::detail
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

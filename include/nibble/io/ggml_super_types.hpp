@@ -10,7 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // In a byte each for 16 groups of 16: the scale's 4 bits, above them the minimum's; at 16 the codes, at 80 d, at 82 dmin.
@@ -184,4 +184,4 @@ struct ggml_iq4_xs {
 };
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -10,7 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 namespace detail {
@@ -160,4 +160,4 @@ struct ggml_iq2_bn {
 };
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -19,7 +19,7 @@
 #include <cstdint>
 #include <string_view>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 template <ggml_type... Types>
@@ -186,4 +186,4 @@ inline constexpr row_decoder ggml_row_decoder{ggml_block_of<Type>.elements, ggml
 } // namespace detail
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -18,7 +18,7 @@
 #include <string_view>
 #include <utility>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // An open GGUF file: versions 2 and 3, little-endian. Every count, length, offset and product in it has been checked
@@ -126,4 +126,4 @@ inline std::optional<double> gguf_file::metadata_number(std::string_view key) co
 }
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

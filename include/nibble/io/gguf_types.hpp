@@ -10,7 +10,7 @@
 #include <cstdint>
 #include <string_view>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // The type of a metadata value.
@@ -139,4 +139,4 @@ inline constexpr gguf_block gguf_blocks[] = {
 } // namespace detail
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -23,7 +23,7 @@
 #include <utility>
 #include <vector>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // N outputs, K inputs, b bits, groups of G inputs:
@@ -280,4 +280,4 @@ template <any_scheme S>
 }
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

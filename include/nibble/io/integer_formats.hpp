@@ -17,7 +17,7 @@
 #include <cstddef>
 #include <type_traits>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 namespace detail {
@@ -59,4 +59,4 @@ template <int Bits> using asymmetric_integer_formats = detail::integer_groups<un
 template <int Bits> using symmetric_integer_formats = detail::integer_groups<integer<Bits, integer_range::full>, false>;
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -20,7 +20,7 @@
 #include <string>
 #include <utility>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // KIVI (Liu et al., 2024) of one head: keys are quantized along the tokens of each channel, values along the channels
@@ -92,4 +92,4 @@ template <int Bits, std::size_t Group>
 }
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

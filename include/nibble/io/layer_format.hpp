@@ -29,7 +29,7 @@
 #include <type_traits>
 #include <utility>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // An fp32 number that stands for its reciprocal: compressed-tensors stores the number that scales were divided by.
@@ -318,4 +318,4 @@ template <class... A, class... B, class... More> struct joined_lists<format_list
 template <class... Lists> using join_formats = typename detail::joined_lists<Lists...>::type;
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

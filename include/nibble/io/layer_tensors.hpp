@@ -20,7 +20,7 @@
 #include <utility>
 #include <vector>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::detail {
 
 [[nodiscard]] inline std::string extents_text(const std::vector<std::size_t>& shape) {
@@ -175,4 +175,4 @@ private:
 };
 
 } // namespace nibble::inline NIBBLE_ABI::detail
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -15,7 +15,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // Owns one read-only mapping (POSIX mmap); moving it leaves the bytes where they are. Opening reads nothing: pages come
@@ -85,4 +85,4 @@ private:
 };
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -18,7 +18,7 @@
 #include <string_view>
 #include <utility>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // "mxfp4-pack-quantized": N outputs, K inputs (a multiple of 32): E2M1 codes, two in a byte, the first in the low
@@ -117,4 +117,4 @@ template <any_scheme S>
 }
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::detail {
 
 // Heap sort: n log n for every input and no memory of its own, so no file is slow to open by design.
@@ -72,4 +72,4 @@ private:
 };
 
 } // namespace nibble::inline NIBBLE_ABI::detail
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

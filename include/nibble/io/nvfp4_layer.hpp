@@ -24,7 +24,7 @@
 #include <utility>
 #include <vector>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // N outputs, K inputs (a multiple of 16): E2M1 codes, two in a byte, the first in the low nibble; an E4M3 scale per 16.
@@ -169,4 +169,4 @@ template <any_scheme S>
 }
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -20,7 +20,7 @@
 #include <string_view>
 #include <vector>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // How a checkpoint stores a linear layer; which tensors stand behind the layer's name.
@@ -157,4 +157,4 @@ struct stored_layer {
 }
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -18,7 +18,7 @@
 #include <string>
 #include <string_view>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // What the tensors of a layer do not tell: one size of groups for whichever layout it is in, and more by layout.
@@ -110,4 +110,4 @@ template <class List>
 }
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

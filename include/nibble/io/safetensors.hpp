@@ -16,7 +16,7 @@
 #include <string_view>
 #include <utility>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // An open safetensors file: a length, a JSON header, and the tensors' bytes. The header has been parsed strictly and
@@ -71,4 +71,4 @@ private:
 };
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -18,7 +18,7 @@
 #include <utility>
 #include <vector>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // One entry of the header's __metadata__.
@@ -315,4 +315,4 @@ private:
 } // namespace detail
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

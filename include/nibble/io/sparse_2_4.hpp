@@ -10,7 +10,7 @@
 #include <span>
 #include <string>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // A dense run of 4 g values is stored as 2 g values, in order, and g nibbles (second position << 2 | first position,
@@ -88,4 +88,4 @@ template <class T>
 }
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

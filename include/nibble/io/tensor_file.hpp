@@ -14,7 +14,7 @@
 #include <string_view>
 #include <vector>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // What read_matrix understands: three element types, and blocks of codes and scales that come with a row_decoder; everything
@@ -181,4 +181,4 @@ inline void decode_elements(tensor_type type, const std::byte* from, float* to, 
 }
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

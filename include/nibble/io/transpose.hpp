@@ -11,7 +11,7 @@
 #include <span>
 #include <vector>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::detail {
 
 // Element (r, c) of `Size` bytes at from + r x from_stride + c x Size goes to to + c x to_stride + r x Size. Through a
@@ -105,4 +105,4 @@ inline void gather_codes(int bits, std::byte* codes, std::size_t rows, std::size
 }
 
 } // namespace nibble::inline NIBBLE_ABI::detail
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

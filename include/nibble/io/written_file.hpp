@@ -14,7 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::detail {
 
 // Writes the pieces one after the other beside `path`, as "<path>.partial", and moves that there when it is complete: who has
@@ -41,4 +41,4 @@ namespace nibble::inline NIBBLE_ABI::detail {
 }
 
 } // namespace nibble::inline NIBBLE_ABI::detail
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -27,7 +27,7 @@
 #include <utility>
 #include <xsimd/xsimd.hpp>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::detail {
 
 // xsimd's AVX2 and FMA under a name of this namespace, which then is in the names of all of its functions: units for different
@@ -418,6 +418,6 @@ protected:
 static_assert(whole_isa<avx2>);
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;
 
 #endif // NIBBLE_HAS_AVX2

@@ -17,7 +17,7 @@
 
 NIBBLE_GCC_UNDEFINED_BEGIN
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 struct avx512 : avx2 {
@@ -75,7 +75,7 @@ private:
 static_assert(whole_isa<avx512>);
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;
 
 NIBBLE_GCC_UNDEFINED_END
 

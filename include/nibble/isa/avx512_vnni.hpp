@@ -19,7 +19,7 @@
 
 NIBBLE_GCC_UNDEFINED_BEGIN
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 namespace detail {
@@ -276,7 +276,7 @@ struct avx512_vnni : int32_dots<detail::avx512_vnni_quads> {
 static_assert(whole_isa<avx512_vnni>);
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;
 
 NIBBLE_GCC_UNDEFINED_END
 

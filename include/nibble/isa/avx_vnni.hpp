@@ -15,7 +15,7 @@
 
 #include <immintrin.h>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 namespace detail {
@@ -41,6 +41,6 @@ struct avx_vnni : int32_dots<detail::avx_vnni_quads> {
 static_assert(whole_isa<avx_vnni>);
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;
 
 #endif // NIBBLE_HAS_AVX_VNNI

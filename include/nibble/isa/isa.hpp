@@ -10,7 +10,7 @@
 #include <cstdint>
 #include <type_traits>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // ---- facts -------------------------------------------------------------------------------------------------------
@@ -171,4 +171,4 @@ template <isa Isa> inline constexpr bool panel_in_one_vector = panel_isa_of<Isa>
 } // namespace detail
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

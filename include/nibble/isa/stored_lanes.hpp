@@ -11,7 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // The first `count` (at most 8) numbers at `from`, exactly, zeros above; reads nothing beyond them.
@@ -46,4 +46,4 @@ NIBBLE_INLINE void store_lanes(T* to, const lanes<Isa>& x, std::size_t count) no
 }
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -5,7 +5,7 @@
 #include <nibble/core/config.hpp>
 #include <nibble/isa/isa.hpp>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::detail {
 
 // Far enough to cover the memory latency at full speed, for each stream at once. Measured on Emerald Rapids, cold
@@ -25,4 +25,4 @@ inline constexpr isa_tuning tuning_of_zen{.one_stream = 2048, .several_streams =
 }
 
 } // namespace nibble::inline NIBBLE_ABI::detail
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -17,7 +17,7 @@
 #include <cstdint>
 #include <type_traits>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // How fp32, fp16 or bf16 activations become integers for an integer kernel: value = scale x (integer - offset).
@@ -440,4 +440,4 @@ inline void prepare_ones(const activation_layout& layout, const activation_memor
 }
 
 } // namespace nibble::inline NIBBLE_ABI::kernel
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

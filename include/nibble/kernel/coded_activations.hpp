@@ -13,7 +13,7 @@
 #include <cstddef>
 #include <cstdint>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::kernel {
 
 // The integer of every code, relative to the middle of an unsigned element's range; -128 only where the element has it.
@@ -118,4 +118,4 @@ template <any_scheme A>
 }
 
 } // namespace nibble::inline NIBBLE_ABI::kernel
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

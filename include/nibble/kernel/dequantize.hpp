@@ -8,7 +8,7 @@
 
 #include <cstddef>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::kernel {
 
 // The values of `count` codes of one slot, as quantized::value_at has them. Reads up to 7 codes more than there are.
@@ -36,4 +36,4 @@ NIBBLE_INLINE void decode_run(const typename detail::scheme_traits<S>::code* cod
 }
 
 } // namespace nibble::inline NIBBLE_ABI::kernel
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

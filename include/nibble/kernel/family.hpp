@@ -11,7 +11,7 @@
 
 #include <type_traits>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::kernel {
 
 // Of integers times one power of two, small ones (up to 6 bits, E2M1, ternary) multiply bytes; large ones too where the
@@ -39,4 +39,4 @@ struct family_for<Isa, E> {
 template <isa Isa, element E> using family_of = typename family_for<Isa, E>::type;
 
 } // namespace nibble::inline NIBBLE_ABI::kernel
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -19,7 +19,7 @@
 #include <cstddef>
 #include <cstdint>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::kernel {
 
 // Eight results to where they go: a matrix, or whatever a destination (epilogue/destination.hpp) makes of them.
@@ -171,4 +171,4 @@ inline void multiply(const gemm_plan<typename Product::scheme_type, Isa>& plan, 
 }
 
 } // namespace nibble::inline NIBBLE_ABI::kernel
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -18,7 +18,7 @@
 #include <cstdint>
 #include <type_traits>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::kernel {
 
 // How one gemm call of a scheme is cut up on an ISA; depends on shapes alone, never on the number of threads. It is the
@@ -172,4 +172,4 @@ private:
 };
 
 } // namespace nibble::inline NIBBLE_ABI::kernel
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

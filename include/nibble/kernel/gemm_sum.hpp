@@ -16,7 +16,7 @@
 #include <cstddef>
 #include <cstdint>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::kernel {
 
 // What is called when the sums of some tokens, all outputs of the group, are complete.
@@ -252,4 +252,4 @@ NIBBLE_NOINLINE void sum_group(const gemm_plan<S, Isa>& plan, const packed<S>& w
 }
 
 } // namespace nibble::inline NIBBLE_ABI::kernel
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -13,7 +13,7 @@
 #include <cstdint>
 #include <type_traits>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::kernel {
 
 // use(quad, A, B) for the quads of a step: their lanes, looked up in Element's table unless that is void.
@@ -384,4 +384,4 @@ NIBBLE_NOINLINE void integer_tile(const tile_arguments& arguments, const tile_ra
 }
 
 } // namespace nibble::inline NIBBLE_ABI::kernel
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -9,7 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::kernel {
 
 // On a line clusters are intervals of the sorted numbers, so that sums over a cluster are differences of running sums,
@@ -165,4 +165,4 @@ private:
 };
 
 } // namespace nibble::inline NIBBLE_ABI::kernel
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

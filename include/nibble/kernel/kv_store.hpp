@@ -12,7 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::kernel {
 
 // Channels of a head, at most: what is worked on at once lies on the stack.
@@ -322,4 +322,4 @@ inline void clear_value(const detail::value_layout<Values>& layout, std::byte* p
 }
 
 } // namespace nibble::inline NIBBLE_ABI::kernel
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -10,7 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::kernel {
 
 // What a stored code is XORed with on its way into a panel: linear elements of the integer families are stored so that
@@ -189,4 +189,4 @@ template <element E>
 }
 
 } // namespace nibble::inline NIBBLE_ABI::kernel
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

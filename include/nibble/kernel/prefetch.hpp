@@ -12,7 +12,7 @@
 #include <cstdint>
 #include <type_traits>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::kernel {
 
 // What a tile prefetches besides what it reads: of several tiles in a row each takes a share of what comes next, spread
@@ -105,4 +105,4 @@ NIBBLE_INLINE void prefetch_scales(const packed<S>& w, const std::byte* panel, s
 }
 
 } // namespace nibble::inline NIBBLE_ABI::kernel
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -11,7 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::kernel {
 
 // What one slot of a scheme stores, and the fp32 numbers that it stands for.
@@ -470,4 +470,4 @@ inline void load_codes(const std::uint8_t* row, std::size_t position, std::size_
 }
 
 } // namespace nibble::inline NIBBLE_ABI::kernel
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

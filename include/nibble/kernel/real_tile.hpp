@@ -11,7 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::kernel {
 
 // Sources as of integer_tile.hpp, by columns: each_column(from, use) gives use(column, the vectors of its 16 rows) for
@@ -223,4 +223,4 @@ NIBBLE_NOINLINE void real_tile(const tile_arguments& arguments, const tile_range
 }
 
 } // namespace nibble::inline NIBBLE_ABI::kernel
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

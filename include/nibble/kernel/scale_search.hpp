@@ -11,7 +11,7 @@
 
 // Sums are in double, and every product that goes into one is exact in double or goes in through a fused multiply-add:
 // the result does not depend on what the compiler fuses.
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::kernel {
 
 // The values that encoders of E produce reach from lowest<E> to this.
@@ -563,4 +563,4 @@ template <element E>
 }
 
 } // namespace nibble::inline NIBBLE_ABI::kernel
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

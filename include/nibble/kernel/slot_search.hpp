@@ -10,7 +10,7 @@
 
 #include <cstddef>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::kernel {
 
 // A format with so few values per factor of two that all near the plain scale are tried: powers of two, small floats.
@@ -162,4 +162,4 @@ search_slot(const float* x, std::size_t n, const outer_parameters& outer, const 
 }
 
 } // namespace nibble::inline NIBBLE_ABI::kernel
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -14,7 +14,7 @@
 #include <cstdint>
 #include <type_traits>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::kernel {
 
 // Tokens whose scores are worked on at once, at positions that are multiples of it whatever a page's size: results depend on
@@ -200,4 +200,4 @@ void weigh(float* scores, std::size_t rows, std::size_t panels, softmax_state* s
 }
 
 } // namespace nibble::inline NIBBLE_ABI::kernel
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -9,7 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::kernel {
 
 // A key that orders as the value does; -0 comes before +0, and the value must not be NaN.
@@ -54,4 +54,4 @@ template <class Key> void sort_by_key(dynamic_array<keyed<Key>>& items, dynamic_
 }
 
 } // namespace nibble::inline NIBBLE_ABI::kernel
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

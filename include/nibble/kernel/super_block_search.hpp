@@ -8,7 +8,7 @@
 
 #include <cstddef>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::kernel {
 
 // What the slots of Elements weights under one outer slot store.
@@ -191,4 +191,4 @@ private:
 };
 
 } // namespace nibble::inline NIBBLE_ABI::kernel
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

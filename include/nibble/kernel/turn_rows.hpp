@@ -6,7 +6,7 @@
 #include <cstddef>
 #include <utility>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::kernel {
 
 // Passed by reference, where longer than 16 bytes: without AVX compilers pass such vectors otherwise than with it, and say so.
@@ -69,4 +69,4 @@ NIBBLE_INLINE void store_turned(const typename float_vector<Width>::type (&rows)
 }
 
 } // namespace nibble::inline NIBBLE_ABI::kernel
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

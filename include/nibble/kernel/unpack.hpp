@@ -14,7 +14,7 @@
 #include <type_traits>
 #include <utility>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::kernel {
 
 // Codes of one step as stored, one per byte: quad q's vectors A and B through put(2q) and put(2q + 1).
@@ -298,4 +298,4 @@ inline void widen_zeros(const packed<S>& w, const std::byte* panel, std::size_t 
 }
 
 } // namespace nibble::inline NIBBLE_ABI::kernel
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

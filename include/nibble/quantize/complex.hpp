@@ -11,7 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // w, rows x 2 cols of interleaved real and imaginary parts, in roots of unity: codes by angle, then scale_re = mean
@@ -65,4 +65,4 @@ inline void dequantize(const complex_quantized& q, matrix_view<float> out) {
 }
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

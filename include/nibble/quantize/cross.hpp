@@ -12,7 +12,7 @@
 #include <cstddef>
 #include <utility>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 namespace detail {
@@ -95,4 +95,4 @@ void scale_columns(matrix_view<const float> x, const cross_quantized<S>& q, matr
 }
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

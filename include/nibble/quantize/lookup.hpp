@@ -15,7 +15,7 @@
 #include <cstddef>
 #include <cstdint>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 struct k_means_options {
@@ -322,4 +322,4 @@ void dequantize(const lookup_quantized<Bits, Granularity, Format, Table>& q, mat
 }
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -15,7 +15,7 @@
 #include <cstring>
 #include <utility>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 namespace detail {
@@ -159,4 +159,4 @@ void dequantize(const mixed_quantized<Mixed>& q, matrix_view<float> out, const E
 }
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -13,7 +13,7 @@
 #include <cstddef>
 #include <cstdint>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 struct outlier_victim_options {
@@ -170,4 +170,4 @@ void dequantize(const outlier_victim_quantized<Granularity>& q, matrix_view<floa
 }
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

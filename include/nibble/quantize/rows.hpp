@@ -15,7 +15,7 @@
 #include <cstdint>
 #include <utility>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // w (N x K) with round(fraction x N) of its rows in High and the others in Low: the rows whose squared error High reduces most,
@@ -135,4 +135,4 @@ void dequantize_transposed(const quantized<S>& q, matrix_view<float> out, const 
 }
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

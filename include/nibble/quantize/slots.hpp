@@ -16,7 +16,7 @@
 #include <cstdint>
 #include <type_traits>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // How the range of a slot is chosen.
@@ -598,4 +598,4 @@ void quantize_shared_slots(quantizer<S>& job, const OverRows& over_rows, const O
 } // namespace detail
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

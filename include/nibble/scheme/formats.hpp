@@ -22,7 +22,7 @@
 #include <cstddef>
 #include <string_view>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // ---- families: a new member is one alias
@@ -228,4 +228,4 @@ template <any_scheme Scheme> [[nodiscard]] constexpr std::string_view name_of() 
 }
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -10,7 +10,7 @@
 #include <nibble/scheme/formats.hpp>
 #include <nibble/scheme/scheme.hpp>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // Named as in GGUF where formats.hpp has no name yet. Q4_1 is int4_g32_min, Q5_1 int5_g32_min, the K types are q2_k to q6_k,
@@ -44,4 +44,4 @@ using ggml_formats =
                 named_format<"ternary_channel_f16", ternary_channel_f16>>;
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -13,7 +13,7 @@
 #include <type_traits>
 #include <utility>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // One of Holder<scheme of Format> for the formats of a list, or nothing. The list is closed, so that a visit can
@@ -122,4 +122,4 @@ template <class List>
 using any_packed = any_format<packed, List>;
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

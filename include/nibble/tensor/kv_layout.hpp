@@ -15,7 +15,7 @@
 #include <cstddef>
 #include <cstdint>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // Keys per channel: scheme S, which must have per_group<G>, with its groups along the tokens: G consecutive tokens of one
@@ -229,4 +229,4 @@ struct values_of_cache<Keys, prefix_of_keys> {
 } // namespace detail
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

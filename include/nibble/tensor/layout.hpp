@@ -8,7 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // A panel is 16 consecutive rows. A quad is 4 consecutive columns of a panel: 64 codes, seen as two 32-byte vectors of
@@ -101,4 +101,4 @@ struct depth_plan {
 } // namespace detail
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

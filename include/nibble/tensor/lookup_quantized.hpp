@@ -14,7 +14,7 @@
 #include <cstddef>
 #include <cstdint>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // How the 2^Bits values of a slot follow from what is stored of it: `stored<Bits>` numbers, and value(numbers, code).
@@ -137,4 +137,4 @@ template <int Bits, granularity Granularity, element Format, class Table>
 }
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

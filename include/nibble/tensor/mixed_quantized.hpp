@@ -19,7 +19,7 @@
 #include <cstdint>
 #include <cstring>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // Groups of Size columns, one scale in ScaleFormat each, and a selector that names one of the elements.
@@ -232,4 +232,4 @@ template <class Mixed> [[nodiscard]] quantized<carrier_scheme<Mixed>> to_carrier
 }
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -11,7 +11,7 @@
 #include <cstddef>
 #include <utility>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // Two matrices, and which row of the whole each of their rows is, ascending. A kernel runs on each of the two; its outputs
@@ -54,4 +54,4 @@ template <any_scheme High, any_scheme Low>
 }
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -16,7 +16,7 @@
 #include <cstddef>
 #include <cstdint>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // A rows x cols matrix, owning its memory: one block of two sections, each on a 64-byte boundary:
@@ -113,4 +113,4 @@ to_carrier(const outlier_victim_quantized<Granularity>& q) {
 }
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -11,7 +11,7 @@
 #include <cstdint>
 #include <cstring>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // A rows x cols matrix in a scheme, owning its memory (copies are deep; moved from, it is 0 x 0): one block of
@@ -209,4 +209,4 @@ template <any_scheme Scheme>
 }
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

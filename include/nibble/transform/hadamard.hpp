@@ -12,7 +12,7 @@
 
 #include <cstddef>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // The longest block that `count` numbers are a whole number of: 128 for 128, 16 for 80, 1 for odd ones.
@@ -98,4 +98,4 @@ NIBBLE_NOINLINE void hadamard(array_view<float> x, std::size_t block) {
 }
 
 } // namespace nibble::inline NIBBLE_ABI
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

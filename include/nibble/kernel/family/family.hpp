@@ -14,7 +14,7 @@
 #include <cstddef>
 #include <utility>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::kernel {
 
 // A family is one way to multiply the codes of an element by activations, a struct of static members: float32.hpp,
@@ -126,4 +126,4 @@ template <class F, bool Zeros> struct tile_ladder {
 };
 
 } // namespace nibble::inline NIBBLE_ABI::kernel
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

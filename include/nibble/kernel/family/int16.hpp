@@ -15,7 +15,7 @@
 #include <cstddef>
 #include <cstdint>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::kernel {
 
 template <isa Isa, element E> struct int16_family : integer_family<Isa, E> {
@@ -65,4 +65,4 @@ template <isa Isa, element E> struct int16_family : integer_family<Isa, E> {
 };
 
 } // namespace nibble::inline NIBBLE_ABI::kernel
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;

@@ -16,7 +16,7 @@
 #include <cstdint>
 #include <type_traits>
 
-NIBBLE_HEADER_BEGIN
+NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::kernel {
 
 // What integer families have in common. Linear elements of one width share their tiles: codes are stored so that
@@ -106,4 +106,4 @@ template <isa Isa, element E, bool Small = false> struct int8_family : integer_f
 };
 
 } // namespace nibble::inline NIBBLE_ABI::kernel
-NIBBLE_HEADER_END
+NIBBLE_HEADER_END;
