@@ -1,13 +1,14 @@
 // attend.cpp: nibble_attend, attention over caches of many formats beside the machine's limits, on Google Benchmark.
 //   nibble_attend --caches='^int' --contexts=4096,32768 --heads=32x8x128 --queries=1,512 --threads=2
 //   nibble_attend --caches=prefix --heads=128x1x576x512
-// Lines are named attend/<keys>/<values>/<isa>/ctx:<n>/q:<n>/heads:<query heads>x<key heads>x<head size>/threads:<T>, with
-// x<value size> behind the head size where that differs, as in latent attention, whose values are the prefix of keys.
-// Each has the counters
+// Lines are named attend/<keys>/<values>/<isa>/ctx:<n>/q:<n>/heads:<query heads>x<key heads>x<head size>/threads:<T>,
+// with x<value size> behind the head size where that differs, as in latent attention, whose values are the prefix of
+// keys. Each has the counters
 //   cache_GBps         bytes of keys and values per second: those of the whole cache, read once
 //   of_read_bandwidth  that over the rate at which the same threads read 256 MiB at the same moment
 //   us_per_token       time per query, in microseconds
-//   GFLOPs             2 x queries x query heads x context x (head size + value size) per second; causal queries count as if
+//   GFLOPs             2 x queries x query heads x context x (head size + value size) per second; causal queries count
+//   as if
 //                      they saw all
 //   of_fma_peak        that over the rate of fp32 multiply-adds in registers
 //   of_f32_cache       time over that of the f32 cache of the same shape, if that was a line before; else 0
@@ -65,15 +66,15 @@ struct attention_shape {
 class caches {
 public:
     virtual ~caches() = default;
-    virtual void append(nb::matrix_view<const float> k, nb::matrix_view<const float> v, bench::executor_ref threads) = 0;
+    virtual void append(nb::matrix_view<const float> k, nb::matrix_view<const float> v,
+                        bench::executor_ref threads) = 0;
     virtual void truncate(std::size_t tokens) = 0;
     virtual void attend(nb::matrix_view<const float> q, nb::matrix_view<float> out, const nb::attend_options& options,
                         bench::executor_ref threads) = 0;
     [[nodiscard]] virtual std::size_t bytes() const = 0; // of one copy
 };
 
-template <class Keys, class Values>
-class caches_of final : public caches {
+template <class Keys, class Values> class caches_of final : public caches {
 public:
     caches_of(const nb::kv_cache_options& options, std::size_t copies) {
         for (std::size_t i = 0; i < copies; ++i) all_.emplace_back(options);
@@ -93,9 +94,7 @@ public:
         nb::attend(q, all_[next_], out, options, threads);
         next_ = (next_ + 1) % all_.size();
     }
-    [[nodiscard]] std::size_t bytes() const override {
-        return all_[0].page_count() * all_[0].pages()->page_bytes();
-    }
+    [[nodiscard]] std::size_t bytes() const override { return all_[0].page_count() * all_[0].pages()->page_bytes(); }
 
 private:
     std::vector<nb::kv_cache<Keys, Values>> all_;
@@ -110,8 +109,7 @@ struct subject {
     double value_bits;
     std::function<std::unique_ptr<caches>(const nb::kv_cache_options&, std::size_t copies)> make;
 };
-template <class Keys, class Values>
-subject pair_of(std::string keys, std::string values) {
+template <class Keys, class Values> subject pair_of(std::string keys, std::string values) {
     const auto bits = []<class S>(S) { return nb::bits_per_weight<S>(128, 128); };
     using key_scheme = typename nb::detail::key_format<Keys>::scheme_type;
     double value_bits = 0.0;
@@ -180,7 +178,8 @@ private:
                                            .storing = nb::kv_storing::at_append}; // what is timed is what is stored
         const double context = static_cast<double>(shape.context);
         const double numbers = context * static_cast<double>(row + (what.value_bits == 0.0 ? 0 : value_row));
-        const double bits = context * (what.bits * static_cast<double>(row) + what.value_bits * static_cast<double>(value_row));
+        const double bits =
+            context * (what.bits * static_cast<double>(row) + what.value_bits * static_cast<double>(value_row));
         const std::size_t copies = 1 + static_cast<std::size_t>(static_cast<double>(bench::cold_bytes()) / (bits / 8));
         const std::unique_ptr<caches> cache = what.make(options, copies);
         constexpr std::size_t chunk = 256;
@@ -209,26 +208,28 @@ private:
             work();
             return std::chrono::duration<double>(clock::now() - begin).count();
         };
-        // What was stored last is still to be written back by the machine's caches, which would be timed as if attention did it:
-        // as for weights, every copy is read once before, where memory is what is measured.
+        // What was stored last is still to be written back by the machine's caches, which would be timed as if
+        // attention did it: as for weights, every copy is read once before, where memory is what is measured.
         for (std::size_t copy = 0; copy < (shape.queries > bench::cold_tokens ? 1 : copies); ++copy) call();
         const double once = seconds(call);
-        const bench::timed_line timed = bench::time_subject(state, limits, true, call, bench::calls_per_sample(once, 4e-3),
-                                                            {.samples = given_.samples});
+        const bench::timed_line timed = bench::time_subject(
+            state, limits, true, call, bench::calls_per_sample(once, 4e-3), {.samples = given_.samples});
         std::vector<double> appends;
         for (std::size_t i = 0; i < appended * copies; ++i)
-            appends.push_back(seconds([&] { cache->append({k.view().data(), 1, row}, {v.view().data(), 1, value_row}, pool); }));
+            appends.push_back(seconds([&] {
+                cache->append({k.view().data(), 1, row}, {v.view().data(), 1, value_row}, pool);
+            }));
         cache->truncate(shape.context);
 
         const double bytes = 1e-9 * static_cast<double>(cache->bytes());
-        const double operations =
-            2e-9 * static_cast<double>(shape.queries * shape.query_heads) * context * static_cast<double>(shape.size + shape.value_size);
+        const double operations = 2e-9 * static_cast<double>(shape.queries * shape.query_heads) * context *
+                                  static_cast<double>(shape.size + shape.value_size);
         using bench::sample;
         const auto median = [&](auto value) { return bench::median_of(timed.samples, value); };
         const double time = median([&](const sample& s) { return s.seconds[0]; });
         std::ostringstream key;
-        key << shape.context << ' ' << shape.queries << ' ' << shape.query_heads << ' ' << shape.heads << ' ' << shape.size
-            << ' ' << shape.value_size << ' ' << threads;
+        key << shape.context << ' ' << shape.queries << ' ' << shape.query_heads << ' ' << shape.heads << ' '
+            << shape.size << ' ' << shape.value_size << ' ' << threads;
         if (what.keys == "f32" && what.values == "f32") f32_[key.str()] = time;
         const auto f32 = f32_.find(key.str());
         auto& counters = state.counters;
@@ -257,10 +258,11 @@ attention_shape parse_heads(const std::string& text) {
     bool good = in >> shape.query_heads >> x >> shape.heads >> y >> shape.size && x == 'x' && y == 'x';
     shape.value_size = shape.size;
     if (good && in.peek() != EOF) good = in >> x >> shape.value_size && x == 'x' && in.peek() == EOF;
-    if (!good || shape.heads == 0 || shape.query_heads == 0 || shape.query_heads % shape.heads != 0 || shape.size == 0 ||
-        shape.size > 1024 || shape.value_size == 0 || shape.value_size > 1024)
-        throw bench::user_error("--heads: '" + text +
-                                "' is not <query heads>x<key heads>x<head size>[x<value size>], the first a multiple of the second");
+    if (!good || shape.heads == 0 || shape.query_heads == 0 || shape.query_heads % shape.heads != 0 ||
+        shape.size == 0 || shape.size > 1024 || shape.value_size == 0 || shape.value_size > 1024)
+        throw bench::user_error(
+            "--heads: '" + text +
+            "' is not <query heads>x<key heads>x<head size>[x<value size>], the first a multiple of the second");
     return shape;
 }
 
@@ -325,8 +327,10 @@ int main(int argc, char** argv) {
         ->delimiter(',')
         ->check(CLI::Range(1, 1024))
         ->capture_default_str();
-    app.add_option("--caches", given.caches, "only caches whose <keys>/<values> match, for example '^int4|f16'")->type_name("REGEX");
-    app.add_option("--precision", given.precision, "of the products with integer formats: fp32, integer_scores or integer")
+    app.add_option("--caches", given.caches, "only caches whose <keys>/<values> match, for example '^int4|f16'")
+        ->type_name("REGEX");
+    app.add_option("--precision", given.precision,
+                   "of the products with integer formats: fp32, integer_scores or integer")
         ->check(CLI::IsMember({"fp32", "integer_scores", "integer"}))
         ->capture_default_str();
     app.add_option("--samples", given.samples, "samples of each line at least")

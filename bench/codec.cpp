@@ -35,8 +35,7 @@ constexpr double fp32_bytes = static_cast<double>(rows * cols * sizeof(float));
 }
 
 // Runs `work` and a copy in turns; only the former is timed by the benchmark, both by the counters.
-template <class Work>
-void run(benchmark::State& state, const Work& work) {
+template <class Work> void run(benchmark::State& state, const Work& work) {
     using clock = std::chrono::steady_clock;
     bench::float_matrix copy(rows, cols);
     double own = 0.0;
@@ -72,8 +71,7 @@ void register_scheme(const bench::scheme& format) {
         run(state, [&] { benchmark::DoNotOptimize(format.search(weights().view(), nibble::serial{})); });
     })->MinTime(0.05);
     benchmark::RegisterBenchmark(("dequantize" + shape).c_str(), [&format](benchmark::State& state) {
-        const std::unique_ptr<bench::quantized_weights> quantized =
-            format.quantize(weights().view(), nibble::serial{});
+        const std::unique_ptr<bench::quantized_weights> quantized = format.quantize(weights().view(), nibble::serial{});
         bench::float_matrix out(rows, cols);
         state.counters["bits_per_weight"] = quantized->bits_per_weight();
         run(state, [&] {

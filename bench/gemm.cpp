@@ -1,7 +1,7 @@
 // gemm.cpp: nibble_gemm, every format's product beside the machine's limits and other libraries, on Google Benchmark.
 //   nibble_gemm --formats='^int4' --tokens=1,128 --sizes=11008x4096 --threads=1,2
-// Lines are named gemm/<scheme>/<isa>/<M>x<N>x<K>/threads:<T>; <scheme>_a7 is the scheme with activations of 7 bits, where that
-// is another kernel. Each has the counters
+// Lines are named gemm/<scheme>/<isa>/<M>x<N>x<K>/threads:<T>; <scheme>_a7 is the scheme with activations of 7 bits,
+// where that is another kernel. Each has the counters
 //   weight_GBps        bytes of packed weights per second
 //   of_read_bandwidth  that over the rate at which the same threads read 256 MiB at the same moment
 //   GFLOPs             2 M N K per second
@@ -13,10 +13,11 @@
 //   unless
 //                      there are no better ones
 // all but the last three medians over samples, the shares medians of the ratios. The time is Google Benchmark's mean.
-// Lines of what gemm does besides (support/form.hpp) are named after the verb, requantize/<scheme>/... and so on, in schemes
-// that stand for the others; --formats filters them by the scheme, --benchmark_filter by the verb too. Their counters are
-// GFLOPs, of_fma_peak, undisturbed and
-//   of_plain           the time over that of the plain products of the same weights and tokens, which take turns with it:
+// Lines of what gemm does besides (support/form.hpp) are named after the verb, requantize/<scheme>/... and so on, in
+// schemes that stand for the others; --formats filters them by the scheme, --benchmark_filter by the verb too. Their
+// counters are GFLOPs, of_fma_peak, undisturbed and
+//   of_plain           the time over that of the plain products of the same weights and tokens, which take turns with
+//   it:
 //                      1.05 is 5 % more. Weights are not taken out of the caches
 #include "peers/peers.hpp"
 #include "support/command_line.hpp"
@@ -89,7 +90,8 @@ public:
     }
 
     void add(const bench::form_maker& what, bench::weight_shape shape, std::size_t threads, std::size_t tokens) {
-        const std::string name = bench::line_name(what.verb(), what.scheme(), nibble::best_isa::name, tokens, shape, threads);
+        const std::string name =
+            bench::line_name(what.verb(), what.scheme(), nibble::best_isa::name, tokens, shape, threads);
         benchmark::RegisterBenchmark(name.c_str(), [=, &what, this](benchmark::State& state) {
             run(state, what, shape, threads, tokens);
         })->Unit(benchmark::kMicrosecond);

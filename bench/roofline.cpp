@@ -77,14 +77,14 @@ struct level {
 // 4 KiB pages, whatever the system's default.
 nibble::allocator small_pages() {
     return {.allocate = [](std::size_t bytes, std::size_t alignment, void*) -> void* {
-                void* memory = ::operator new (bytes, std::align_val_t{alignment}, std::nothrow);
+                void* memory = ::operator new(bytes, std::align_val_t{alignment}, std::nothrow);
                 if (memory != nullptr) (void)::madvise(memory, bytes, MADV_NOHUGEPAGE);
                 return memory;
             },
             .deallocate =
                 [](void* memory, std::size_t bytes, std::size_t alignment, void*) {
                     (void)::madvise(memory, bytes, MADV_HUGEPAGE); // the allocator's next user gets what it had
-                    ::operator delete (memory, std::align_val_t{alignment});
+                    ::operator delete(memory, std::align_val_t{alignment});
                 }};
 }
 #endif

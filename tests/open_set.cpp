@@ -248,8 +248,8 @@ namespace {
 namespace nb = nibble;
 using namespace gemm_test;
 
-// quantize -> pack -> unpack -> gemm of one scheme, against the formula, on the best ISA and, Counted, on `counting`, which is
-// generic but for what it counts.
+// quantize -> pack -> unpack -> gemm of one scheme, against the formula, on the best ISA and, Counted, on `counting`,
+// which is generic but for what it counts.
 template <class S, bool Counted = !nibble_test::kinds_only> void run_scheme(const char* what) {
     for (const std::size_t n : sizes{1, 2, 17, 37})
         for (const std::size_t k : sizes{1, 4, 19, 20, 21, 64, 119, 333}) {
@@ -307,7 +307,8 @@ TEST_CASE("elements, granularities, an ISA and an epilogue of one's own run thro
 
     mine::counting::fmas = 0;
     mine::counting::dots = 0;
-    run_scheme<nb::scheme<mine::triangular5, mine::pairs_by_20, nb::scale<nb::f16>>, true>("5-bit integers, pairs of rows");
+    run_scheme<nb::scheme<mine::triangular5, mine::pairs_by_20, nb::scale<nb::f16>>, true>(
+        "5-bit integers, pairs of rows");
     CHECK(mine::counting::dots > 0);
     CHECK(mine::counting::fmas > 0);
     mine::counting::fmas = 0;

@@ -15,10 +15,8 @@
 namespace bench {
 namespace {
 
-template <class T>
-using row_major = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-template <class T>
-using rows_of = Eigen::Map<const row_major<T>, 0, Eigen::OuterStride<>>;
+template <class T> using row_major = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+template <class T> using rows_of = Eigen::Map<const row_major<T>, 0, Eigen::OuterStride<>>;
 // y transposed: its columns are the rows of y, so Eigen writes column-major, as it does best.
 template <class T>
 using columns_of = Eigen::Map<Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic>, 0, Eigen::OuterStride<>>;

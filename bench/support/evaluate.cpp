@@ -101,13 +101,13 @@ row evaluator::evaluate(const scheme& format, const std::function<void(std::stri
         median_of(quantize, [&](const sample& s) { return weights * sizeof(float) / s.seconds[0] * 1e-9; });
 
     how.known_seconds = 0;
-    const auto dequantize = take_samples(limits_, how, false, {[&] {
-                                             for (std::size_t t = 0; t < quantized.size(); ++t) {
-                                                 const auto exact = work_.tensors[t].weights.view();
-                                                 quantized[t]->dequantize(
-                                                     {weights_.view().data(), exact.rows(), exact.cols()}, threads_);
-                                             }
-                                         }});
+    const auto dequantize =
+        take_samples(limits_, how, false, {[&] {
+                         for (std::size_t t = 0; t < quantized.size(); ++t) {
+                             const auto exact = work_.tensors[t].weights.view();
+                             quantized[t]->dequantize({weights_.view().data(), exact.rows(), exact.cols()}, threads_);
+                         }
+                     }});
     result.dequantize_GBps =
         median_of(dequantize, [&](const sample& s) { return weights * sizeof(float) / s.seconds[0] * 1e-9; });
 

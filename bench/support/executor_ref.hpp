@@ -24,13 +24,11 @@ public:
 
     [[nodiscard]] std::size_t concurrency() const noexcept { return concurrency_; }
 
-    template <class Task>
-    void parallel_for(std::size_t count, Task&& task) const {
+    template <class Task> void parallel_for(std::size_t count, Task&& task) const {
         using plain = std::remove_reference_t<Task>;
         auto* address = const_cast<std::remove_const_t<plain>*>(std::addressof(task));
-        run_(executor_, count, address, [](void* self, std::size_t index, std::size_t worker) {
-            (*static_cast<plain*>(self))(index, worker);
-        });
+        run_(executor_, count, address,
+             [](void* self, std::size_t index, std::size_t worker) { (*static_cast<plain*>(self))(index, worker); });
     }
 
 private:

@@ -25,8 +25,7 @@ namespace {
 
 using codes = nibble::int8_channel;
 
-template <class S>
-class form_of : public form {
+template <class S> class form_of : public form {
 public:
     form_of(nibble::matrix_view<const float> weights, nibble::matrix_view<const float> x, executor_ref threads)
         : weights_(nibble::pack(nibble::quantize<S>(weights, nibble::quantize_options{}, threads), threads)), x_(x),
@@ -48,8 +47,7 @@ protected:
     nibble::workspace scratch_;
 };
 
-template <class S>
-struct gated final : form_of<S> {
+template <class S> struct gated final : form_of<S> {
     static constexpr std::string_view verb = "gemm_gated";
     static constexpr std::size_t products = 2;
     nibble::packed<S> up;
@@ -65,8 +63,7 @@ struct gated final : form_of<S> {
     }
 };
 
-template <class S>
-struct scattered final : form_of<S> {
+template <class S> struct scattered final : form_of<S> {
     static constexpr std::string_view verb = "scatter_add";
     static constexpr std::size_t products = 1;
     std::vector<std::uint32_t> rows;
@@ -81,20 +78,19 @@ struct scattered final : form_of<S> {
     }
 };
 
-template <class S>
-struct requantized final : form_of<S> {
+template <class S> struct requantized final : form_of<S> {
     static constexpr std::string_view verb = "requantize";
     static constexpr std::size_t products = 1;
     nibble::quantized<codes> results;
     requantized(nibble::matrix_view<const float> weights, nibble::matrix_view<const float> x, executor_ref threads)
         : form_of<S>(weights, x, threads), results(this->quantized_results(threads)) {}
     void run(executor_ref threads) override {
-        nibble::gemm(this->x_, this->weights_, nibble::requantize(results), nibble::identity{}, this->options(), threads);
+        nibble::gemm(this->x_, this->weights_, nibble::requantize(results), nibble::identity{}, this->options(),
+                     threads);
     }
 };
 
-template <class S>
-struct low_rank final : form_of<S> {
+template <class S> struct low_rank final : form_of<S> {
     static constexpr std::string_view verb = "add_low_rank";
     static constexpr std::size_t products = 1;
     static constexpr std::size_t rank = 16;
@@ -112,8 +108,7 @@ struct low_rank final : form_of<S> {
     }
 };
 
-template <class S>
-struct in_integers final : form_of<S> {
+template <class S> struct in_integers final : form_of<S> {
     static constexpr std::string_view verb = "gemm_integer";
     static constexpr std::size_t products = 1;
     nibble::quantized<codes> results;
@@ -127,27 +122,26 @@ struct in_integers final : form_of<S> {
     }
     void run(executor_ref threads) override {
         nibble::prepare<S>(this->x_, prepared, {}, threads);
-        nibble::gemm_integer(prepared, this->weights_, results, {.ratios = ratios, .bias = bias}, this->options(), threads);
+        nibble::gemm_integer(prepared, this->weights_, results, {.ratios = ratios, .bias = bias}, this->options(),
+                             threads);
     }
 };
 
-template <class Format, template <class> class Form>
-class maker_of final : public form_maker {
+template <class Format, template <class> class Form> class maker_of final : public form_maker {
     using one = Form<typename Format::scheme>;
 
 public:
     [[nodiscard]] std::string_view verb() const override { return one::verb; }
     [[nodiscard]] std::string_view scheme() const override { return Format::name; }
     [[nodiscard]] std::size_t products() const override { return one::products; }
-    [[nodiscard]] std::unique_ptr<form> make(nibble::matrix_view<const float> weights, nibble::matrix_view<const float> x,
-                                             executor_ref threads) const override {
+    [[nodiscard]] std::unique_ptr<form> make(nibble::matrix_view<const float> weights,
+                                             nibble::matrix_view<const float> x, executor_ref threads) const override {
         return std::make_unique<one>(weights, x, threads);
     }
 };
 
-using represented =
-    nibble::format_list<nibble::named_format<"int8_channel", nibble::int8_channel>,
-                        nibble::named_format<"int4_g32", nibble::int4_g32>>;
+using represented = nibble::format_list<nibble::named_format<"int8_channel", nibble::int8_channel>,
+                                        nibble::named_format<"int4_g32", nibble::int4_g32>>;
 
 } // namespace
 

@@ -1,5 +1,5 @@
-// form.hpp: what the product does besides x w^T into a matrix: gated, to chosen rows, to codes, with a low-rank term, in
-// integers alone; each behind virtual calls, beside the plain product that it is compared with.
+// form.hpp: what the product does besides x w^T into a matrix: gated, to chosen rows, to codes, with a low-rank term,
+// in integers alone; each behind virtual calls, beside the plain product that it is compared with.
 #pragma once
 
 #include "executor_ref.hpp"
@@ -29,8 +29,8 @@ public:
     [[nodiscard]] virtual std::string_view verb() const = 0;   // the first part of a line's name
     [[nodiscard]] virtual std::string_view scheme() const = 0; // the second
     [[nodiscard]] virtual std::size_t products() const = 0;    // matrices of weights
-    [[nodiscard]] virtual std::unique_ptr<form> make(nibble::matrix_view<const float> weights,
-                                                     nibble::matrix_view<const float> x, executor_ref threads) const = 0;
+    [[nodiscard]] virtual std::unique_ptr<form>
+    make(nibble::matrix_view<const float> weights, nibble::matrix_view<const float> x, executor_ref threads) const = 0;
 };
 
 // gemm_gated     silu(x g^T) x (x u^T)

@@ -12,10 +12,8 @@ using own_formats = nibble::format_list<>;
 
 namespace bench {
 
-template <class A, class B>
-struct joined;
-template <class... A, class... B>
-struct joined<nibble::format_list<A...>, nibble::format_list<B...>> {
+template <class A, class B> struct joined;
+template <class... A, class... B> struct joined<nibble::format_list<A...>, nibble::format_list<B...>> {
     using type = nibble::format_list<A..., B...>;
 };
 

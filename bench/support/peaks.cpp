@@ -16,9 +16,9 @@ namespace {
 // Every loop over them is unrolled, so that each has a register of its own from beginning to end.
 constexpr int chains = 12;
 
-template <int Lanes> constexpr double float_operations = 2.0 * chains* Lanes;
+template <int Lanes> constexpr double float_operations = 2.0 * chains * Lanes;
 // Of bytes (or, halved, of words) in registers of so many bits.
-template <int Bits> constexpr double byte_operations = 2.0 * chains* Bits / 8;
+template <int Bits> constexpr double byte_operations = 2.0 * chains * Bits / 8;
 
 #if defined(__AVX512F__)
 float fma_512(std::size_t steps) {

@@ -51,8 +51,7 @@ std::string escaped(std::string_view text) {
     return out;
 }
 
-template <class... Arguments>
-std::string format(const char* pattern, Arguments... arguments) {
+template <class... Arguments> std::string format(const char* pattern, Arguments... arguments) {
     char text[1024];
     std::snprintf(text, sizeof text, pattern, arguments...);
     return text;
@@ -81,8 +80,7 @@ axis cover(double low, double high, int wanted) {
     return result;
 }
 
-template <class Draw>
-void for_each_tick(const axis& scale, Draw&& draw) {
+template <class Draw> void for_each_tick(const axis& scale, Draw&& draw) {
     const int first = static_cast<int>(std::ceil(scale.low / scale.step - 1e-9));
     for (int i = first; i * scale.step <= scale.high + 1e-9; ++i) draw(i * scale.step);
 }

@@ -109,10 +109,11 @@ struct timed_line {
                                       const std::function<void()>& subject, std::size_t calls,
                                       const line_settings& how);
 
-// The same for `subject` in turn with `beside`, each called as often as its own time asks for: seconds[0] of a sample is the
-// subject's, seconds[1] the other's, fma_GFLOPs likewise. Only the subject is on Google Benchmark's clock.
-[[nodiscard]] timed_line time_beside(benchmark::State& state, machine_limits& limits, const std::function<void()>& subject,
-                                     const std::function<void()>& beside, const line_settings& how);
+// The same for `subject` in turn with `beside`, each called as often as its own time asks for: seconds[0] of a sample
+// is the subject's, seconds[1] the other's, fma_GFLOPs likewise. Only the subject is on Google Benchmark's clock.
+[[nodiscard]] timed_line time_beside(benchmark::State& state, machine_limits& limits,
+                                     const std::function<void()>& subject, const std::function<void()>& beside,
+                                     const line_settings& how);
 
 // The same for a product of how.tokens tokens, with both probes. Of more than cold_tokens the read probes come before
 // the first and after the last sample only: they would take the weights out of the caches.

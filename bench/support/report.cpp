@@ -12,8 +12,7 @@
 namespace bench {
 namespace {
 
-template <class... Arguments>
-std::string format(const char* pattern, Arguments... arguments) {
+template <class... Arguments> std::string format(const char* pattern, Arguments... arguments) {
     char text[512];
     std::snprintf(text, sizeof text, pattern, arguments...);
     return text;
@@ -35,8 +34,7 @@ double rounded(double value) {
 }
 
 // Member names and values of a row, in the order of every report.
-template <class Visit>
-void for_each_member(const row& one, Visit&& visit) {
+template <class Visit> void for_each_member(const row& one, Visit&& visit) {
     visit("scheme", one.scheme);
     visit("bits_per_weight", one.bits_per_weight);
     visit("weight_sqnr_db", one.weight_sqnr_db);
@@ -88,14 +86,14 @@ std::string to_table(const comparison& result, bool styled) {
                    "-- GEMV, cold weights --", format("---- GEMM, M = %zu ----", result.tokens).c_str());
     text += format("  %-*s %8s  %7s %7s  %6s %6s  %8s %7s %7s  %8s %7s %9s\n", width, "scheme", "bits/w", "weights",
                    "output", "encode", "decode", "time", "packed", "of read", "rate", "of fma", "vs Eigen");
-    text += format("  %-*s %8s  %7s %7s  %6s %6s  %8s %7s %7s  %8s %7s %9s\n", width, "", "", "dB", "dB", "GB/s", "GB/s",
-                   "us", "GB/s", "", "GFLOP/s", "", "");
+    text += format("  %-*s %8s  %7s %7s  %6s %6s  %8s %7s %7s  %8s %7s %9s\n", width, "", "", "dB", "dB", "GB/s",
+                   "GB/s", "us", "GB/s", "", "GFLOP/s", "", "");
     for (const row& one : result.rows) {
         text += one.pareto ? bold : "";
-        text += format("%c %-*.*s %8.3f  %7s %7s  %6s %6s  %8s %7s %7.2f  %8s %7.2f %9.2f", one.pareto ? '*' : ' ', width,
-                       width, one.scheme.c_str(), one.bits_per_weight, db(one.weight_sqnr_db).c_str(),
-                       db(one.gemm_sqnr_db).c_str(), compact(one.quantize_GBps).c_str(), compact(one.dequantize_GBps).c_str(),
-                       compact(one.gemv_us).c_str(),
+        text += format("%c %-*.*s %8.3f  %7s %7s  %6s %6s  %8s %7s %7.2f  %8s %7.2f %9.2f", one.pareto ? '*' : ' ',
+                       width, width, one.scheme.c_str(), one.bits_per_weight, db(one.weight_sqnr_db).c_str(),
+                       db(one.gemm_sqnr_db).c_str(), compact(one.quantize_GBps).c_str(),
+                       compact(one.dequantize_GBps).c_str(), compact(one.gemv_us).c_str(),
                        compact(one.gemv_GBps).c_str(), one.gemv_of_read_bandwidth, compact(one.gemm_GFLOPs).c_str(),
                        one.gemm_of_fma_peak, one.speedup_over_eigen);
         text += one.pareto ? plain : "";

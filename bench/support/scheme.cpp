@@ -9,8 +9,7 @@
 namespace bench {
 
 // Declared here and not by scheme_slice.hpp, which would bring every kernel into this unit too.
-template <std::size_t Slice>
-std::vector<std::unique_ptr<scheme>> make_slice();
+template <std::size_t Slice> std::vector<std::unique_ptr<scheme>> make_slice();
 extern template std::vector<std::unique_ptr<scheme>> make_slice<0>();
 extern template std::vector<std::unique_ptr<scheme>> make_slice<1>();
 extern template std::vector<std::unique_ptr<scheme>> make_slice<2>();

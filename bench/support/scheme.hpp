@@ -44,8 +44,8 @@ public:
                                                                     executor_ref threads) const {
         return quantize(weights, threads);
     }
-    // The same weights met by activations of 7 bits (activation_grid::limit = 64), as <name>_a7; null where no kernel is
-    // faster for that.
+    // The same weights met by activations of 7 bits (activation_grid::limit = 64), as <name>_a7; null where no kernel
+    // is faster for that.
     [[nodiscard]] virtual std::unique_ptr<scheme> with_seven_bits() const { return nullptr; }
 };
 

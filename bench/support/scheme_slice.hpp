@@ -22,8 +22,7 @@ inline constexpr std::size_t slices = 8;
 
 namespace detail {
 
-template <class Scheme>
-class packed_weights_of final : public packed_weights {
+template <class Scheme> class packed_weights_of final : public packed_weights {
 public:
     packed_weights_of(nibble::packed<Scheme> weights, int limit) : weights_(std::move(weights)), limit_(limit) {}
 
@@ -42,8 +41,7 @@ private:
     int limit_;
 };
 
-template <class Scheme>
-class quantized_weights_of final : public quantized_weights {
+template <class Scheme> class quantized_weights_of final : public quantized_weights {
 public:
     quantized_weights_of(nibble::quantized<Scheme> weights, int limit) : weights_(std::move(weights)), limit_(limit) {}
 
@@ -60,8 +58,7 @@ private:
     int limit_;
 };
 
-template <class Format>
-class scheme_of final : public scheme {
+template <class Format> class scheme_of final : public scheme {
 public:
     static constexpr int seven_bits = 64;
     explicit scheme_of(int limit = nibble::activation_grid{}.limit)
@@ -83,7 +80,8 @@ public:
                                                             executor_ref threads) const override {
         using S = typename Format::scheme;
         return std::make_unique<quantized_weights_of<S>>(
-            nibble::quantize<S>(weights, nibble::quantize_options{.range = nibble::range::least_squares}, threads), limit_);
+            nibble::quantize<S>(weights, nibble::quantize_options{.range = nibble::range::least_squares}, threads),
+            limit_);
     }
 
 private:
@@ -106,8 +104,7 @@ template <std::size_t Slice, class... Formats>
 } // namespace detail
 
 // The formats whose place in the list is Slice modulo `slices`.
-template <std::size_t Slice>
-[[nodiscard]] std::vector<std::unique_ptr<scheme>> make_slice() {
+template <std::size_t Slice> [[nodiscard]] std::vector<std::unique_ptr<scheme>> make_slice() {
     return detail::make_slice_of<Slice>(formats{});
 }
 

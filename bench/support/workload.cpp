@@ -31,8 +31,7 @@ std::string megaweights(std::size_t count) {
 }
 
 // Rows in blocks over the threads.
-template <class Task>
-void for_each_row(std::size_t rows, executor_ref threads, const Task& task) {
+template <class Task> void for_each_row(std::size_t rows, executor_ref threads, const Task& task) {
     constexpr std::size_t block = 16;
     threads.parallel_for((rows + block - 1) / block, [&](std::size_t part, std::size_t) {
         for (std::size_t row = part * block; row < std::min(rows, (part + 1) * block); ++row) task(row);

@@ -15,8 +15,7 @@ using candidates = nb::format_list<nb::int8_channel, nb::mxfp8_e4m3, nb::int6_g1
                                    nb::int4_g32, nb::nvfp4, nb::nf4_g64, nb::mxfp4, nb::int3_g32, nb::ternary_g128>;
 
 // Signal over quantization noise in decibels: 6 dB are one bit of precision.
-template <nb::any_scheme Scheme>
-double sqnr_db(nb::matrix_view<const float> w, const nb::quantized<Scheme>& q) {
+template <nb::any_scheme Scheme> double sqnr_db(nb::matrix_view<const float> w, const nb::quantized<Scheme>& q) {
     double noise = 0, signal = 0;
     for (std::size_t row = 0; row < w.rows(); ++row)
         for (std::size_t col = 0; col < w.cols(); ++col) {

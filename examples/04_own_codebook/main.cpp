@@ -18,8 +18,7 @@ using bell3_g64 = nb::scheme<bell3, nb::per_group<64>, nb::scale<nb::f16>>;
 // Eight levels make 3 bits; a value goes to the nearest one.
 static_assert(bell3::bits == 3 && bell3::decode(bell3::encode(0.4f)) == 0.34f);
 
-template <nb::any_scheme Scheme>
-double error_of(nb::matrix_view<const float> w) {
+template <nb::any_scheme Scheme> double error_of(nb::matrix_view<const float> w) {
     std::vector<float> read_back(w.rows() * w.cols());
     nb::dequantize(nb::quantize<Scheme>(w), {read_back.data(), w.rows(), w.cols()});
     double noise = 0, signal = 0;

@@ -18,8 +18,7 @@ struct fresh_threads {
     std::size_t concurrency() const noexcept { return threads; }
 
     // Every index below count once, in any order; no two tasks at a time have the same worker number.
-    template <class Task>
-    void parallel_for(std::size_t count, Task&& task) const {
+    template <class Task> void parallel_for(std::size_t count, Task&& task) const {
         std::atomic<std::size_t> next{0};
         const auto work = [&](std::size_t worker) {
             for (std::size_t i = next++; i < count; i = next++) task(i, worker);

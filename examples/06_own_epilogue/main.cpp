@@ -13,8 +13,7 @@ namespace nb = nibble;
 // limit x tanh(x / limit): keeps logits in bounds, as Gemma does. One function serves every instruction set.
 struct soft_cap {
     float limit;
-    template <class Lanes>
-    Lanes operator()(const Lanes& x, const nb::position&) const noexcept {
+    template <class Lanes> Lanes operator()(const Lanes& x, const nb::position&) const noexcept {
         return Lanes(limit) * tanh(x / Lanes(limit));
     }
 };
@@ -22,8 +21,7 @@ struct soft_cap {
 // y(m, n) = silu(gate(m, n)) x y(m, n): the second half of a SwiGLU block. A step may read memory where it stands.
 struct times_silu {
     nb::matrix_view<const float> gate;
-    template <class Lanes>
-    Lanes operator()(const Lanes& x, const nb::position& at) const noexcept {
+    template <class Lanes> Lanes operator()(const Lanes& x, const nb::position& at) const noexcept {
         return x * nb::silu(Lanes::load(gate.row(at.token) + at.output, at.count), at);
     }
     // Optional; called once, before anything is written.

@@ -22,8 +22,7 @@ struct log3 {
 static_assert(nb::element<log3> && nb::largest<log3> == 4.0f && log3::decode(nb::encode<log3>(-1.7f)) == -2.0f);
 
 // A granularity is index arithmetic: tiles of Rows x Cols weights, as DeepSeek-V3 has them for its FP8 weights.
-template <std::size_t Rows, std::size_t Cols>
-struct per_tile {
+template <std::size_t Rows, std::size_t Cols> struct per_tile {
     static_assert(Cols % 4 == 0);
     static constexpr bool row_local = false; // rows of a tile share its scale
     static constexpr std::size_t run(std::size_t) noexcept { return Cols; }

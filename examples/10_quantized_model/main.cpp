@@ -49,7 +49,7 @@ int main() {
         noise += std::pow(y[i] - sum, 2);
         signal += std::pow(sum, 2);
     }
-    std::printf("%s, %.2f bits per weight; product with int8 activations %.1f dB\n", std::string(weights.name()).c_str(),
-                weights.bits_per_weight(), 10 * std::log10(signal / noise));
+    std::printf("%s, %.2f bits per weight; product with int8 activations %.1f dB\n",
+                std::string(weights.name()).c_str(), weights.bits_per_weight(), 10 * std::log10(signal / noise));
     return signal > 1000 * noise ? 0 : 1;
 }

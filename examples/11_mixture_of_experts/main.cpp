@@ -1,5 +1,5 @@
-// A feed-forward layer with experts: y(t) = sum over the token's experts of share x down(silu(gate x) up x). No token is
-// copied: gate and up gather theirs by number, down adds its results where they belong.
+// A feed-forward layer with experts: y(t) = sum over the token's experts of share x down(silu(gate x) up x). No token
+// is copied: gate and up gather theirs by number, down adds its results where they belong.
 #include <nibble/nibble.hpp>
 
 #include <algorithm>
@@ -17,9 +17,11 @@ using format = nb::int4_g32;
 struct expert {
     nb::packed<format> gate, up, down;
 
-    // The tokens (rows of x and y, in ascending order) that the router sent here, and how much each one's result counts.
-    void forward(nb::matrix_view<const float> x, const std::vector<std::uint32_t>& tokens, const std::vector<float>& shares,
-                 nb::matrix_view<float> y, std::vector<float>& hidden, nb::workspace& scratch) const {
+    // The tokens (rows of x and y, in ascending order) that the router sent here, and how much each one's result
+    // counts.
+    void forward(nb::matrix_view<const float> x, const std::vector<std::uint32_t>& tokens,
+                 const std::vector<float>& shares, nb::matrix_view<float> y, std::vector<float>& hidden,
+                 nb::workspace& scratch) const {
         if (tokens.empty()) return;
         hidden.resize(std::max(hidden.size(), tokens.size() * gate.rows()));
         const nb::matrix_view<float> h(hidden.data(), tokens.size(), gate.rows());
@@ -63,7 +65,8 @@ int main() {
     std::vector<std::vector<std::uint32_t>> sent(count);
     std::vector<std::vector<float>> shares(count);
     for (std::size_t t = 0; t < tokens; ++t)
-        for (const std::size_t e : {t % count, (t / 2 + 1) % count == t % count ? (t + 2) % count : (t / 2 + 1) % count}) {
+        for (const std::size_t e :
+             {t % count, (t / 2 + 1) % count == t % count ? (t + 2) % count : (t / 2 + 1) % count}) {
             sent[e].push_back(static_cast<std::uint32_t>(t));
             shares[e].push_back(0.5f);
         }

@@ -1,5 +1,5 @@
-// A decode loop over a paged cache: two conversations share the pages of one prompt, each appends a token and attends to all
-// tokens before it at every step, and a guess of several tokens is taken back.
+// A decode loop over a paged cache: two conversations share the pages of one prompt, each appends a token and attends
+// to all tokens before it at every step, and a guess of several tokens is taken back.
 #include <nibble/nibble.hpp>
 
 #include <algorithm>
@@ -48,11 +48,13 @@ double error_of(const conversation& c, const std::vector<float>& q, const std::v
         double sum = 0;
         for (std::size_t t = 0; t < count; ++t) {
             double score = 0;
-            for (std::size_t i = 0; i < channels; ++i) score += double{q[h * channels + i]} * double{c.keys[t * key_heads * channels + at + i]};
+            for (std::size_t i = 0; i < channels; ++i)
+                score += double{q[h * channels + i]} * double{c.keys[t * key_heads * channels + at + i]};
             sum += weight[t] = std::exp(score / std::sqrt(static_cast<double>(channels)));
         }
         for (std::size_t t = 0; t < count; ++t)
-            for (std::size_t i = 0; i < channels; ++i) exact[i] += weight[t] / sum * double{c.values[t * key_heads * channels + at + i]};
+            for (std::size_t i = 0; i < channels; ++i)
+                exact[i] += weight[t] / sum * double{c.values[t * key_heads * channels + at + i]};
         for (std::size_t i = 0; i < channels; ++i) {
             noise += std::pow(double{out[h * channels + i]} - exact[i], 2);
             signal += exact[i] * exact[i];
@@ -81,7 +83,8 @@ int main() {
         for (conversation* c : {&first, &second}) {
             c->append(from.normal(key_heads * channels), from.normal(key_heads * channels));
             const std::vector<float> q = from.normal(query_heads * channels);
-            nb::attend({q.data(), 1, query_heads * channels}, c->tokens, {out.data(), 1, query_heads * channels}, {.workspace = &scratch});
+            nb::attend({q.data(), 1, query_heads * channels}, c->tokens, {out.data(), 1, query_heads * channels},
+                       {.workspace = &scratch});
             worst = std::max(worst, error_of(*c, q, out));
         }
 
@@ -89,7 +92,8 @@ int main() {
     const std::vector<float> q = from.normal(5 * query_heads * channels);
     std::vector<float> guessed(5 * query_heads * channels);
     first.append(from.normal(5 * key_heads * channels), from.normal(5 * key_heads * channels));
-    nb::attend({q.data(), 5, query_heads * channels}, first.tokens, {guessed.data(), 5, query_heads * channels}, {.workspace = &scratch});
+    nb::attend({q.data(), 5, query_heads * channels}, first.tokens, {guessed.data(), 5, query_heads * channels},
+               {.workspace = &scratch});
     first.tokens.truncate(first.tokens.size() - 3);
 
     std::printf("%zu and %zu tokens in %zu pages, %zu before they parted; error at most %.1f %%\n", first.tokens.size(),

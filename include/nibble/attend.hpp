@@ -2,8 +2,8 @@
 #pragma once
 
 #include <nibble/attention/options.hpp>
-#include <nibble/attention/queries.hpp>
 #include <nibble/attention/partial.hpp>
+#include <nibble/attention/queries.hpp>
 #include <nibble/attention/task.hpp>
 #include <nibble/core/array_view.hpp>
 #include <nibble/core/bits.hpp>
@@ -23,10 +23,10 @@
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
-// One sequence of a call for several: its queries are rows [first, first + count) of q and out, the last of which belongs to
-// the sequence's last token; or any number of queries that belong to none of its tokens (cross-attention, below).
-template <class Keys, cached_values Values>
-struct attended_sequence {
+// One sequence of a call for several: its queries are rows [first, first + count) of q and out, the last of which
+// belongs to the sequence's last token; or any number of queries that belong to none of its tokens (cross-attention,
+// below).
+template <class Keys, cached_values Values> struct attended_sequence {
     const kv_cache<Keys, Values>* cache = nullptr;
     std::size_t first = 0;
     std::size_t count = 1;
@@ -57,8 +57,8 @@ private:
     sequence (*at_)(const void*, std::size_t) noexcept;
 };
 
-// How a call is cut into tasks: all query heads of a key head, for a few queries. Where those cannot keep all threads busy, the
-// spans of a task are work of their own; they are joined in order either way, so that no bit depends on it.
+// How a call is cut into tasks: all query heads of a key head, for a few queries. Where those cannot keep all threads
+// busy, the spans of a task are work of their own; they are joined in order either way, so that no bit depends on it.
 class attention_plan {
 public:
     using sequence = sequence_list::sequence;
@@ -67,7 +67,8 @@ public:
         attention_rows rows{};
     };
 
-    attention_plan(const sequence_list& sequences, std::size_t group, const attend_options& options, std::size_t concurrency) noexcept
+    attention_plan(const sequence_list& sequences, std::size_t group, const attend_options& options,
+                   std::size_t concurrency) noexcept
         : sequences_(sequences), group_(group), at_once_(attention_rows::queries_at_once(group)), options_(options) {
         for (std::size_t i = 0; i < sequences.size(); ++i) tasks_ += tasks_of(sequences[i]);
         // With so many tasks none of them can hold up the others for long.
@@ -87,7 +88,9 @@ public:
     [[nodiscard]] std::size_t longest() const noexcept { return longest_; } // spans of a task
     [[nodiscard]] bool may_split() const noexcept { return may_split_; }
     [[nodiscard]] bool splits() const noexcept { return splits_; }
-    [[nodiscard]] std::size_t spans_of(const task& t) const noexcept { return seen_tokens(*t.cache, options_).spans(t.rows); }
+    [[nodiscard]] std::size_t spans_of(const task& t) const noexcept {
+        return seen_tokens(*t.cache, options_).spans(t.rows);
+    }
     // The largest task of a sequence.
     [[nodiscard]] attention_rows most(const sequence& s) const noexcept {
         return attention_rows::make(*s.cache, 0, s.first, s.count, 0, group_);
@@ -101,7 +104,8 @@ public:
                 continue;
             }
             const std::size_t heads = s.cache->options().heads;
-            return {s.cache, attention_rows::make(*s.cache, index % heads, s.first, s.count, index / heads * at_once_, group_)};
+            return {s.cache,
+                    attention_rows::make(*s.cache, index % heads, s.first, s.count, index / heads * at_once_, group_)};
         }
         return {};
     }
@@ -121,25 +125,29 @@ private:
     bool splits_ = false;
 };
 
-// What of a call depends on the schemes of its caches and on the precision: all else is compiled once per ISA and executor.
+// What of a call depends on the schemes of its caches and on the precision: all else is compiled once per ISA and
+// executor.
 struct attention_work {
     // Counts a task's memory.
-    void (*measure)(const kv_sequence& cache, const attention_rows& rows, const attend_options& options, kernel::arena& counter);
+    void (*measure)(const kv_sequence& cache, const attention_rows& rows, const attend_options& options,
+                    kernel::arena& counter);
     // Spans number [begin, end) of a task, one after the other into `part`, each joined to `all`, if there is one.
-    void (*run)(const kv_sequence& cache, const attention_rows& rows, const attend_options& options, kernel::arena& memory,
-                matrix_view<const float> q, std::size_t begin, std::size_t end, const attention_sums& part, const attention_sums* all);
+    void (*run)(const kv_sequence& cache, const attention_rows& rows, const attend_options& options,
+                kernel::arena& memory, matrix_view<const float> q, std::size_t begin, std::size_t end,
+                const attention_sums& part, const attention_sums* all);
 
     template <isa Isa, class Keys, class Values, bool IntegerScores, bool IntegerValues>
     [[nodiscard]] static attention_work of() noexcept {
         using task = attention_task<Isa, Keys, Values, IntegerScores, IntegerValues>;
         using cache_type = kv_cache<Keys, Values>;
         attention_work w{};
-        w.measure = [](const kv_sequence& cache, const attention_rows& rows, const attend_options& options, kernel::arena& counter) {
+        w.measure = [](const kv_sequence& cache, const attention_rows& rows, const attend_options& options,
+                       kernel::arena& counter) {
             (void)task(static_cast<const cache_type&>(cache), rows, options, counter);
         };
-        w.run = [](const kv_sequence& cache, const attention_rows& rows, const attend_options& options, kernel::arena& memory,
-                   matrix_view<const float> q, std::size_t begin, std::size_t end, const attention_sums& part,
-                   const attention_sums* all) {
+        w.run = [](const kv_sequence& cache, const attention_rows& rows, const attend_options& options,
+                   kernel::arena& memory, matrix_view<const float> q, std::size_t begin, std::size_t end,
+                   const attention_sums& part, const attention_sums* all) {
             task work(static_cast<const cache_type&>(cache), rows, options, memory);
             work.prepare(q);
             const seen_tokens seen(cache, options);
@@ -154,14 +162,15 @@ struct attention_work {
 
 // What a call takes of the workspace; whatever the lengths of the caches.
 struct attention_memory {
-    std::size_t task = 0;     // of the largest task
-    std::size_t sums = 0;     // and its sums
-    std::size_t worker = 0;   // both, and a span's
-    std::size_t at_once = 0;  // spans of every task that are worked on together, if any are
+    std::size_t task = 0;    // of the largest task
+    std::size_t sums = 0;    // and its sums
+    std::size_t worker = 0;  // both, and a span's
+    std::size_t at_once = 0; // spans of every task that are worked on together, if any are
     std::size_t all = 0;
 
-    [[nodiscard]] static attention_memory of(const attention_work& work, const attention_plan& plan, const sequence_list& sequences,
-                                             const attend_options& options, std::size_t concurrency) {
+    [[nodiscard]] static attention_memory of(const attention_work& work, const attention_plan& plan,
+                                             const sequence_list& sequences, const attend_options& options,
+                                             std::size_t concurrency) {
         attention_memory m{};
         for (std::size_t i = 0; i < sequences.size(); ++i) {
             const attention_rows most = plan.most(sequences[i]);
@@ -180,8 +189,9 @@ struct attention_memory {
 };
 
 template <isa Isa, executor Executor>
-void attend_sequences(const attention_work& work, matrix_view<const float> q, const sequence_list& sequences, matrix_view<float> out,
-                      std::size_t group, const attend_options& options, const Executor& threads) {
+void attend_sequences(const attention_work& work, matrix_view<const float> q, const sequence_list& sequences,
+                      matrix_view<float> out, std::size_t group, const attend_options& options,
+                      const Executor& threads) {
     const std::size_t concurrency = concurrency_of(threads);
     const attention_plan plan(sequences, group, options, concurrency);
     using task = attention_plan::task;
@@ -210,7 +220,8 @@ void attend_sequences(const attention_work& work, matrix_view<const float> q, co
                 const std::size_t index = first + i / tasks;
                 if (index >= plan.spans_of(t)) return;
                 kernel::arena own(memory + worker * worker_bytes);
-                work.run(*t.cache, t.rows, options, own, q, index, index + 1, sums_at(parts + i * sums_bytes, t), nullptr);
+                work.run(*t.cache, t.rows, options, own, q, index, index + 1, sums_at(parts + i * sums_bytes, t),
+                         nullptr);
             });
             for_each_task(tasks, threads, [&](std::size_t i, std::size_t) {
                 const task t = plan.at(i);
@@ -240,27 +251,32 @@ void attend_sequences(const attention_work& work, matrix_view<const float> q, co
 }
 
 // The same for all: how many query heads share a key head.
-[[nodiscard]] inline std::size_t check_sequences(matrix_view<const float> q, const sequence_list& sequences, matrix_view<const float> out,
-                                                 const attend_options& options) {
+[[nodiscard]] inline std::size_t check_sequences(matrix_view<const float> q, const sequence_list& sequences,
+                                                 matrix_view<const float> out, const attend_options& options) {
     NIBBLE_CHECK(q.rows() == out.rows(), "attend: out must have a row for each query");
     std::size_t group = 0;
     for (std::size_t i = 0; i < sequences.size(); ++i) {
         const sequence_list::sequence s = sequences[i];
         NIBBLE_CHECK(s.cache != nullptr, "attend: every sequence needs its cache");
-        NIBBLE_CHECK(s.first <= q.rows() && s.count <= q.rows() - s.first, "attend: a sequence's queries must be rows of q");
+        NIBBLE_CHECK(s.first <= q.rows() && s.count <= q.rows() - s.first,
+                     "attend: a sequence's queries must be rows of q");
         const std::size_t own_group = check_queries(q, s.count, *s.cache, options);
         const kv_cache_options& o = s.cache->options();
         const std::size_t heads = own_group * o.heads;
         NIBBLE_CHECK(out.cols() == heads * o.value_size, "attend: a row of out must have heads x value_size numbers");
-        NIBBLE_CHECK(group == 0 || group == own_group, "attend: all sequences must have as many query heads per key head");
+        NIBBLE_CHECK(group == 0 || group == own_group,
+                     "attend: all sequences must have as many query heads per key head");
         group = own_group;
-        NIBBLE_CHECK(options.sink_scores.empty() || options.sink_scores.size() == heads, "attend: one sink score per query head");
-        NIBBLE_CHECK(options.log_sums.empty() || (options.log_sums.rows() == q.rows() && options.log_sums.cols() == heads),
+        NIBBLE_CHECK(options.sink_scores.empty() || options.sink_scores.size() == heads,
+                     "attend: one sink score per query head");
+        NIBBLE_CHECK(options.log_sums.empty() ||
+                         (options.log_sums.rows() == q.rows() && options.log_sums.cols() == heads),
                      "attend: log_sums must be queries x query heads");
     }
     return group;
 }
-[[nodiscard]] inline std::size_t check_query_heads(const sequence_list& sequences, std::size_t query_heads, std::size_t concurrency) {
+[[nodiscard]] inline std::size_t check_query_heads(const sequence_list& sequences, std::size_t query_heads,
+                                                   std::size_t concurrency) {
     for (std::size_t i = 0; i < sequences.size(); ++i) {
         NIBBLE_CHECK(sequences[i].cache != nullptr, "attend_workspace_bytes: every sequence needs its cache");
         NIBBLE_CHECK(query_heads != 0 && query_heads % sequences[i].cache->options().heads == 0,
@@ -292,25 +308,25 @@ concept sequences_of_caches = requires(const Sequences& sequences) { as_view(seq
 
 } // namespace detail
 
-// out = softmax(scale q kᵀ + ...) v for the queries of several sequences at once: q has a row per query with all its heads,
-// query heads x head_size, and out query heads x value_size; query heads are a multiple of the cache's heads, and consecutive
-// ones share a head of keys (MHA, GQA, MQA). A row's result depends on its own query and the cache alone: not on the other
-// queries, the threads, the size of pages, or the ISA, to the last bit.
+// out = softmax(scale q kᵀ + ...) v for the queries of several sequences at once: q has a row per query with all its
+// heads, query heads x head_size, and out query heads x value_size; query heads are a multiple of the cache's heads,
+// and consecutive ones share a head of keys (MHA, GQA, MQA). A row's result depends on its own query and the cache
+// alone: not on the other queries, the threads, the size of pages, or the ISA, to the last bit.
 //
-// With precision fp32 the result is that of attention over what the cache holds (read_keys, read_values) within rounding,
-// whatever it went through before (kv_transform); queries and keys turned by their positions where that says so.
-// A prompt is appended, then attended to by its queries: a cache that stores with the next append (kv_storing: keys along tokens,
-// windows) holds it in fp32 then, so that what its queries get depends on how it was cut, as kv_cache says; others, on nothing
-// but the tokens.
-// A query that sees no token gets zeros, and -infinity for its log-sum, or its sink score's. A NaN or infinity in a query, or in a
-// key or a value it sees, makes the results of that query and head NaN.
+// With precision fp32 the result is that of attention over what the cache holds (read_keys, read_values) within
+// rounding, whatever it went through before (kv_transform); queries and keys turned by their positions where that says
+// so. A prompt is appended, then attended to by its queries: a cache that stores with the next append (kv_storing: keys
+// along tokens, windows) holds it in fp32 then, so that what its queries get depends on how it was cut, as kv_cache
+// says; others, on nothing but the tokens. A query that sees no token gets zeros, and -infinity for its log-sum, or its
+// sink score's. A NaN or infinity in a query, or in a key or a value it sees, makes the results of that query and head
+// NaN.
 //
-// Queries are those of a sequence's last tokens, of which there must be as many. In cross-attention they are not, and there may be
-// more queries than tokens, also over none: where nothing asks for a query's position, that is with causal = false and without
-// a window, slopes, or keys that attend turns (kv_transform::rotary).
+// Queries are those of a sequence's last tokens, of which there must be as many. In cross-attention they are not, and
+// there may be more queries than tokens, also over none: where nothing asks for a query's position, that is with causal
+// = false and without a window, slopes, or keys that attend turns (kv_transform::rotary).
 template <isa Isa = best_isa, class Keys, cached_values Values, executor Executor = serial>
-void attend(matrix_view<const float> q, array_view<const attended_sequence<Keys, Values>> sequences, matrix_view<float> out,
-            const attend_options& options = {}, const Executor& threads = {}) {
+void attend(matrix_view<const float> q, array_view<const attended_sequence<Keys, Values>> sequences,
+            matrix_view<float> out, const attend_options& options = {}, const Executor& threads = {}) {
     detail::check_executor(threads);
     const detail::sequence_list list(sequences);
     const std::size_t group = detail::check_sequences(q, list, out, options);
@@ -337,9 +353,9 @@ void attend(matrix_view<const float> q, const kv_cache<Keys, Values>& cache, mat
     attend<Isa>(q, array_view<const attended_sequence<Keys, Values>>(&one, 1), out, options, threads);
 }
 
-// The bytes that options.workspace must have for attend not to allocate: for these sequences and this number of query heads and
-// threads, with the options' precision; however long the caches grow. Fewer queries may need more, as they may be shared out in
-// spans: ask for each number that is used.
+// The bytes that options.workspace must have for attend not to allocate: for these sequences and this number of query
+// heads and threads, with the options' precision; however long the caches grow. Fewer queries may need more, as they
+// may be shared out in spans: ask for each number that is used.
 template <isa Isa = best_isa, class Keys, cached_values Values>
 [[nodiscard]] std::size_t attend_workspace_bytes(array_view<const attended_sequence<Keys, Values>> sequences,
                                                  std::size_t query_heads, std::size_t concurrency,
@@ -361,18 +377,21 @@ template <isa Isa = best_isa, detail::sequences_of_caches Sequences>
     return attend_workspace_bytes<Isa>(detail::as_view(sequences), query_heads, concurrency, options);
 }
 template <isa Isa = best_isa, class Keys, cached_values Values>
-[[nodiscard]] std::size_t attend_workspace_bytes(const kv_cache<Keys, Values>& cache, std::size_t queries, std::size_t query_heads,
-                                                 std::size_t concurrency, const attend_options& options = {}) {
+[[nodiscard]] std::size_t attend_workspace_bytes(const kv_cache<Keys, Values>& cache, std::size_t queries,
+                                                 std::size_t query_heads, std::size_t concurrency,
+                                                 const attend_options& options = {}) {
     const attended_sequence<Keys, Values> one{&cache, 0, queries};
-    return attend_workspace_bytes<Isa>(array_view<const attended_sequence<Keys, Values>>(&one, 1), query_heads, concurrency, options);
+    return attend_workspace_bytes<Isa>(array_view<const attended_sequence<Keys, Values>>(&one, 1), query_heads,
+                                       concurrency, options);
 }
 
-// Joins the results of attention over two parts of the tokens (a shared prefix and the rest, parts on several machines), as if
-// it had been one: a = (a e^log_a + b e^log_b) / (e^log_a + e^log_b), log_a = ln(e^log_a + e^log_b), row by row and head by
-// head; all matrices as attend writes them. Parts without a token (-infinity) change nothing. Within rounding, the order of
-// the parts does not matter. b may be a or overlap nothing of it.
+// Joins the results of attention over two parts of the tokens (a shared prefix and the rest, parts on several
+// machines), as if it had been one: a = (a e^log_a + b e^log_b) / (e^log_a + e^log_b), log_a = ln(e^log_a + e^log_b),
+// row by row and head by head; all matrices as attend writes them. Parts without a token (-infinity) change nothing.
+// Within rounding, the order of the parts does not matter. b may be a or overlap nothing of it.
 template <isa Isa = best_isa>
-void merge_attention(matrix_view<float> a, matrix_view<float> log_a, matrix_view<const float> b, matrix_view<const float> log_b) {
+void merge_attention(matrix_view<float> a, matrix_view<float> log_a, matrix_view<const float> b,
+                     matrix_view<const float> log_b) {
     NIBBLE_CHECK(a.rows() == b.rows() && a.cols() == b.cols() && log_a.rows() == a.rows() && log_b.rows() == a.rows() &&
                      log_a.cols() == log_b.cols(),
                  "merge_attention: both parts must have the same shape, with a log-sum for every query and head");
@@ -383,8 +402,7 @@ void merge_attention(matrix_view<float> a, matrix_view<float> log_a, matrix_view
         for (std::size_t h = 0; h < log_a.cols(); ++h) {
             float of_a = 1.0f;
             float of_b = 1.0f;
-            const kernel::softmax_state sum =
-                kernel::joined<Isa>({log_a(i, h), 1.0f}, {log_b(i, h), 1.0f}, of_a, of_b);
+            const kernel::softmax_state sum = kernel::joined<Isa>({log_a(i, h), 1.0f}, {log_b(i, h), 1.0f}, of_a, of_b);
             if (sum.largest == -detail::infinity) continue;
             const float total = of_a + of_b;
             const float share_a = of_a / total;

@@ -6,8 +6,7 @@
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
-template <class T>
-class matrix_view;
+template <class T> class matrix_view;
 class buffer;
 class workspace;
 class status;

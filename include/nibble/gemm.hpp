@@ -25,16 +25,17 @@ NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 struct gemm_options {
-    nibble::workspace* workspace = nullptr; // scratch kept between calls; without it every call allocates and frees its own
-    // How x is quantized, and which of its rows are the tokens: see prepare.hpp. Without meaning for activations that are
-    // prepared already.
+    nibble::workspace* workspace =
+        nullptr; // scratch kept between calls; without it every call allocates and frees its own
+    // How x is quantized, and which of its rows are the tokens: see prepare.hpp. Without meaning for activations that
+    // are prepared already.
     activation_options activations{};
     // For activations with offsets: what weight_sums(w, ...) gave for these weights.
     array_view<const float> weight_sums{};
 };
 
-// Bytes of workspace that calls with up to `tokens` rows of x need, for an engine that sizes its memory beforehand. Enough
-// for prepared activations too, which need less; gemm_gated of two such matrices needs at most twice as much.
+// Bytes of workspace that calls with up to `tokens` rows of x need, for an engine that sizes its memory beforehand.
+// Enough for prepared activations too, which need less; gemm_gated of two such matrices needs at most twice as much.
 template <any_scheme S>
 [[nodiscard]] std::size_t gemm_workspace_bytes(const packed<S>& w, std::size_t tokens, std::size_t concurrency,
                                                const gemm_options& options = {}) {
@@ -44,14 +45,13 @@ template <any_scheme S>
     };
     const activation_grid& grid = options.activations.grid;
     const kernel::gemm_plan<S, best_isa> all = plan_of(tokens, grid.limit);
-    // What a worker needs grows with the tokens of a chunk, and those may be fewer for more tokens, as chunks are of one
-    // size; a single token takes more panels at once than others do. Prepared activations may have any limit.
+    // What a worker needs grows with the tokens of a chunk, and those may be fewer for more tokens, as chunks are of
+    // one size; a single token takes more panels at once than others do. Prepared activations may have any limit.
     std::size_t worker = 0;
     const int limits[] = {1, detail::activation_limit};
     for (const int limit : limits) {
         const std::size_t counts[] = {1, detail::min_of(tokens, plan_of(tokens, limit).most_tokens)};
-        for (const std::size_t m : counts)
-            worker = detail::max_of(worker, kernel::worker_bytes(plan_of(m, limit)));
+        for (const std::size_t m : counts) worker = detail::max_of(worker, kernel::worker_bytes(plan_of(m, limit)));
     }
     return detail::max_of(kernel::activation_bytes(all, grid.asymmetric),
                           kernel::activation_bytes(plan_of(1, grid.limit), grid.asymmetric)) +
@@ -61,7 +61,8 @@ template <any_scheme S>
 namespace detail {
 
 template <class Product, class Destination, epilogue Epilogue>
-void check_product(std::size_t tokens, std::size_t cols, const Product& product, const Destination& y, const Epilogue& finish) {
+void check_product(std::size_t tokens, std::size_t cols, const Product& product, const Destination& y,
+                   const Epilogue& finish) {
     const auto& w = product.matrix(0);
     for (std::size_t i = 1; i < Product::matrices; ++i)
         NIBBLE_CHECK(product.matrix(i).rows() == w.rows() && product.matrix(i).cols() == w.cols(),
@@ -76,8 +77,7 @@ void check_product(std::size_t tokens, std::size_t cols, const Product& product,
 }
 
 // `run(memory)` with that many bytes of the workspace, or of its own.
-template <class Run>
-void with_memory(const gemm_options& options, std::size_t bytes, const Run& run) {
+template <class Run> void with_memory(const gemm_options& options, std::size_t bytes, const Run& run) {
     if (options.workspace != nullptr) {
         run(options.workspace->reserve(bytes));
     } else {
@@ -86,8 +86,7 @@ void with_memory(const gemm_options& options, std::size_t bytes, const Run& run)
     }
 }
 
-template <class Product>
-void check_weight_sums(array_view<const float> sums, const Product& product, bool asymmetric) {
+template <class Product> void check_weight_sums(array_view<const float> sums, const Product& product, bool asymmetric) {
     NIBBLE_CHECK(!asymmetric || sums.size() == Product::matrices * product.matrix(0).rows(),
                  "gemm: activations with offsets need the sums of the weights: options.weight_sums, filled by "
                  "weight_sums(w, sums) once per matrix (for gemm_gated: those of gate, then those of up)");
@@ -122,8 +121,8 @@ void gemm_of_rows(const kernel::token_rows<T>& x, const Product& product, const 
 }
 
 template <isa Isa, class Product, class Destination, epilogue Epilogue, executor Executor>
-void gemm_of_prepared(const prepared_activations& x, const Product& product, const Destination& y, const Epilogue& finish,
-                      const gemm_options& options, const Executor& threads) {
+void gemm_of_prepared(const prepared_activations& x, const Product& product, const Destination& y,
+                      const Epilogue& finish, const gemm_options& options, const Executor& threads) {
     check_executor(threads);
     using S = typename Product::scheme_type;
     check_product(x.tokens(), x.cols(), product, y, finish);
@@ -142,22 +141,24 @@ void gemm_of_prepared(const prepared_activations& x, const Product& product, con
 } // namespace detail
 
 // sums(n) = sum over groups of [(sum of the integers, zero point taken off) x s(n, g)] by one fma each, in order, times
-// factor(n): the product, as gemm computes it, of the weights and a token of exact ones; minimums take no part. N numbers,
-// computed once per matrix, for activations with offsets.
+// factor(n): the product, as gemm computes it, of the weights and a token of exact ones; minimums take no part. N
+// numbers, computed once per matrix, for activations with offsets.
 template <isa Isa = best_isa, any_scheme S, executor Executor = serial>
-void weight_sums(const packed<S>& w, array_view<float> sums, const gemm_options& options = {}, const Executor& threads = {}) {
+void weight_sums(const packed<S>& w, array_view<float> sums, const gemm_options& options = {},
+                 const Executor& threads = {}) {
     detail::check_executor(threads);
     NIBBLE_CHECK(sums.size() == w.rows(), "weight_sums: one number per row of the weights is needed");
     if (w.rows() == 0) return;
     const kernel::gemm_plan<S, Isa> plan(w, 1, false, 1);
     const std::size_t first = kernel::activation_bytes(plan, false);
-    detail::with_memory(options, first + detail::concurrency_of(threads) * kernel::worker_bytes(plan), [&](std::byte* memory) {
-        kernel::arena shared(memory);
-        const auto ones = kernel::activation_memory::take(plan, 1, false, shared);
-        kernel::prepare_ones(plan, ones, kernel::memory_of_worker(plan, memory + first).row);
-        kernel::multiply<Isa>(plan, ones, nullptr, kernel::plain_product<S>{w},
-                              matrix_view<float>(sums.data(), 1, sums.size()), identity{}, memory + first, threads);
-    });
+    detail::with_memory(
+        options, first + detail::concurrency_of(threads) * kernel::worker_bytes(plan), [&](std::byte* memory) {
+            kernel::arena shared(memory);
+            const auto ones = kernel::activation_memory::take(plan, 1, false, shared);
+            kernel::prepare_ones(plan, ones, kernel::memory_of_worker(plan, memory + first).row);
+            kernel::multiply<Isa>(plan, ones, nullptr, kernel::plain_product<S>{w},
+                                  matrix_view<float>(sums.data(), 1, sums.size()), identity{}, memory + first, threads);
+        });
 }
 
 // y = epilogue(x wᵀ): x is M x K, w N x K, y M x N, fp32 in and out; any M, N, K, and any strides.
@@ -185,10 +186,10 @@ void gemm(matrix_view<const float> x, const packed<S>& w, matrix_view<float> y, 
                               finish, options, threads);
 }
 
-// fp16 or bf16 (float16.hpp) in or out or both, in any combination with fp32: x is converted, exactly, where it is quantized
-// or copied, y rounded once from the fp32 result where it is stored; no pass and no memory is added. An infinity in x is one,
-// in the integer family as above; a result beyond fp16's 65504 becomes one; NaN is stored as the only NaN of float16_t or
-// bfloat16.
+// fp16 or bf16 (float16.hpp) in or out or both, in any combination with fp32: x is converted, exactly, where it is
+// quantized or copied, y rounded once from the fp32 result where it is stored; no pass and no memory is added. An
+// infinity in x is one, in the integer family as above; a result beyond fp16's 65504 becomes one; NaN is stored as the
+// only NaN of float16_t or bfloat16.
 template <isa Isa = best_isa, class T, any_scheme S, class U, epilogue Epilogue = identity, executor Executor = serial>
     requires(stored_float<std::remove_const_t<T>> && stored_float<U> && (sizeof(T) == 2 || sizeof(U) == 2))
 void gemm(matrix_view<T> x, const packed<S>& w, matrix_view<U> y, const Epilogue& finish = {},
@@ -205,7 +206,8 @@ void gemm(matrix_view<const float> x, const packed<S>& w, matrix_view<float> y, 
 }
 template <isa Isa = best_isa, class T, any_scheme S, class U, executor Executor = serial>
     requires(stored_float<std::remove_const_t<T>> && stored_float<U> && (sizeof(T) == 2 || sizeof(U) == 2))
-void gemm(matrix_view<T> x, const packed<S>& w, matrix_view<U> y, const gemm_options& options, const Executor& threads = {}) {
+void gemm(matrix_view<T> x, const packed<S>& w, matrix_view<U> y, const gemm_options& options,
+          const Executor& threads = {}) {
     gemm<Isa>(x, w, y, identity{}, options, threads);
 }
 
@@ -224,9 +226,9 @@ void gemm(const prepared_activations& x, const packed<S>& w, matrix_view<U> y, c
     gemm<Isa>(x, w, y, identity{}, options, threads);
 }
 
-// To a destination instead of a matrix: rows chosen by number (scatter_rows, scatter_add of epilogue/destination.hpp), codes
-// of a quantized matrix (requantize of requantize.hpp), or one of your own. The bits that are put are those that the others
-// would store in fp32.
+// To a destination instead of a matrix: rows chosen by number (scatter_rows, scatter_add of epilogue/destination.hpp),
+// codes of a quantized matrix (requantize of requantize.hpp), or one of your own. The bits that are put are those that
+// the others would store in fp32.
 template <isa Isa = best_isa, class T = const float, any_scheme S, destination D, epilogue Epilogue = identity,
           executor Executor = serial>
     requires(stored_float<std::remove_const_t<T>>)
@@ -251,11 +253,11 @@ void gemm(const prepared_activations& x, const packed<S>& w, const D& y, const g
     gemm<Isa>(x, w, y, identity{}, options, threads);
 }
 
-// y = finish(activation(x gateᵀ) x (x upᵀ)), value by value: the first half of a gated feed-forward layer, SwiGLU with silu,
-// GeGLU with gelu or gelu_erf, ReGLU with relu. Both matrices, of one scheme and shape, are read panel by panel in one pass
-// over activations that are quantized once, and neither product is stored. The bits are those of two calls of gemm, the
-// first with `activation` as its epilogue, and a multiplication in fp32. For activations with offsets options.weight_sums
-// has the sums of gate, then those of up.
+// y = finish(activation(x gateᵀ) x (x upᵀ)), value by value: the first half of a gated feed-forward layer, SwiGLU with
+// silu, GeGLU with gelu or gelu_erf, ReGLU with relu. Both matrices, of one scheme and shape, are read panel by panel
+// in one pass over activations that are quantized once, and neither product is stored. The bits are those of two calls
+// of gemm, the first with `activation` as its epilogue, and a multiplication in fp32. For activations with offsets
+// options.weight_sums has the sums of gate, then those of up.
 template <isa Isa = best_isa, class T = const float, any_scheme S, detail::gemm_result Y = matrix_view<float>,
           epilogue Activation, epilogue Epilogue = identity, executor Executor = serial>
     requires(stored_float<std::remove_const_t<T>>)
@@ -269,7 +271,8 @@ template <isa Isa = best_isa, any_scheme S, detail::gemm_result Y = matrix_view<
 void gemm_gated(const prepared_activations& x, const packed<S>& gate, const packed<S>& up, const Y& y,
                 const Activation& activation, const Epilogue& finish = {}, const gemm_options& options = {},
                 const Executor& threads = {}) {
-    detail::gemm_of_prepared<Isa>(x, kernel::gated_product<S, Activation>{gate, up, activation}, y, finish, options, threads);
+    detail::gemm_of_prepared<Isa>(x, kernel::gated_product<S, Activation>{gate, up, activation}, y, finish, options,
+                                  threads);
 }
 
 // Without an epilogue.

@@ -1,4 +1,5 @@
-// gemm_integer.hpp: products in integers from beginning to end: int32 sums, or 8-bit results by dyadic scales (HAWQ-V3).
+// gemm_integer.hpp: products in integers from beginning to end: int32 sums, or 8-bit results by dyadic scales
+// (HAWQ-V3).
 #pragma once
 
 #include <nibble/core/array_view.hpp>
@@ -20,8 +21,8 @@
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
-// multiplier / 2^shift: a ratio of scales that integers alone can multiply by. Yao et al., "HAWQ-V3: Dyadic Neural Network
-// Quantization", 2021.
+// multiplier / 2^shift: a ratio of scales that integers alone can multiply by. Yao et al., "HAWQ-V3: Dyadic Neural
+// Network Quantization", 2021.
 struct dyadic {
     std::int32_t multiplier = 0; // 0, or 2^30 ... 2^31 - 1
     int shift = 1;               // 1 ... 62
@@ -35,7 +36,7 @@ struct dyadic {
         const auto word = detail::bit_cast<std::uint64_t>(ratio);
         int exponent = static_cast<int>(word >> 52) - 1022;
         const std::uint64_t significand = (word & ((std::uint64_t{1} << 52) - 1)) | (std::uint64_t{1} << 52); // x 2^53
-        std::uint64_t rounded = (significand + (std::uint64_t{1} << 21)) >> 22;                               // x 2^31, half up
+        std::uint64_t rounded = (significand + (std::uint64_t{1} << 21)) >> 22; // x 2^31, half up
         if (rounded == std::uint64_t{1} << 31) {
             rounded >>= 1;
             ++exponent;
@@ -56,21 +57,21 @@ struct dyadic {
 //   y(m, n) = clamp(ratio(n)(sum(m, n) + bias(n)) + residual_ratio(residual(m, n) - residual_zero) + zero, low, high)
 // where sum + bias saturates at 32 bits, and low and high are further limited to what y's element has.
 struct integer_output {
-    array_view<const dyadic> ratios{};         // one, or one per output: scale of w x scale of x / scale of y
-    array_view<const std::int32_t> bias{};     // none, or one per output, in units of scale of w x scale of x
-    std::int32_t zero = 0;                     // y's zero point
-    std::int32_t low = INT32_MIN;              // `zero`: a relu
+    array_view<const dyadic> ratios{};     // one, or one per output: scale of w x scale of x / scale of y
+    array_view<const std::int32_t> bias{}; // none, or one per output, in units of scale of w x scale of x
+    std::int32_t zero = 0;                 // y's zero point
+    std::int32_t low = INT32_MIN;          // `zero`: a relu
     std::int32_t high = INT32_MAX;
     matrix_view<const std::int8_t> residual{}; // none, or of y's shape
     std::int32_t residual_zero = 0;
-    dyadic residual_ratio{};                   // scale of the residual / scale of y
+    dyadic residual_ratio{}; // scale of the residual / scale of y
 };
 
 namespace detail {
 
 template <isa Isa, any_scheme S, class Put, executor Executor>
-void integer_product(const prepared_activations& x, const packed<S>& w, std::size_t rows, std::size_t cols, const Put& put,
-                     const gemm_options& options, const Executor& threads) {
+void integer_product(const prepared_activations& x, const packed<S>& w, std::size_t rows, std::size_t cols,
+                     const Put& put, const gemm_options& options, const Executor& threads) {
     check_executor(threads);
     static_assert(kernel::gemm_plan<S, Isa>::integers,
                   "gemm_integer: the weights are no integers (INT, MXINT, E2M1, ternary, binary); use gemm");
@@ -81,8 +82,9 @@ void integer_product(const prepared_activations& x, const packed<S>& w, std::siz
     const kernel::activation_layout& layout = prepared_access::layout(x);
     const kernel::gemm_plan<S, Isa> plan(w, x.tokens(), layout.per_part, layout.limit);
     check_fits<S, Isa>(x);
-    NIBBLE_CHECK(plan.depth.count <= 1, "gemm_integer: the weights must have one scale per row, or one in all, and at most "
-                                        "65536 columns: sums under different scales cannot be added as integers");
+    NIBBLE_CHECK(plan.depth.count <= 1,
+                 "gemm_integer: the weights must have one scale per row, or one in all, and at most "
+                 "65536 columns: sums under different scales cannot be added as integers");
     if (rows == 0 || cols == 0) return;
     with_memory(options, concurrency_of(threads) * kernel::worker_bytes(plan), [&](std::byte* memory) {
         kernel::multiply_integers<Isa>(plan, prepared_access::memory(x), w, put, memory, threads);
@@ -117,9 +119,9 @@ void weight_sums(const packed<S>& w, array_view<std::int32_t> sums, const gemm_o
     gemm_integer<Isa>(ones, w, matrix_view<std::int32_t>(sums.data(), 1, sums.size()), options, threads);
 }
 
-// The same sums to the codes of y, tokens x outputs of an integer element of at most 8 bits, by integer_output: no number in
-// floating point is made on the way. y's scale and zero point are the caller's and stay, so that prepare(y) feeds the next
-// product. Activations with offsets need a bias (see weight_sums).
+// The same sums to the codes of y, tokens x outputs of an integer element of at most 8 bits, by integer_output: no
+// number in floating point is made on the way. y's scale and zero point are the caller's and stay, so that prepare(y)
+// feeds the next product. Activations with offsets need a bias (see weight_sums).
 template <isa Isa = best_isa, any_scheme S, any_scheme Y, executor Executor = serial>
 void gemm_integer(const prepared_activations& x, const packed<S>& w, quantized<Y>& y, const integer_output& how,
                   const gemm_options& options = {}, const Executor& threads = {}) {
@@ -129,16 +131,20 @@ void gemm_integer(const prepared_activations& x, const packed<S>& w, quantized<Y
     NIBBLE_CHECK(how.ratios.size() == 1 || how.ratios.size() == y.cols(),
                  "gemm_integer: one ratio of scales is needed, or one per output");
     for (const dyadic& d : how.ratios)
-        NIBBLE_CHECK(d.shift >= 1 && d.shift <= 62 && d.multiplier >= 0, "gemm_integer: a ratio is no result of dyadic::of");
-    NIBBLE_CHECK(how.bias.empty() || how.bias.size() == y.cols(), "gemm_integer: the bias must have one number per output");
+        NIBBLE_CHECK(d.shift >= 1 && d.shift <= 62 && d.multiplier >= 0,
+                     "gemm_integer: a ratio is no result of dyadic::of");
+    NIBBLE_CHECK(how.bias.empty() || how.bias.size() == y.cols(),
+                 "gemm_integer: the bias must have one number per output");
     NIBBLE_CHECK(!x.asymmetric() || !how.bias.empty(),
                  "gemm_integer: activations with offsets need a bias that takes the offset off: see weight_sums");
     const bool add = how.residual.rows() != 0 || how.residual.cols() != 0;
     NIBBLE_CHECK(!add || (how.residual.rows() == y.rows() && how.residual.cols() == y.cols()),
                  "gemm_integer: the residual must have the shape of y");
-    NIBBLE_CHECK(!add || (how.residual_ratio.shift >= 1 && how.residual_ratio.shift <= 62 && how.residual_ratio.multiplier >= 0),
-                 "gemm_integer: the residual's ratio is no result of dyadic::of");
-    NIBBLE_CHECK(how.residual_zero >= -255 && how.residual_zero <= 255, "gemm_integer: the residual's zero point is no byte");
+    NIBBLE_CHECK(
+        !add || (how.residual_ratio.shift >= 1 && how.residual_ratio.shift <= 62 && how.residual_ratio.multiplier >= 0),
+        "gemm_integer: the residual's ratio is no result of dyadic::of");
+    NIBBLE_CHECK(how.residual_zero >= -255 && how.residual_zero <= 255,
+                 "gemm_integer: the residual's zero point is no byte");
     const std::int64_t low = detail::max_of<std::int64_t>(grid.low, how.low);
     const std::int64_t high = detail::min_of<std::int64_t>(grid.high, how.high);
     NIBBLE_CHECK(low <= high, "gemm_integer: y's element has no integer between low and high");

@@ -1,6 +1,9 @@
 // kv_cache.hpp: keys and values of a sequence in any pair of schemes, appended token by token.
 #pragma once
 
+#include <nibble/cache/pages.hpp>
+#include <nibble/cache/sequence.hpp>
+#include <nibble/cache/transform.hpp>
 #include <nibble/core/array_view.hpp>
 #include <nibble/core/bits.hpp>
 #include <nibble/core/buffer.hpp>
@@ -11,9 +14,6 @@
 #include <nibble/core/view.hpp>
 #include <nibble/dispatch/fixed.hpp>
 #include <nibble/kernel/kv_store.hpp>
-#include <nibble/cache/pages.hpp>
-#include <nibble/cache/sequence.hpp>
-#include <nibble/cache/transform.hpp>
 #include <nibble/scheme/formats.hpp>
 #include <nibble/tensor/kv_layout.hpp>
 
@@ -26,27 +26,30 @@ NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // Keys and values of one sequence: Keys is a scheme (a token is a row: int8_channel has one scale per token and head,
-// int4_g32 one per 32 channels of it) or along_tokens<scheme>; Values is a scheme. Which combinations there are: any. Or Values
-// is prefix_of_keys, for latent attention: then values take no memory, and are as the keys are stored.
+// int4_g32 one per 32 channels of it) or along_tokens<scheme>; Values is a scheme. Which combinations there are: any.
+// Or Values is prefix_of_keys, for latent attention: then values take no memory, and are as the keys are stored.
 //
-// A key or value with a NaN or an infinity is stored as zeros and marked: whatever attends to that token, in that head, is NaN.
-// Without a scale (f16_plain, bf16_plain) numbers beyond the largest saturate.
+// A key or value with a NaN or an infinity is stored as zeros and marked: whatever attends to that token, in that head,
+// is NaN. Without a scale (f16_plain, bf16_plain) numbers beyond the largest saturate.
 //
-// What is stored in the end (flush) depends on the tokens alone, not on how many came at once. When it is stored, and so what
-// queries meet before, kv_cache_options::storing says:
-//   at_append       as a token comes, or leaves its window. The default of schemes whose scales belong to tokens, without windows:
-//                   what attention gives does not depend either on how many tokens came at once. With windows it does: of a long
-//                   append the first tokens have left them, and are as stored, when their own queries come.
-//   at_next_append  the tokens of an append stay in fp32 until the next one, or flush(). The default of keys along tokens and of
-//                   windows. A prompt that is appended and then attended to by its own queries attends to itself exactly, as in
-//                   KIVI (Liu et al., 2024), then is stored. So it does depend on the cut: a query meets tokens of its own
-//                   append as they came, those before it as stored, but for windows and groups that were not complete. Token by
-//                   token its own append is its own token alone, which is what decoding does.
+// What is stored in the end (flush) depends on the tokens alone, not on how many came at once. When it is stored, and
+// so what queries meet before, kv_cache_options::storing says:
+//   at_append       as a token comes, or leaves its window. The default of schemes whose scales belong to tokens,
+//   without windows:
+//                   what attention gives does not depend either on how many tokens came at once. With windows it does:
+//                   of a long append the first tokens have left them, and are as stored, when their own queries come.
+//   at_next_append  the tokens of an append stay in fp32 until the next one, or flush(). The default of keys along
+//   tokens and of
+//                   windows. A prompt that is appended and then attended to by its own queries attends to itself
+//                   exactly, as in KIVI (Liu et al., 2024), then is stored. So it does depend on the cut: a query meets
+//                   tokens of its own append as they came, those before it as stored, but for windows and groups that
+//                   were not complete. Token by token its own append is its own token alone, which is what decoding
+//                   does.
 //
-// One thread at a time may change sequences of the same pages; attend only reads. What was moved from has no tokens and no pages:
-// it can be assigned to and destroyed, size() is 0 and pages() nullptr; all that needs pages fails and says so.
-template <class Keys, cached_values Values>
-class kv_cache : public detail::kv_sequence {
+// One thread at a time may change sequences of the same pages; attend only reads. What was moved from has no tokens and
+// no pages: it can be assigned to and destroyed, size() is 0 and pages() nullptr; all that needs pages fails and says
+// so.
+template <class Keys, cached_values Values> class kv_cache : public detail::kv_sequence {
 public:
     using pages_type = kv_pages<Keys, Values>;
     using key_format = detail::key_format<Keys>;
@@ -72,17 +75,19 @@ public:
 
     [[nodiscard]] const shared_ptr<pages_type>& pages() const noexcept { return pages_; }
 
-    // What keys, or values, go through before they are stored, windows and sinks included; none (nullptr) at first. For a
-    // sequence that has no token yet. read_keys and attend undo it (read_keys gives keys that no rotary embedding has turned).
-    // What a transform makes infinite counts as not finite. A fork shares it; whoever restores a page in another sequence sets
-    // the same.
+    // What keys, or values, go through before they are stored, windows and sinks included; none (nullptr) at first. For
+    // a sequence that has no token yet. read_keys and attend undo it (read_keys gives keys that no rotary embedding has
+    // turned). What a transform makes infinite counts as not finite. A fork shares it; whoever restores a page in
+    // another sequence sets the same.
     void set_key_transform(shared_ptr<const kv_transform> transform) {
         const kv_cache_options& o = options();
-        NIBBLE_CHECK(tokens_ == 0, "kv_cache::set_key_transform: tokens are there, which came through another transform");
+        NIBBLE_CHECK(tokens_ == 0,
+                     "kv_cache::set_key_transform: tokens are there, which came through another transform");
         if (transform != nullptr) {
             detail::check_transform(*transform, o.heads, o.head_size, true);
             NIBBLE_CHECK(stores_values || (transform->order.empty() && !transform->hadamard),
-                         "kv_cache::set_key_transform: an order or a Hadamard transform leaves no prefix of the keys to be values");
+                         "kv_cache::set_key_transform: an order or a Hadamard transform leaves no prefix of the keys "
+                         "to be values");
         }
         key_rotary_ = transform != nullptr ? detail::tables_of(transform->rotary) : nullptr;
         key_transform_ = std::move(transform);
@@ -91,14 +96,15 @@ public:
         requires stores_values
     {
         const kv_cache_options& o = options();
-        NIBBLE_CHECK(tokens_ == 0, "kv_cache::set_value_transform: tokens are there, which came through another transform");
+        NIBBLE_CHECK(tokens_ == 0,
+                     "kv_cache::set_value_transform: tokens are there, which came through another transform");
         if (transform != nullptr) detail::check_transform(*transform, o.heads, o.value_size, false);
         value_transform_ = std::move(transform);
     }
 
-    // Tokens to the end: row t of k has the keys of all heads of a token, head after head, v its values. With at_next_append those
-    // of the append before are stored first, and more than options().prompt_tokens at once get fp32 memory of their own, from the
-    // pages' allocator; apart from that it allocates nothing.
+    // Tokens to the end: row t of k has the keys of all heads of a token, head after head, v its values. With
+    // at_next_append those of the append before are stored first, and more than options().prompt_tokens at once get
+    // fp32 memory of their own, from the pages' allocator; apart from that it allocates nothing.
     template <executor Executor = serial>
         requires stores_values
     void append(matrix_view<const float> k, matrix_view<const float> v, const Executor& threads = {}) {
@@ -117,21 +123,22 @@ public:
         append_tokens(k, {}, threads);
     }
 
-    // Stores the tokens of the last append, once their queries have attended to them, as the next append would: before fork, so that
-    // their pages are shared, before save_page, or to have the memory of a long append back at once.
-    template <executor Executor = serial>
-    void flush(const Executor& threads = {}) {
+    // Stores the tokens of the last append, once their queries have attended to them, as the next append would: before
+    // fork, so that their pages are shared, before save_page, or to have the memory of a long append back at once.
+    template <executor Executor = serial> void flush(const Executor& threads = {}) {
         check_pages();
         if (due_ != tokens_ || !short_newest_.empty()) put_tokens({}, {}, tokens_, threads);
     }
 
-    // Back to the first `count` tokens, as if no more had been appended; of the last append's, as if it had been shorter. Where
-    // numbers wait in fp32 for their group or in a window, at most options().rollback tokens go back from the most there have
-    // been, unless `count` leaves none of them waiting, or they are of the last append and not stored yet.
+    // Back to the first `count` tokens, as if no more had been appended; of the last append's, as if it had been
+    // shorter. Where numbers wait in fp32 for their group or in a window, at most options().rollback tokens go back
+    // from the most there have been, unless `count` leaves none of them waiting, or they are of the last append and not
+    // stored yet.
     void truncate(std::size_t count) {
         check_pages();
-        NIBBLE_CHECK(can_truncate(count), "kv_cache::truncate: to a number of tokens that are there, and not further back than "
-                                          "options.rollback where keys or values wait in fp32");
+        NIBBLE_CHECK(can_truncate(count),
+                     "kv_cache::truncate: to a number of tokens that are there, and not further back than "
+                     "options.rollback where keys or values wait in fp32");
         const std::size_t keys = pages_->stored_keys(count);
         const std::size_t values = pages_->stored_values(count);
         const std::size_t end = detail::ceil_div(detail::max_of(keys, values), options().page_tokens);
@@ -147,7 +154,8 @@ public:
     }
     void clear() { truncate(0); }
 
-    // The same sequence once more: its pages are shared until one of the two writes to them. Tokens that wait in fp32 are copied.
+    // The same sequence once more: its pages are shared until one of the two writes to them. Tokens that wait in fp32
+    // are copied.
     [[nodiscard]] kv_cache fork() const {
         check_pages();
         kv_cache copy(pages_);
@@ -167,8 +175,8 @@ public:
         clear_from(i, stored_keys(), stored_values()); // tokens taken back since it was saved
     }
 
-    // What is stored, as fp32 and in the channels of append: row t is token first + t, keys or values of one head, or NaN if
-    // they were not finite.
+    // What is stored, as fp32 and in the channels of append: row t is token first + t, keys or values of one head, or
+    // NaN if they were not finite.
     void read_keys(std::size_t head, std::size_t first, matrix_view<float> out) const {
         check_read(head, first, out, options().head_size, stored_keys());
         for (std::size_t t = 0; t < out.rows(); ++t) read_key(head, first + t, out.row(t));
@@ -179,7 +187,8 @@ public:
     }
 
 private:
-    // No keys from `keys` and no values from `values` on in any page but shared ones, which wait until they are this sequence's own.
+    // No keys from `keys` and no values from `values` on in any page but shared ones, which wait until they are this
+    // sequence's own.
     void clear_from(std::size_t keys, std::size_t values) noexcept {
         uncleared_ = false;
         for (std::size_t i = detail::min_of(keys, values) / options().page_tokens; i < table_.size(); ++i) {
@@ -210,7 +219,8 @@ private:
     template <executor Executor>
     void append_tokens(matrix_view<const float> k, matrix_view<const float> v, const Executor& threads) {
         detail::check_executor(threads);
-        NIBBLE_CHECK(k.rows() <= options().capacity - tokens_, "kv_cache::append: more tokens than the capacity of the sequence");
+        NIBBLE_CHECK(k.rows() <= options().capacity - tokens_,
+                     "kv_cache::append: more tokens than the capacity of the sequence");
         if (k.rows() != 0) put_tokens(k, v, pages_->stores_at_next_append() ? tokens_ : tokens_ + k.rows(), threads);
     }
     // Tokens to the end, after which the first `due` are stored, but for windows and groups.
@@ -260,7 +270,8 @@ private:
         oldest_value_ = oldest_in(newest_values(), oldest_value_);
         for (const std::uint8_t found : found_) any = any || found != 0;
         if (!any) return;
-        for (detail::open_tokens* open : {&newest_.keys, &newest_.values, &first_keys_, &first_values_}) open->count_marks();
+        for (detail::open_tokens* open : {&newest_.keys, &newest_.values, &first_keys_, &first_values_})
+            open->count_marks();
         const std::size_t first = detail::min_of(stored[0], stored[1]) / o.page_tokens;
         for (std::size_t i = first; i < table_.size(); ++i)
             if (table_[i] != none) pages_->count_marks(table_[i]);
@@ -272,7 +283,8 @@ private:
             for (std::size_t t = stored_values(); t < pages_->stored_values(tokens_); ++t) store_open_value(h, t);
     }
     // True if there was a number that is not finite.
-    bool append_head(std::size_t h, matrix_view<const float> k, matrix_view<const float> v, detail::newest_tokens& to) noexcept {
+    bool append_head(std::size_t h, matrix_view<const float> k, matrix_view<const float> v,
+                     detail::newest_tokens& to) noexcept {
         const kv_cache_options& o = options();
         const bool leaves = !pages_->stores_at_next_append(); // tokens leave their windows as others come
         float x[kernel::longest_head];
@@ -331,7 +343,8 @@ private:
                 const auto column = [&](std::size_t channel, float* x) {
                     for (std::size_t t = 0; t < group; t += panel_layout::rows)
                         std::memcpy(x + t,
-                                    newest_.keys.head(h) + (from + t) % newest_.keys.tokens / panel_layout::rows * panel +
+                                    newest_.keys.head(h) +
+                                        (from + t) % newest_.keys.tokens / panel_layout::rows * panel +
                                         channel * panel_layout::rows * sizeof(float),
                                     panel_layout::rows * sizeof(float));
                 };
@@ -353,8 +366,8 @@ private:
     void store_value(std::size_t h, std::size_t position, const float* x, bool marked) noexcept {
         const std::size_t size = options().page_tokens;
         if constexpr (stores_values)
-            kernel::store_value<Values>(pages_->values(), pages_->values_of(table_[position / size], h), position % size, x,
-                                        options().value_scale);
+            kernel::store_value<Values>(pages_->values(), pages_->values_of(table_[position / size], h),
+                                        position % size, x, options().value_scale);
         if (marked) mark(h, position, value_mark);
     }
 
@@ -399,7 +412,8 @@ private:
         } else {
             const std::uint32_t page = table_[position / o.page_tokens];
             if constexpr (stores_values)
-                kernel::load_value<Values>(pages_->values(), pages_->values_of(page, h), position % o.page_tokens, o.value_scale, x);
+                kernel::load_value<Values>(pages_->values(), pages_->values_of(page, h), position % o.page_tokens,
+                                           o.value_scale, x);
             marked = (pages_->marks(page, h)[position % o.page_tokens] & value_mark) != 0;
         }
         if (marked)

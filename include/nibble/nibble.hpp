@@ -47,10 +47,10 @@
 
 #include <nibble/attend.hpp>
 #include <nibble/attention/mass.hpp>
+#include <nibble/cache/transform.hpp>
 #include <nibble/gemm.hpp>
 #include <nibble/gemm_integer.hpp>
 #include <nibble/kv_cache.hpp>
-#include <nibble/cache/transform.hpp>
 #include <nibble/pack.hpp>
 #include <nibble/prepare.hpp>
 #include <nibble/quantize.hpp>

@@ -15,8 +15,8 @@
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
-// q in panels of 16 rows. Codes, scales and zero points are kept as they are: unpack gives the same bits back. One pass;
-// allocates the result and, per panel in work, 16 rows of codes.
+// q in panels of 16 rows. Codes, scales and zero points are kept as they are: unpack gives the same bits back. One
+// pass; allocates the result and, per panel in work, 16 rows of codes.
 template <any_scheme S, executor Executor = serial>
 [[nodiscard]] packed<S> pack(const quantized<S>& q, const Executor& threads = {}) {
     detail::check_executor(threads);
@@ -40,7 +40,8 @@ template <any_scheme S, executor Executor = serial>
             kernel::load_codes<element>(q.row_codes(first + r), 0, q.cols(), plain.data());
             code* to = padded.data() + r * depth.padded;
             for (std::size_t part = 0; part < depth.count; ++part)
-                std::memcpy(to + depth.begin(part), plain.data() + depth.column(part), depth.columns(part) * sizeof(code));
+                std::memcpy(to + depth.begin(part), plain.data() + depth.column(part),
+                            depth.columns(part) * sizeof(code));
             if constexpr (S::two_level) {
                 auto* outer = reinterpret_cast<typename traits::outer_code*>(panel + at.outer);
                 const std::size_t slots = packed<S>::outer_slots(q.cols());
@@ -82,7 +83,8 @@ template <any_scheme S, executor Executor = serial>
                     reinterpret_cast<const typename traits::scale_code*>(panel + at.scales), depth.scales);
             if constexpr (S::two_level)
                 mark.template operator()<typename traits::outer_element>(
-                    reinterpret_cast<const typename traits::outer_code*>(panel + at.outer), packed<S>::outer_slots(q.cols()));
+                    reinterpret_cast<const typename traits::outer_code*>(panel + at.outer),
+                    packed<S>::outer_slots(q.cols()));
             if constexpr (S::has_minimum)
                 mark.template operator()<typename traits::zero_element>(
                     reinterpret_cast<const typename traits::zero_code*>(panel + at.zeros), depth.scales);

@@ -34,8 +34,8 @@ namespace nibble::inline NIBBLE_ABI {
 enum class activation_scale {
     automatic, // per_group where rows of weights have groups, unless a grid is given that is per token: static scales,
                // offsets
-    per_token, // one for all columns: faster, by 0 to 3 % for one token and for 128 by up to 4 % with groups of 128, 10 %
-               // of 32 and 15 % of 16, but what limits the accuracy of weights of 6 bits and more
+    per_token, // one for all columns: faster, by 0 to 3 % for one token and for 128 by up to 4 % with groups of 128, 10
+               // % of 32 and 15 % of 16, but what limits the accuracy of weights of 6 bits and more
     per_group, // one for each group of columns that shares a weight scale. An error for weights that become integers
                // and have no groups along K, one scale per row or per matrix
 };
@@ -54,10 +54,10 @@ namespace detail {
 struct prepared_access;
 } // namespace detail
 
-// Activations of some tokens as a kernel reads them, owning their memory. They serve any weights whose kernel wants the same
-// order, on every ISA (checked by gemm): the same number of columns and of columns per scale, and the same kernel: fp32, or
-// integers, without VNNI of as many bits, or of 8 and as small as activation_grid::limit says. Preparing into an object again
-// keeps its memory, if that is large enough.
+// Activations of some tokens as a kernel reads them, owning their memory. They serve any weights whose kernel wants the
+// same order, on every ISA (checked by gemm): the same number of columns and of columns per scale, and the same kernel:
+// fp32, or integers, without VNNI of as many bits, or of 8 and as small as activation_grid::limit says. Preparing into
+// an object again keeps its memory, if that is large enough.
 class prepared_activations {
 public:
     prepared_activations() noexcept = default;
@@ -105,8 +105,7 @@ struct prepared_access {
     }
 };
 
-template <stored_float T>
-void check_rows(const kernel::token_rows<T>& x) {
+template <stored_float T> void check_rows(const kernel::token_rows<T>& x) {
     for (const std::uint32_t row : x.list)
         NIBBLE_CHECK(row < x.x.rows(), "prepare: a number in options.rows is not that of a row of x");
 }
@@ -145,8 +144,7 @@ template <any_scheme S> void check_activations(const activation_options& options
 }
 
 // One token of exact ones for weights of `cols` columns.
-template <any_scheme S>
-void prepare_ones(std::size_t cols, prepared_activations& into) {
+template <any_scheme S> void prepare_ones(std::size_t cols, prepared_activations& into) {
     const kernel::gemm_plan<S, best_isa> plan(packed<S>(0, cols), 1, false, 1);
     const kernel::activation_layout& layout = plan;
     std::byte* base = prepared_access::reserve(into, plan, false, round_up(layout.row_bytes(), 64));
@@ -157,8 +155,9 @@ void prepare_ones(std::size_t cols, prepared_activations& into) {
 
 // All blocks into `memory`; row_of(worker) is a worker's scratch of layout.row_bytes().
 template <class Isa, stored_float T, class RowOf, executor Executor>
-void prepare_tokens(const kernel::activation_layout& layout, const kernel::token_rows<T>& x, const activation_grid& grid,
-                    const kernel::activation_memory& memory, const RowOf& row_of, const Executor& threads) {
+void prepare_tokens(const kernel::activation_layout& layout, const kernel::token_rows<T>& x,
+                    const activation_grid& grid, const kernel::activation_memory& memory, const RowOf& row_of,
+                    const Executor& threads) {
     for_each_task(layout.blocks.count, threads, [&](std::size_t block, std::size_t worker) {
         kernel::prepare_block<Isa>(layout, x, grid, block, memory, row_of(worker));
     });
@@ -189,8 +188,8 @@ template <any_scheme S, isa Isa> void check_fits(const prepared_activations& x) 
 
 } // namespace detail
 
-// x, M x K of fp32, fp16 or bf16, as weights of scheme S want it, into `into`: what gemm(x, ...) does with the same options
-// before it multiplies. Allocates only if `into` has never held as much.
+// x, M x K of fp32, fp16 or bf16, as weights of scheme S want it, into `into`: what gemm(x, ...) does with the same
+// options before it multiplies. Allocates only if `into` has never held as much.
 template <any_scheme S, isa Isa = best_isa, class T = const float, executor Executor = serial>
     requires(stored_float<std::remove_const_t<T>>)
 void prepare(matrix_view<T> x, prepared_activations& into, const activation_options& options = {},
@@ -204,7 +203,8 @@ void prepare(matrix_view<T> x, prepared_activations& into, const activation_opti
     if (plan.integers) detail::check_activations<S>(options, rows.count());
     const kernel::activation_layout& layout = plan;
     const std::size_t stride = detail::round_up(layout.row_bytes(), 64);
-    std::byte* base = detail::prepared_access::reserve(into, plan, options.grid.asymmetric, stride * detail::concurrency_of(threads));
+    std::byte* base =
+        detail::prepared_access::reserve(into, plan, options.grid.asymmetric, stride * detail::concurrency_of(threads));
     if (base == nullptr) return;
     const kernel::activation_memory memory = detail::prepared_access::memory(into);
     std::byte* scratch = base + kernel::activation_bytes(plan, options.grid.asymmetric);
@@ -223,11 +223,11 @@ template <any_scheme S, isa Isa = best_isa, class T = const float, executor Exec
 }
 
 // Activations that are quantized already, codes and scales as they are stored: both operands of the product are then
-// quantized matrices (W8A8, W4A4). A row is a token. For schemes S of the integer family A's element must be an integer of
-// at most 8 bits (times a power of two), with one scale per token, or per group of columns whose size is that of the
-// weights' groups or a multiple of it; with integer zero points one per token (then gemm needs the sums of the weights). The
-// code of -128 is refused by kernels for weights of few bits, and `into` is empty then. All other schemes take the values in
-// fp32, dequantized exactly as dequantize does.
+// quantized matrices (W8A8, W4A4). A row is a token. For schemes S of the integer family A's element must be an integer
+// of at most 8 bits (times a power of two), with one scale per token, or per group of columns whose size is that of the
+// weights' groups or a multiple of it; with integer zero points one per token (then gemm needs the sums of the
+// weights). The code of -128 is refused by kernels for weights of few bits, and `into` is empty then. All other schemes
+// take the values in fp32, dequantized exactly as dequantize does.
 template <any_scheme S, any_scheme A, executor Executor = serial>
 void prepare(const quantized<A>& x, prepared_activations& into, const Executor& threads = {}) {
     detail::check_executor(threads);
@@ -243,9 +243,10 @@ void prepare(const quantized<A>& x, prepared_activations& into, const Executor& 
     const bool per_part = run < x.cols();
     const P plan(packed<S>(0, x.cols()), x.rows(), per_part, kernel::activation_magnitude<element>);
     if constexpr (P::integers) {
-        NIBBLE_CHECK(!per_part || run % plan.depth.run == 0,
-                     "prepare: x must have one scale per token, or groups of the size of the weights' groups or a multiple "
-                     "of it");
+        NIBBLE_CHECK(
+            !per_part || run % plan.depth.run == 0,
+            "prepare: x must have one scale per token, or groups of the size of the weights' groups or a multiple "
+            "of it");
         NIBBLE_CHECK(!per_part || !A::has_integer_zero,
                      "prepare: x has zero points per group; only one per token can be met");
     }
@@ -254,7 +255,8 @@ void prepare(const quantized<A>& x, prepared_activations& into, const Executor& 
     const kernel::activation_layout& layout = plan;
     const std::size_t row_bytes = detail::round_up(layout.row_bytes(), 64);
     const std::size_t stride = row_bytes + detail::round_up(x.cols(), 64);
-    std::byte* base = detail::prepared_access::reserve(into, plan, asymmetric, stride * detail::concurrency_of(threads));
+    std::byte* base =
+        detail::prepared_access::reserve(into, plan, asymmetric, stride * detail::concurrency_of(threads));
     if (base == nullptr) return;
     const kernel::activation_memory memory = detail::prepared_access::memory(into);
     std::byte* scratch = base + kernel::activation_bytes(plan, asymmetric);
@@ -266,8 +268,7 @@ void prepare(const quantized<A>& x, prepared_activations& into, const Executor& 
             below.store_relaxed(true);
     });
     // The same on every machine, though VNNI takes -128 everywhere.
-    const bool taken =
-        !P::integers || !detail::fits_int16_sums<typename S::element_type> || !below.load_relaxed();
+    const bool taken = !P::integers || !detail::fits_int16_sums<typename S::element_type> || !below.load_relaxed();
     if (!taken) detail::prepared_access::clear(into);
     NIBBLE_CHECK(taken,
                  "prepare: x holds the code of -128, which weights of few bits cannot meet; quantize to -127 ... 127");

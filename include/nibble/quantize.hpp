@@ -22,30 +22,32 @@ namespace nibble::inline NIBBLE_ABI {
 //   scale   the scheme's rule, rounded to the scale's format; codes are encode(x / scale) with the scale as stored
 //   zero    integer_zero: round(-min / scale) with 0 inside the range; minimum: min, rounded to its format
 //   two levels: outer = max over its slots of (group scale) / largest<Inner>, then each inner scale under it
-//   mean_offset: the inner code nearest to (wanted - offset) / outer, as bitsandbytes has it; where the scale that this gives,
-//           negative ones included, has less than half of the wanted magnitude, the code beside it with the smaller scale that
-//           reaches half, if one does. Weights are encoded under a negative scale as under any other
-// range::least_squares searches instead, slot by slot, among all scales that the format can say near those that fit (and zero
-// points, and minimums; integer inner scales under outer ones of at most 512 columns, the K types of GGUF, are searched with
-// these, others under the outer scales of the rule); scales and codes are fitted to each other in turn, and what comes out is
-// kept only if its squared error is below the rule's, of a slot or, where outer scales are searched, of all slots under one.
-// Scales of signed formats may become negative where the element's ends differ. Take it for weights: it is the better
-// quantizer for every format of 8 bits or less, and quantize_ggml is this one; absmax for what must be quick (activations,
-// caches) or must equal another program's codes. Mean squared error over the mean square, per cent of the rule's, N(0, 1) and
-// Student's t with five degrees of freedom (rows of 1024):
-//           int4_g32 int4_g128 int4_g32_asym int4_g32_min nf4_g64 nvfp4 mxfp4 mxfp8_e4m3 q4_0 iq4_nl q4_k q6_k q3_k q2_k
-//   normal        87        81            90           79      85    73    94         81   75     72   80   55   62   62
-//   t             90        82            92           80      89    79    94         71   76     72   81   57   62   62
-// It takes about 10 to 20 times as long as absmax, for elements that are a list of levels 25, and for the K types 30 to 150
-// times; bench/codec.cpp has a line for each format.
-// No value of finite weights is beyond fp32: a scale under which the largest code's would be is the largest one that is not.
-// A slot of zeros gets scale 0 and the codes of 0. Values that are not finite count as zeros in the range, and nonfinite()
-// of the result tells. Under nonfinite_policy::mark they become: under an MX scale (E8M0) a NaN scale, so that the whole
-// block reads as NaN; in elements that have such codes (FP8, f16, bf16) NaN, and infinity saturates (unscaled: stays infinity); in all others
-// NaN becomes the code nearest to 0 and infinity the largest code of its sign.
-// Results do not depend on the executor. Allocates the result; 40 bytes per run for slots that span rows; and 5 bytes per run,
-// with a zero point or a minimum 13, for two levels whose outer scale follows from the inner ones (a minimum, an offset,
-// by_mean) and spans more than 512 columns; a copy of w for a search over slots that span rows.
+//   mean_offset: the inner code nearest to (wanted - offset) / outer, as bitsandbytes has it; where the scale that this
+//   gives,
+//           negative ones included, has less than half of the wanted magnitude, the code beside it with the smaller
+//           scale that reaches half, if one does. Weights are encoded under a negative scale as under any other
+// range::least_squares searches instead, slot by slot, among all scales that the format can say near those that fit
+// (and zero points, and minimums; integer inner scales under outer ones of at most 512 columns, the K types of GGUF,
+// are searched with these, others under the outer scales of the rule); scales and codes are fitted to each other in
+// turn, and what comes out is kept only if its squared error is below the rule's, of a slot or, where outer scales are
+// searched, of all slots under one. Scales of signed formats may become negative where the element's ends differ. Take
+// it for weights: it is the better quantizer for every format of 8 bits or less, and quantize_ggml is this one; absmax
+// for what must be quick (activations, caches) or must equal another program's codes. Mean squared error over the mean
+// square, per cent of the rule's, N(0, 1) and Student's t with five degrees of freedom (rows of 1024):
+//           int4_g32 int4_g128 int4_g32_asym int4_g32_min nf4_g64 nvfp4 mxfp4 mxfp8_e4m3 q4_0 iq4_nl q4_k q6_k q3_k
+//           q2_k
+//   normal        87        81            90           79      85    73    94         81   75     72   80   55   62 62
+//   t             90        82            92           80      89    79    94         71   76     72   81   57   62 62
+// It takes about 10 to 20 times as long as absmax, for elements that are a list of levels 25, and for the K types 30 to
+// 150 times; bench/codec.cpp has a line for each format. No value of finite weights is beyond fp32: a scale under which
+// the largest code's would be is the largest one that is not. A slot of zeros gets scale 0 and the codes of 0. Values
+// that are not finite count as zeros in the range, and nonfinite() of the result tells. Under nonfinite_policy::mark
+// they become: under an MX scale (E8M0) a NaN scale, so that the whole block reads as NaN; in elements that have such
+// codes (FP8, f16, bf16) NaN, and infinity saturates (unscaled: stays infinity); in all others NaN becomes the code
+// nearest to 0 and infinity the largest code of its sign. Results do not depend on the executor. Allocates the result;
+// 40 bytes per run for slots that span rows; and 5 bytes per run, with a zero point or a minimum 13, for two levels
+// whose outer scale follows from the inner ones (a minimum, an offset, by_mean) and spans more than 512 columns; a copy
+// of w for a search over slots that span rows.
 template <any_scheme S, executor Executor = serial>
 [[nodiscard]] quantized<S> quantize(matrix_view<const float> w, const quantize_options& options = {},
                                     const Executor& threads = {}) {
@@ -94,8 +96,9 @@ template <any_scheme S, executor Executor = serial>
 // An element alone has no scale: what was probably meant is a scheme of it.
 template <element E, executor Executor = serial>
 void quantize(matrix_view<const float>, const quantize_options& = {}, const Executor& = {}) {
-    static_assert(!element<E>, "quantize: this is an element; name a scheme of it, such as int4_g32, nf4_g64 or f16_plain, "
-                               "or make one: scheme<Element, Granularity, Scale, Zero>");
+    static_assert(!element<E>,
+                  "quantize: this is an element; name a scheme of it, such as int4_g32, nf4_g64 or f16_plain, "
+                  "or make one: scheme<Element, Granularity, Scale, Zero>");
 }
 
 // The fp32 values of q into out (rows x cols of q), by the formulas of quantized.hpp; exact but for the one rounding of
@@ -104,7 +107,8 @@ template <isa Isa = best_isa, any_scheme S, executor Executor = serial>
 void dequantize(const quantized<S>& q, matrix_view<float> out, const Executor& threads = {}) {
     using traits = detail::scheme_traits<S>;
     detail::check_executor(threads);
-    NIBBLE_CHECK(out.rows() == q.rows() && out.cols() == q.cols(), "dequantize: the output must have the shape of the weights");
+    NIBBLE_CHECK(out.rows() == q.rows() && out.cols() == q.cols(),
+                 "dequantize: the output must have the shape of the weights");
     if (out.empty()) return;
     const std::size_t run = traits::run(q.cols());
     const auto slots = q.slots();

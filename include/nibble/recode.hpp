@@ -1,4 +1,5 @@
-// recode.hpp: from one stored format to another without fp32 in between: codes through a table, scales by a power of two.
+// recode.hpp: from one stored format to another without fp32 in between: codes through a table, scales by a power of
+// two.
 #pragma once
 
 #include <nibble/core/bits.hpp>
@@ -18,7 +19,8 @@ namespace nibble::inline NIBBLE_ABI {
 
 namespace detail {
 
-// How codes of one element become codes of another: to = encode(from / 2^exponent), under scales 2^exponent times as large.
+// How codes of one element become codes of another: to = encode(from / 2^exponent), under scales 2^exponent times as
+// large.
 struct recode_plan {
     int exponent = 0;
     bool exact = false; // every value that From's encoder makes has a code in To
@@ -47,8 +49,7 @@ inline constexpr recode_plan recode_plan_of = [] {
     };
     // Of the largest positive values: the one negative value more of two's complement does not count.
     const auto top = []<class E>() { return abs_of(E::decode(encode<E>(3.4028234e38f))); };
-    const int between =
-        floor_log2(top.template operator()<From>()) - floor_log2(top.template operator()<To>());
+    const int between = floor_log2(top.template operator()<From>()) - floor_log2(top.template operator()<To>());
     for (int e = between - 8; e <= between + 8; ++e)
         if (exact_with(e)) return recode_plan{e, true};
     return recode_plan{between, false};
@@ -66,15 +67,15 @@ inline constexpr auto recode_table = [] {
 
 } // namespace detail
 
-// q in scheme To: its codes c become encode<To>(decode(c) / 2^e), its scales are multiplied by 2^e, which is exact. Where a
-// code of To exists for every value of From (int4 to int8, ternary to int2, E2M1 to int5 ...) nothing is lost; otherwise e
-// is the distance between the largest positive values' powers of two and codes are rounded a second time, to the nearest even code
-// unless Rounding says otherwise, and saturate: int8 to int4 is Double Rounding's bit switch, round(c / 16) under 16 times
-// the scale (see quantize for the first rounding). To rounded_levels of q's element q keeps its codes and its scales.
-// Both schemes must have the same granularity, scales of formats that hold the product exactly (a scale that they do not
-// is an error), and the same minimum or none; an offset of the scales needs e to be 0. Elements have at most 8 bits. NaN codes
-// become To's NaN, or 0.
-// One pass over the codes; allocates the result and, per row in work, one row of codes.
+// q in scheme To: its codes c become encode<To>(decode(c) / 2^e), its scales are multiplied by 2^e, which is exact.
+// Where a code of To exists for every value of From (int4 to int8, ternary to int2, E2M1 to int5 ...) nothing is lost;
+// otherwise e is the distance between the largest positive values' powers of two and codes are rounded a second time,
+// to the nearest even code unless Rounding says otherwise, and saturate: int8 to int4 is Double Rounding's bit switch,
+// round(c / 16) under 16 times the scale (see quantize for the first rounding). To rounded_levels of q's element q
+// keeps its codes and its scales. Both schemes must have the same granularity, scales of formats that hold the product
+// exactly (a scale that they do not is an error), and the same minimum or none; an offset of the scales needs e to be
+// 0. Elements have at most 8 bits. NaN codes become To's NaN, or 0. One pass over the codes; allocates the result and,
+// per row in work, one row of codes.
 template <any_scheme To, rounding Rounding = rounding::nearest_even, any_scheme From, executor Executor = serial>
 [[nodiscard]] quantized<To> recode(const quantized<From>& q, const Executor& threads = {}) {
     detail::check_executor(threads);
@@ -84,9 +85,9 @@ template <any_scheme To, rounding Rounding = rounding::nearest_even, any_scheme 
     using to_element = typename to_traits::element;
     static_assert(small_element<from_element> && small_element<to_element>,
                   "recode: elements of at most 8 bits; for others dequantize and quantize");
-    static_assert(std::same_as<typename From::granularity_type, typename To::granularity_type> &&
-                      From::scaled == To::scaled,
-                  "recode: both schemes must share scales among the same weights; dequantize and quantize changes that");
+    static_assert(
+        std::same_as<typename From::granularity_type, typename To::granularity_type> && From::scaled == To::scaled,
+        "recode: both schemes must share scales among the same weights; dequantize and quantize changes that");
     static_assert(std::same_as<typename From::zero_type, typename To::zero_type> && !From::has_integer_zero,
                   "recode: both schemes must have the same minimum or none; an integer zero has no exact counterpart: "
                   "dequantize and quantize");
@@ -96,7 +97,8 @@ template <any_scheme To, rounding Rounding = rounding::nearest_even, any_scheme 
     constexpr const auto& table = detail::recode_table<from_element, to_element, Rounding>;
     static_assert(From::has_offset == To::has_offset && (!From::has_offset || exponent == 0),
                   "recode: an offset has no exact counterpart where scales change: dequantize and quantize");
-    static_assert(From::scaled || exponent == 0, "recode: without a scale the values would change; use a scaled scheme");
+    static_assert(From::scaled || exponent == 0,
+                  "recode: without a scale the values would change; use a scaled scheme");
 
     quantized<To> out(q.rows(), q.cols());
     out.set_nonfinite(q.nonfinite());
@@ -112,7 +114,8 @@ template <any_scheme To, rounding Rounding = rounding::nearest_even, any_scheme 
         }
     });
     // The outer scale carries the factor where there is one, so that inner scales stay in their narrow formats.
-    const auto convert = []<class A, class B>(const typename A::code* from, typename B::code* to, std::size_t count, int e) {
+    const auto convert = []<class A, class B>(const typename A::code* from, typename B::code* to, std::size_t count,
+                                              int e) {
         bool exact = true;
         for (std::size_t i = 0; i < count; ++i) {
             const float v = A::decode(from[i]) * detail::exp2i(e);
@@ -121,8 +124,9 @@ template <any_scheme To, rounding Rounding = rounding::nearest_even, any_scheme 
             exact = exact && (stored == v || (stored != stored && v != v)) &&
                     (v == v ? A::decode(from[i]) == v * detail::exp2i(-e) : true);
         }
-        NIBBLE_CHECK(exact, "recode: a scale times the power of two between the elements does not fit the scale's format; "
-                            "give the target scheme a wider one");
+        NIBBLE_CHECK(exact,
+                     "recode: a scale times the power of two between the elements does not fit the scale's format; "
+                     "give the target scheme a wider one");
     };
     if constexpr (From::two_level) {
         convert.template operator()<typename from_traits::scale_element, typename to_traits::scale_element>(

@@ -16,28 +16,27 @@ NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // gemm(x, w, requantize(y)) stores the codes of the results in y, tokens x outputs of any scheme: int8, int4, FP8, per
-// tensor, per token, per channel or per group. Scales, zero points and minimums are those that y has, from a calibration, and
-// stay as they are: y is to be made as quantized<S>(tokens, outputs) and its scales set before. Then
-//   code = encode(r / scale), encode(r / scale + zero) with an integer zero, encode((r - minimum) / scale) with a minimum
-// in fp32, rounded to nearest even and saturated, as quantize does it; under a scale of 0, below 0 or NaN the code of zero. A
-// NaN becomes the NaN of an element that has one, else the code of zero; y.nonfinite() is not set. y goes on into prepare,
-// as the activations of the next product, without a pass in between.
-template <any_scheme S>
-class requantize {
+// tensor, per token, per channel or per group. Scales, zero points and minimums are those that y has, from a
+// calibration, and stay as they are: y is to be made as quantized<S>(tokens, outputs) and its scales set before. Then
+//   code = encode(r / scale), encode(r / scale + zero) with an integer zero, encode((r - minimum) / scale) with a
+//   minimum
+// in fp32, rounded to nearest even and saturated, as quantize does it; under a scale of 0, below 0 or NaN the code of
+// zero. A NaN becomes the NaN of an element that has one, else the code of zero; y.nonfinite() is not set. y goes on
+// into prepare, as the activations of the next product, without a pass in between.
+template <any_scheme S> class requantize {
     using traits = detail::scheme_traits<S>;
     using element = typename traits::element;
 
 public:
     explicit requantize(quantized<S>& to) noexcept
-        : codes_(to.rows() != 0 ? to.row_codes(0) : nullptr), row_bytes_(to.row_bytes()), rows_(to.rows()), cols_(to.cols()),
-          run_(detail::max_of<std::size_t>(1, traits::run(to.cols()))), one_slot_(run_ % 8 == 0 || run_ >= cols_),
-          slots_(static_cast<const quantized<S>&>(to).slots()) {}
+        : codes_(to.rows() != 0 ? to.row_codes(0) : nullptr), row_bytes_(to.row_bytes()), rows_(to.rows()),
+          cols_(to.cols()), run_(detail::max_of<std::size_t>(1, traits::run(to.cols()))),
+          one_slot_(run_ % 8 == 0 || run_ >= cols_), slots_(static_cast<const quantized<S>&>(to).slots()) {}
 
     [[nodiscard]] std::size_t rows() const noexcept { return rows_; }
     [[nodiscard]] std::size_t cols() const noexcept { return cols_; }
 
-    template <class Lanes>
-    void put(const Lanes& x, const position& at) const noexcept {
+    template <class Lanes> void put(const Lanes& x, const position& at) const noexcept {
         float results[Lanes::width];
         float units[Lanes::width] = {};
         typename traits::code codes[Lanes::width];
@@ -66,7 +65,8 @@ public:
         } else {
             __builtin_memcpy(units, results, at.count * sizeof(float));
         }
-        kernel::encode_units<element, rounding::nearest_even, kernel::overflow_of<S>>(units, at.count, 0, 0, nullptr, codes);
+        kernel::encode_units<element, rounding::nearest_even, kernel::overflow_of<S>>(units, at.count, 0, 0, nullptr,
+                                                                                      codes);
         kernel::store_codes<element>(codes, at.count, codes_ + at.token * row_bytes_, at.output);
     }
 

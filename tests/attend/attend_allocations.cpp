@@ -50,8 +50,8 @@ TEST_CASE("append, truncate, evict and attend allocate nothing") {
             matrix out(9, 4 * 64);
             nb::workspace scratch;
             nb::attend_options options;
-            for (const auto precision :
-                 {nb::attention_precision::fp32, nb::attention_precision::integer_scores, nb::attention_precision::integer}) {
+            for (const auto precision : {nb::attention_precision::fp32, nb::attention_precision::integer_scores,
+                                         nb::attention_precision::integer}) {
                 options.precision = precision;
                 options.workspace = &scratch;
                 s->attend(q, out, options);
@@ -87,8 +87,8 @@ TEST_CASE("attend_workspace_bytes is what attend takes, however many tokens ther
         for (const bool empty : {true, false}) {
             if (!empty) t.append_to(*s, 0, 1300);
             std::size_t at = 0;
-            for (const auto precision :
-                 {nb::attention_precision::fp32, nb::attention_precision::integer_scores, nb::attention_precision::integer})
+            for (const auto precision : {nb::attention_precision::fp32, nb::attention_precision::integer_scores,
+                                         nb::attention_precision::integer})
                 for (const std::size_t threads : nibble_test::some_of<std::size_t>({1, 2, 7}))
                     for (const std::size_t n : nibble_test::some_of<std::size_t>({1, 6, 70})) {
                         nb::attend_options options;
@@ -98,12 +98,13 @@ TEST_CASE("attend_workspace_bytes is what attend takes, however many tokens ther
                             asked.push_back(bytes);
                             continue;
                         }
-                        INFO(pair->name() << ", precision " << static_cast<int>(precision) << ", " << threads << " threads, " << n
-                                          << " queries");
+                        INFO(pair->name() << ", precision " << static_cast<int>(precision) << ", " << threads
+                                          << " threads, " << n << " queries");
                         CHECK(bytes == asked[at++]);
                         nb::workspace scratch;
                         options.workspace = &scratch;
-                        s->attend(0, q.part(0, n), {out.at.data(), n, out.cols}, options, nibble_test::test_executor{threads});
+                        s->attend(0, q.part(0, n), {out.at.data(), n, out.cols}, options,
+                                  nibble_test::test_executor{threads});
                         CHECK(scratch.size() == bytes);
                     }
         }
@@ -121,11 +122,13 @@ TEST_CASE("attend_workspace_bytes says what it cannot answer") {
     CHECK(asked(3, 1).find("multiple") != std::string::npos);
     CHECK(asked(0, 1).find("multiple") != std::string::npos);
     CHECK(asked(4, 0).find("thread") != std::string::npos);
-    CHECK(broken_by([&] { (void)nb::attend_workspace_bytes(std::span<const sequence>(&none, 1), 4, 1); }).find("cache") !=
-          std::string::npos);
+    CHECK(broken_by([&] {
+              (void)nb::attend_workspace_bytes(std::span<const sequence>(&none, 1), 4, 1);
+          }).find("cache") != std::string::npos);
     const nb::kv_cache<nb::int8_channel, nb::int8_channel> other({.heads = 4, .head_size = 64, .capacity = 16});
     const sequence both[] = {{&cache, 0, 1}, {&other, 1, 1}};
-    CHECK(broken_by([&] { (void)nb::attend_workspace_bytes(std::span<const sequence>(both), 4, 1); }).find("as many query heads") !=
-          std::string::npos);
+    CHECK(broken_by([&] {
+              (void)nb::attend_workspace_bytes(std::span<const sequence>(both), 4, 1);
+          }).find("as many query heads") != std::string::npos);
     CHECK(nb::attend_workspace_bytes(std::span<const sequence>{}, 4, 1) == 0);
 }

@@ -40,7 +40,8 @@ TEST_CASE("attention is that over what the cache stores, for every pair and any 
             some.rows = std::min<std::size_t>(5, size);
             const double error = check(*pair, *s, some, {}, std::to_string(size) + " tokens");
             INFO(pair->name() << " with " << size << " tokens");
-            // Beside the bound that was derived. With a zero point what is summed is larger than the values, and that bound is all.
+            // Beside the bound that was derived. With a zero point what is summed is larger than the values, and that
+            // bound is all.
             CHECK((pair->has_offsets() || error < 1e-5));
         }
     }
@@ -131,7 +132,8 @@ TEST_CASE("heads of any size, of values too, and any number of query heads and q
             tokens(o, 300, 6).append_to(*s);
             for (std::size_t n = 1; n <= 40; n += n < 10 ? 1 : 6)
                 check(*pair, *s, matrix::normal(n, static_cast<std::size_t>(heads * group) * 48, n), {},
-                      std::to_string(heads) + " x " + std::to_string(group) + " heads, " + std::to_string(n) + " queries");
+                      std::to_string(heads) + " x " + std::to_string(group) + " heads, " + std::to_string(n) +
+                          " queries");
         }
     }
     SUCCEED();
@@ -170,13 +172,19 @@ TEST_CASE("windows, sinks, biases, caps and masks do what they say, with numbers
                     [](nb::attend_options& a) { a.causal = false; },
                     [](nb::attend_options& a) { a.window = 1; },
                     [](nb::attend_options& a) { a.window = 100; },
-                    [](nb::attend_options& a) { a.window = 256; a.causal = false; },
+                    [](nb::attend_options& a) {
+                        a.window = 256;
+                        a.causal = false;
+                    },
                     [](nb::attend_options& a) { a.scale = 0.7f; },
                     [](nb::attend_options& a) { a.soft_cap = 2.0f; },
                     [&](nb::attend_options& a) { a.slopes = slopes; },
                     [&](nb::attend_options& a) { a.mask = mask; },
                     [&](nb::attend_options& a) { a.sink_scores = sink_scores; },
-                    [&](nb::attend_options& a) { a.mask = mask; a.sink_scores = sink_scores; },
+                    [&](nb::attend_options& a) {
+                        a.mask = mask;
+                        a.sink_scores = sink_scores;
+                    },
                     [&](nb::attend_options& a) {
                         a.mask = mask;
                         a.window = 333;
@@ -190,7 +198,8 @@ TEST_CASE("windows, sinks, biases, caps and masks do what they say, with numbers
                     nb::attend_options options;
                     changes[i](options);
                     check(*pair, *s, q, options,
-                          "options " + std::to_string(i) + (waiting ? " waiting" : "") + " evicted " + std::to_string(evicted));
+                          "options " + std::to_string(i) + (waiting ? " waiting" : "") + " evicted " +
+                              std::to_string(evicted));
                 }
             }
     SUCCEED();
@@ -247,8 +256,8 @@ TEST_CASE("what is not finite makes NaN of the queries and heads that see it, an
                             for (std::size_t j = 0; j < 4 * 32; ++j)
                                 right = right && std::isnan(out.row(i)[j]) == (j >= 64 && size - n + i >= at);
                         if (!right)
-                            FAIL_CHECK(pair->name() << (key ? " key " : " value ") << at << (waiting ? " waiting" : "") << " precision "
-                                                    << static_cast<int>(precision));
+                            FAIL_CHECK(pair->name() << (key ? " key " : " value ") << at << (waiting ? " waiting" : "")
+                                                    << " precision " << static_cast<int>(precision));
                     }
             const auto s = pair->make(o);
             clean.append_to(*s);
@@ -263,7 +272,8 @@ TEST_CASE("what is not finite makes NaN of the queries and heads that see it, an
                 bool right = true;
                 for (std::size_t i = 0; i < n; ++i)
                     for (std::size_t j = 0; j < 4 * 32; ++j)
-                        right = right && std::isnan(out.row(i)[j]) == ((i == 7 && j / 32 == 3) || (i == 8 && j / 32 == 0));
+                        right =
+                            right && std::isnan(out.row(i)[j]) == ((i == 7 && j / 32 == 3) || (i == 8 && j / 32 == 0));
                 if (!right) FAIL_CHECK(pair->name() << " query, precision " << static_cast<int>(precision));
             }
             // What a mask hides is not seen.
@@ -348,8 +358,8 @@ TEST_CASE("two halves joined are the whole, and an empty part changes nothing") 
             CHECK(close(left_sums, right_sums, 1e-6));
             // With weights in 8 bits each block of 256 tokens has its own step.
             if (precision != nb::attention_precision::integer) {
-                // Both are sums of 512 terms, each rounded once, and of the few that joining adds; with a zero point the terms are
-                // up to three times the values.
+                // Both are sums of 512 terms, each rounded once, and of the few that joining adds; with a zero point
+                // the terms are up to three times the values.
                 const double largest = static_cast<double>(*std::max_element(t.v.at.begin(), t.v.at.end()));
                 double off = 0.0;
                 for (std::size_t i = 0; i < all.at.size(); ++i)
@@ -388,9 +398,13 @@ TEST_CASE("attend refuses what does not fit") {
             return broken_by([&] { s->attend(q, out, options); });
         };
         CHECK(refused([](auto&) {}).empty());
-        CHECK(broken_by([&] { s->attend(q, {out.at.data(), 2, 128}, {}); }).find("row for each query") != std::string::npos);
+        CHECK(broken_by([&] {
+                  s->attend(q, {out.at.data(), 2, 128}, {});
+              }).find("row for each query") != std::string::npos);
         CHECK(broken_by([&] { s->attend(q, {out.at.data(), 3, 127}, {}); }).find("row of out") != std::string::npos);
-        CHECK(broken_by([&] { s->attend({q.at.data(), 3, 96}, out, {}); }).find("multiple of the cache") != std::string::npos);
+        CHECK(broken_by([&] {
+                  s->attend({q.at.data(), 3, 96}, out, {});
+              }).find("multiple of the cache") != std::string::npos);
         CHECK(broken_by([&] { s->attend({q.at.data(), 3, 70}, out, {}); }).find("row of q") != std::string::npos);
         const std::vector<float> three(3);
         matrix few(3, 3);
@@ -398,7 +412,8 @@ TEST_CASE("attend refuses what does not fit") {
         CHECK(refused([&](auto& a) { a.sink_scores = three; }).find("sink score") != std::string::npos);
         CHECK(refused([&](auto& a) { a.log_sums = few; }).find("log_sums") != std::string::npos);
         CHECK(refused([&](auto& a) { a.mask = few; }).find("mask") != std::string::npos);
-        CHECK(refused([&](auto& a) { a.precision = static_cast<nb::attention_precision>(9); }).find("precision") != std::string::npos);
+        CHECK(refused([&](auto& a) { a.precision = static_cast<nb::attention_precision>(9); }).find("precision") !=
+              std::string::npos);
         const auto empty = s->beside();
         CHECK(broken_by([&] { empty->attend(q, out, {}); }).find("more queries than tokens") != std::string::npos);
         pair->attend(q, {}, out, {}, {});

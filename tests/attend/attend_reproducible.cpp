@@ -44,9 +44,12 @@ bool same_bits(const matrix& a, const matrix& b) {
 }
 struct result {
     matrix out, sums;
-    friend bool operator==(const result& a, const result& b) { return same_bits(a.out, b.out) && same_bits(a.sums, b.sums); }
+    friend bool operator==(const result& a, const result& b) {
+        return same_bits(a.out, b.out) && same_bits(a.sums, b.sums);
+    }
 };
-result attended(const sequence& s, const_view q, nb::attend_options options, std::size_t isa = 0, std::size_t workers = 1) {
+result attended(const sequence& s, const_view q, nb::attend_options options, std::size_t isa = 0,
+                std::size_t workers = 1) {
     const std::size_t heads = q.cols() / s.options().head_size;
     result r{matrix(q.rows(), heads * s.options().value_size, 3.0f), matrix(q.rows(), heads, 3.0f)};
     options.log_sums = r.sums;
@@ -56,8 +59,7 @@ result attended(const sequence& s, const_view q, nb::attend_options options, std
 
 // Visits each pair with a cache of `size` tokens, queries of four heads for the newest and each precision.
 constexpr std::size_t newest = nibble_test::kinds_only ? 21 : 37;
-template <class Visit>
-void for_each_case(std::size_t size, const Visit& visit) {
+template <class Visit> void for_each_case(std::size_t size, const Visit& visit) {
     for (const auto& pair : kv_pairs())
         for (const bool waiting : {false, true}) {
             const nb::kv_cache_options o = options_of(*pair, waiting);
@@ -78,7 +80,8 @@ void for_each_case(std::size_t size, const Visit& visit) {
 } // namespace
 
 TEST_CASE("neither threads nor the instruction set change a bit") {
-    for_each_case(530, [](const kv_pair& pair, const sequence& s, const tokens&, const matrix& q, const nb::attend_options& options) {
+    for_each_case(530, [](const kv_pair& pair, const sequence& s, const tokens&, const matrix& q,
+                          const nb::attend_options& options) {
         const result want = attended(s, q, options);
         for (const std::size_t workers : {2u, 3u, 7u}) CHECK(attended(s, q, options, 0, workers) == want);
         for (std::size_t isa = 1; isa < pair.isas(); ++isa) CHECK(attended(s, q, options, isa) == want);
@@ -90,16 +93,19 @@ TEST_CASE("neither threads nor the instruction set change a bit") {
 }
 
 TEST_CASE("spans of few tasks change no bit when threads share them") {
-    for_each_case(3300, [](const kv_pair&, const sequence& s, const tokens&, const matrix& q, nb::attend_options options) {
-        if (nibble_test::kinds_only && options.precision == nb::attention_precision::integer_scores) return;
-        for (const std::size_t window : {std::size_t{0}, std::size_t{1500}}) {
-            const std::size_t n = window == 0 ? 1 : 2;
-            options.window = window;
-            const const_view rows = q.part(q.rows - n, n);
-            const result want = attended(s, rows, options);
-            for (const std::size_t workers : {2u, 3u, 7u}) CHECK(attended(s, rows, options, 0, workers) == want);
-        }
-    });
+    for_each_case(3300,
+                  [](const kv_pair&, const sequence& s, const tokens&, const matrix& q, nb::attend_options options) {
+                      if (nibble_test::kinds_only && options.precision == nb::attention_precision::integer_scores)
+                          return;
+                      for (const std::size_t window : {std::size_t{0}, std::size_t{1500}}) {
+                          const std::size_t n = window == 0 ? 1 : 2;
+                          options.window = window;
+                          const const_view rows = q.part(q.rows - n, n);
+                          const result want = attended(s, rows, options);
+                          for (const std::size_t workers : {2u, 3u, 7u})
+                              CHECK(attended(s, rows, options, 0, workers) == want);
+                      }
+                  });
     // Sequences of several lengths, whose tasks have none, one and several.
     for (const auto& pair : kv_pairs()) {
         nb::kv_cache_options o = options_of(*pair, true);
@@ -125,7 +131,8 @@ TEST_CASE("spans of few tasks change no bit when threads share them") {
 }
 
 TEST_CASE("the size of a page changes no bit") {
-    for_each_case(530, [](const kv_pair& pair, const sequence& s, const tokens& t, const matrix& q, const nb::attend_options& options) {
+    for_each_case(530, [](const kv_pair& pair, const sequence& s, const tokens& t, const matrix& q,
+                          const nb::attend_options& options) {
         const result want = attended(s, q, options);
         for (const std::size_t size : nibble_test::some_of<std::size_t>({16, 32, 64, 128, 256})) {
             if (pair.tokens_per_group() > size) continue;
@@ -141,15 +148,18 @@ TEST_CASE("the size of a page changes no bit") {
 }
 
 TEST_CASE("a query's result does not depend on those beside it") {
-    for_each_case(530, [](const kv_pair&, const sequence& s, const tokens&, const matrix& q, const nb::attend_options& options) {
+    for_each_case(530, [](const kv_pair&, const sequence& s, const tokens&, const matrix& q,
+                          const nb::attend_options& options) {
         const result want = attended(s, q, options);
         for (const std::size_t n : nibble_test::some_of<std::size_t>({1, 2, 3, 5, 8, 20})) {
             // The last n alone.
             const result got = attended(s, q.part(q.rows - n, n), options);
             bool same = true;
             for (std::size_t i = 0; i < n; ++i) {
-                same = same && std::memcmp(got.out.row(i), want.out.row(q.rows - n + i), got.out.cols * sizeof(float)) == 0;
-                same = same && std::memcmp(got.sums.row(i), want.sums.row(q.rows - n + i), got.sums.cols * sizeof(float)) == 0;
+                same = same &&
+                       std::memcmp(got.out.row(i), want.out.row(q.rows - n + i), got.out.cols * sizeof(float)) == 0;
+                same = same &&
+                       std::memcmp(got.sums.row(i), want.sums.row(q.rows - n + i), got.sums.cols * sizeof(float)) == 0;
             }
             INFO(n << " queries");
             CHECK(same);
@@ -233,32 +243,33 @@ TEST_CASE("forks, evicted pages and restored ones give the same bits") {
 }
 
 TEST_CASE("a workspace changes no bit, and nothing beyond any buffer is touched") {
-    for_each_case(300, [](const kv_pair& pair, const sequence& s, const tokens& t, const matrix& q, nb::attend_options options) {
-        // Room of its own, queries and results before forbidden pages.
-        const auto guarded = pair.make(s.options(), gemm_test::guarded_allocator());
-        t.append_to(*guarded);
-        nb::workspace scratch(0, gemm_test::guarded_allocator());
-        for (const std::size_t n : nibble_test::some_of<std::size_t>({newest, 1, 5})) {
-            options.workspace = nullptr;
-            const result want = attended(s, q.part(0, n), options);
-            const std::size_t cols = want.out.cols;
-            const gemm_test::guarded_memory from(n * q.cols * sizeof(float));
-            const gemm_test::guarded_memory to(((n - 1) * (cols + 3) + cols) * sizeof(float));
-            std::memcpy(from.data(), q.at.data(), n * q.cols * sizeof(float));
-            std::memset(to.data(), 0x5a, ((n - 1) * (cols + 3) + cols) * sizeof(float));
-            options.workspace = &scratch;
-            guarded->attend({from.as<float>(), n, q.cols}, {to.as<float>(), n, cols, cols + 3}, options);
-            bool same = true;
-            for (std::size_t i = 0; i < n; ++i) {
-                const float* row = to.as<float>() + i * (cols + 3);
-                same = same && std::memcmp(row, want.out.row(i), cols * sizeof(float)) == 0;
-                for (std::size_t j = cols; j < cols + 3 && i + 1 < n; ++j) {
-                    std::uint32_t word = 0;
-                    std::memcpy(&word, row + j, 4);
-                    same = same && word == 0x5a5a5a5au;
+    for_each_case(
+        300, [](const kv_pair& pair, const sequence& s, const tokens& t, const matrix& q, nb::attend_options options) {
+            // Room of its own, queries and results before forbidden pages.
+            const auto guarded = pair.make(s.options(), gemm_test::guarded_allocator());
+            t.append_to(*guarded);
+            nb::workspace scratch(0, gemm_test::guarded_allocator());
+            for (const std::size_t n : nibble_test::some_of<std::size_t>({newest, 1, 5})) {
+                options.workspace = nullptr;
+                const result want = attended(s, q.part(0, n), options);
+                const std::size_t cols = want.out.cols;
+                const gemm_test::guarded_memory from(n * q.cols * sizeof(float));
+                const gemm_test::guarded_memory to(((n - 1) * (cols + 3) + cols) * sizeof(float));
+                std::memcpy(from.data(), q.at.data(), n * q.cols * sizeof(float));
+                std::memset(to.data(), 0x5a, ((n - 1) * (cols + 3) + cols) * sizeof(float));
+                options.workspace = &scratch;
+                guarded->attend({from.as<float>(), n, q.cols}, {to.as<float>(), n, cols, cols + 3}, options);
+                bool same = true;
+                for (std::size_t i = 0; i < n; ++i) {
+                    const float* row = to.as<float>() + i * (cols + 3);
+                    same = same && std::memcmp(row, want.out.row(i), cols * sizeof(float)) == 0;
+                    for (std::size_t j = cols; j < cols + 3 && i + 1 < n; ++j) {
+                        std::uint32_t word = 0;
+                        std::memcpy(&word, row + j, 4);
+                        same = same && word == 0x5a5a5a5au;
+                    }
                 }
+                CHECK(same);
             }
-            CHECK(same);
-        }
-    });
+        });
 }

@@ -1,5 +1,5 @@
-// cache.cpp: what a kv_cache stores is what quantize makes of the same rows, however the tokens came; pages are shared, copied,
-// taken back, given away and restored without a bit of difference.
+// cache.cpp: what a kv_cache stores is what quantize makes of the same rows, however the tokens came; pages are shared,
+// copied, taken back, given away and restored without a bit of difference.
 #include "support/attention_reference.hpp"
 #include "support/catch.hpp"
 #include "support/contracts.hpp"
@@ -52,7 +52,8 @@ struct contents {
     std::vector<std::vector<std::byte>> bytes;
     std::vector<float> numbers;
     friend bool operator==(const contents& a, const contents& b) {
-        return a.size == b.size && a.begin == b.begin && a.pages == b.pages && a.bytes == b.bytes && same_bits(a.numbers, b.numbers);
+        return a.size == b.size && a.begin == b.begin && a.pages == b.pages && a.bytes == b.bytes &&
+               same_bits(a.numbers, b.numbers);
     }
 };
 contents contents_of(const sequence& s) {
@@ -60,12 +61,14 @@ contents contents_of(const sequence& s) {
     c.size = s.size();
     c.begin = s.begin();
     c.pages = s.page_count();
-    for (std::size_t i = 0; i < s.page_count(); ++i) c.bytes.push_back(s.has_page(i) ? s.save_page(i) : std::vector<std::byte>{});
+    for (std::size_t i = 0; i < s.page_count(); ++i)
+        c.bytes.push_back(s.has_page(i) ? s.save_page(i) : std::vector<std::byte>{});
     const nb::kv_cache_options& o = s.options();
     const std::size_t sinks = std::min(o.sinks, s.size());
     const std::size_t rest = std::max(sinks, s.begin());
     for (std::size_t h = 0; h < o.heads; ++h)
-        for (const auto& [first, count] : {std::pair{std::size_t{0}, sinks}, std::pair{rest, s.size() - std::min(rest, s.size())}}) {
+        for (const auto& [first, count] :
+             {std::pair{std::size_t{0}, sinks}, std::pair{rest, s.size() - std::min(rest, s.size())}}) {
             if (count == 0) continue;
             matrix k(count, o.head_size), v(count, o.value_size);
             s.read_keys(h, first, k);
@@ -108,16 +111,20 @@ TEST_CASE("a cache stores the numbers that quantize makes of the same rows") {
                 s->append(k, v);
                 s->flush();
                 const std::size_t whole = s->stored_keys();
-                CHECK(whole == (pair->tokens_per_group() == 0 ? count : count / pair->tokens_per_group() * pair->tokens_per_group()));
+                CHECK(whole == (pair->tokens_per_group() == 0
+                                    ? count
+                                    : count / pair->tokens_per_group() * pair->tokens_per_group()));
                 matrix got(whole, o.head_size), got_values(count, o.value_size);
                 s->read_keys(0, 0, got);
                 s->read_values(0, 0, got_values);
-                CHECK(same_bits(got.at, {keys.begin(), keys.begin() + static_cast<std::ptrdiff_t>(whole * o.head_size)}));
+                CHECK(
+                    same_bits(got.at, {keys.begin(), keys.begin() + static_cast<std::ptrdiff_t>(whole * o.head_size)}));
                 CHECK(same_bits(got_values.at, values));
                 // What waits is as it came.
                 matrix waiting(count - whole, o.head_size);
                 s->read_keys(0, whole, waiting);
-                CHECK(same_bits(waiting.at, {k.at.begin() + static_cast<std::ptrdiff_t>(whole * o.head_size), k.at.end()}));
+                CHECK(same_bits(waiting.at,
+                                {k.at.begin() + static_cast<std::ptrdiff_t>(whole * o.head_size), k.at.end()}));
             }
         }
 }
@@ -333,7 +340,8 @@ TEST_CASE("a dropped page comes back bit for bit, and nothing takes its place me
                     CHECK(broken_by([&] { s->read_values(0, at, v); }).find("dropped") != std::string::npos);
                 if (i == last && s->pages_needed(30) != 0)
                     CHECK(broken_by([&] { t.append_to(*s, 300, 30); }).find("dropped") != std::string::npos);
-                CHECK(broken_by([&] { s->restore_page(i, std::vector<std::byte>(3)); }).find("bytes") != std::string::npos);
+                CHECK(broken_by([&] { s->restore_page(i, std::vector<std::byte>(3)); }).find("bytes") !=
+                      std::string::npos);
                 s->restore_page(i, bytes);
                 CHECK(contents_of(*s) == before);
                 CHECK(broken_by([&] { s->restore_page(i, bytes); }).find("restore_page") != std::string::npos);
@@ -402,7 +410,8 @@ TEST_CASE("numbers that are not finite are marked, and leave those of other toke
 TEST_CASE("of T tokens, T mod R keys and the newest R values are in fp32, as KIVI has it") {
     for (const auto& pair : kv_pairs()) {
         if (pair->tokens_per_group() == 0) continue;
-        for (const std::size_t residual : {pair->tokens_per_group(), 2 * pair->tokens_per_group(), 3 * pair->tokens_per_group()}) {
+        for (const std::size_t residual :
+             {pair->tokens_per_group(), 2 * pair->tokens_per_group(), 3 * pair->tokens_per_group()}) {
             INFO(pair->name() << " R = " << residual);
             nb::kv_cache_options o = small_options(*pair);
             o.heads = 1;
@@ -417,7 +426,8 @@ TEST_CASE("of T tokens, T mod R keys and the newest R values are in fp32, as KIV
                 s->append(t.k.part(n - 1, 1), t.v.part(n - 1, 1));
                 // Its own query meets the token in fp32, and all that were there in fp32 before it.
                 const std::size_t before = (n - 1) % residual + 1;
-                if (s->size() - s->stored_keys() != before || s->size() - s->stored_values() != std::min(n, residual + 1)) {
+                if (s->size() - s->stored_keys() != before ||
+                    s->size() - s->stored_values() != std::min(n, residual + 1)) {
                     FAIL_CHECK("T = " << n << " before it is stored");
                     break;
                 }
@@ -450,8 +460,12 @@ TEST_CASE("what does not fit is refused, and the cache stays as it was") {
         const contents before = contents_of(*s);
         CHECK(broken_by([&] { t.append_to(*s, 150, 51); }).find("capacity") != std::string::npos);
         CHECK(broken_by([&] { s->append(t.k.part(0, 3), t.v.part(0, 2)); }).find("as many") != std::string::npos);
-        CHECK(broken_by([&] { s->append({t.k.at.data(), 2, o.head_size}, t.v.part(0, 2)); }).find("all heads") != std::string::npos);
-        CHECK(broken_by([&] { s->append(t.k.part(0, 2), {t.v.at.data(), 2, 1}); }).find("all heads") != std::string::npos);
+        CHECK(broken_by([&] {
+                  s->append({t.k.at.data(), 2, o.head_size}, t.v.part(0, 2));
+              }).find("all heads") != std::string::npos);
+        CHECK(broken_by([&] {
+                  s->append(t.k.part(0, 2), {t.v.at.data(), 2, 1});
+              }).find("all heads") != std::string::npos);
         CHECK(contents_of(*s) == before);
         s->append({}, {});
         CHECK(contents_of(*s) == before);

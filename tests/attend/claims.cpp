@@ -1,18 +1,18 @@
 // claims.cpp: what papers on caches and attention say of their data, seen on ours.
-//   KIVI (Liu et al., 2024): keys have channels of large magnitude; in 2 bits with a minimum they want a scale per channel.
-//   SageAttention (Zhang et al., 2024): the softmax does not see the keys' mean, and 4 bits without it hold far more.
-//   Block floating point with outliers (Trukhanov and Soloveychik, 2024): channels in the order of their size lose less in blocks.
-//   QuaRot (Ashkboos et al., 2024): after a Hadamard transform no channel is an outlier.
-//   KVQuant (Hooper et al., 2024): keys keep to their channels before rotary embedding, and lose less in few bits there.
+//   KIVI (Liu et al., 2024): keys have channels of large magnitude; in 2 bits with a minimum they want a scale per
+//   channel. SageAttention (Zhang et al., 2024): the softmax does not see the keys' mean, and 4 bits without it hold
+//   far more. Block floating point with outliers (Trukhanov and Soloveychik, 2024): channels in the order of their size
+//   lose less in blocks. QuaRot (Ashkboos et al., 2024): after a Hadamard transform no channel is an outlier. KVQuant
+//   (Hooper et al., 2024): keys keep to their channels before rotary embedding, and lose less in few bits there.
 //   FlashAttention-2 (Dao, 2023): scratch does not grow with the tokens.
 #include "support/attention_reference.hpp"
 #include "support/catch.hpp"
 #include "support/kv_pair.hpp"
 #include "support/random.hpp"
 
+#include <nibble/cache/transform.hpp>
 #include <nibble/core/workspace.hpp>
 #include <nibble/kv_cache.hpp>
-#include <nibble/cache/transform.hpp>
 #include <nibble/scheme/formats.hpp>
 #include <nibble/tensor/kv_layout.hpp>
 
@@ -69,15 +69,23 @@ double squares(const matrix& a, const matrix& b) {
     }
     return sum;
 }
-double squares(const matrix& a) { return squares(a, matrix(a.rows, a.cols)); }
+double squares(const matrix& a) {
+    return squares(a, matrix(a.rows, a.cols));
+}
 
 // Error of what keys become, over their squares.
 template <class Keys> double error_through(const matrix& k, const nb::kv_transform& through) {
     return squares(k, stored<Keys>(k, through)) / squares(k);
 }
-nb::kv_transform by_mean(const matrix& k) { return {.mean = nb::column_means(k)}; }
-nb::kv_transform by_order(const matrix& k) { return {.order = nb::order_by_norm(k, 1)}; }
-nb::kv_transform by_hadamard() { return {.hadamard = true}; }
+nb::kv_transform by_mean(const matrix& k) {
+    return {.mean = nb::column_means(k)};
+}
+nb::kv_transform by_order(const matrix& k) {
+    return {.order = nb::order_by_norm(k, 1)};
+}
+nb::kv_transform by_hadamard() {
+    return {.hadamard = true};
+}
 
 // 64 tokens of N(0, 1) with channels (131 i + 17) mod 1024, i below 8, times 30; as keys of one head.
 bool is_outlier(std::size_t channel) {
@@ -156,7 +164,8 @@ double error_of_scores(const matrix& k, const matrix& got) {
 }
 
 template <int Bits>
-using with_minimum = nb::scheme<nb::integer<Bits, nb::integer_range::unsigned_>, nb::per_group<32>, nb::scale<nb::f16>, nb::minimum<nb::f16>>;
+using with_minimum = nb::scheme<nb::integer<Bits, nb::integer_range::unsigned_>, nb::per_group<32>, nb::scale<nb::f16>,
+                                nb::minimum<nb::f16>>;
 
 } // namespace
 
@@ -193,7 +202,8 @@ TEST_CASE("attention does not see the mean of the keys, and 4 bits without it ho
     CHECK(plain > 5.0 * smooth);
     CHECK(smooth < 0.072); // with one scale for 64 tokens
     CHECK(plain < 0.559);
-    // The mean of other tokens of that model, as a prompt before has it, does nearly as well: what it is off by is stored.
+    // The mean of other tokens of that model, as a prompt before has it, does nearly as well: what it is off by is
+    // stored.
     const double frozen = squares(k, stored<nb::int4_channel>(k, by_mean(keys_with_outlier_channels(20)))) / spread;
     INFO("with the mean of other tokens " << frozen);
     CHECK(frozen < 1.1 * smooth);
@@ -204,7 +214,8 @@ TEST_CASE("2-bit keys with a scale per channel lose less before rotary embedding
     const nb::rotary_embedding rotary{.dims = channels};
     nb::rotary_embedding backwards = rotary;
     for (std::size_t i = 0; i < channels / 2; ++i)
-        backwards.frequencies.push_back(-std::pow(rotary.base, -2.0 * static_cast<double>(i) / static_cast<double>(channels)));
+        backwards.frequencies.push_back(
+            -std::pow(rotary.base, -2.0 * static_cast<double>(i) / static_cast<double>(channels)));
     const auto rotated = [&](const nb::rotary_embedding& by, const matrix& x) {
         matrix y(x.rows, x.cols);
         for (std::size_t t = 0; t < x.rows; ++t) {
@@ -244,20 +255,22 @@ TEST_CASE("2-bit keys with a scale per channel lose less before rotary embedding
 }
 
 TEST_CASE("blocks of channels in the order of their size lose less") {
-    // Simulated in double, three times: 0.0232 to 0.0236 and 0.0151 to 0.0162 of all; 0.162 to 0.170 and 0.050 of the channels
-    // that are no outliers. (In the order of these tokens' own largest numbers, which later ones do not keep to, 0.0142 to 0.0155.)
+    // Simulated in double, three times: 0.0232 to 0.0236 and 0.0151 to 0.0162 of all; 0.162 to 0.170 and 0.050 of the
+    // channels that are no outliers. (In the order of these tokens' own largest numbers, which later ones do not keep
+    // to, 0.0142 to 0.0155.)
     using bfp12_g32 = nb::block_scheme<nb::int4, 32>;
     const matrix k = with_large_channels(6);
     const nb::kv_transform sorted = by_order(k);
     const double plain = error_through<bfp12_g32>(k, {});
     const double ordered = error_through<bfp12_g32>(k, sorted);
-    INFO("bfp12: " << plain << " and " << ordered << ", of small ones " << error_of_small(k, stored<bfp12_g32>(k)) << " and "
-                   << error_of_small(k, stored<bfp12_g32>(k, sorted)));
+    INFO("bfp12: " << plain << " and " << ordered << ", of small ones " << error_of_small(k, stored<bfp12_g32>(k))
+                   << " and " << error_of_small(k, stored<bfp12_g32>(k, sorted)));
     CHECK(plain > 0.0220);
     CHECK(ordered < 0.0165);
     CHECK(error_of_small(k, stored<bfp12_g32>(k)) > 0.155);
     CHECK(error_of_small(k, stored<bfp12_g32>(k, sorted)) < 0.053);
-    INFO("mxfp4: " << error_of_small(k, stored<nb::mxfp4>(k)) << " and " << error_of_small(k, stored<nb::mxfp4>(k, sorted)));
+    INFO("mxfp4: " << error_of_small(k, stored<nb::mxfp4>(k)) << " and "
+                   << error_of_small(k, stored<nb::mxfp4>(k, sorted)));
     CHECK(error_of_small(k, stored<nb::mxfp4>(k)) > 2.0 * error_of_small(k, stored<nb::mxfp4>(k, sorted)));
 }
 
@@ -304,11 +317,13 @@ TEST_CASE("after a Hadamard transform 4 bits hold keys with large channels") {
     const double rotated = error_through<nb::int4_channel>(k, by_hadamard());
     const double plain_groups = error_through<nb::int4_g32>(k, {});
     const double rotated_groups = error_through<nb::int4_g32>(k, by_hadamard());
-    INFO("a scale per token: " << plain << " and " << rotated << "; per 32 channels: " << plain_groups << " and " << rotated_groups);
+    INFO("a scale per token: " << plain << " and " << rotated << "; per 32 channels: " << plain_groups << " and "
+                               << rotated_groups);
     CHECK(plain > 3.0 * rotated);
     CHECK(plain_groups > 1.5 * rotated_groups);
     // Scores, which is what counts.
-    CHECK(error_of_scores(k, stored<nb::int4_channel>(k)) > 3.0 * error_of_scores(k, stored<nb::int4_channel>(k, by_hadamard())));
+    CHECK(error_of_scores(k, stored<nb::int4_channel>(k)) >
+          3.0 * error_of_scores(k, stored<nb::int4_channel>(k, by_hadamard())));
     // After the mean there is little left to spread; before it there is.
     const matrix offset = keys_with_outlier_channels(8);
     CHECK(error_through<nb::int4_channel>(offset, {}) > 1.5 * error_through<nb::int4_channel>(offset, by_hadamard()));

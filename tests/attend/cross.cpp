@@ -10,9 +10,9 @@
 
 #include <nibble/attend.hpp>
 #include <nibble/attention/mass.hpp>
+#include <nibble/cache/transform.hpp>
 #include <nibble/core/workspace.hpp>
 #include <nibble/kv_cache.hpp>
-#include <nibble/cache/transform.hpp>
 #include <nibble/scheme/formats.hpp>
 
 #include <algorithm>

@@ -6,8 +6,8 @@
 #include "support/kinds.hpp"
 
 #include <nibble/attend.hpp>
-#include <nibble/kv_cache.hpp>
 #include <nibble/cache/transform.hpp>
+#include <nibble/kv_cache.hpp>
 #include <nibble/scheme/formats.hpp>
 
 #include <array>
@@ -30,21 +30,22 @@ constexpr std::array precisions{nb::attention_precision::fp32, nb::attention_pre
 
 // How keys are unpacked and turned depends on the bits of a code, and on whether lanes are integers or fp32.
 template <class A, class B>
-inline constexpr bool turned_alike = (A::scheme::element_type::bits == B::scheme::element_type::bits ||
-                                      nibble_test::kinds_only) &&
-                                     nb::detail::integer_grid_of<typename A::scheme::element_type>.exists
-                                         == nb::detail::integer_grid_of<typename B::scheme::element_type>.exists;
+inline constexpr bool turned_alike =
+    (A::scheme::element_type::bits == B::scheme::element_type::bits || nibble_test::kinds_only) &&
+    nb::detail::integer_grid_of<typename A::scheme::element_type>.exists ==
+        nb::detail::integer_grid_of<typename B::scheme::element_type>.exists;
 
 // The first format of the list of each such layout.
-template <class Visit>
-void for_each_layout(Visit&& visit) {
+template <class Visit> void for_each_layout(Visit&& visit) {
     [&]<class... Formats, std::size_t... Index>(nb::format_list<Formats...>, std::index_sequence<Index...>) {
         const auto one = [&]<class Format, std::size_t At>() {
             if constexpr (nb::value_scheme<typename Format::scheme>) {
                 constexpr bool first = [] {
                     std::size_t at = 0;
                     bool found = false;
-                    ((found = found || (at++ < At && nb::value_scheme<typename Formats::scheme> && turned_alike<Format, Formats>)), ...);
+                    ((found = found || (at++ < At && nb::value_scheme<typename Formats::scheme> &&
+                                        turned_alike<Format, Formats>)),
+                     ...);
                     return !found;
                 }();
                 if constexpr (first) visit.template operator()<Format>();
@@ -109,7 +110,8 @@ TEST_CASE("values that are a prefix of the keys give the bits of values stored b
                             nb::kv_cache<S, nb::prefix_of_keys> part(o);
                             part.append(static_cast<const_view>(k));
                             part.flush();
-                            CHECK(same_bits(attended(part, q, options).out, prefix_of(want.out, head_size, value_size)));
+                            CHECK(
+                                same_bits(attended(part, q, options).out, prefix_of(want.out, head_size, value_size)));
                             o.value_size = 0;
                         }
                     }
@@ -175,7 +177,8 @@ TEST_CASE("latents that are centred answer as values that are") {
     matrix k = matrix::normal(300, 192, 7);
     for (std::size_t t = 0; t < k.rows; ++t)
         for (std::size_t c = 0; c < k.cols; ++c) k.row(t)[c] += c % 9 == 4 ? 6.0f : 0.25f;
-    const auto centred = std::make_shared<const nb::kv_transform>(nb::kv_transform{.mean = nb::column_means(k.part(0, 40))});
+    const auto centred =
+        std::make_shared<const nb::kv_transform>(nb::kv_transform{.mean = nb::column_means(k.part(0, 40))});
     nb::kv_cache<nb::int8_channel, nb::int8_channel> stored(o);
     stored.set_key_transform(centred);
     stored.set_value_transform(centred);

@@ -18,12 +18,14 @@ namespace {
 
 template <class Keys, class Values> struct fixture {
     using pages_type = nb::kv_pages<Keys, Values>;
-    nb::kv_cache_options options{.heads = 3, .head_size = 40, .value_size = 24, .capacity = 160, .pages = 7, .page_tokens = 32};
+    nb::kv_cache_options options{
+        .heads = 3, .head_size = 40, .value_size = 24, .capacity = 160, .pages = 7, .page_tokens = 32};
     std::shared_ptr<pages_type> pages = std::make_shared<pages_type>(options);
 
     [[nodiscard]] nb::kv_cache<Keys, Values> sequence(std::size_t tokens) const {
         nb::kv_cache<Keys, Values> s(pages);
-        std::vector<float> k(tokens * options.heads * options.head_size), v(tokens * options.heads * options.value_size);
+        std::vector<float> k(tokens * options.heads * options.head_size),
+            v(tokens * options.heads * options.value_size);
         for (std::size_t i = 0; i < k.size(); ++i) k[i] = static_cast<float>(i % 251) - 125.0f;
         for (std::size_t i = 0; i < v.size(); ++i) v[i] = static_cast<float>(i % 241) - 120.0f;
         s.append(nb::matrix_view<const float>(k.data(), tokens, options.heads * options.head_size),

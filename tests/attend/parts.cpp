@@ -1,5 +1,5 @@
-// parts.cpp: attention over several caches at once, whose parts are merged: full precision for the newest tokens and low rank for
-// the rest (CSKV), more bits for the tokens that matter (ZipVL); and the mass by which those are chosen.
+// parts.cpp: attention over several caches at once, whose parts are merged: full precision for the newest tokens and
+// low rank for the rest (CSKV), more bits for the tokens that matter (ZipVL); and the mass by which those are chosen.
 #include "support/attended.hpp"
 #include "support/attention_reference.hpp"
 #include "support/catch.hpp"
@@ -34,7 +34,9 @@ void append(auto& cache, const matrix& k, const matrix& v) {
     cache.append(static_cast<const_view>(k), static_cast<const_view>(v));
     cache.flush();
 }
-void merge(result& into, const result& from) { nb::merge_attention(into.out, into.sums, from.out, from.sums); }
+void merge(result& into, const result& from) {
+    nb::merge_attention(into.out, into.sums, from.out, from.sums);
+}
 // The largest difference; and over the largest number of `want`.
 double furthest(const matrix& got, const matrix& want) {
     double off = 0.0;
@@ -58,7 +60,8 @@ double relative_mean_square(const matrix& got, const matrix& want) {
     return error / power;
 }
 // x, tokens x (heads x from), times a matrix [head][from][to] head by head.
-matrix times(const matrix& x, const std::vector<float>& by, std::size_t heads, std::size_t keys, std::size_t from, std::size_t to) {
+matrix times(const matrix& x, const std::vector<float>& by, std::size_t heads, std::size_t keys, std::size_t from,
+             std::size_t to) {
     matrix y(x.rows, heads * to);
     for (std::size_t i = 0; i < x.rows; ++i)
         for (std::size_t h = 0; h < heads; ++h)
@@ -99,14 +102,16 @@ TEST_CASE("the newest tokens and all before them are the whole, whatever a query
                 CHECK(same_bits(attended(cache, q, options, 3).out, old.out));
                 merge(got, old);
                 INFO("the newest " << newest);
-                // Each is a weighted mean of 1300 values at most, all terms and sums rounded once; joining rounds a few times more.
+                // Each is a weighted mean of 1300 values at most, all terms and sums rounded once; joining rounds a few
+                // times more.
                 double largest = 0.0, logarithm = 0.0;
                 for (const float x : t.v.at) largest = std::max(largest, 1.01 * std::abs(static_cast<double>(x)));
                 for (const float x : want.sums.at) logarithm = std::max(logarithm, std::abs(static_cast<double>(x)));
                 CHECK(furthest(got.out, want.out) <= 2.0 * 1316.0 * 0x1p-24 * largest);
                 CHECK(furthest(got.sums, want.sums) <= 2.0 * 1316.0 * 0x1p-24 + 4.0 * 0x1p-24 * logarithm);
                 // A query whose tokens are all that new sees none.
-                if (newest > 1300) CHECK(std::all_of(old.sums.at.begin(), old.sums.at.end(), [](float x) { return std::isinf(x); }));
+                if (newest > 1300)
+                    CHECK(std::all_of(old.sums.at.begin(), old.sums.at.end(), [](float x) { return std::isinf(x); }));
             }
     };
     check(nb::f32_plain{});
@@ -181,7 +186,8 @@ TEST_CASE("a token's mass is the sum of its weights") {
                                     top = std::max(top, std::abs(a));
                                     key += std::abs(b);
                                 }
-                                const double of_steps = precision == nb::attention_precision::fp32 ? 0.0 : top / 254.0 * key;
+                                const double of_steps =
+                                    precision == nb::attention_precision::fp32 ? 0.0 : top / 254.0 * key;
                                 step = std::max(step, (60.0 * 0x1p-24 * products + of_steps) / std::sqrt(48.0));
                                 all += s[n] = std::exp(sum / std::sqrt(48.0));
                             }
@@ -192,11 +198,13 @@ TEST_CASE("a token's mass is the sum of its weights") {
                 nb::attention_mass(static_cast<const_view>(q), cache, r.sums, mass, options);
                 nb::attention_mass(static_cast<const_view>(q), cache, r.sums, other, options, test_executor{3});
                 CHECK(same_bits(mass, other));
-                // A weight is off by its score's error and its log-sum's; that is a sum of 1111 terms, the mass one of 63.
+                // A weight is off by its score's error and its log-sum's; that is a sum of 1111 terms, the mass one
+                // of 63.
                 const double within = std::exp(2.0 * step) - 1.0 + (1111.0 + 63.0 + 32.0) * 0x1p-24;
                 double off = 0.0, sum = 0.0;
                 for (std::size_t i = 0; i < want.size(); ++i) {
-                    if (want[i] != 0.0) off = std::max(off, std::abs(static_cast<double>(mass.at[i]) - want[i]) / want[i]);
+                    if (want[i] != 0.0)
+                        off = std::max(off, std::abs(static_cast<double>(mass.at[i]) - want[i]) / want[i]);
                     if (want[i] == 0.0 && mass.at[i] != 0.0f) off = 1.0;
                     sum += static_cast<double>(mass.at[i]);
                 }
@@ -206,14 +214,17 @@ TEST_CASE("a token's mass is the sum of its weights") {
                 if (kind != 3) CHECK(std::abs(sum - 21.0 * 6.0) <= 2.0 * 1174.0 * 0x1p-24 * 21.0 * 6.0);
             }
         matrix mass(2, 1111), few(1, 1111);
-        CHECK(broken_by([&] { nb::attention_mass(static_cast<const_view>(q), cache, mass, few); }).find("log_sums") != std::string::npos);
+        CHECK(broken_by([&] { nb::attention_mass(static_cast<const_view>(q), cache, mass, few); }).find("log_sums") !=
+              std::string::npos);
         const matrix sums(21, 6);
         nb::attend_options unknown;
         unknown.precision = static_cast<nb::attention_precision>(9);
-        CHECK(broken_by([&] { nb::attention_mass(static_cast<const_view>(q), cache, sums, mass, unknown); }).find("precision") !=
-              std::string::npos);
-        CHECK(broken_by([&] { nb::attention_mass(static_cast<const_view>(q), cache, sums, few); }).find("heads x tokens") !=
-              std::string::npos);
+        CHECK(broken_by([&] {
+                  nb::attention_mass(static_cast<const_view>(q), cache, sums, mass, unknown);
+              }).find("precision") != std::string::npos);
+        CHECK(broken_by([&] {
+                  nb::attention_mass(static_cast<const_view>(q), cache, sums, few);
+              }).find("heads x tokens") != std::string::npos);
     }
 }
 
@@ -237,7 +248,8 @@ TEST_CASE("CSKV: low rank for old tokens and full precision for the newest, exac
     constexpr std::size_t heads = 2, size = 32, count = 700, newest = 64;
     std::vector<double> errors;
     for (const std::size_t rank : {8u, 16u, 32u}) {
-        // An orthogonal matrix: its first `rank` rows span the latents, whose variance falls from one direction to the next.
+        // An orthogonal matrix: its first `rank` rows span the latents, whose variance falls from one direction to the
+        // next.
         std::vector<float> basis(heads * size * size);
         for (std::size_t h = 0; h < heads; ++h) {
             std::vector<double> rows(size * size);
@@ -362,7 +374,8 @@ TEST_CASE("ZipVL: four bits for the tokens that matter and two for the rest lie 
     const double four = relative_mean_square(attended(uniform(nb::int4_g32_asym{}), q, options).out, want.out);
     const double two = relative_mean_square(attended(uniform(nb::int2_g32_asym{}), q, options).out, want.out);
     const double between = relative_mean_square(mixed.out, want.out);
-    INFO("4 bits " << four << ", 2 bits " << two << ", " << 100.0 * of_more / static_cast<double>(count) << " % with 4 bits " << between);
+    INFO("4 bits " << four << ", 2 bits " << two << ", " << 100.0 * of_more / static_cast<double>(count)
+                   << " % with 4 bits " << between);
     CHECK(between < 0.5 * two);
     CHECK(between > four);
 }

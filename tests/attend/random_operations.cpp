@@ -1,5 +1,5 @@
-// random_operations.cpp: sequences of random operations on caches that share pages, against a list of the tokens they should
-// hold: each must be as if those had been appended at once.
+// random_operations.cpp: sequences of random operations on caches that share pages, against a list of the tokens they
+// should hold: each must be as if those had been appended at once.
 #include "support/attention_reference.hpp"
 #include "support/catch.hpp"
 #include "support/contracts.hpp"
@@ -72,7 +72,9 @@ matrix matrix_of(const std::vector<std::vector<float>>& rows, std::size_t cols) 
     for (std::size_t i = 0; i < rows.size(); ++i) std::copy(rows[i].begin(), rows[i].end(), m.row(i));
     return m;
 }
-bool same_bits(const matrix& a, const matrix& b) { return std::memcmp(a.at.data(), b.at.data(), a.at.size() * sizeof(float)) == 0; }
+bool same_bits(const matrix& a, const matrix& b) {
+    return std::memcmp(a.at.data(), b.at.data(), a.at.size() * sizeof(float)) == 0;
+}
 
 // The same tokens, appended at once but for those that may wait to be stored.
 std::unique_ptr<sequence> anew(const kv_pair& pair, const modelled& m) {
@@ -139,7 +141,8 @@ void check_attention(const kv_pair& pair, const modelled& m, numbers_of_seed& fr
     if (from.one_in(4)) options.mask = mask;
     matrix got(n, heads * o.value_size, 1.0f), sums(n, heads, 1.0f), want(n, heads * o.value_size), want_sums(n, heads);
     options.log_sums = sums;
-    const std::string refused = broken_by([&] { m.real->attend(0, q, got, options, test_executor{1 + from.below(3)}); });
+    const std::string refused =
+        broken_by([&] { m.real->attend(0, q, got, options, test_executor{1 + from.below(3)}); });
     if (!m.dropped.empty() && !refused.empty()) {
         CHECK(refused.find("dropped") != std::string::npos);
         return;
@@ -169,7 +172,8 @@ void run(const kv_pair& pair, std::uint64_t seed, std::size_t steps) {
     all[0].real = pair.make(o);
     const nb::kv_cache_options& real = all[0].real->options();
     const std::vector<transforms> tried = all_transforms(real, tokens(real, 40, seed));
-    if (const std::size_t which = numbers_of_seed(~seed).below(2 * tried.size()); which < tried.size()) all[0].through = tried[which];
+    if (const std::size_t which = numbers_of_seed(~seed).below(2 * tried.size()); which < tried.size())
+        all[0].through = tried[which];
     all[0].through.set(*all[0].real);
     const std::size_t key_cols = real.heads * real.head_size;
     const std::size_t value_cols = real.heads * real.value_size;
@@ -192,13 +196,15 @@ void run(const kv_pair& pair, std::uint64_t seed, std::size_t steps) {
             if (n != 0 && from.one_in(12)) v.at[from.below(v.at.size())] = std::numeric_limits<float>::infinity();
             const std::string refused = broken_by([&] { s.append(k, v, test_executor{1 + from.below(3)}); });
             if (!refused.empty()) {
-                const bool expected = size + n > real.capacity || s.pages_needed(n) > s.available() || !m.dropped.empty();
+                const bool expected =
+                    size + n > real.capacity || s.pages_needed(n) > s.available() || !m.dropped.empty();
                 CHECK(expected);
                 break;
             }
             if (n != 0) {
                 m.cleared = true;
-                for (std::size_t i = std::min(s.stored_keys(), s.stored_values()) / real.page_tokens; i < s.page_count(); ++i)
+                for (std::size_t i = std::min(s.stored_keys(), s.stored_values()) / real.page_tokens;
+                     i < s.page_count(); ++i)
                     m.cleared = m.cleared && s.has_page(i) && s.owners(i) == 1;
             }
             if (n != 0) m.waiting = n;

@@ -7,10 +7,10 @@
 #include "support/kv_transforms.hpp"
 #include "support/random.hpp"
 
+#include <nibble/cache/transform.hpp>
 #include <nibble/dispatch/fixed.hpp>
 #include <nibble/kernel/rotary.hpp>
 #include <nibble/kv_cache.hpp>
-#include <nibble/cache/transform.hpp>
 #include <nibble/scheme/formats.hpp>
 
 #include <algorithm>
@@ -58,8 +58,8 @@ TEST_CASE("cosines and sines of turns are right up to the last position a cache 
             constexpr std::uint64_t most = std::uint64_t{1} << 31;
             const std::uint64_t position = i < 4096 ? i : i % 2 == 0 ? random % most : most - i % 99;
             // Of 33 bits, so that the product is exact in a long double.
-            const double frequency =
-                std::ldexp(static_cast<double>(nibble_test::random64(62, i) >> 31), -30 - static_cast<int>(random >> 61));
+            const double frequency = std::ldexp(static_cast<double>(nibble_test::random64(62, i) >> 31),
+                                                -30 - static_cast<int>(random >> 61));
             const long double angle = static_cast<long double>(position) * static_cast<long double>(frequency);
             const nb::kernel::turn got = nb::kernel::turn_of(position, i % 3 == 0 ? -frequency : frequency);
             const double sine = i % 3 == 0 ? -got.sine : got.sine;
@@ -76,7 +76,8 @@ TEST_CASE("panels of keys are turned token by token, to the same bits on every I
         for (const bool interleaved : {false, true}) {
             nb::rotary_embedding r{.dims = dims, .interleaved = interleaved, .base = 10000.0};
             const auto tables = nb::detail::tables_of(r);
-            for (const std::size_t block : {std::size_t{0}, std::size_t{256}, std::size_t{65280}, (std::size_t{1} << 31) - 256})
+            for (const std::size_t block :
+                 {std::size_t{0}, std::size_t{256}, std::size_t{65280}, (std::size_t{1} << 31) - 256})
                 for (const std::size_t panel : {0u, 1u, 15u}) {
                     const matrix x = matrix::normal(dims + 3, 16, block % 97 + panel);
                     std::vector<float> of_block(2 * tables->padded()), scratch(2 * tables->padded());
@@ -211,7 +212,8 @@ TEST_CASE("a cache refuses rotary embeddings that make no sense") {
     o.head_size = 8;
     nb::kv_cache<nb::f32_plain, nb::f32_plain> cache(o);
     const auto refused = [&](const nb::kv_transform& t) {
-        const std::string message = broken_by([&] { cache.set_key_transform(std::make_shared<const nb::kv_transform>(t)); });
+        const std::string message =
+            broken_by([&] { cache.set_key_transform(std::make_shared<const nb::kv_transform>(t)); });
         if (!message.empty()) CHECK(cache.key_transform() == nullptr);
         return message;
     };
@@ -221,7 +223,8 @@ TEST_CASE("a cache refuses rotary embeddings that make no sense") {
     t.rotary.dims = 10;
     CHECK(refused(t).find("even number of dims") != std::string::npos);
     t.rotary.dims = 8;
-    for (const double base : {0.5, -1.0, std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
+    for (const double base :
+         {0.5, -1.0, std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
         t.rotary.base = base;
         CHECK(refused(t).find("base") != std::string::npos);
     }

@@ -1,5 +1,5 @@
-// transforms.cpp: keys and values that go through a transform before they are stored: attention in the channels of the caller,
-// every bit as often as before, and what papers claim for it.
+// transforms.cpp: keys and values that go through a transform before they are stored: attention in the channels of the
+// caller, every bit as often as before, and what papers claim for it.
 #include "support/attention_check.hpp"
 #include "support/attention_reference.hpp"
 #include "support/catch.hpp"
@@ -8,8 +8,8 @@
 #include "support/kv_pair.hpp"
 #include "support/kv_transforms.hpp"
 
-#include <nibble/kv_cache.hpp>
 #include <nibble/cache/transform.hpp>
+#include <nibble/kv_cache.hpp>
 #include <nibble/scheme/formats.hpp>
 
 #include <algorithm>
@@ -117,11 +117,21 @@ TEST_CASE("every option meets transformed keys and values as it meets plain ones
         }
         const std::vector<std::function<void(nb::attend_options&)>> changes{
             [](nb::attend_options& a) { a.window = 100; },
-            [](nb::attend_options& a) { a.causal = false; a.scale = 0.3f; },
+            [](nb::attend_options& a) {
+                a.causal = false;
+                a.scale = 0.3f;
+            },
             [](nb::attend_options& a) { a.soft_cap = 2.0f; },
             [&](nb::attend_options& a) { a.sink_scores = sink_scores; },
-            [&](nb::attend_options& a) { a.sink_scores = sink_scores; a.soft_cap = 30.0f; a.slopes = slopes; },
-            [&](nb::attend_options& a) { a.mask = mask; a.sink_scores = sink_scores; },
+            [&](nb::attend_options& a) {
+                a.sink_scores = sink_scores;
+                a.soft_cap = 30.0f;
+                a.slopes = slopes;
+            },
+            [&](nb::attend_options& a) {
+                a.mask = mask;
+                a.sink_scores = sink_scores;
+            },
             [&](nb::attend_options& a) { a.mask = mask; },
         };
         for (const transforms& through : all_transforms(o, t)) {
@@ -159,7 +169,8 @@ TEST_CASE("what is stored is transformed, and read back in the caller's channels
             plain->read_keys(h, 0, want_k);
             CHECK(furthest(k, want_k) < 1e-5);
             s->read_values(h, 0, v);
-            for (std::size_t i = 0; i < 200; ++i) std::copy_n(t.v.row(i) + h * o.value_size, o.value_size, want_v.row(i));
+            for (std::size_t i = 0; i < 200; ++i)
+                std::copy_n(t.v.row(i) + h * o.value_size, o.value_size, want_v.row(i));
             // Values of this pair are in few bits, but for sinks.
             for (matrix* m : {&v, &want_v}) m->at.resize(o.sinks * m->cols);
             CHECK(furthest(v, want_v) < 1e-5);
@@ -220,7 +231,8 @@ TEST_CASE("however tokens come, go and come back, the same bits are stored and a
     }
 }
 
-TEST_CASE("neither threads, nor the instruction set, nor other queries change a bit of attention to transformed tokens") {
+TEST_CASE(
+    "neither threads, nor the instruction set, nor other queries change a bit of attention to transformed tokens") {
     for (const auto& pair : kv_pairs()) {
         const nb::kv_cache_options o = waiting_options(*pair, 600);
         const tokens t = uneven_tokens(o, 530, 50);
@@ -236,7 +248,8 @@ TEST_CASE("neither threads, nor the instruction set, nor other queries change a 
                 options.precision = precision;
                 const matrix want = attended(*s, q, options);
                 CHECK(same_bits(attended(*s, q, options, 0, 3), want));
-                for (std::size_t isa = 1; isa < pair->isas(); ++isa) CHECK(same_bits(attended(*s, q, options, isa), want));
+                for (std::size_t isa = 1; isa < pair->isas(); ++isa)
+                    CHECK(same_bits(attended(*s, q, options, isa), want));
                 for (const std::size_t n : {1u, 2u, 5u, 20u}) {
                     matrix some = q;
                     some.rows = n;
@@ -289,7 +302,9 @@ TEST_CASE("what is not finite makes NaN of what sees it, through a transform too
                         for (std::size_t j = 0; j < out.cols; ++j)
                             right = right && std::isnan(out.row(i)[j]) ==
                                                  ((i == 7 && j / 32 == 3) || (i == 8 && j / 32 == 0 && cap == 0.0f));
-                    if (!right) FAIL_CHECK(pair->name() << ", " << through.name << ", precision " << static_cast<int>(precision));
+                    if (!right)
+                        FAIL_CHECK(pair->name()
+                                   << ", " << through.name << ", precision " << static_cast<int>(precision));
                     q.row(8)[0] = -infinite;
                 }
         }
@@ -329,7 +344,8 @@ TEST_CASE("a query that sees no token has no share of the mean of the values") {
                 if (sink) options.sink_scores = scores;
                 s->attend(q, out, options);
                 CHECK(std::all_of(out.row(1), out.row(1) + out.cols, [](float x) { return x == 0.0f; }));
-                CHECK(std::all_of(sums.row(1), sums.row(1) + 4, [&](float x) { return x == (sink ? 2.0f : -infinite); }));
+                CHECK(
+                    std::all_of(sums.row(1), sums.row(1) + 4, [&](float x) { return x == (sink ? 2.0f : -infinite); }));
                 CHECK(out.row(0)[0] != 0.0f);
             }
         }
@@ -365,7 +381,8 @@ TEST_CASE("parts with means of their own are joined to the whole") {
             for (std::size_t h = 0; h < 4; ++h) {
                 const double a = exact[0].exact_log[i * 4 + h], b = exact[1].exact_log[i * 4 + h];
                 const double sum = std::log(std::exp(a - b) + 1.0) + b;
-                off_sums = std::max(off_sums, std::abs(sum - static_cast<double>(sums[0].row(i)[h])) / (1.0 + std::abs(sum)));
+                off_sums =
+                    std::max(off_sums, std::abs(sum - static_cast<double>(sums[0].row(i)[h])) / (1.0 + std::abs(sum)));
                 for (std::size_t c = 0; c < 64; ++c) {
                     const std::size_t at = (i * 4 + h) * 64 + c;
                     const double want = exact[0].exact[at] * std::exp(a - sum) + exact[1].exact[at] * std::exp(b - sum);

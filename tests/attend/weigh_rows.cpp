@@ -22,8 +22,7 @@ namespace {
 constexpr std::size_t rows16 = nb::panel_layout::rows;
 constexpr float infinity = std::numeric_limits<float>::infinity();
 
-template <std::size_t Width, std::size_t Rows>
-void check_turned() {
+template <std::size_t Width, std::size_t Rows> void check_turned() {
     typename nb::kernel::float_vector<Width>::type rows[4] = {};
     for (std::size_t r = 0; r < 4; ++r) {
         float numbers[Width];
@@ -37,8 +36,7 @@ void check_turned() {
         for (std::size_t r = 0; r < stride; ++r)
             REQUIRE(to[i * stride + r] == (r < Rows ? static_cast<float>(100 * r + i) : -1.0f));
 }
-template <std::size_t Width>
-void check_turned_rows() {
+template <std::size_t Width> void check_turned_rows() {
     check_turned<Width, 1>();
     check_turned<Width, 2>();
     check_turned<Width, 3>();
@@ -50,16 +48,18 @@ struct weighed {
     std::vector<nb::kernel::softmax_state> states;
 };
 template <nb::isa Isa>
-weighed weigh(const std::vector<float>& scores, std::size_t rows, std::size_t panels, const std::vector<nb::kernel::softmax_state>& before) {
+weighed weigh(const std::vector<float>& scores, std::size_t rows, std::size_t panels,
+              const std::vector<nb::kernel::softmax_state>& before) {
     weighed w{scores, std::vector<float>(rows, -1.0f), before};
     nb::kernel::prefetch_cursor nothing{};
     nb::kernel::weigh<Isa>(w.scores.data(), rows, panels, w.states.data(), w.rescale.data(), nothing);
     return w;
 }
-bool same(float a, float b) { return std::isnan(a) ? std::isnan(b) : std::bit_cast<std::uint32_t>(a) == std::bit_cast<std::uint32_t>(b); }
+bool same(float a, float b) {
+    return std::isnan(a) ? std::isnan(b) : std::bit_cast<std::uint32_t>(a) == std::bit_cast<std::uint32_t>(b);
+}
 
-template <nb::isa Isa>
-void check_rows_alone() {
+template <nb::isa Isa> void check_rows_alone() {
     std::uint64_t drawn = 0;
     const auto normal = [&] { return nibble_test::random_normal(5, drawn++); };
     constexpr std::size_t panels = 5;
@@ -67,8 +67,11 @@ void check_rows_alone() {
         std::vector<float> scores(panels * rows * rows16);
         std::vector<nb::kernel::softmax_state> before(rows);
         for (float& s : scores) s = 20.0f * normal();
-        for (std::size_t r = 0; r < rows; ++r) before[r] = {r % 3 == 0 ? -infinity : 4.0f * normal(), r % 3 == 0 ? 0.0f : 1.5f};
-        const auto score = [&](std::size_t p, std::size_t r, std::size_t i) -> float& { return scores[(p * rows + r) * rows16 + i]; };
+        for (std::size_t r = 0; r < rows; ++r)
+            before[r] = {r % 3 == 0 ? -infinity : 4.0f * normal(), r % 3 == 0 ? 0.0f : 1.5f};
+        const auto score = [&](std::size_t p, std::size_t r, std::size_t i) -> float& {
+            return scores[(p * rows + r) * rows16 + i];
+        };
         if (rows > 4) { // what is masked, a row of nothing, and what spoils a row
             score(1, 1, 3) = -infinity;
             for (std::size_t i = 0; i < panels * rows16; ++i) score(i / rows16, 3, i % rows16) = -infinity;
@@ -81,13 +84,16 @@ void check_rows_alone() {
             std::vector<float> own(panels * rows16);
             for (std::size_t i = 0; i < own.size(); ++i) own[i] = score(i / rows16, r, i % rows16);
             const weighed alone = weigh<Isa>(own, 1, panels, {before[r]});
-            bool equal = same(alone.rescale[0], all.rescale[r]) && same(alone.states[0].largest, all.states[r].largest) &&
+            bool equal = same(alone.rescale[0], all.rescale[r]) &&
+                         same(alone.states[0].largest, all.states[r].largest) &&
                          same(alone.states[0].sum, all.states[r].sum);
-            double sum = static_cast<double>(before[r].sum) * std::exp(static_cast<double>(before[r].largest) - static_cast<double>(alone.states[0].largest));
+            double sum = static_cast<double>(before[r].sum) * std::exp(static_cast<double>(before[r].largest) -
+                                                                       static_cast<double>(alone.states[0].largest));
             if (before[r].sum == 0.0f) sum = 0.0;
             for (std::size_t i = 0; i < own.size(); ++i) {
                 equal = equal && same(alone.scores[i], all.scores[(i / rows16 * rows + r) * rows16 + i % rows16]);
-                if (own[i] != -infinity) sum += std::exp(static_cast<double>(own[i]) - static_cast<double>(alone.states[0].largest));
+                if (own[i] != -infinity)
+                    sum += std::exp(static_cast<double>(own[i]) - static_cast<double>(alone.states[0].largest));
             }
             REQUIRE(equal);
             const bool spoilt = rows > 4 && (r == 2 || r == 4);

@@ -4,11 +4,11 @@
 
 #include <nibble/attend.hpp>
 #include <nibble/attention/mass.hpp>
+#include <nibble/cache/transform.hpp>
 #include <nibble/epilogue/destination.hpp>
 #include <nibble/gemm.hpp>
 #include <nibble/io/ggml_quantize.hpp>
 #include <nibble/kv_cache.hpp>
-#include <nibble/cache/transform.hpp>
 #include <nibble/pack.hpp>
 #include <nibble/quantize.hpp>
 #include <nibble/quantize/complex.hpp>

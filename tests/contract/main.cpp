@@ -69,9 +69,10 @@ template <class Format, class I, bool Finished = true> void print_checksums(cons
             const nb::matrix_view<const float> x(in.x.data(), tokens, columns);
             const nb::matrix_view<float> to(y.data(), tokens, outputs);
             if constexpr (Finished) {
-                const auto finish = nb::scale_by{0.13f} | nb::add_bias(in.bias) | nb::gelu |
-                                    nb::add_residual(nb::matrix_view<const float>(in.residual.data(), tokens, outputs)) |
-                                    nb::silu | nb::clamp{-0.2f, 3.0f};
+                const auto finish =
+                    nb::scale_by{0.13f} | nb::add_bias(in.bias) | nb::gelu |
+                    nb::add_residual(nb::matrix_view<const float>(in.residual.data(), tokens, outputs)) | nb::silu |
+                    nb::clamp{-0.2f, 3.0f};
                 nb::gemm<I>(x, weights, to, finish, options);
             } else {
                 nb::gemm<I>(x, weights, to, nb::identity{}, options);
@@ -86,8 +87,8 @@ template <class Format, class I, bool Finished = true> void print_checksums(cons
 
 int main() {
     const inputs in;
-    // Formats of one kind share their kernels, those of one family what surrounds them, and this program is compiled two or three
-    // times.
+    // Formats of one kind share their kernels, those of one family what surrounds them, and this program is compiled
+    // two or three times.
     nibble_test::for_each_family([&]<class Format>() { print_checksums<Format, nb::best_isa>(in); });
     if constexpr (!nibble_test::kinds_only)
         nibble_test::for_each_kind([&]<class Format>() { print_checksums<Format, nb::best_isa, false>(in); });

@@ -75,8 +75,7 @@ TEST_CASE("code streams of every width and length, nothing written outside", "[c
     [&]<int... Less>(std::integer_sequence<int, Less...>) {
         (check_streams<Less + 1>(), ...);
         (check_words<Less + 1>(), ...);
-    }
-    (std::make_integer_sequence<int, 8>{});
+    }(std::make_integer_sequence<int, 8>{});
 }
 
 TEST_CASE("powers of two and logarithms are exact in every binade", "[core][bits]") {

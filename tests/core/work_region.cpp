@@ -81,8 +81,8 @@ TEST_CASE("a worker alone goes through all items in order") {
 }
 
 TEST_CASE("what a worker takes from another it goes through in order too") {
-    // Four regions of 256, the last one begun first: halves of 256 are 128, 64, ..., 1, so each of the three others is taken in
-    // eight pieces and a last item, and nothing else begins.
+    // Four regions of 256, the last one begun first: halves of 256 are 128, 64, ..., 1, so each of the three others is
+    // taken in eight pieces and a last item, and nothing else begins.
     seen all(1024, 4);
     go_through(1024, one_after_the_other{4}, all);
     CHECK(once_each(all));

@@ -1,7 +1,7 @@
 // digests.cpp: what every verb makes of every format, against what was recorded: the same bits on every ISA, with every
 // compiler and on every architecture. Inputs are sums of integers, and no library function takes part.
-// `nibble_tests '[record]'`, of a build with -DNIBBLE_TEST_EVERY_DIGEST=ON, writes digests.txt anew. Without that option
-// epilogues and prepared activations are those of one format of each family, which share them.
+// `nibble_tests '[record]'`, of a build with -DNIBBLE_TEST_EVERY_DIGEST=ON, writes digests.txt anew. Without that
+// option epilogues and prepared activations are those of one format of each family, which share them.
 #include "support/catch.hpp"
 #include "support/digest.hpp"
 #include "support/gemm_format.hpp"

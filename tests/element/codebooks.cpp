@@ -193,7 +193,8 @@ TEST_CASE("dynamic map: midpoints of decades, sorted", "[element][codebook][gold
         CAPTURE(c);
         CHECK(ulps_between(dynamic8::decode(static_cast<std::uint8_t>(c)), static_cast<float>(wanted[c])) <= 1);
     }
-    // The bits of create_dynamic_map() of bitsandbytes under PyTorch 2.15: CRC-32 of the 256 numbers in little-endian order.
+    // The bits of create_dynamic_map() of bitsandbytes under PyTorch 2.15: CRC-32 of the 256 numbers in little-endian
+    // order.
     std::uint32_t crc = ~0u;
     for (std::size_t c = 0; c < 256; ++c) {
         const auto bits = std::bit_cast<std::uint32_t>(dynamic8::decode(static_cast<std::uint8_t>(c)));

@@ -1,4 +1,5 @@
-// rounded_levels.cpp: other elements' levels rounded to integers: their values, the kernels they get, and what they lose.
+// rounded_levels.cpp: other elements' levels rounded to integers: their values, the kernels they get, and what they
+// lose.
 #include "support/catch.hpp"
 #include "support/codec_check.hpp"
 #include "support/random.hpp"
@@ -68,8 +69,9 @@ template <class Coded, class Valued> double squared_error(std::size_t group) {
         }
         const float scale = top / largest<Coded>;
         for (const float v : x) {
-            const double d = static_cast<double>(Valued::decode(encode<Coded>(v / scale))) * static_cast<double>(scale) -
-                             static_cast<double>(v);
+            const double d =
+                static_cast<double>(Valued::decode(encode<Coded>(v / scale))) * static_cast<double>(scale) -
+                static_cast<double>(v);
             sum += d * d;
         }
     }

@@ -66,8 +66,7 @@ private:
         rest_ = rest_.subspan(out.size());
         return true;
     }
-    template <class T>
-    [[nodiscard]] bool number(T& out) {
+    template <class T> [[nodiscard]] bool number(T& out) {
         std::string_view from;
         if (!raw(from, sizeof(T))) return false;
         out = nb::detail::load_little<T>(reinterpret_cast<const std::byte*>(from.data()));
@@ -120,17 +119,26 @@ void change_entry(gguf_description& file, choices& random, std::size_t file_size
     gguf_entry& entry = entries[random.below(entries.size())];
     const auto type = static_cast<std::uint32_t>(random.below(random.once_in(9) ? 15 : 13));
     switch (random.below(6)) {
-    case 0: nibble_test::mutate_part(entry.key, 40); break;
-    case 1: nibble_test::mutate_part(entry.value, 64); break;
-    case 2: entries.push_back(gguf_entry(entry)); break;
-    case 3: entries.erase(entries.begin() + (&entry - entries.data())); break;
+    case 0:
+        nibble_test::mutate_part(entry.key, 40);
+        break;
+    case 1:
+        nibble_test::mutate_part(entry.value, 64);
+        break;
+    case 2:
+        entries.push_back(gguf_entry(entry));
+        break;
+    case 3:
+        entries.erase(entries.begin() + (&entry - entries.data()));
+        break;
     case 4:
         file.alignment = std::size_t{1} << random.below(8);
         entry = nibble_test::entry_of(
             "general.alignment", 4,
             static_cast<std::uint32_t>(random.once_in(4) ? random.number(file_size) : file.alignment));
         break;
-    default: entry.value = byte_writer().u32(type).raw(some_value(random, type, file_size, 0)).take();
+    default:
+        entry.value = byte_writer().u32(type).raw(some_value(random, type, file_size, 0)).take();
     }
 }
 
@@ -140,10 +148,18 @@ void change_tensor(gguf_description& file, choices& random, std::size_t file_siz
         tensors.push_back({"tensor" + std::to_string(random.below(9)), {4}, 0, 0});
     gguf_tensor& tensor = tensors[random.below(tensors.size())];
     switch (random.below(7)) {
-    case 0: nibble_test::mutate_part(tensor.name, 40); break;
-    case 1: tensors.push_back(gguf_tensor(tensor)); break;
-    case 2: tensors.erase(tensors.begin() + (&tensor - tensors.data())); break;
-    case 3: tensor.offset = random.number(file_size); break;
+    case 0:
+        nibble_test::mutate_part(tensor.name, 40);
+        break;
+    case 1:
+        tensors.push_back(gguf_tensor(tensor));
+        break;
+    case 2:
+        tensors.erase(tensors.begin() + (&tensor - tensors.data()));
+        break;
+    case 3:
+        tensor.offset = random.number(file_size);
+        break;
     case 4:
         tensor.ne.resize(random.below(8), random.below(4));
         break;
@@ -208,13 +224,22 @@ extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t s
     if (!file) file = nibble_test::valid_gguf();
     switch (random.below(8)) {
     case 0:
-    case 1: change_entry(*file, random, size); break;
+    case 1:
+        change_entry(*file, random, size);
+        break;
     case 2:
     case 3:
-    case 4: change_tensor(*file, random, size); break;
-    case 5: nibble_test::mutate_part(file->data, 1024); break;
-    case 6: (random.once_in(2) ? file->tensor_count : file->entry_count) = random.number(size); break;
-    default: file->version = random.once_in(2) ? 2 : static_cast<std::uint32_t>(random.number(size));
+    case 4:
+        change_tensor(*file, random, size);
+        break;
+    case 5:
+        nibble_test::mutate_part(file->data, 1024);
+        break;
+    case 6:
+        (random.once_in(2) ? file->tensor_count : file->entry_count) = random.number(size);
+        break;
+    default:
+        file->version = random.once_in(2) ? 2 : static_cast<std::uint32_t>(random.number(size));
     }
     if (!random.once_in(3)) lay_out(*file);
     return nibble_test::replace_input(file->write(), data, size, max_size);

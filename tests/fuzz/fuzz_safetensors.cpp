@@ -19,11 +19,12 @@ using nibble_test::choices;
 
 namespace {
 
-bool is_digit(char c) { return c >= '0' && c <= '9'; }
+bool is_digit(char c) {
+    return c >= '0' && c <= '9';
+}
 
 // A random position of the header where `wanted` says yes; its size if there is none.
-template <class Wanted>
-std::size_t some_position(const std::string& header, choices& random, const Wanted& wanted) {
+template <class Wanted> std::size_t some_position(const std::string& header, choices& random, const Wanted& wanted) {
     if (header.empty()) return 0;
     const std::size_t start = random.below(header.size());
     for (std::size_t i = 0; i < header.size(); ++i) {
@@ -178,17 +179,28 @@ extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t s
     std::size_t at = 0;
     switch (random.below(8)) {
     case 0:
-    case 1: nibble_test::mutate_part(header, max_size - 8 - rest.size()); break;
-    case 2: change_number(header, random, size); break;
-    case 3: change_number(header, random, rest.size()); break;
-    case 4: copy_part(header, random); break;
-    case 5: rest.resize(random.once_in(2) ? random.below(64) : rest.size() + random.below(16), 'x'); break;
+    case 1:
+        nibble_test::mutate_part(header, max_size - 8 - rest.size());
+        break;
+    case 2:
+        change_number(header, random, size);
+        break;
+    case 3:
+        change_number(header, random, rest.size());
+        break;
+    case 4:
+        copy_part(header, random);
+        break;
+    case 5:
+        rest.resize(random.once_in(2) ? random.below(64) : rest.size() + random.below(16), 'x');
+        break;
     case 6: // one type of the format for another
         at = header.find("\"dtype\"", random.below(header.size() + 1));
         at = at == std::string::npos ? at : header.find('"', at + 7);
         if (at != std::string::npos) header.replace(at + 1, header.find('"', at + 1) - at - 1, std::string(type.name));
         break;
-    default: nibble_test::mutate_part(rest, 256);
+    default:
+        nibble_test::mutate_part(rest, 256);
     }
     length = random.once_in(40) ? random.number(size) : header.size();
     return nibble_test::replace_input(byte_writer().u64(length).raw(header).raw(rest).take(), data, size, max_size);

@@ -26,8 +26,7 @@ inline void report(const std::string& complaint) {
 
 // Opens the input with the reader of one format, then with the one for both; reads all that they hand out. They must
 // agree, unless the content says that the file is of the other format.
-template <class File>
-void examine(std::span<const std::byte> input, nibble::model_format format) {
+template <class File> void examine(std::span<const std::byte> input, nibble::model_format format) {
     bool opened = false;
     report(open_and_touch<File>(input, opened));
     bool either = false;
@@ -63,8 +62,7 @@ inline std::size_t replace_input(const bytes& file, std::uint8_t* data, std::siz
 }
 
 // libFuzzer's mutation of a part that may grow.
-template <class Container>
-void mutate_part(Container& part, std::size_t longest) {
+template <class Container> void mutate_part(Container& part, std::size_t longest) {
     const std::size_t size = part.size();
     const std::size_t room = size > longest ? size : longest;
     part.resize(room);

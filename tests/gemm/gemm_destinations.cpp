@@ -15,11 +15,11 @@
 #include <nibble/epilogue/low_rank.hpp>
 #include <nibble/epilogue/residual.hpp>
 #include <nibble/gemm.hpp>
+#include <nibble/isa/lanes.hpp>
 #include <nibble/pack.hpp>
 #include <nibble/prepare.hpp>
 #include <nibble/quantize.hpp>
 #include <nibble/requantize.hpp>
-#include <nibble/isa/lanes.hpp>
 #include <nibble/scheme/formats.hpp>
 
 #include <algorithm>
@@ -56,7 +56,8 @@ std::string differs(const fenced_matrix& got, const std::vector<float>& want, st
 }
 
 // Two products and a multiplication by hand.
-template <class S, class I, class Activation> void check_gated(const Activation& activation, const nb::gemm_options& given) {
+template <class S, class I, class Activation>
+void check_gated(const Activation& activation, const nb::gemm_options& given) {
     const nb::packed<S> gate = weights_of<S>(1);
     const nb::packed<S> up = weights_of<S>(2);
     std::vector<float> sums(2 * outputs);
@@ -92,7 +93,8 @@ template <class S, class I, class Activation> void check_gated(const Activation&
             nb::gemm_gated<I>(x, gate, up, nb::matrix_view<nb::bfloat16_t>(stored.data(), m, outputs), activation,
                               nb::identity{}, options, test_executor{workers});
             bool same = true;
-            for (std::size_t i = 0; i < stored.size(); ++i) same = same && stored[i].bits == nb::bfloat16_t(product[i]).bits;
+            for (std::size_t i = 0; i < stored.size(); ++i)
+                same = same && stored[i].bits == nb::bfloat16_t(product[i]).bits;
             CHECK(same);
         }
 }
@@ -157,7 +159,8 @@ template <class S, class I, class T> void check_scatter() {
             const nb::matrix_view<T> to(got.data(), 9, outputs);
             const auto run = [&](const auto& destination) {
                 if (prepared)
-                    nb::gemm<I>(nb::prepare<S, I>(inputs(m)), w, destination, nb::scale_tokens(share), {}, test_executor{3});
+                    nb::gemm<I>(nb::prepare<S, I>(inputs(m)), w, destination, nb::scale_tokens(share), {},
+                                test_executor{3});
                 else
                     nb::gemm<I>(inputs(m), w, destination, nb::scale_tokens(share), {}, test_executor{3});
             };
@@ -183,7 +186,8 @@ TEST_CASE("results go to the rows that are named, or onto what is there") {
         check_scatter<nb::int4_g32, I, nb::float16_t>();
         check_scatter<nb::int4_g32, I, nb::bfloat16_t>();
     });
-    // Two experts, one after the other, as a mixture of experts has them: gathered, multiplied, added where they came from.
+    // Two experts, one after the other, as a mixture of experts has them: gathered, multiplied, added where they came
+    // from.
     const auto one = weights_of<nb::int4_g32>(21);
     const auto two = weights_of<nb::int4_g32>(22);
     const std::vector<std::uint32_t> first{1, 4, 6};
@@ -231,7 +235,8 @@ template <class Y> unsigned code_of(float r, float scale, float zero) {
     if constexpr (Y::has_minimum) units -= zero;
     if constexpr (Y::scaled) units /= scale;
     if constexpr (Y::has_integer_zero) units += zero;
-    return nb::encode<element, nb::rounding::nearest_even, Y::scaled ? nb::overflow::saturate : nb::overflow::special>(units);
+    return nb::encode < element, nb::rounding::nearest_even,
+           Y::scaled ? nb::overflow::saturate : nb::overflow::special > (units);
 }
 
 // Every vector of r put by itself, the last of a row first.
@@ -283,7 +288,8 @@ TEST_CASE("a product whose results are activations of the next") {
         nb::pack(nb::quantize<nb::int8_channel>(nb::matrix_view<const float>(second_values.data(), 19, outputs)));
     std::vector<float> r(5 * outputs);
     nb::gemm(inputs(5), first, nb::matrix_view<float>(r.data(), 5, outputs), nb::relu);
-    nb::quantized<nb::int8_channel> y = nb::quantize<nb::int8_channel>(nb::matrix_view<const float>(r.data(), 5, outputs));
+    nb::quantized<nb::int8_channel> y =
+        nb::quantize<nb::int8_channel>(nb::matrix_view<const float>(r.data(), 5, outputs));
     const nb::quantized<nb::int8_channel> want = y;
     for (std::size_t i = 0; i < 5; ++i) std::memset(y.row_codes(i), 0x55, y.row_bytes());
     nb::gemm(inputs(5), first, nb::requantize(y), nb::relu, {}, test_executor{3});
@@ -303,7 +309,8 @@ TEST_CASE("a product whose results are activations of the next") {
         CHECK(std::all_of(y.row_codes(0), y.row_codes(0) + 5 * y.row_bytes(), [](std::uint8_t c) { return c == 0; }));
     }
     nb::quantized<nb::int8_channel> wrong(4, outputs);
-    CHECK(broken_by([&] { nb::gemm(inputs(5), first, nb::requantize(wrong)); }) == "gemm: y must have as many rows as x");
+    CHECK(broken_by([&] { nb::gemm(inputs(5), first, nb::requantize(wrong)); }) ==
+          "gemm: y must have as many rows as x");
 }
 
 TEST_CASE("a low-rank product is added, and gates are multiplied, in the order of the chain") {
@@ -338,7 +345,8 @@ TEST_CASE("a low-rank product is added, and gates are multiplied, in the order o
         CHECK(broken_by([&] { nb::gemm(inputs(5), w, y.view(), finish); }) == message);
         CHECK(y.untouched());
     };
-    refuses(nb::add_low_rank({v.data(), 4, 3}, {v.data(), 3, outputs}), "add_low_rank: the left factor must have a row per token");
+    refuses(nb::add_low_rank({v.data(), 4, 3}, {v.data(), 3, outputs}),
+            "add_low_rank: the left factor must have a row per token");
     refuses(nb::add_low_rank({v.data(), 5, 3}, {v.data(), 4, outputs}), "add_low_rank: the factors' ranks differ");
     refuses(nb::add_low_rank({v.data(), 5, 3}, {v.data(), 3, outputs - 1}),
             "add_low_rank: the right factor must have a column per output");

@@ -26,7 +26,8 @@ using nibble_test::test_executor;
 
 namespace {
 
-// The integers of a quantized matrix, zero points taken off (weights) or half the range of unsigned codes (activations).
+// The integers of a quantized matrix, zero points taken off (weights) or half the range of unsigned codes
+// (activations).
 template <class S> std::vector<std::int64_t> integers(const nb::quantized<S>& q, bool activations) {
     std::vector<std::int64_t> v;
     const plain_weights p = plain_of(q);
@@ -59,7 +60,8 @@ template <class S, class A> void check_exact(const nb::quantized<A>& x, const nb
     nibble_test::for_each_tested_isa([&]<class I>() {
         INFO(I::name << ", " << what << ", M N K = " << m << " " << n << " " << w.cols());
         std::vector<std::int32_t> y(m * n + 2, -7);
-        nb::gemm_integer<I>(nb::prepare<S>(x), packed, nb::matrix_view<std::int32_t>(y.data() + 1, m, n), {}, test_executor{3});
+        nb::gemm_integer<I>(nb::prepare<S>(x), packed, nb::matrix_view<std::int32_t>(y.data() + 1, m, n), {},
+                            test_executor{3});
         CHECK(std::equal(want.begin(), want.end(), y.begin() + 1));
         CHECK((y.front() == -7 && y.back() == -7));
     });
@@ -86,7 +88,10 @@ TEST_CASE("the largest sums are exact") {
     nb::quantized<nb::int8_channel> x(2, k);
     for (std::size_t n = 0; n < 17; ++n)
         for (std::size_t i = 0; i < k; ++i)
-            w.row_codes(n)[i] = static_cast<std::uint8_t>(n % 3 == 0 ? -128 : n % 3 == 1 ? 127 : i % 2 == 0 ? 127 : -128);
+            w.row_codes(n)[i] = static_cast<std::uint8_t>(n % 3 == 0   ? -128
+                                                          : n % 3 == 1 ? 127
+                                                          : i % 2 == 0 ? 127
+                                                                       : -128);
     for (std::size_t i = 0; i < k; ++i) {
         x.row_codes(0)[i] = 127;
         x.row_codes(1)[i] = static_cast<std::uint8_t>(i % 2 == 0 ? 127 : -127);
@@ -95,7 +100,8 @@ TEST_CASE("the largest sums are exact") {
 }
 
 TEST_CASE("a dyadic ratio is the ratio rounded to 31 bits, and rounds half up") {
-    for (const double ratio : {1.0, 0.5, 0.75, 1.0 / 3.0, 0.0003, 1e-9, 12345.678, 0x1.fffffffffp-3, 0x1p-32, 0x1.ffffp29}) {
+    for (const double ratio :
+         {1.0, 0.5, 0.75, 1.0 / 3.0, 0.0003, 1e-9, 12345.678, 0x1.fffffffffp-3, 0x1p-32, 0x1.ffffp29}) {
         const nb::dyadic d = nb::dyadic::of(ratio);
         CHECK(d.multiplier >= 1 << 30);
         CHECK((d.shift >= 1 && d.shift <= 62));
@@ -112,8 +118,10 @@ TEST_CASE("a dyadic ratio is the ratio rounded to 31 bits, and rounds half up") 
     STATIC_REQUIRE(nb::dyadic::of(0.0)(2147483647) == 0);
     STATIC_REQUIRE(nb::dyadic::of(1e-300)(2147483647) == 0);
     STATIC_REQUIRE(nb::dyadic::of(1.0)(-2147483647 - 1) == -2147483648LL);
-    for (const double wrong : {-1.0, 0x1p30, std::numeric_limits<double>::infinity(), std::numeric_limits<double>::quiet_NaN()})
-        CHECK(broken_by([&] { (void)nb::dyadic::of(wrong); }) == "dyadic: the ratio must be at least 0 and less than 2^30");
+    for (const double wrong :
+         {-1.0, 0x1p30, std::numeric_limits<double>::infinity(), std::numeric_limits<double>::quiet_NaN()})
+        CHECK(broken_by([&] { (void)nb::dyadic::of(wrong); }) ==
+              "dyadic: the ratio must be at least 0 and less than 2^30");
 }
 
 namespace {
@@ -127,7 +135,8 @@ std::int64_t by_formula(std::int64_t sum, const nb::integer_output& how, std::si
         return p >= 0 ? p / power : -((-p + power - 1) / power);
     };
     if (!how.bias.empty()) sum += how.bias[n];
-    sum = std::clamp<std::int64_t>(sum, std::numeric_limits<std::int32_t>::min(), std::numeric_limits<std::int32_t>::max());
+    sum = std::clamp<std::int64_t>(sum, std::numeric_limits<std::int32_t>::min(),
+                                   std::numeric_limits<std::int32_t>::max());
     std::int64_t v = scaled(sum, how.ratios[how.ratios.size() == 1 ? 0 : n]) + how.zero;
     if (how.residual.rows() != 0) v += scaled(residual - how.residual_zero, how.residual_ratio);
     return std::clamp<std::int64_t>(v, std::max<std::int64_t>(least, how.low), std::min<std::int64_t>(most, how.high));
@@ -266,8 +275,9 @@ TEST_CASE("unsigned activations meet integers through the bias") {
             const std::int64_t want = std::clamp<std::int64_t>(d(static_cast<std::int32_t>(sum)), -128, 127);
             if (static_cast<std::int8_t>(y.code_at(t, o)) != want) FAIL_CHECK("token " << t << ", output " << o);
         }
-    CHECK(broken_by([&] { nb::gemm_integer(nb::prepare<S>(x), packed, y, {.ratios = {&d, 1}}); })
-              .find("need a bias that takes the offset off") != std::string::npos);
+    CHECK(broken_by([&] {
+              nb::gemm_integer(nb::prepare<S>(x), packed, y, {.ratios = {&d, 1}});
+          }).find("need a bias that takes the offset off") != std::string::npos);
 }
 
 TEST_CASE("integer products refuse what they cannot do, before they write") {
@@ -287,7 +297,8 @@ TEST_CASE("integer products refuse what they cannot do, before they write") {
     refuses({.ratios = eight}, "gemm_integer: one ratio of scales is needed, or one per output");
     refuses({.ratios = {&broken, 1}}, "gemm_integer: a ratio is no result of dyadic::of");
     refuses({.ratios = {&d, 1}, .bias = ten}, "gemm_integer: the bias must have one number per output");
-    refuses({.ratios = {&d, 1}, .residual = {bytes.data(), 3, 8}}, "gemm_integer: the residual must have the shape of y");
+    refuses({.ratios = {&d, 1}, .residual = {bytes.data(), 3, 8}},
+            "gemm_integer: the residual must have the shape of y");
     refuses({.ratios = {&d, 1}, .residual = {bytes.data(), 3, 9}, .residual_ratio = broken},
             "gemm_integer: the residual's ratio is no result of dyadic::of");
     refuses({.ratios = {&d, 1}, .residual = {bytes.data(), 3, 9}, .residual_zero = 256},
@@ -295,7 +306,9 @@ TEST_CASE("integer products refuse what they cannot do, before they write") {
     refuses({.ratios = {&d, 1}, .low = 5, .high = 4}, "gemm_integer: y's element has no integer between low and high");
     refuses({.ratios = {&d, 1}, .low = 200}, "gemm_integer: y's element has no integer between low and high");
     nb::quantized<S> few(2, 9);
-    CHECK(broken_by([&] { nb::gemm_integer(x, w, few, {.ratios = {&d, 1}}); }) == "gemm_integer: y must have as many rows as x");
+    CHECK(broken_by([&] {
+              nb::gemm_integer(x, w, few, {.ratios = {&d, 1}});
+          }) == "gemm_integer: y must have as many rows as x");
     const auto grouped = nb::pack(bell<nb::int4_g32>(9, 40, 1));
     std::vector<std::int32_t> sums(27, 5);
     CHECK(broken_by([&] {

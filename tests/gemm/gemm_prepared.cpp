@@ -90,7 +90,8 @@ template <class S> struct product {
         return {kept.data(), rows, cols};
     }
 
-    void check(const nb::prepared_activations& x, const std::vector<float>& want, std::size_t m, const char* what) const {
+    void check(const nb::prepared_activations& x, const std::vector<float>& want, std::size_t m,
+               const char* what) const {
         nibble_test::for_each_tested_isa([&]<class I>() {
             nb::gemm_options options;
             std::vector<float> own_sums(n, -1.0f);
@@ -115,7 +116,8 @@ template <class S> struct product {
         return y;
     }
 
-    void check_grid(const std::vector<float>& x, std::size_t m, const nb::activation_grid& grid, const char* what) const {
+    void check_grid(const std::vector<float>& x, std::size_t m, const nb::activation_grid& grid,
+                    const char* what) const {
         const nb::matrix_view<const float> from(x.data(), m, k);
         nb::activation_options options;
         options.grid = grid;
@@ -168,8 +170,8 @@ template <class S> struct product {
         std::vector<int8_row> rows(m);
         for (std::size_t t = 0; t < m; ++t) {
             for (std::size_t c = 0; c < k; ++c)
-                rows[t].values.push_back(
-                    static_cast<std::int32_t>(traits::element::decode(coded.code_at(t, c))) - middle);
+                rows[t].values.push_back(static_cast<std::int32_t>(traits::element::decode(coded.code_at(t, c))) -
+                                         middle);
             rows[t].offset = static_cast<std::int32_t>(coded.zero_at(t, 0)) - middle;
             if (per_group)
                 for (const column_part& part : parts) rows[t].scales.push_back(coded.scale_at(t, part.begin));
@@ -198,7 +200,8 @@ template <class S> void check_scheme() {
                 const float scale = 0.03f; // values beyond 3.81 saturate
                 const std::uint8_t zero = 71;
                 p.check_grid(x, m, {.scales = {&scale, 1}}, "static");
-                p.check_grid(x, m, {.asymmetric = true, .scales = {&scale, 1}, .zeros = {&zero, 1}}, "static with a zero");
+                p.check_grid(x, m, {.asymmetric = true, .scales = {&scale, 1}, .zeros = {&zero, 1}},
+                             "static with a zero");
                 std::vector<float> scales;
                 std::vector<std::uint8_t> zeros;
                 for (std::size_t t = 0; t < m; ++t) {
@@ -206,7 +209,8 @@ template <class S> void check_scheme() {
                     zeros.push_back(static_cast<std::uint8_t>(t * 8));
                 }
                 p.check_grid(x, m, {.scales = scales}, "static per token");
-                p.check_grid(x, m, {.asymmetric = true, .scales = scales, .zeros = zeros}, "static per token with zeros");
+                p.check_grid(x, m, {.asymmetric = true, .scales = scales, .zeros = zeros},
+                             "static per token with zeros");
                 p.template check_coded<nb::int8_channel>(x, m, "int8 codes");
                 p.template check_coded<nb::int4_channel>(x, m, "int4 codes");
                 p.template check_coded<nb::int8_g32>(x, m, "int8 codes in groups");
@@ -395,7 +399,8 @@ TEST_CASE(
 }
 
 TEST_CASE("weights of a format known at run time take prepared activations too") {
-    using formats = nb::format_list<nb::named_format<"int4_g32", nb::int4_g32>, nb::named_format<"int8_channel", nb::int8_channel>>;
+    using formats =
+        nb::format_list<nb::named_format<"int4_g32", nb::int4_g32>, nb::named_format<"int8_channel", nb::int8_channel>>;
     const std::vector<float> x = bell_values(3 * 96, 13);
     const nb::matrix_view<const float> from(x.data(), 3, 96);
     const auto check = [&]<class S>() {

@@ -1,5 +1,5 @@
-// gemm_small_activations.cpp: weights of 8 bits and activations of 7: byte products where int16 has just room for two of them
-// (activation_grid::limit), against the scalar formula and against the same integers met as int16.
+// gemm_small_activations.cpp: weights of 8 bits and activations of 7: byte products where int16 has just room for two
+// of them (activation_grid::limit), against the scalar formula and against the same integers met as int16.
 #include "support/catch.hpp"
 #include "support/gemm_format.hpp"
 #include "support/guarded_memory.hpp"
@@ -39,7 +39,9 @@ std::vector<wide_format> wide_formats() {
                     found.push_back({format.get(), nb::detail::byte_limit<element>});
         }
     };
-    [&]<class... Formats>(nb::format_list<Formats...>) { (look.template operator()<Formats>(), ...); }(nb::all_formats{});
+    [&]<class... Formats>(nb::format_list<Formats...>) {
+        (look.template operator()<Formats>(), ...);
+    }(nb::all_formats{});
     return found;
 }
 
@@ -51,12 +53,21 @@ std::vector<std::int32_t> integers_up_to(int limit, std::size_t tokens, std::siz
         for (std::size_t k = 0; k < cols; ++k) {
             std::int32_t& to = x[t * cols + k];
             switch (t % 6) {
-            case 0: to = limit; break;
-            case 1: to = -limit; break;
-            case 2: to = k % 2 == 0 ? limit : -limit; break;
-            case 3: to = k / 2 % 2 == 0 ? limit : -limit; break;
+            case 0:
+                to = limit;
+                break;
+            case 1:
+                to = -limit;
+                break;
+            case 2:
+                to = k % 2 == 0 ? limit : -limit;
+                break;
+            case 3:
+                to = k / 2 % 2 == 0 ? limit : -limit;
+                break;
             default:
-                to = k == 0 ? limit : static_cast<std::int32_t>(from.below(2 * static_cast<std::size_t>(limit) + 1)) - limit;
+                to = k == 0 ? limit
+                            : static_cast<std::int32_t>(from.below(2 * static_cast<std::size_t>(limit) + 1)) - limit;
             }
         }
     return x;
@@ -76,7 +87,8 @@ void compare(const gemm_format& format, const gemm_weights& weights, int limit, 
     std::vector<float> want(m * n);
     for (std::size_t t = 0; t < m; ++t) {
         int8_row row;
-        row.values.assign(x.begin() + static_cast<std::ptrdiff_t>(t * k), x.begin() + static_cast<std::ptrdiff_t>((t + 1) * k));
+        row.values.assign(x.begin() + static_cast<std::ptrdiff_t>(t * k),
+                          x.begin() + static_cast<std::ptrdiff_t>((t + 1) * k));
         row.scales.assign(1, 1.0f);
         reference_row(row, false, false, plain, integers, {}, want.data() + t * n);
     }
@@ -116,11 +128,16 @@ TEST_CASE("weights at their extremes meet activations of 7 bits in every wide fo
             number_source random(k);
             pattern.code = [&, low = low, high = high](std::size_t row, std::size_t col) {
                 switch (row % 5) {
-                case 0: return low;
-                case 1: return high;
-                case 2: return col % 2 == 0 ? low : high;
-                case 3: return col / 2 % 2 == 0 ? high : low;
-                default: return static_cast<std::uint32_t>(random.bits()) & ((1u << f.format->bits()) - 1u);
+                case 0:
+                    return low;
+                case 1:
+                    return high;
+                case 2:
+                    return col % 2 == 0 ? low : high;
+                case 3:
+                    return col / 2 % 2 == 0 ? high : low;
+                default:
+                    return static_cast<std::uint32_t>(random.bits()) & ((1u << f.format->bits()) - 1u);
                 }
             };
             const auto weights = f.format->fill(k == 129 ? 33 : 17, k, pattern);
@@ -169,7 +186,7 @@ TEST_CASE("scales per group and activations of 7 bits") {
                 int8_row row;
                 for (std::size_t c = 0; c < k; ++c)
                     row.values.push_back(c % 8 == 0 || c + 1 == k ? (from.below(2) == 0 ? 64 : -64)
-                                                                 : static_cast<std::int32_t>(from.below(129)) - 64);
+                                                                  : static_cast<std::int32_t>(from.below(129)) - 64);
                 row.scales.assign(parts_of(plain).size(), 1.0f);
                 for (std::size_t c = 0; c < k; ++c) x[t * k + c] = static_cast<float>(row.values[c]);
                 reference_row(row, true, false, plain, integers, {}, want.data() + t * n);

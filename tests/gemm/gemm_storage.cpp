@@ -201,7 +201,8 @@ TEST_CASE("NaN and infinities come in and go out in 16 bits as documented") {
             check_product<I, nb::bfloat16_t, nb::float16_t>(w, plain, stored<nb::bfloat16_t>(x), 5, true, 2);
             std::vector<nb::float16_t> y(5 * n);
             const std::vector<nb::float16_t> from = stored<nb::float16_t>(x);
-            nb::gemm<I>(nb::matrix_view<const nb::float16_t>(from.data(), 5, k), w, nb::matrix_view<nb::float16_t>(y.data(), 5, n));
+            nb::gemm<I>(nb::matrix_view<const nb::float16_t>(from.data(), 5, k), w,
+                        nb::matrix_view<nb::float16_t>(y.data(), 5, n));
             std::size_t infinite = 0;
             for (std::size_t j = 0; j < n; ++j) {
                 if (integer) CHECK(y[1 * n + j].bits == 0x7e00);

@@ -17,8 +17,7 @@ using nibble_test::bytes;
 namespace {
 
 // Every beginning of a file; returns how many of them opened.
-template <class File>
-std::size_t cut(const bytes& whole) {
+template <class File> std::size_t cut(const bytes& whole) {
     std::size_t good = 0;
     for (std::size_t length = 0; length <= whole.size(); ++length) {
         bool opened = false;
@@ -41,10 +40,18 @@ void damage(const bytes& whole, std::size_t header, std::string_view tokens, std
         for (std::uint32_t i = 0; i < changes; ++i) {
             const std::size_t at = random() % header;
             switch (random() % 5) {
-            case 0: file[at] ^= static_cast<std::byte>(1u << (random() % 8)); break;
-            case 1: file[at] = static_cast<std::byte>(random() & 255); break;
-            case 2: file[at] = static_cast<std::byte>(tokens[random() % tokens.size()]); break;
-            case 3: file[at] = file[random() % header]; break;
+            case 0:
+                file[at] ^= static_cast<std::byte>(1u << (random() % 8));
+                break;
+            case 1:
+                file[at] = static_cast<std::byte>(random() & 255);
+                break;
+            case 2:
+                file[at] = static_cast<std::byte>(tokens[random() % tokens.size()]);
+                break;
+            case 3:
+                file[at] = file[random() % header];
+                break;
             default: // a run of 1 to 8 equal bytes: large numbers, long strings
                 for (std::size_t j = at; j < at + 1 + random() % 8 && j < header; ++j)
                     file[j] = random() % 2 != 0 ? std::byte{0xff} : std::byte{0};

@@ -74,7 +74,8 @@ TEST_CASE("a valid GGUF file gives its tensors and metadata", "[io]") {
     // Bytes 0, 1, 2 ... of the first block: d = 0x0100, a subnormal 2^-16; the first code is 2, in the upper nibble 0.
     CHECK(read(file, "q4_0")[0] == -6.0f * 0x1p-16f);
     CHECK(read(file, "q4_0")[16] == -8.0f * 0x1p-16f);
-    // A row begins with an fp32 of the bytes 0, 1, 2, 3; the first code is 4 & 3, the value of 0, then 1 in the next bits.
+    // A row begins with an fp32 of the bytes 0, 1, 2, 3; the first code is 4 & 3, the value of 0, then 1 in the next
+    // bits.
     CHECK(read(file, "iq2_bn")[0] == -std::bit_cast<float>(0x03020100u));
     CHECK(read(file, "iq2_bn")[16] == 0.0f);
     is_other("strange", "type 4711", 0);

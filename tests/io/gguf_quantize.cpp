@@ -92,8 +92,8 @@ std::vector<float> bf16_weights(std::size_t count, std::uint64_t seed) {
     return x;
 }
 
-// ggml's rule for a block of 32, each operation rounded to fp32 because it goes through memory: a quotient times 1 / d plus half
-// a step, truncated. `fused` counts the codes that a single rounding of product and sum would change.
+// ggml's rule for a block of 32, each operation rounded to fp32 because it goes through memory: a quotient times 1 / d
+// plus half a step, truncated. `fused` counts the codes that a single rounding of product and sum would change.
 template <int Bits> std::vector<std::uint8_t> ruled_codes(const float* x, bool affine, std::size_t& fused) {
     const float levels = static_cast<float>((1 << Bits) - 1);
     const float half = static_cast<float>(1 << (Bits - 1));
@@ -112,7 +112,9 @@ template <int Bits> std::vector<std::uint8_t> ruled_codes(const float* x, bool a
         const volatile float product = from * inverse;
         const volatile float sum = product + offset;
         const auto code = static_cast<std::uint8_t>(std::min(sum + 0.0f, levels));
-        fused += static_cast<std::uint8_t>(std::min(std::fma(from + 0.0f, inverse + 0.0f, offset), levels)) != code ? 1u : 0u;
+        fused += static_cast<std::uint8_t>(std::min(std::fma(from + 0.0f, inverse + 0.0f, offset), levels)) != code
+                     ? 1u
+                     : 0u;
         codes.push_back(code);
     }
     return codes;
@@ -125,7 +127,8 @@ TEST_CASE("the reference encoders round product and sum, whatever the compiler f
     constexpr std::size_t cols = 1024;
     constexpr std::size_t rows = 256;
     const std::vector<float> x = bf16_weights(rows * cols, 6);
-    const auto check = [&]<class Type, int Bits>(std::type_identity<Type>, std::integral_constant<int, Bits>, bool affine) {
+    const auto check = [&]<class Type, int Bits>(std::type_identity<Type>, std::integral_constant<int, Bits>,
+                                                 bool affine) {
         INFO(nb::ggml_block_of<Type>.name);
         const auto q = nb::quantize_ggml<Type, nb::ggml_encoding::reference>({x.data(), rows, cols});
         std::size_t fused = 0;

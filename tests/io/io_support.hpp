@@ -23,8 +23,7 @@ using bytes = std::vector<std::byte>;
 // Little-endian numbers and strings, appended.
 class byte_writer {
 public:
-    template <class T>
-    byte_writer& number(T value) {
+    template <class T> byte_writer& number(T value) {
         static_assert(std::is_arithmetic_v<T>);
         std::byte raw[sizeof(T)];
         std::memcpy(raw, &value, sizeof value);
@@ -97,8 +96,7 @@ struct gguf_description {
     }
 };
 
-template <class T>
-gguf_entry entry_of(std::string key, std::uint32_t type, T value) {
+template <class T> gguf_entry entry_of(std::string key, std::uint32_t type, T value) {
     return {std::move(key), byte_writer().u32(type).number(value).take()};
 }
 inline gguf_entry text_entry(std::string key, std::string_view value) {
@@ -132,20 +130,21 @@ inline gguf_description valid_gguf() {
     };
     file.alignment = 16;
     file.tensors = {
-        {"f32", {3, 2}, 0, 0},      {"f16", {5}, 1, 32},           {"bf16", {2, 3, 2}, 30, 48},
-        {"q4_0", {64, 2}, 2, 80},   {"iq2_bn", {64, 2}, 135, 160}, {"strange", {7}, 4711, 0},
-        {"stranger", {7}, 4712, 64}, {"one", {1, 1, 1, 1}, 24, 208},
+        {"f32", {3, 2}, 0, 0},         {"f16", {5}, 1, 32},
+        {"bf16", {2, 3, 2}, 30, 48},   {"q4_0", {64, 2}, 2, 80},
+        {"iq2_bn", {64, 2}, 135, 160}, {"strange", {7}, 4711, 0},
+        {"stranger", {7}, 4712, 64},   {"one", {1, 1, 1, 1}, 24, 208},
     };
     byte_writer data;
-    for (int i = 0; i < 6; ++i) data.number(static_cast<float>(i) + 0.25f);                     // 0
-    data.pad_to(16).u16(0x3c00).u16(0xc000).u16(0x7c00).u16(0x0001).u16(0x3555);                // 32
-    data.pad_to(16);                                                                            // 48
+    for (int i = 0; i < 6; ++i) data.number(static_cast<float>(i) + 0.25f);      // 0
+    data.pad_to(16).u16(0x3c00).u16(0xc000).u16(0x7c00).u16(0x0001).u16(0x3555); // 32
+    data.pad_to(16);                                                             // 48
     for (std::uint32_t i = 0; i < 12; ++i) data.u16(static_cast<std::uint16_t>(0x3f80 + 0x40 * i));
-    data.pad_to(16);                                                                            // 80
+    data.pad_to(16); // 80
     for (std::uint32_t i = 0; i < 72; ++i) data.u8(static_cast<std::uint8_t>(i));
-    data.pad_to(16);                                                                            // 160
+    data.pad_to(16); // 160
     for (std::uint32_t i = 0; i < 40; ++i) data.u8(static_cast<std::uint8_t>(i));
-    data.pad_to(16).u8(42);                                                                     // 208
+    data.pad_to(16).u8(42); // 208
     file.data = data.take();
     return file;
 }
@@ -174,7 +173,9 @@ inline constexpr std::string_view valid_safetensors_header = R"({
 }  )";
 inline constexpr std::size_t valid_safetensors_data = 48;
 
-inline bytes valid_safetensors() { return safetensors(valid_safetensors_header, valid_safetensors_data); }
+inline bytes valid_safetensors() {
+    return safetensors(valid_safetensors_header, valid_safetensors_data);
+}
 
 // ---- reading --------------------------------------------------------------------------------------------------------
 
@@ -197,8 +198,7 @@ private:
            size <= static_cast<std::size_t>(all.data() + all.size() - begin);
 }
 
-template <class Range>
-[[nodiscard]] unsigned sum_of(const Range& range) {
+template <class Range> [[nodiscard]] unsigned sum_of(const Range& range) {
     unsigned sum = 0;
     for (const auto& item : range) sum += static_cast<unsigned>(item);
     return sum;
@@ -298,8 +298,7 @@ inline std::string touch_values(const nibble::tensor_info& tensor) {
 }
 
 // Reads every byte that an open file hands out, and says what is wrong with it ("" if nothing is).
-template <class File>
-std::string touch(const File& file, std::span<const std::byte> all) {
+template <class File> std::string touch(const File& file, std::span<const std::byte> all) {
     unsigned sum = 0;
     for (const nibble::tensor_info& tensor : file.tensors()) {
         sum += sum_of(tensor.name) + sum_of(tensor.type_name);
@@ -350,8 +349,7 @@ inline std::string complaint_about(const nibble::status& s, std::span<const std:
 }
 
 // Opens a copy of `all` and reads everything in it; a failure must say why. "" if all is as it should be.
-template <class File>
-std::string open_and_touch(std::span<const std::byte> all, bool& opened) {
+template <class File> std::string open_and_touch(std::span<const std::byte> all, bool& opened) {
     const exact_copy copy(all);
     File file;
     const nibble::status s = File::parse(copy.view(), file);

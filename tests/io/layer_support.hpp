@@ -390,8 +390,8 @@ inline float fp4_value(unsigned code) {
     return (code & 8u) != 0 ? -magnitude : magnitude;
 }
 
-// The signed dynamic map: midpoints of 2^i intervals of [0.1, 1] times 10^(i - 6), i = 0 ... 6, of both signs, 0 and 1; in
-// fp32, as PyTorch computes it.
+// The signed dynamic map: midpoints of 2^i intervals of [0.1, 1] times 10^(i - 6), i = 0 ... 6, of both signs, 0 and 1;
+// in fp32, as PyTorch computes it.
 inline std::vector<float> dynamic_map() {
     std::vector<float> map(256, 0.0f);
     std::size_t at = 0;

@@ -42,8 +42,7 @@ private:
     std::filesystem::path path_;
 };
 
-template <class File>
-void cannot_open(const char* path, const char* fragment) {
+template <class File> void cannot_open(const char* path, const char* fragment) {
     File file;
     const nb::status s = File::open(path, file);
     INFO(s.message());

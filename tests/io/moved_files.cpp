@@ -27,8 +27,8 @@ namespace nb = nibble;
 namespace {
 
 template <class... Owners>
-constexpr bool move_without_failure = ((std::is_nothrow_move_constructible_v<Owners> &&
-                                        std::is_nothrow_move_assignable_v<Owners>)&&...);
+constexpr bool move_without_failure =
+    ((std::is_nothrow_move_constructible_v<Owners> && std::is_nothrow_move_assignable_v<Owners>)&&...);
 template <class... Owners>
 constexpr bool copy = ((std::is_copy_constructible_v<Owners> && std::is_copy_assignable_v<Owners>)&&...);
 using layer = nb::quantized_layer<nb::format_list<nb::named_format<"int4_g32", nb::int4_g32>>>;

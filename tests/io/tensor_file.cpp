@@ -94,8 +94,12 @@ TEST_CASE("a tensor of any rank is a matrix", "[io]") {
 TEST_CASE("read_matrix refuses what does not fit, and writes nothing", "[io]") {
     const std::vector<std::byte> data(12);
     std::vector<float> out(6, 3.0f);
-    nb::tensor_info tensor{.name = "w", .type_name = "F16", .type = nb::tensor_type::float16, .shape = {2, 3},
-                           .data = data.data(), .bytes = 12};
+    nb::tensor_info tensor{.name = "w",
+                           .type_name = "F16",
+                           .type = nb::tensor_type::float16,
+                           .shape = {2, 3},
+                           .data = data.data(),
+                           .bytes = 12};
     const auto refused = [&](nb::matrix_view<float> view, nb::status_code code, const char* fragment) {
         const nb::status s = nb::read_matrix(tensor, view);
         INFO(s.message());

@@ -173,8 +173,7 @@ template <class I> void check_integer_primitives() {
         bytes_right = bytes_right && joins<I, 2>(b) && joins<I, 4>(b) && joins<I, 6>(b);
         const std::vector<std::uint8_t> low = values<I>(I::low_nibbles(v));
         const std::vector<std::uint8_t> high = values<I>(I::high_nibbles(v));
-        for (std::size_t i = 0; i < 32; ++i)
-            bytes_right = bytes_right && low[i] == b[i] % 16 && high[i] == b[i] / 16;
+        for (std::size_t i = 0; i < 32; ++i) bytes_right = bytes_right && low[i] == b[i] % 16 && high[i] == b[i] / 16;
         bytes_right = bytes_right && looks_up<I, 2>(b) && looks_up<I, 4>(b) && looks_up<I, 8>(b) &&
                       looks_up<I, 16>(b) && looks_up<I, 32>(b) && looks_up<I, 64>(b) && looks_up<I, 128>(b) &&
                       looks_up<I, 256>(b);
@@ -229,8 +228,8 @@ template <class I> void check_integer_primitives() {
         const std::int32_t small_pair = static_cast<std::int32_t>(
             static_cast<std::uint16_t>(small[0] + small[1]) |
             (static_cast<std::uint32_t>(static_cast<std::uint16_t>(small[2] + small[3])) << 16));
-        const std::vector<std::int32_t> quads = values<I>(
-            I::add_quads(I::pairs_start(&small_pair, 128), I::load_bytes(any), I::broadcast4(small)));
+        const std::vector<std::int32_t> quads =
+            values<I>(I::add_quads(I::pairs_start(&small_pair, 128), I::load_bytes(any), I::broadcast4(small)));
         for (std::size_t r = 0; r < 8; ++r) {
             std::int32_t want = 0;
             for (std::size_t j = 0; j < 4; ++j) want += (any[4 * r + j] - 128) * small[j];
@@ -350,7 +349,8 @@ template <class I, int E, int M> void check_minifloat() {
     }
 }
 
-// ---- tiles of twice the width: every vector is two of generic's, rows 0 to 7 and rows 8 to 15 ------------------------------
+// ---- tiles of twice the width: every vector is two of generic's, rows 0 to 7 and rows 8 to 15
+// ------------------------------
 
 template <class W> constexpr bool is_wider = W::width == 2 * nb::generic::width;
 
@@ -458,9 +458,8 @@ template <class W> void check_wide_integers() {
             upper += quad[2] + quad[3];
         }
         const int center = static_cast<int>(from.below(129));
-        const auto pair =
-            static_cast<std::int32_t>(static_cast<std::uint16_t>(lower) |
-                                      (static_cast<std::uint32_t>(static_cast<std::uint16_t>(upper)) << 16));
+        const auto pair = static_cast<std::int32_t>(
+            static_cast<std::uint16_t>(lower) | (static_cast<std::uint32_t>(static_cast<std::uint16_t>(upper)) << 16));
         typename W::sums s = W::dot_start(&pair, center);
         W::pin(s);
         for (const auto& quad : a) s = W::dot(s, W::load_bytes(b), W::broadcast4(quad));
@@ -483,8 +482,8 @@ template <class W> void check_wide_integers() {
         const auto half = [&](std::size_t at) {
             return values<G>(G::add_pairs(G::load(earlier + at), G::load_words(words + at), G::broadcast2(two)));
         };
-        words_right = words_right && wide_values<W>(W::add_pairs(W::load(earlier), W::load_words(words), W::broadcast2(two))) ==
-                                         joined(half(0), half(8));
+        words_right = words_right && wide_values<W>(W::add_pairs(W::load(earlier), W::load_words(words),
+                                                                 W::broadcast2(two))) == joined(half(0), half(8));
         const std::vector<float> floats = wide_values<W>(W::to_float(W::add(W::load(words), W::zeros())));
         for (std::size_t r = 0; r < 16; ++r) words_right = words_right && floats[r] == static_cast<float>(words[r]);
     }
@@ -504,7 +503,8 @@ template <class W, class E> bool decodes_widely() {
         for (std::uint32_t base = 0; base < 65536; base += 16) {
             typename E::code codes[16];
             for (std::uint32_t i = 0; i < 16; ++i)
-                codes[i] = static_cast<typename E::code>(E::bits == 32 ? (base + i) * 0x00010001u + 77u * base : base + i);
+                codes[i] =
+                    static_cast<typename E::code>(E::bits == 32 ? (base + i) * 0x00010001u + 77u * base : base + i);
             const std::vector<float> got = wide_values<W>(W::template decode_stored<E>(codes));
             for (std::size_t i = 0; i < 16; ++i) all = all && right(got[i], codes[i]);
         }
@@ -513,7 +513,7 @@ template <class W, class E> bool decodes_widely() {
         for (std::uint32_t base = 0; base < count; ++base) {
             std::uint8_t lanes[64];
             for (std::uint32_t i = 0; i < 64; ++i)
-                lanes[i] = static_cast<std::uint8_t>(base % 2 == 0            ? (base + 7 * i) % count
+                lanes[i] = static_cast<std::uint8_t>(base % 2 == 0           ? (base + 7 * i) % count
                                                      : i % 4 == base / 2 % 4 ? base
                                                                              : count - 1);
             std::int32_t words[16];
@@ -596,12 +596,10 @@ TEST_CASE("codes decode to the same fp32 lanes, on every ISA") {
                             check_minifloat<I, Exponent, Mantissa>();
                     };
                     (one.template operator()<M>(), ...);
-                }
-                (std::make_integer_sequence<int, 8>{});
+                }(std::make_integer_sequence<int, 8>{});
             };
             (all_mantissas.template operator()<E>(), ...);
-        }
-        (std::make_integer_sequence<int, 8>{});
+        }(std::make_integer_sequence<int, 8>{});
         check_decode<I, nb::codebook<primes>>("a codebook of 37");
         check_decode<I, nb::e8m0>("e8m0");
         check_decode<I, nb::uint7>("uint7");
@@ -616,14 +614,16 @@ TEST_CASE("tiles of twice the width give generic's bits in both halves") {
         } else {
             INFO(W::name);
             CHECK(is_two_of_generic<W>([]<class I>(const auto& a, const auto& b) { return I::multiply(a, b); }));
-            CHECK(is_two_of_generic<W>([]<class I>(const auto& a, const auto& b) { return I::fma(a, b, I::broadcast(1.0f)); }));
+            CHECK(is_two_of_generic<W>(
+                []<class I>(const auto& a, const auto& b) { return I::fma(a, b, I::broadcast(1.0f)); }));
             CHECK(is_two_of_generic<W>([]<class I>(const auto& a, const auto& b) { return I::fma(a, a, b); }));
             check_wide_integers<W>();
             int decoded = 0;
             int stored = 0;
             nb::for_each_format([&]<class Format>() {
                 check_wide_decode<W, typename Format::scheme::element_type>(Format::name, decoded);
-                check_wide_stored<W, typename nb::detail::scheme_traits<typename Format::scheme>::scale_element>(Format::name, stored);
+                check_wide_stored<W, typename nb::detail::scheme_traits<typename Format::scheme>::scale_element>(
+                    Format::name, stored);
             });
             check_wide_stored<W, nb::e8m0>("e8m0", stored);
             CHECK(stored >= 3);
@@ -634,7 +634,8 @@ TEST_CASE("tiles of twice the width give generic's bits in both halves") {
                     using nb::minifloat;
                     using nb::specials;
                     if constexpr (E + M >= 1 && E + M <= 7)
-                        check_wide_decode<W, minifloat<float_format{.exponent = E, .mantissa = M}>>("a minifloat", decoded);
+                        check_wide_decode<W, minifloat<float_format{.exponent = E, .mantissa = M}>>("a minifloat",
+                                                                                                    decoded);
                     if constexpr (E >= 1 && E + M >= 1 && E + M <= 7)
                         check_wide_decode<
                             W, minifloat<float_format{.exponent = E, .mantissa = M, .specials = specials::fn}>>(

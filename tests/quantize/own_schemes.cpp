@@ -34,7 +34,8 @@ TEST_CASE("quantize: scale rules of MX, mean offsets and spans keep the document
 }
 
 TEST_CASE("quantize: spans that divide the rows are groups", "[quantize][scheme]") {
-    // Two super-blocks of 512 columns and a part of one; some values not finite, some groups of zeros and of subnormals.
+    // Two super-blocks of 512 columns and a part of one; some values not finite, some groups of zeros and of
+    // subnormals.
     std::vector<float> x = nibble_test::normal_values(5 * 1088, 22);
     for (std::size_t i = 192; i < 320; ++i) x[i] = i < 256 ? 0.0f : 1e-40f;
     x[700] = std::numeric_limits<float>::quiet_NaN();

@@ -72,7 +72,8 @@ TEST_CASE("recode: nothing is lost where the target has every value", "[recode]"
     STATIC_REQUIRE(nibble::detail::recode_plan_of<int8, int4>.exponent == 4);
 }
 
-// The codes and the scales that q has, under the rounded levels, which are as near to the old ones as their factor says.
+// The codes and the scales that q has, under the rounded levels, which are as near to the old ones as their factor
+// says.
 template <class From, class To> void check_rounded() {
     const std::vector<float> x = normal(5 * 203);
     const auto q = quantize<From>(matrix_view<const float>(x.data(), 5, 203));

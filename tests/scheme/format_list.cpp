@@ -29,7 +29,8 @@ template <class Scheme> double bits_by_counting(std::size_t rows, std::size_t co
     if (Scheme::two_level) bits += outer.size() * static_cast<std::size_t>(traits::outer_element::bits);
     if (Scheme::has_integer_zero) bits += slots.size() * 8;
     if (Scheme::has_minimum) bits += slots.size() * static_cast<std::size_t>(traits::zero_element::bits);
-    if (Scheme::has_two_level_minimum) bits += outer.size() * static_cast<std::size_t>(traits::outer_zero_element::bits);
+    if (Scheme::has_two_level_minimum)
+        bits += outer.size() * static_cast<std::size_t>(traits::outer_zero_element::bits);
     if (Scheme::has_offset) bits += 32; // one fp32 per matrix
     return static_cast<double>(bits) / static_cast<double>(rows * cols);
 }

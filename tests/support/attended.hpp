@@ -15,7 +15,8 @@ struct attended_result {
     matrix out, sums;
 };
 template <class Cache>
-[[nodiscard]] attended_result attended(const Cache& cache, const matrix& q, nibble::attend_options options, std::size_t workers = 1) {
+[[nodiscard]] attended_result attended(const Cache& cache, const matrix& q, nibble::attend_options options,
+                                       std::size_t workers = 1) {
     const std::size_t heads = q.cols / cache.options().head_size;
     attended_result r{matrix(q.rows, heads * cache.options().value_size, 3.0f), matrix(q.rows, heads, 3.0f)};
     options.log_sums = r.sums;

@@ -27,11 +27,13 @@ inline constexpr std::array precisions{nibble::attention_precision::fp32, nibble
     o.page_tokens = std::max<std::size_t>(64, pair.tokens_per_group());
     return o;
 }
-// Pairs that options, which no scheme sees, are tried on: plain numbers, integers per token, a group, a minimum along tokens.
+// Pairs that options, which no scheme sees, are tried on: plain numbers, integers per token, a group, a minimum along
+// tokens.
 [[nodiscard]] inline std::vector<const kv_pair*> some_pairs() {
     std::vector<const kv_pair*> some;
     for (const auto& pair : kv_pairs())
-        for (const char* begin : {"f32 ", "int8_channel ", "int4_g32_min ", "mxfp4 ", "nvfp4 ", "along_tokens int2_g16_min "})
+        for (const char* begin :
+             {"f32 ", "int8_channel ", "int4_g32_min ", "mxfp4 ", "nvfp4 ", "along_tokens int2_g16_min "})
             if (pair->name().rfind(begin, 0) == 0) some.push_back(pair.get());
     return some;
 }
@@ -43,7 +45,8 @@ inline double check(const kv_pair& pair, const sequence& s, const matrix& q, nib
     double error = 0.0;
     for (const auto precision : precisions) {
         if (precision == nibble::attention_precision::integer_scores && !pair.integer_keys()) continue;
-        if (precision == nibble::attention_precision::integer && !pair.integer_keys() && !pair.integer_values()) continue;
+        if (precision == nibble::attention_precision::integer && !pair.integer_keys() && !pair.integer_values())
+            continue;
         options.precision = precision;
         matrix out(q.rows, heads * s.options().value_size, 77.0f);
         matrix sums(q.rows, heads, 77.0f);

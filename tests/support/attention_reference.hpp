@@ -1,5 +1,5 @@
-// attention_reference.hpp: attention by its definition, in double, over what a cache says it holds; and how far from it the
-// library may be.
+// attention_reference.hpp: attention by its definition, in double, over what a cache says it holds; and how far from it
+// the library may be.
 #pragma once
 
 #include "support/kv_pair.hpp"
@@ -33,7 +33,9 @@ struct matrix {
     [[nodiscard]] const float* row(std::size_t i) const { return at.data() + i * cols; }
     [[nodiscard]] operator view() { return {at.data(), rows, cols}; }
     [[nodiscard]] operator const_view() const { return {at.data(), rows, cols}; }
-    [[nodiscard]] const_view part(std::size_t first, std::size_t count) const { return {at.data() + first * cols, count, cols}; }
+    [[nodiscard]] const_view part(std::size_t first, std::size_t count) const {
+        return {at.data() + first * cols, count, cols};
+    }
 };
 
 // Keys and values of a number of tokens, appended in pieces.
@@ -56,8 +58,8 @@ struct tokens {
 };
 
 struct reference_attention {
-    matrix out, log_sums;        // rounded to fp32 for reading; compared in double below
-    std::vector<double> exact;   // queries x (heads x value_size)
+    matrix out, log_sums;      // rounded to fp32 for reading; compared in double below
+    std::vector<double> exact; // queries x (heads x value_size)
     std::vector<double> exact_log;
     std::vector<double> bound;     // of each number of out
     std::vector<double> bound_log; // of each log-sum
@@ -81,10 +83,11 @@ struct reference_attention {
     return y;
 }
 
-// The last q.rows tokens' queries, or those from `first_position` on. Bounds hold for the precision in the options and follow
-// from the arithmetic: fp32 sums of D products and of T weights, a query step of 1/254 of the largest, a weight step of 1/254
-// of the largest in 256 tokens.
-[[nodiscard]] inline reference_attention attend_by_definition(const sequence& cache, const_view q, const nibble::attend_options& options,
+// The last q.rows tokens' queries, or those from `first_position` on. Bounds hold for the precision in the options and
+// follow from the arithmetic: fp32 sums of D products and of T weights, a query step of 1/254 of the largest, a weight
+// step of 1/254 of the largest in 256 tokens.
+[[nodiscard]] inline reference_attention attend_by_definition(const sequence& cache, const_view q,
+                                                              const nibble::attend_options& options,
                                                               bool integer_scores, bool integer_values, bool along,
                                                               std::size_t first_row = 0) {
     const nibble::kv_cache_options& o = cache.options();
@@ -104,7 +107,8 @@ struct reference_attention {
     r.bound.resize(r.exact.size());
     r.exact_log.resize(q.rows() * heads);
     r.bound_log.resize(q.rows() * heads);
-    const double scale = options.scale != 0.0f ? static_cast<double>(options.scale) : 1.0 / std::sqrt(static_cast<double>(o.head_size));
+    const double scale =
+        options.scale != 0.0f ? static_cast<double>(options.scale) : 1.0 / std::sqrt(static_cast<double>(o.head_size));
     for (std::size_t kv = 0; kv < o.heads; ++kv) {
         // What is still there: sinks and [begin, size).
         matrix k(size, o.head_size);
@@ -135,7 +139,8 @@ struct reference_attention {
                 const std::size_t position = size - q.rows() + i;
                 const std::size_t last = options.causal ? std::min(size, position + 1) : size;
                 const std::size_t own = position + 1;
-                const std::size_t first = std::max(cache.begin(), options.window != 0 && own > options.window ? own - options.window : 0);
+                const std::size_t first =
+                    std::max(cache.begin(), options.window != 0 && own > options.window ? own - options.window : 0);
                 const std::vector<double> turned_query = turned(rotary, query, o.head_size, position);
                 double query_top = 0.0, query_sum = 0.0, along_top = 0.0;
                 for (std::size_t c = 0; c < o.head_size; ++c) {
@@ -150,8 +155,7 @@ struct reference_attention {
                 for (std::size_t t = 0; t < size; ++t) {
                     if (t >= last || (t < first && t >= o.sinks)) continue;
                     double sum = 0.0;
-                    for (std::size_t c = 0; c < o.head_size; ++c)
-                        sum += turned_query[c] * keys[t][c];
+                    for (std::size_t c = 0; c < o.head_size; ++c) sum += turned_query[c] * keys[t][c];
                     // A value that is not finite spoils its token too, whatever its weight.
                     for (std::size_t c = 0; c < o.value_size; ++c)
                         if (!std::isfinite(v.row(t)[c])) sum = nan;
@@ -167,7 +171,8 @@ struct reference_attention {
                         error += 8.0 * eps * cap;
                     }
                     if (!options.slopes.empty()) {
-                        const double add = static_cast<double>(options.slopes[h]) * (static_cast<double>(t) - static_cast<double>(position));
+                        const double add = static_cast<double>(options.slopes[h]) *
+                                           (static_cast<double>(t) - static_cast<double>(position));
                         sum += add;
                         error += 2.0 * eps * std::abs(add);
                     }
@@ -199,8 +204,8 @@ struct reference_attention {
                 for (double& x : s) all += x = std::exp(x - shift);
                 all += std::exp(sink - shift);
                 log_sum = std::log(all) + shift;
-                double largest = 0.0;   // sum of weight x largest value of the token
-                double stepped = 0.0;   // what weights in steps may miss
+                double largest = 0.0; // sum of weight x largest value of the token
+                double stepped = 0.0; // what weights in steps may miss
                 for (std::size_t block = 0; block < size; block += 256) {
                     double weight = 0.0, values = 0.0;
                     const std::size_t n = std::min<std::size_t>(256, size - block);
@@ -216,10 +221,12 @@ struct reference_attention {
                 for (std::size_t c = 0; c < o.value_size; ++c) {
                     for (std::size_t t = 0; t < size; ++t)
                         if (s[t] != 0.0) out[c] += s[t] / all * static_cast<double>(v.row(t)[c]);
-                    bound[c] = (grows - 1.0) * largest + (static_cast<double>(size) + 16.0) * eps * 3.0 * largest * grows +
+                    bound[c] = (grows - 1.0) * largest +
+                               (static_cast<double>(size) + 16.0) * eps * 3.0 * largest * grows +
                                (integer_values ? stepped * grows : 0.0) + 1e-37;
                 }
-                r.bound_log[i * heads + h] = off + (static_cast<double>(size) + 16.0) * eps + 2.0 * eps * std::abs(log_sum);
+                r.bound_log[i * heads + h] =
+                    off + (static_cast<double>(size) + 16.0) * eps + 2.0 * eps * std::abs(log_sum);
             }
     }
     for (std::size_t i = 0; i < r.exact.size(); ++i) r.out.at[i] = static_cast<float>(r.exact[i]);
@@ -227,11 +234,12 @@ struct reference_attention {
     return r;
 }
 [[nodiscard]] inline reference_attention attend_by_definition(const kv_pair& pair, const sequence& cache, const_view q,
-                                                              const nibble::attend_options& options, std::size_t first_row = 0) {
+                                                              const nibble::attend_options& options,
+                                                              std::size_t first_row = 0) {
     using precision = nibble::attention_precision;
     return attend_by_definition(cache, q, options, options.precision != precision::fp32 && pair.integer_keys(),
-                                options.precision == precision::integer && pair.integer_values(), pair.tokens_per_group() != 0,
-                                first_row);
+                                options.precision == precision::integer && pair.integer_values(),
+                                pair.tokens_per_group() != 0, first_row);
 }
 
 // "", or where `got` is out of bounds.
@@ -241,8 +249,8 @@ struct reference_attention {
             const double w = want.exact[i * got.cols() + j];
             const double g = static_cast<double>(got(i, j));
             if (std::isnan(w) ? std::isnan(g) : std::abs(g - w) <= want.bound[i * got.cols() + j]) continue;
-            return "query " + std::to_string(i) + " number " + std::to_string(j) + ": " + std::to_string(g) + " instead of " +
-                   std::to_string(w) + " within " + std::to_string(want.bound[i * got.cols() + j]);
+            return "query " + std::to_string(i) + " number " + std::to_string(j) + ": " + std::to_string(g) +
+                   " instead of " + std::to_string(w) + " within " + std::to_string(want.bound[i * got.cols() + j]);
         }
     return {};
 }
@@ -251,9 +259,10 @@ struct reference_attention {
         for (std::size_t j = 0; j < got.cols(); ++j) {
             const double w = want.exact_log[i * got.cols() + j];
             const double g = static_cast<double>(got(i, j));
-            if (std::isnan(w) ? std::isnan(g) : g == w || std::abs(g - w) <= want.bound_log[i * got.cols() + j]) continue;
-            return "query " + std::to_string(i) + " head " + std::to_string(j) + ": log-sum " + std::to_string(g) + " instead of " +
-                   std::to_string(w);
+            if (std::isnan(w) ? std::isnan(g) : g == w || std::abs(g - w) <= want.bound_log[i * got.cols() + j])
+                continue;
+            return "query " + std::to_string(i) + " head " + std::to_string(j) + ": log-sum " + std::to_string(g) +
+                   " instead of " + std::to_string(w);
         }
     return {};
 }

@@ -46,8 +46,7 @@ template <class Element> [[nodiscard]] codec codec_of() {
     [&]<std::size_t... Mode>(std::index_sequence<Mode...>) {
         ((c.encode[Mode][0] = &encode_with<Element, static_cast<rounding>(Mode), overflow::saturate>), ...);
         ((c.encode[Mode][1] = &encode_with<Element, static_cast<rounding>(Mode), overflow::special>), ...);
-    }
-    (std::make_index_sequence<rounding_count>{});
+    }(std::make_index_sequence<rounding_count>{});
     c.largest = nibble::largest<Element>;
     c.lowest = nibble::lowest<Element>;
     c.has_nan = nibble::has_nan_code<Element>;

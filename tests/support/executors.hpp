@@ -23,7 +23,8 @@ struct test_executor {
         }
         // One function for all tasks: threads are slow to compile.
         using own = std::remove_reference_t<Task>;
-        run(count, [](void* of, std::size_t i, std::size_t worker) { (*static_cast<own*>(of))(i, worker); },
+        run(
+            count, [](void* of, std::size_t i, std::size_t worker) { (*static_cast<own*>(of))(i, worker); },
             const_cast<std::remove_const_t<own>*>(&task));
     }
 

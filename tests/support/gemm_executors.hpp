@@ -24,8 +24,7 @@ inline any_executor scrambled(std::size_t workers, std::uint64_t seed) {
     });
 }
 
-template <class Pool>
-any_executor pooled(Pool pool) {
+template <class Pool> any_executor pooled(Pool pool) {
     const std::size_t workers = pool.concurrency();
     return any_executor(workers, [pool = std::move(pool)](std::size_t count, const any_executor::task_function& task) {
         pool.parallel_for(count, task);

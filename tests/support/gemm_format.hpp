@@ -58,8 +58,8 @@ public:
     gemm_weights& operator=(const gemm_weights&) = delete;
     virtual ~gemm_weights() = default;
     [[nodiscard]] virtual const plain_weights& plain() const = 0;
-    // On the ISA of that place in available_isas, one of the first isas(): the best, and all for one format of each kind, or of each
-    // family in builds that have one of each kind alone.
+    // On the ISA of that place in available_isas, one of the first isas(): the best, and all for one format of each
+    // kind, or of each family in builds that have one of each kind alone.
     [[nodiscard]] virtual std::size_t isas() const = 0;
     virtual void gemm(std::size_t isa, nibble::matrix_view<const float> x, nibble::matrix_view<float> y,
                       const nibble::gemm_options& options, const any_executor& threads) const = 0;

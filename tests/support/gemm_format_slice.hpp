@@ -177,8 +177,8 @@ template <class... Formats> [[nodiscard]] constexpr auto slices_of(nibble::forma
     const auto place = [&]<class Format>() {
         std::size_t first = at;
         std::size_t other = 0;
-        ((std::is_same_v<typename tiles_of<typename Format::scheme>::type, typename tiles_of<typename Formats::scheme>::type> &&
-                  other < first
+        ((std::is_same_v<typename tiles_of<typename Format::scheme>::type,
+                         typename tiles_of<typename Formats::scheme>::type>&& other < first
               ? first = other
               : first,
           ++other),
@@ -205,8 +205,7 @@ std::vector<std::unique_ptr<gemm_format>> make_gemm_slice_of(nibble::format_list
                 made.push_back(std::make_unique<gemm_format_of<Format, all_isas, surrounded>>());
         };
         (add.template operator()<Index, Formats>(), ...);
-    }
-    (std::index_sequence_for<Formats...>{});
+    }(std::index_sequence_for<Formats...>{});
     return made;
 }
 

@@ -140,11 +140,11 @@ inline std::optional<int> integer_exponent(const std::vector<float>& values) {
 struct plain_weights {
     std::size_t rows = 0;
     std::size_t cols = 0;
-    std::size_t run = 1;    // columns per scale
-    std::size_t groups = 0; // scales per row
+    std::size_t run = 1;     // columns per scale
+    std::size_t groups = 0;  // scales per row
     bool has_groups = false; // longer rows have more scales
-    bool integer = false;   // the family
-    int exponent = 0;       // of the integer family
+    bool integer = false;    // the family
+    int exponent = 0;        // of the integer family
     bool has_minimum = false;
     std::vector<float> elements; // rows x cols: decode(code)
     std::vector<float> scales;   // rows x groups

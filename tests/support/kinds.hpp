@@ -13,20 +13,20 @@
 
 namespace nibble_test {
 
-// Formats of one kind share every kernel: they differ in group size or in what a scale is stored in, which a kernel reads
-// through two lines of widening.
+// Formats of one kind share every kernel: they differ in group size or in what a scale is stored in, which a kernel
+// reads through two lines of widening.
 template <class A, class B>
-inline constexpr bool same_kind = std::is_same_v<typename A::scheme::element_type, typename B::scheme::element_type> &&
-                                  std::is_same_v<typename A::scheme::zero_type, typename B::scheme::zero_type> &&
-                                  A::scheme::two_level == B::scheme::two_level &&
-                                  A::scheme::has_offset == B::scheme::has_offset;
+inline constexpr bool same_kind =
+    std::is_same_v<typename A::scheme::element_type, typename B::scheme::element_type> &&
+    std::is_same_v<typename A::scheme::zero_type, typename B::scheme::zero_type> &&
+    A::scheme::two_level == B::scheme::two_level && A::scheme::has_offset == B::scheme::has_offset;
 
 // Is the list's format number Index the first of its kind?
 template <std::size_t Index, class Format, class... Formats>
 [[nodiscard]] constexpr bool first_of_its_kind(nibble::format_list<Formats...>) noexcept {
     std::size_t at = 0;
     std::size_t first = Index;
-    ((same_kind<Format, Formats> && at < first ? first = at : first, ++at), ...);
+    ((same_kind<Format, Formats>&& at < first ? first = at : first, ++at), ...);
     return first == Index;
 }
 
@@ -41,8 +41,7 @@ inline constexpr bool tested = !kinds_only || first_of_its_kind<Index, Format>(n
 
 // visit.operator()<I>() for every ISA, or in those builds, where templates are slow to compile, for the best alone:
 // gemm/slices/ keep all for one format of each family there.
-template <class Visit>
-constexpr void for_each_tested_isa(Visit&& visit) {
+template <class Visit> constexpr void for_each_tested_isa(Visit&& visit) {
     if constexpr (kinds_only)
         visit.template operator()<nibble::best_isa>();
     else
@@ -50,8 +49,7 @@ constexpr void for_each_tested_isa(Visit&& visit) {
 }
 
 // All of a list, or in those builds, which run slowly too, every third and the last.
-template <class T>
-[[nodiscard]] std::vector<T> some_of(std::initializer_list<T> all) {
+template <class T> [[nodiscard]] std::vector<T> some_of(std::initializer_list<T> all) {
     std::vector<T> some;
     for (std::size_t i = 0; i < all.size(); ++i)
         if (!kinds_only || i % 3 == 0 || i + 1 == all.size()) some.push_back(all.begin()[i]);
@@ -59,10 +57,10 @@ template <class T>
 }
 
 // How many formats that leaves.
-inline constexpr std::size_t tested_formats = []<class... Formats, std::size_t... Index>(
-                                                  nibble::format_list<Formats...>, std::index_sequence<Index...>) {
-    return (std::size_t{0} + ... + (tested<Index, Formats> ? 1u : 0u));
-}(nibble::all_formats{}, std::make_index_sequence<nibble::all_formats::size>{});
+inline constexpr std::size_t tested_formats =
+    []<class... Formats, std::size_t... Index>(nibble::format_list<Formats...>, std::index_sequence<Index...>) {
+        return (std::size_t{0} + ... + (tested<Index, Formats> ? 1u : 0u));
+    }(nibble::all_formats{}, std::make_index_sequence<nibble::all_formats::size>{});
 
 // Formats of one family ask the same of activations and of what surrounds the sums; their codes differ.
 template <class A, class B>
@@ -87,21 +85,21 @@ template <std::size_t Index, class Format, class... Formats>
 }
 
 // visit.operator()<Format>() for the first format of the list of each family.
-template <class Visit>
-void for_each_family(Visit&& visit) {
+template <class Visit> void for_each_family(Visit&& visit) {
     [&]<class... Formats, std::size_t... Index>(nibble::format_list<Formats...>, std::index_sequence<Index...>) {
         const auto one = [&]<class Format, std::size_t At>() {
-            if constexpr (first_of_its_family<At, Format>(nibble::format_list<Formats...>{})) visit.template operator()<Format>();
+            if constexpr (first_of_its_family<At, Format>(nibble::format_list<Formats...>{}))
+                visit.template operator()<Format>();
         };
         (one.template operator()<Formats, Index>(), ...);
     }(nibble::all_formats{}, std::make_index_sequence<nibble::all_formats::size>{});
 }
 
-template <class Visit>
-void for_each_kind(Visit&& visit) {
+template <class Visit> void for_each_kind(Visit&& visit) {
     [&]<class... Formats, std::size_t... Index>(nibble::format_list<Formats...> list, std::index_sequence<Index...>) {
         const auto one = [&]<class Format, std::size_t At>() {
-            if constexpr (first_of_its_kind<At, Format>(nibble::format_list<Formats...>{})) visit.template operator()<Format>();
+            if constexpr (first_of_its_kind<At, Format>(nibble::format_list<Formats...>{}))
+                visit.template operator()<Format>();
         };
         (void)list;
         (one.template operator()<Formats, Index>(), ...);

@@ -1,14 +1,14 @@
-// kv_pair.hpp: caches and attention of many pairs of schemes behind one run-time interface: the templates are compiled once, in
-// attend/slices/, and all tests of attention share them.
+// kv_pair.hpp: caches and attention of many pairs of schemes behind one run-time interface: the templates are compiled
+// once, in attend/slices/, and all tests of attention share them.
 #pragma once
 
 #include "support/executors.hpp"
 
 #include <nibble/attend.hpp>
+#include <nibble/cache/transform.hpp>
 #include <nibble/core/buffer.hpp>
 #include <nibble/core/view.hpp>
 #include <nibble/kv_cache.hpp>
-#include <nibble/cache/transform.hpp>
 
 #include <cstddef>
 #include <memory>
@@ -56,7 +56,8 @@ public:
     virtual void read_values(std::size_t head, std::size_t first, view out) const = 0;
     virtual void attend(std::size_t isa, const_view q, view out, const nibble::attend_options& options,
                         const test_executor& threads) const = 0;
-    [[nodiscard]] virtual std::size_t workspace_bytes(std::size_t isa, std::size_t queries, std::size_t heads, std::size_t threads,
+    [[nodiscard]] virtual std::size_t workspace_bytes(std::size_t isa, std::size_t queries, std::size_t heads,
+                                                      std::size_t threads,
                                                       const nibble::attend_options& options) const = 0;
     void attend(const_view q, view out, const nibble::attend_options& options = {}) const {
         attend(0, q, out, options, test_executor{});
@@ -73,24 +74,24 @@ class kv_pair {
 public:
     virtual ~kv_pair() = default;
     [[nodiscard]] virtual std::string name() const = 0;
-    [[nodiscard]] virtual std::size_t tokens_per_group() const = 0;          // of along_tokens, or 0
-    [[nodiscard]] virtual bool integer_keys() const = 0;                     // precision integer_scores makes a difference
-    [[nodiscard]] virtual bool integer_values() const = 0;                   // precision integer does
-    [[nodiscard]] virtual bool has_offsets() const = 0; // a zero point or a minimum, in keys or values
-    [[nodiscard]] virtual std::size_t isas() const = 0;                      // 0 is the best, 1, if there, generic
+    [[nodiscard]] virtual std::size_t tokens_per_group() const = 0; // of along_tokens, or 0
+    [[nodiscard]] virtual bool integer_keys() const = 0;            // precision integer_scores makes a difference
+    [[nodiscard]] virtual bool integer_values() const = 0;          // precision integer does
+    [[nodiscard]] virtual bool has_offsets() const = 0;             // a zero point or a minimum, in keys or values
+    [[nodiscard]] virtual std::size_t isas() const = 0;             // 0 is the best, 1, if there, generic
     [[nodiscard]] virtual std::unique_ptr<sequence> make(const nibble::kv_cache_options& options,
                                                          nibble::allocator from = {}) const = 0;
-    virtual void attend(const_view q, const std::vector<part_of_call>& parts, view out, const nibble::attend_options& options,
-                        const test_executor& threads) const = 0;
-    // What quantize and dequantize make of tokens x channels of one head: keys (whole groups of tokens, where they run along
-    // them) or values. Where the scheme has one scale for everything, `scale` becomes the one that quantize chose.
+    virtual void attend(const_view q, const std::vector<part_of_call>& parts, view out,
+                        const nibble::attend_options& options, const test_executor& threads) const = 0;
+    // What quantize and dequantize make of tokens x channels of one head: keys (whole groups of tokens, where they run
+    // along them) or values. Where the scheme has one scale for everything, `scale` becomes the one that quantize
+    // chose.
     [[nodiscard]] virtual std::vector<float> quantized_keys(const_view k, float& scale) const = 0;
     [[nodiscard]] virtual std::vector<float> quantized_values(const_view v, float& scale) const = 0;
 };
 
 inline constexpr std::size_t kv_slices = 4;
-template <std::size_t Slice>
-std::vector<std::unique_ptr<kv_pair>> make_kv_slice();
+template <std::size_t Slice> std::vector<std::unique_ptr<kv_pair>> make_kv_slice();
 // Keys of every kind with values of the next kind, and every kind along tokens likewise.
 [[nodiscard]] const std::vector<std::unique_ptr<kv_pair>>& kv_pairs();
 // Not among those: f32 of both, what others are compared to.

@@ -23,14 +23,13 @@
 namespace attend_test {
 
 // ISAs a pair is compiled for: the best, and generic too for one pair of each family.
-template <bool Generic, class Visit>
-void for_each_tested_isa(Visit&& visit) {
+template <bool Generic, class Visit> void for_each_tested_isa(Visit&& visit) {
     visit.template operator()<nibble::best_isa>();
-    if constexpr (Generic && !std::is_same_v<nibble::best_isa, nibble::generic>) visit.template operator()<nibble::generic>();
+    if constexpr (Generic && !std::is_same_v<nibble::best_isa, nibble::generic>)
+        visit.template operator()<nibble::generic>();
 }
 
-template <class Keys, class Values, bool Generic>
-class sequence_of final : public sequence {
+template <class Keys, class Values, bool Generic> class sequence_of final : public sequence {
 public:
     using cache_type = nibble::kv_cache<Keys, Values>;
     explicit sequence_of(cache_type cache) : cache_(std::move(cache)) {}
@@ -45,14 +44,22 @@ public:
     [[nodiscard]] std::size_t available() const override { return cache_.pages()->available(); }
     [[nodiscard]] std::size_t page_bytes() const override { return cache_.pages()->page_bytes(); }
     [[nodiscard]] std::size_t owners(std::size_t i) const override { return cache_.pages()->owners(cache_.page(i)); }
-    void set_key_transform(std::shared_ptr<const nibble::kv_transform> t) override { cache_.set_key_transform(std::move(t)); }
-    void set_value_transform(std::shared_ptr<const nibble::kv_transform> t) override { cache_.set_value_transform(std::move(t)); }
-    [[nodiscard]] nibble::shared_ptr<const nibble::kv_transform> key_transform() const override { return cache_.key_transform(); }
+    void set_key_transform(std::shared_ptr<const nibble::kv_transform> t) override {
+        cache_.set_key_transform(std::move(t));
+    }
+    void set_value_transform(std::shared_ptr<const nibble::kv_transform> t) override {
+        cache_.set_value_transform(std::move(t));
+    }
+    [[nodiscard]] nibble::shared_ptr<const nibble::kv_transform> key_transform() const override {
+        return cache_.key_transform();
+    }
     void append(const_view k, const_view v, const test_executor& threads) override { cache_.append(k, v, threads); }
     void flush(const test_executor& threads) override { cache_.flush(threads); }
     void truncate(std::size_t count) override { cache_.truncate(count); }
     [[nodiscard]] bool can_truncate(std::size_t count) const override { return cache_.can_truncate(count); }
-    [[nodiscard]] std::unique_ptr<sequence> fork() const override { return std::make_unique<sequence_of>(cache_.fork()); }
+    [[nodiscard]] std::unique_ptr<sequence> fork() const override {
+        return std::make_unique<sequence_of>(cache_.fork());
+    }
     [[nodiscard]] std::unique_ptr<sequence> beside() const override {
         return std::make_unique<sequence_of>(cache_type(cache_.pages()));
     }
@@ -67,7 +74,9 @@ public:
     void drop_page(std::size_t i) override { cache_.drop_page(i); }
     void restore_page(std::size_t i, const std::vector<std::byte>& from) override { cache_.restore_page(i, from); }
     void read_keys(std::size_t head, std::size_t first, view out) const override { cache_.read_keys(head, first, out); }
-    void read_values(std::size_t head, std::size_t first, view out) const override { cache_.read_values(head, first, out); }
+    void read_values(std::size_t head, std::size_t first, view out) const override {
+        cache_.read_values(head, first, out);
+    }
     void attend(std::size_t isa, const_view q, view out, const nibble::attend_options& options,
                 const test_executor& threads) const override {
         std::size_t at = 0;
@@ -75,7 +84,8 @@ public:
             if (at++ == isa) nibble::attend<I>(q, cache_, out, options, threads);
         });
     }
-    [[nodiscard]] std::size_t workspace_bytes(std::size_t isa, std::size_t queries, std::size_t heads, std::size_t threads,
+    [[nodiscard]] std::size_t workspace_bytes(std::size_t isa, std::size_t queries, std::size_t heads,
+                                              std::size_t threads,
                                               const nibble::attend_options& options) const override {
         std::size_t at = 0;
         std::size_t bytes = 0;
@@ -89,10 +99,9 @@ private:
     cache_type cache_;
 };
 
-// What quantize makes of a matrix whose rows are tokens (of one head), and the scale that it chose for all of it, where the
-// scheme has one.
-template <class Scheme>
-[[nodiscard]] std::vector<float> quantized_rows(const_view x, float& scale) {
+// What quantize makes of a matrix whose rows are tokens (of one head), and the scale that it chose for all of it, where
+// the scheme has one.
+template <class Scheme> [[nodiscard]] std::vector<float> quantized_rows(const_view x, float& scale) {
     using traits = nibble::detail::scheme_traits<Scheme>;
     const nibble::quantized<Scheme> q = nibble::quantize<Scheme>(x);
     if constexpr (Scheme::two_level)
@@ -104,16 +113,13 @@ template <class Scheme>
     return all;
 }
 
-template <class KeyFormat, class ValueFormat, bool Along, bool Generic>
-class kv_pair_of final : public kv_pair {
+template <class KeyFormat, class ValueFormat, bool Along, bool Generic> class kv_pair_of final : public kv_pair {
 public:
     using key_scheme = typename KeyFormat::scheme;
-    template <bool Turned, class S>
-    struct keys_of {
+    template <bool Turned, class S> struct keys_of {
         using type = S;
     };
-    template <class S>
-    struct keys_of<true, S> {
+    template <class S> struct keys_of<true, S> {
         using type = nibble::along_tokens<S>;
     };
     using Keys = typename keys_of<Along, key_scheme>::type;
@@ -121,9 +127,12 @@ public:
     using own_sequence = sequence_of<Keys, Values, Generic>;
 
     [[nodiscard]] std::string name() const override {
-        return std::string(Along ? "along_tokens " : "") + std::string(KeyFormat::name) + " x " + std::string(ValueFormat::name);
+        return std::string(Along ? "along_tokens " : "") + std::string(KeyFormat::name) + " x " +
+               std::string(ValueFormat::name);
     }
-    [[nodiscard]] std::size_t tokens_per_group() const override { return nibble::detail::key_format<Keys>::tokens_per_group; }
+    [[nodiscard]] std::size_t tokens_per_group() const override {
+        return nibble::detail::key_format<Keys>::tokens_per_group;
+    }
     [[nodiscard]] bool integer_keys() const override {
         return nibble::detail::integer_grid_of<typename key_scheme::element_type>.exists;
     }
@@ -138,15 +147,18 @@ public:
         for_each_tested_isa<Generic>([&]<class I>() { ++n; });
         return n;
     }
-    [[nodiscard]] std::unique_ptr<sequence> make(const nibble::kv_cache_options& options, nibble::allocator from) const override {
+    [[nodiscard]] std::unique_ptr<sequence> make(const nibble::kv_cache_options& options,
+                                                 nibble::allocator from) const override {
         return std::make_unique<own_sequence>(nibble::kv_cache<Keys, Values>(options, from));
     }
     void attend(const_view q, const std::vector<part_of_call>& parts, view out, const nibble::attend_options& options,
                 const test_executor& threads) const override {
         std::vector<nibble::attended_sequence<Keys, Values>> all;
         for (const part_of_call& p : parts)
-            all.push_back({p.cache == nullptr ? nullptr : &static_cast<const own_sequence*>(p.cache)->cache(), p.first, p.count});
-        nibble::attend<nibble::best_isa>(q, std::span<const nibble::attended_sequence<Keys, Values>>(all), out, options, threads);
+            all.push_back(
+                {p.cache == nullptr ? nullptr : &static_cast<const own_sequence*>(p.cache)->cache(), p.first, p.count});
+        nibble::attend<nibble::best_isa>(q, std::span<const nibble::attended_sequence<Keys, Values>>(all), out, options,
+                                         threads);
     }
     [[nodiscard]] std::vector<float> quantized_keys(const_view k, float& scale) const override {
         if constexpr (Along) {
@@ -169,29 +181,22 @@ public:
 
 namespace detail {
 
-template <class... Formats>
-struct formats {
-    template <class Format>
-    using with = formats<Formats..., Format>;
+template <class... Formats> struct formats {
+    template <class Format> using with = formats<Formats..., Format>;
     static constexpr std::size_t size = sizeof...(Formats);
 };
-template <std::size_t At, class First, class... Rest>
-struct nth {
+template <std::size_t At, class First, class... Rest> struct nth {
     using type = typename nth<At - 1, Rest...>::type;
 };
-template <class First, class... Rest>
-struct nth<0, First, Rest...> {
+template <class First, class... Rest> struct nth<0, First, Rest...> {
     using type = First;
 };
-template <std::size_t At, class... Formats>
-auto format_at(formats<Formats...>) -> typename nth<At, Formats...>::type;
+template <std::size_t At, class... Formats> auto format_at(formats<Formats...>) -> typename nth<At, Formats...>::type;
 
-template <class List, std::size_t At, class... Rest>
-struct value_kinds_in {
+template <class List, std::size_t At, class... Rest> struct value_kinds_in {
     using type = List;
 };
-template <class List, std::size_t At, class Format, class... Rest>
-struct value_kinds_in<List, At, Format, Rest...> {
+template <class List, std::size_t At, class Format, class... Rest> struct value_kinds_in<List, At, Format, Rest...> {
     static constexpr bool takes = nibble::value_scheme<typename Format::scheme> &&
                                   nibble_test::first_of_its_kind<At, Format>(nibble::all_formats{});
     using next = typename std::conditional_t<takes, typename List::template with<Format>, List>;
@@ -218,8 +223,7 @@ template <class... Formats, std::size_t... Index>
 
 using kv_kinds = decltype(detail::value_kinds(nibble::all_formats{}));
 
-template <std::size_t Slice>
-std::vector<std::unique_ptr<kv_pair>> make_kv_slice() {
+template <std::size_t Slice> std::vector<std::unique_ptr<kv_pair>> make_kv_slice() {
     std::vector<std::unique_ptr<kv_pair>> all;
     // Neighbours in one slice: keys of a kind and values of the same kind share what they unpack with.
     constexpr std::size_t begin = kv_kinds::size * Slice / kv_slices;
@@ -240,7 +244,8 @@ std::vector<std::unique_ptr<kv_pair>> make_kv_slice() {
         (one.template operator()<begin + Index>(), ...);
     }(std::make_index_sequence<end - begin>{});
     // No named format has one scale for everything, as FP8 caches often do.
-    using fp8 = nibble::named_format<"fp8_e4m3_tensor", nibble::scheme<nibble::e4m3, nibble::per_tensor, nibble::scale<nibble::f32>>>;
+    using fp8 = nibble::named_format<"fp8_e4m3_tensor",
+                                     nibble::scheme<nibble::e4m3, nibble::per_tensor, nibble::scale<nibble::f32>>>;
     if constexpr (Slice + 1 == kv_slices) all.push_back(std::make_unique<kv_pair_of<fp8, fp8, false, false>>());
     return all;
 }

@@ -57,7 +57,8 @@ struct transforms {
     all.push_back({"rotary", std::make_shared<const nibble::kv_transform>(halves), nullptr});
     nibble::kv_transform pairs = *make(t.k, true, false, false);
     pairs.rotary = {.dims = (o.head_size + 2) / 4 * 2, .interleaved = true, .base = 500.0};
-    all.push_back({"rotary and mean", std::make_shared<const nibble::kv_transform>(pairs), make(t.v, true, false, true)});
+    all.push_back(
+        {"rotary and mean", std::make_shared<const nibble::kv_transform>(pairs), make(t.v, true, false, true)});
     all.push_back({"all", make(t.k, true, true, true), make(t.v, true, true, true)});
     return all;
 }

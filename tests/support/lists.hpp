@@ -18,7 +18,9 @@
 
 namespace nibble_test {
 
-template <class... Types> struct type_list { static constexpr std::size_t size = sizeof...(Types); };
+template <class... Types> struct type_list {
+    static constexpr std::size_t size = sizeof...(Types);
+};
 
 // Calls visit.template operator()<Type>() for every type, in order.
 template <class Visit, class... Types> void for_each_type(type_list<Types...>, Visit&& visit) {
@@ -34,7 +36,9 @@ template <class... Types, class Type> struct with<type_list<Types...>, Type> {
         std::conditional_t<(std::is_same_v<Types, Type> || ...), type_list<Types...>, type_list<Types..., Type>>;
 };
 
-template <class List, class... Formats> struct elements_in { using type = List; };
+template <class List, class... Formats> struct elements_in {
+    using type = List;
+};
 template <class List, class Format, class... Rest> struct elements_in<List, Format, Rest...> {
     using scheme = typename Format::scheme;
     using traits = nibble::detail::scheme_traits<scheme>;
@@ -60,8 +64,9 @@ using bipolar_elements = type_list<nibble::bipolar<1>, nibble::bipolar<2>, nibbl
 using balanced_elements = type_list<nibble::balanced<1>, nibble::balanced<2>, nibble::balanced<3>, nibble::balanced<4>,
                                     nibble::balanced<5>, nibble::balanced<6>, nibble::balanced<7>>;
 using sign_magnitude_elements =
-    type_list<nibble::sign_magnitude<2>, nibble::sign_magnitude<3>, nibble::sign_magnitude<4>, nibble::sign_magnitude<5>,
-              nibble::sign_magnitude<6>, nibble::sign_magnitude<7>, nibble::sign_magnitude<8>>;
+    type_list<nibble::sign_magnitude<2>, nibble::sign_magnitude<3>, nibble::sign_magnitude<4>,
+              nibble::sign_magnitude<5>, nibble::sign_magnitude<6>, nibble::sign_magnitude<7>,
+              nibble::sign_magnitude<8>>;
 template <nibble::integer_range Range>
 using integers_of = type_list<nibble::integer<2, Range>, nibble::integer<3, Range>, nibble::integer<4, Range>,
                               nibble::integer<5, Range>, nibble::integer<6, Range>, nibble::integer<7, Range>,

@@ -1,5 +1,5 @@
-// precompiled.hpp: what every test reads and no change of nibble's touches, compiled once: a second of each file's compilation.
-// Tests include what they use all the same.
+// precompiled.hpp: what every test reads and no change of nibble's touches, compiled once: a second of each file's
+// compilation. Tests include what they use all the same.
 #pragma once
 
 #include "support/catch.hpp"

@@ -162,8 +162,10 @@ plain_quantized reference_quantize(const scheme_facts& scheme, const float* x, s
                 code_number beside[2] = {q.scales.back(), q.scales.back()};
                 for (code_number c = 0; c < (code_number{1} << scheme.scale->bits); ++c) {
                     const float v = decoded(*scheme.scale, c);
-                    if (v < from && (beside[0] == q.scales.back() || v > decoded(*scheme.scale, beside[0]))) beside[0] = c;
-                    if (v > from && (beside[1] == q.scales.back() || v < decoded(*scheme.scale, beside[1]))) beside[1] = c;
+                    if (v < from && (beside[0] == q.scales.back() || v > decoded(*scheme.scale, beside[0])))
+                        beside[0] = c;
+                    if (v > from && (beside[1] == q.scales.back() || v < decoded(*scheme.scale, beside[1])))
+                        beside[1] = c;
                 }
                 float best = infinity;
                 for (const code_number c : {beside[1], beside[0]}) {

@@ -23,7 +23,7 @@ struct scheme_facts {
     const reference_codec* element = nullptr;
     const reference_codec* scale = nullptr;
     const reference_codec* outer = nullptr;
-    const reference_codec* zero = nullptr; // the minimum's format
+    const reference_codec* zero = nullptr;       // the minimum's format
     const reference_codec* outer_zero = nullptr; // of a two_level_minimum
     scale_rule rule = scale_rule::by_largest;
     bool scaled = false;
@@ -55,8 +55,7 @@ template <class Scheme> [[nodiscard]] scheme_facts facts_of_scheme(std::string n
         using rule = typename Scheme::scale_type::rule;
         static_assert(std::is_same_v<rule, nibble::by_largest> || std::is_same_v<rule, nibble::by_exponent> ||
                           std::is_same_v<rule, nibble::by_exponent_no_clip> ||
-                          std::is_same_v<rule, nibble::by_exponent_rounded> ||
-                          std::is_same_v<rule, nibble::by_mean>,
+                          std::is_same_v<rule, nibble::by_exponent_rounded> || std::is_same_v<rule, nibble::by_mean>,
                       "a new scale rule needs a line in quantize_reference.cpp");
         f.scale = &reference_for<typename traits::scale_element>();
         if (std::is_same_v<rule, nibble::by_exponent>) f.rule = scale_rule::by_exponent;

@@ -71,8 +71,7 @@ TEST_CASE("any_format: every verb gives what it gives for the format that is hel
         std::vector<float> y(m * n);
         std::vector<float> z(m * n);
         gemm(tokens, packed_one, matrix_view<float>(y.data(), m, n), add_bias(bias));
-        gemm(tokens, packed_any, matrix_view<float>(z.data(), m, n), add_bias(bias), {},
-             nibble_test::test_executor{2});
+        gemm(tokens, packed_any, matrix_view<float>(z.data(), m, n), add_bias(bias), {}, nibble_test::test_executor{2});
         CHECK(std::memcmp(y.data(), z.data(), y.size() * sizeof(float)) == 0);
         // All that gemm takes: options without an epilogue, braces, prepared activations, other types, destinations.
         workspace memory;

@@ -29,11 +29,10 @@ using gemm_test::broken_by;
 namespace {
 
 template <class... Owners>
-constexpr bool move_without_failure = ((std::is_nothrow_move_constructible_v<Owners> &&
-                                        std::is_nothrow_move_assignable_v<Owners> &&
-                                        std::is_nothrow_default_constructible_v<Owners> &&
-                                        std::is_copy_constructible_v<Owners> &&
-                                        std::is_copy_assignable_v<Owners>)&&...);
+constexpr bool move_without_failure =
+    ((std::is_nothrow_move_constructible_v<Owners> && std::is_nothrow_move_assignable_v<Owners> &&
+      std::is_nothrow_default_constructible_v<Owners> && std::is_copy_constructible_v<Owners> &&
+      std::is_copy_assignable_v<Owners>)&&...);
 template <class... Formats> constexpr bool formats_move(nb::format_list<Formats...>) {
     return move_without_failure<nb::quantized<typename Formats::scheme>..., nb::packed<typename Formats::scheme>...>;
 }

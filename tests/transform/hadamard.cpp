@@ -41,7 +41,8 @@ std::vector<double> by_matrix(const std::vector<float>& x, std::size_t block) {
 
 } // namespace
 
-TEST_CASE("the fast transform is the product with the Walsh-Hadamard matrix, for every size of a head and every block") {
+TEST_CASE(
+    "the fast transform is the product with the Walsh-Hadamard matrix, for every size of a head and every block") {
     for (std::size_t size = 1; size <= 1024; ++size)
         for_each_block(size, [&](std::size_t block) {
             const std::vector<float> x = nibble_test::normal_values(size, size);
@@ -55,7 +56,8 @@ TEST_CASE("the fast transform is the product with the Walsh-Hadamard matrix, for
                 for (std::size_t i = first; i < first + block; ++i)
                     norm += static_cast<double>(x[i]) * static_cast<double>(x[i]);
                 for (std::size_t i = first; i < first + block; ++i)
-                    right = right && std::abs(static_cast<double>(got[i]) - want[i]) <= rounds * 0x1p-24 * std::sqrt(norm);
+                    right =
+                        right && std::abs(static_cast<double>(got[i]) - want[i]) <= rounds * 0x1p-24 * std::sqrt(norm);
             }
             if (!right) FAIL_CHECK(size << " numbers in blocks of " << block);
         });

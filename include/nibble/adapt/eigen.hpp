@@ -15,8 +15,7 @@ namespace nibble::inline NIBBLE_ABI {
 namespace detail {
 
 // One definition for mutable and const expressions: the element type follows from what data() gives.
-template <class Derived>
-[[nodiscard]] auto view_of_eigen(Derived& matrix) {
+template <class Derived> [[nodiscard]] auto view_of_eigen(Derived& matrix) {
     static_assert(Derived::IsRowMajor || Derived::IsVectorAtCompileTime,
                   "nibble::view: the Eigen matrix must be row-major; use Eigen::RowMajor or pass a transpose()");
     using scalar = std::remove_reference_t<decltype(*matrix.data())>;
@@ -29,14 +28,12 @@ template <class Derived>
 
 } // namespace detail
 
-// A view of a row-major Eigen matrix, map, ref or block with unit inner stride. Eigen's own default is column-major: its
-// transpose() is row-major, so pass the transpose of a column-major matrix, or declare matrices Eigen::RowMajor.
-template <class Derived>
-[[nodiscard]] auto view(Eigen::DenseBase<Derived>& matrix) {
+// A view of a row-major Eigen matrix, map, ref or block with unit inner stride. Eigen's own default is column-major:
+// its transpose() is row-major, so pass the transpose of a column-major matrix, or declare matrices Eigen::RowMajor.
+template <class Derived> [[nodiscard]] auto view(Eigen::DenseBase<Derived>& matrix) {
     return detail::view_of_eigen(matrix.derived());
 }
-template <class Derived>
-[[nodiscard]] auto view(const Eigen::DenseBase<Derived>& matrix) {
+template <class Derived> [[nodiscard]] auto view(const Eigen::DenseBase<Derived>& matrix) {
     return detail::view_of_eigen(matrix.derived());
 }
 

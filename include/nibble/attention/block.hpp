@@ -1,10 +1,13 @@
-// attention/block.hpp: what a task of attention does whatever schemes its cache stores: queries, the tokens that are fp32 as yet,
-// and what becomes of scores. Compiled once per ISA, not for each pair of schemes.
+// attention/block.hpp: what a task of attention does whatever schemes its cache stores: queries, the tokens that are
+// fp32 as yet, and what becomes of scores. Compiled once per ISA, not for each pair of schemes.
 #pragma once
 
 #include <nibble/attention/options.hpp>
-#include <nibble/attention/queries.hpp>
 #include <nibble/attention/partial.hpp>
+#include <nibble/attention/queries.hpp>
+#include <nibble/cache/pages.hpp>
+#include <nibble/cache/sequence.hpp>
+#include <nibble/cache/transform.hpp>
 #include <nibble/core/bits.hpp>
 #include <nibble/core/view.hpp>
 #include <nibble/isa/lanes.hpp>
@@ -14,9 +17,6 @@
 #include <nibble/kernel/gemm_plan.hpp>
 #include <nibble/kernel/rotary.hpp>
 #include <nibble/kernel/softmax.hpp>
-#include <nibble/cache/pages.hpp>
-#include <nibble/cache/sequence.hpp>
-#include <nibble/cache/transform.hpp>
 #include <nibble/scheme/formats.hpp>
 #include <nibble/tensor/kv_layout.hpp>
 
@@ -29,8 +29,7 @@ NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::detail {
 
 // StoresValues: or values are keys of the same place.
-template <isa Isa, bool StoresValues>
-class attention_base {
+template <isa Isa, bool StoresValues> class attention_base {
 protected:
     using open_key_side = kernel::key_side<Isa, f32_plain, false>;
     using open_values_type = values_of_cache<f32_plain, std::conditional_t<StoresValues, f32_plain, prefix_of_keys>>;
@@ -43,18 +42,20 @@ protected:
     // Panels of keys that are turned before the next products: 32 KiB of 128 channels.
     static constexpr std::size_t panels_turned = 4;
 
-    attention_base(const kv_sequence& cache, const attention_rows& rows, const attend_options& options, kernel::arena& memory) noexcept
-        : cache_(cache), memory_(cache.memory()), o_(cache.options()), at_(rows), options_(options), seen_(cache, options),
-          rows_(rows.rows()), key_transform_(cache.key_transform().get()), rotary_(cache.key_rotary()),
-          queries_(memory.take<float>(rows_ * o_.head_size)), offsets_(memory.take<float>(rows_)),
-          scores_(memory.take<float>(kernel::attention_block * rows_)),
+    attention_base(const kv_sequence& cache, const attention_rows& rows, const attend_options& options,
+                   kernel::arena& memory) noexcept
+        : cache_(cache), memory_(cache.memory()), o_(cache.options()), at_(rows), options_(options),
+          seen_(cache, options), rows_(rows.rows()), key_transform_(cache.key_transform().get()),
+          rotary_(cache.key_rotary()), queries_(memory.take<float>(rows_ * o_.head_size)),
+          offsets_(memory.take<float>(rows_)), scores_(memory.take<float>(kernel::attention_block * rows_)),
           mixed_(memory.take<float>(rows16 * rows_)), rescale_(memory.take<float>(rows_)),
           open_keys_layout_(cache.newest_keys().tokens, o_.head_size),
           open_values_layout_(open_values(cache.newest_values().tokens)),
           first_keys_layout_(cache.first_keys().tokens, o_.head_size),
           first_values_layout_(open_values(cache.first_values().tokens)),
           open_keys_(open_keys_layout_, rows_, queries_, 1.0f, memory),
-          open_values_(open_values_layout_, rows_, 1.0f, memory), first_values_(first_values_layout_, rows_, 1.0f, memory),
+          open_values_(open_values_layout_, rows_, 1.0f, memory),
+          first_values_(first_values_layout_, rows_, 1.0f, memory),
           open_decoder_(open_keys_layout_, 1.0f, rotary_ != nullptr, memory) {
         if (rotary_ == nullptr) return;
         query_turns_ = memory.take<kernel::turn>(rotary_->pairs());
@@ -68,9 +69,11 @@ protected:
 
     // The queries of the task, with the scale in them, as they meet what is stored.
     void prepare_queries(matrix_view<const float> q) noexcept {
-        const float scale = options_.scale != 0.0f ? options_.scale : 1.0f / __builtin_sqrtf(static_cast<float>(o_.head_size));
+        const float scale =
+            options_.scale != 0.0f ? options_.scale : 1.0f / __builtin_sqrtf(static_cast<float>(o_.head_size));
         for (std::size_t r = 0; r < rows_; ++r) {
-            const float* from = q.row(at_.first_query + r / at_.group) + (at_.head * at_.group + r % at_.group) * o_.head_size;
+            const float* from =
+                q.row(at_.first_query + r / at_.group) + (at_.head * at_.group + r % at_.group) * o_.head_size;
             bool finite = true;
             for (std::size_t c = 0; c < o_.head_size; ++c) {
                 queries_[r * o_.head_size + c] = from[c] * scale;
@@ -117,8 +120,8 @@ protected:
     [[nodiscard]] open_value_layout open_values(std::size_t tokens) const noexcept {
         return open_values_type::make(key_layout<f32_plain>(tokens, o_.head_size), o_.value_size);
     }
-    // What of a block lies where: sinks, pages, and the newest tokens, as far as any row sees them. All else is masked, whatever
-    // the scores of it hold.
+    // What of a block lies where: sinks, pages, and the newest tokens, as far as any row sees them. All else is masked,
+    // whatever the scores of it hold.
     struct places {
         range first_keys, keys, new_keys;
         range first_values, values, new_values;
@@ -147,10 +150,11 @@ protected:
     }
 
     // ---- scores ----
-    // products(a piece, where to, what is read next) of a range's panels, whose first may hold tokens of the range before it already.
+    // products(a piece, where to, what is read next) of a range's panels, whose first may hold tokens of the range
+    // before it already.
     template <class Products>
-    void scores_of(const Products& products, const key_piece& piece, std::size_t position, std::size_t begin, std::size_t first,
-                   const std::byte* next) noexcept {
+    void scores_of(const Products& products, const key_piece& piece, std::size_t position, std::size_t begin,
+                   std::size_t first, const std::byte* next) noexcept {
         const std::size_t panel = (position - first) / rows16;
         if (begin > position) {
             key_piece one = piece;
@@ -163,18 +167,19 @@ protected:
             products(piece, scores_ + panel * rows_ * rows16, next);
         }
     }
-    // Of keys that are turned as they are read: decode(decoder, piece, which panel of it, mean, to) makes them fp32; `panel` is where
-    // in the block they begin.
-    using decode_panel = void (*)(void* decoder, const key_piece& piece, std::size_t p, const float* mean, float* to) noexcept;
-    template <class Decoder>
-    [[nodiscard]] static constexpr decode_panel decode_by() noexcept {
+    // Of keys that are turned as they are read: decode(decoder, piece, which panel of it, mean, to) makes them fp32;
+    // `panel` is where in the block they begin.
+    using decode_panel = void (*)(void* decoder, const key_piece& piece, std::size_t p, const float* mean,
+                                  float* to) noexcept;
+    template <class Decoder> [[nodiscard]] static constexpr decode_panel decode_by() noexcept {
         return [](void* decoder, const key_piece& piece, std::size_t p, const float* mean, float* to) noexcept {
             static_cast<Decoder*>(decoder)->decode(piece, p, mean, to);
         };
     }
     NIBBLE_NOINLINE void rotated_scores(decode_panel decode, void* decoder, const key_piece& piece, std::size_t panel,
                                         float* out) noexcept {
-        const float* mean = key_transform_->mean.empty() ? nullptr : key_transform_->mean.data() + at_.head * o_.head_size;
+        const float* mean =
+            key_transform_->mean.empty() ? nullptr : key_transform_->mean.data() + at_.head * o_.head_size;
         const std::size_t bytes = open_keys_layout_.panel_bytes;
         for (std::size_t p = 0; p < piece.panels;) {
             key_piece turned{};
@@ -215,7 +220,8 @@ protected:
     void spoil_open(const open_tokens& open, const range& r, std::size_t first, bool newest) noexcept {
         if (open.marked == 0) return;
         for (std::size_t position = r.begin; position < r.end; ++position)
-            if (open.marks[at_.head * open.tokens + (newest ? position % open.tokens : position)] != 0) spoil(position - first);
+            if (open.marks[at_.head * open.tokens + (newest ? position % open.tokens : position)] != 0)
+                spoil(position - first);
     }
     void spoil_pages(const range& r, std::size_t first) noexcept {
         if (r.empty()) return;
@@ -270,11 +276,12 @@ protected:
         if (begin > first)
             for (std::size_t t = first; t < begin; ++t)
                 if (t >= o_.sinks || t >= last) row[(t - first) / rows16 * stride + (t - first) % rows16] = -infinity;
-        for (std::size_t t = max_of(end, begin) - first; t < panels * rows16; ++t) row[t / rows16 * stride + t % rows16] = -infinity;
+        for (std::size_t t = max_of(end, begin) - first; t < panels * rows16; ++t)
+            row[t / rows16 * stride + t % rows16] = -infinity;
     }
 
-    // The scores of sinks; and, when those of pages are there, of the newest tokens, and NaN for what is not finite: a value spoils
-    // its token wherever the key lies.
+    // The scores of sinks; and, when those of pages are there, of the newest tokens, and NaN for what is not finite: a
+    // value spoils its token wherever the key lies.
     void first_scores(const places& at, std::size_t first) noexcept {
         if (rotary_ != nullptr) rotary_->turns_at(first, block_turns_);
         if (!at.first_keys.empty()) open_scores(cache_.first_keys(), first_keys_layout_, at.first_keys, first, false);
@@ -321,7 +328,8 @@ protected:
                 }
         }
     }
-    [[nodiscard]] value_piece open_piece(const open_tokens& open, std::size_t first, std::size_t begin, std::size_t end) const noexcept {
+    [[nodiscard]] value_piece open_piece(const open_tokens& open, std::size_t first, std::size_t begin,
+                                         std::size_t end) const noexcept {
         value_piece piece{};
         const std::size_t from = begin / rows16 * rows16;
         piece.codes = open.head(at_.head) + open_values_layout_.codes_at(from % open.tokens);
@@ -367,12 +375,12 @@ protected:
     open_key_side open_keys_;
     open_value_side open_values_;
     open_value_side first_values_;
-    open_decoder open_decoder_; // from here to turned_keys_ for a rotary embedding alone
+    open_decoder open_decoder_;           // from here to turned_keys_ for a rotary embedding alone
     kernel::turn* query_turns_ = nullptr; // of one position
     float* block_turns_ = nullptr;
     float* panel_turns_ = nullptr;
     std::byte* turned_keys_ = nullptr; // panels in the layout of f32 pages
-    std::size_t goes_to_ = 0; // tokens before which the span ends, and those that follow it
+    std::size_t goes_to_ = 0;          // tokens before which the span ends, and those that follow it
 };
 
 } // namespace nibble::inline NIBBLE_ABI::detail

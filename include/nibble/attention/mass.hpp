@@ -53,7 +53,8 @@ void sum_mass(matrix_view<const float> q, const kv_cache<Keys, Values>& cache, m
                 auto* sums = own.take<float>(rows.rows());
                 task_type work(cache, rows, options, own);
                 work.prepare(q);
-                for (std::size_t r = 0; r < rows.rows(); ++r) sums[r] = log_sums(first + r / group, head * group + r % group);
+                for (std::size_t r = 0; r < rows.rows(); ++r)
+                    sums[r] = log_sums(first + r / group, head * group + r % group);
                 work.add_mass(span, sums, to);
             }
         });
@@ -68,25 +69,27 @@ void sum_mass(matrix_view<const float> q, const kv_cache<Keys, Values>& cache, m
 
 } // namespace detail
 
-// mass[h][t] = the sum of the weights of token t, over all queries and all query heads of key head h: what attend with the same q
-// and options gave the token, log_sums being those that it wrote. mass: the cache's heads x size(). Costs half to three
-// quarters of attend.
-// The same bits for any number of threads. A query whose log-sum is NaN makes all of its head NaN.
+// mass[h][t] = the sum of the weights of token t, over all queries and all query heads of key head h: what attend with
+// the same q and options gave the token, log_sums being those that it wrote. mass: the cache's heads x size(). Costs
+// half to three quarters of attend. The same bits for any number of threads. A query whose log-sum is NaN makes all of
+// its head NaN.
 template <isa Isa = best_isa, class Keys, cached_values Values, executor Executor = serial>
 void attention_mass(matrix_view<const float> q, const kv_cache<Keys, Values>& cache, matrix_view<const float> log_sums,
                     matrix_view<float> mass, const attend_options& options = {}, const Executor& threads = {}) {
     detail::check_executor(threads);
     const kv_cache_options& o = cache.options();
     const std::size_t heads = detail::check_queries(q, q.rows(), cache, options) * o.heads;
-    NIBBLE_CHECK(log_sums.rows() == q.rows() && log_sums.cols() == heads, "attention_mass: log_sums must be queries x query heads");
-    NIBBLE_CHECK(mass.rows() == o.heads && mass.cols() == cache.size(), "attention_mass: mass must be the cache's heads x tokens");
+    NIBBLE_CHECK(log_sums.rows() == q.rows() && log_sums.cols() == heads,
+                 "attention_mass: log_sums must be queries x query heads");
+    NIBBLE_CHECK(mass.rows() == o.heads && mass.cols() == cache.size(),
+                 "attention_mass: mass must be the cache's heads x tokens");
     detail::with_products(options.precision, [&](auto products) {
         detail::sum_mass<Isa, decltype(products)::scores>(q, cache, log_sums, mass, options, threads);
     });
 }
 
-// The fewest tokens that together have at least `share` of all mass (ZipVL, He et al., 2024: tokens that keep more bits), in order;
-// of equal ones the earlier. mass: rows are added up.
+// The fewest tokens that together have at least `share` of all mass (ZipVL, He et al., 2024: tokens that keep more
+// bits), in order; of equal ones the earlier. mass: rows are added up.
 [[nodiscard]] inline dynamic_array<std::uint32_t> important_tokens(matrix_view<const float> mass, double share) {
     NIBBLE_CHECK(share >= 0.0 && share <= 1.0, "important_tokens: a share is 0 to 1");
     dynamic_array<double> sums(mass.cols());

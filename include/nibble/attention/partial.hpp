@@ -3,21 +3,22 @@
 
 #include <nibble/attention/options.hpp>
 #include <nibble/attention/queries.hpp>
+#include <nibble/cache/pages.hpp>
+#include <nibble/cache/sequence.hpp>
+#include <nibble/cache/transform.hpp>
 #include <nibble/core/bits.hpp>
 #include <nibble/core/view.hpp>
 #include <nibble/isa/lanes.hpp>
 #include <nibble/kernel/gemm_plan.hpp>
 #include <nibble/kernel/softmax.hpp>
-#include <nibble/cache/pages.hpp>
-#include <nibble/cache/sequence.hpp>
-#include <nibble/cache/transform.hpp>
 
 #include <cstddef>
 
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::detail {
 
-// What attention has of the rows of a task: a state of each, and the sums of the values [channels' panel][row][16 channels].
+// What attention has of the rows of a task: a state of each, and the sums of the values [channels' panel][row][16
+// channels].
 struct attention_sums {
     kernel::softmax_state* states = nullptr;
     float* offsets = nullptr; // what all scores of a row lack
@@ -26,7 +27,8 @@ struct attention_sums {
     [[nodiscard]] static std::size_t count(const kv_cache_options& o, std::size_t rows) noexcept {
         return round_up(o.value_size, panel_layout::rows) * rows;
     }
-    [[nodiscard]] static attention_sums take(const kv_cache_options& o, std::size_t rows, kernel::arena& memory) noexcept {
+    [[nodiscard]] static attention_sums take(const kv_cache_options& o, std::size_t rows,
+                                             kernel::arena& memory) noexcept {
         attention_sums s;
         s.states = memory.take<kernel::softmax_state>(rows);
         s.offsets = memory.take<float>(rows);
@@ -44,7 +46,8 @@ struct attention_sums {
 
 // A span's sums joined to those of the spans before it: a x of_a + b x of_b, both factors left in the part's states.
 template <isa Isa>
-inline void join(const kv_cache_options& o, std::size_t rows, const attention_sums& all, const attention_sums& part) noexcept {
+inline void join(const kv_cache_options& o, std::size_t rows, const attention_sums& all,
+                 const attention_sums& part) noexcept {
     using L = kernel::token_lanes<Isa>;
     for (std::size_t r = 0; r < rows; ++r) {
         float of_all = 1.0f;
@@ -63,8 +66,8 @@ inline void join(const kv_cache_options& o, std::size_t rows, const attention_su
 
 // What all spans gave, to the rows of out: sums over weights, and a sink's, in the caller's channels.
 template <isa Isa>
-inline void finish(const kv_sequence& cache, const attention_rows& at, const attention_sums& all, const attend_options& options,
-                   matrix_view<float> out) noexcept {
+inline void finish(const kv_sequence& cache, const attention_rows& at, const attention_sums& all,
+                   const attend_options& options, matrix_view<float> out) noexcept {
     const std::size_t rows = at.rows();
     const std::size_t size = cache.options().value_size;
     for (std::size_t r = 0; r < rows; ++r) {
@@ -82,7 +85,8 @@ inline void finish(const kv_sequence& cache, const attention_rows& at, const att
         float* to = out.row(query) + head * size;
         using L = kernel::token_lanes<Isa>;
         for (std::size_t c = 0; c < size; c += L::width) {
-            const float* from = all.sums + (c / panel_layout::rows * rows + r) * panel_layout::rows + c % panel_layout::rows;
+            const float* from =
+                all.sums + (c / panel_layout::rows * rows + r) * panel_layout::rows + c % panel_layout::rows;
             (L::load(from, L::width) * L(factor)).store(to + c, min_of(L::width, size - c));
         }
         if (const kv_transform* transform = cache.transform_of_values()) {

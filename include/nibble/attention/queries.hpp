@@ -2,11 +2,11 @@
 #pragma once
 
 #include <nibble/attention/options.hpp>
+#include <nibble/cache/sequence.hpp>
 #include <nibble/core/bits.hpp>
 #include <nibble/core/check.hpp>
 #include <nibble/core/view.hpp>
 #include <nibble/kernel/softmax.hpp>
-#include <nibble/cache/sequence.hpp>
 
 #include <cstddef>
 
@@ -15,21 +15,24 @@ namespace nibble::inline NIBBLE_ABI::detail {
 
 // What one task has: some queries of one sequence, all query heads of one key head.
 struct attention_rows {
-    std::size_t head = 0;         // of keys
-    std::size_t first_query = 0;  // row of q
+    std::size_t head = 0;        // of keys
+    std::size_t first_query = 0; // row of q
     std::size_t queries = 0;
     std::size_t first_position = 0; // of the first of them
-    std::size_t group = 1;        // query heads per key head
+    std::size_t group = 1;          // query heads per key head
     [[nodiscard]] std::size_t rows() const noexcept { return queries * group; }
     [[nodiscard]] std::size_t position(std::size_t row) const noexcept { return first_position + row / group; }
 
-    // Queries that a task has, at most: whole tiles of 6, 8 and 12 rows, which stay in the second-level cache with their scores
-    // (against 32 rows, 512 queries: fp32 1.07 to 1.1 times as fast, integers the same; more rows gain nothing).
-    [[nodiscard]] static std::size_t queries_at_once(std::size_t group) noexcept { return max_of<std::size_t>(1, 72 / group); }
-    // Of the last `count` tokens of a cache, whose queries are rows `row` and following of q, those from number `first` on. (Of more
-    // queries than tokens nothing asks for a position: check_queries.)
-    [[nodiscard]] static attention_rows make(const kv_sequence& cache, std::size_t head, std::size_t row, std::size_t count,
-                                             std::size_t first, std::size_t group) noexcept {
+    // Queries that a task has, at most: whole tiles of 6, 8 and 12 rows, which stay in the second-level cache with
+    // their scores (against 32 rows, 512 queries: fp32 1.07 to 1.1 times as fast, integers the same; more rows gain
+    // nothing).
+    [[nodiscard]] static std::size_t queries_at_once(std::size_t group) noexcept {
+        return max_of<std::size_t>(1, 72 / group);
+    }
+    // Of the last `count` tokens of a cache, whose queries are rows `row` and following of q, those from number `first`
+    // on. (Of more queries than tokens nothing asks for a position: check_queries.)
+    [[nodiscard]] static attention_rows make(const kv_sequence& cache, std::size_t head, std::size_t row,
+                                             std::size_t count, std::size_t first, std::size_t group) noexcept {
         return {.head = head,
                 .first_query = row + first,
                 .queries = min_of(queries_at_once(group), count - first),
@@ -38,17 +41,20 @@ struct attention_rows {
     }
 };
 
-// Queries of `count` rows of q against a cache, and what the options say of them: how many query heads share a key head.
+// Queries of `count` rows of q against a cache, and what the options say of them: how many query heads share a key
+// head.
 [[nodiscard]] inline std::size_t check_queries(matrix_view<const float> q, std::size_t count, const kv_sequence& cache,
                                                const attend_options& options) {
     const kv_cache_options& o = cache.options();
     const std::size_t heads = q.cols() / o.head_size;
     NIBBLE_CHECK(heads != 0 && q.cols() == heads * o.head_size && heads % o.heads == 0,
                  "attention: a row of q must have heads x head_size numbers, the heads a multiple of the cache's");
-    const bool have_positions = options.causal || options.window != 0 || !options.slopes.empty() || cache.key_rotary() != nullptr;
-    NIBBLE_CHECK(count <= cache.size() || !have_positions,
-                 "attention: more queries than tokens: append their keys and values first; or, for cross-attention, set "
-                 "causal = false, without a window, slopes or keys that attend turns");
+    const bool have_positions =
+        options.causal || options.window != 0 || !options.slopes.empty() || cache.key_rotary() != nullptr;
+    NIBBLE_CHECK(
+        count <= cache.size() || !have_positions,
+        "attention: more queries than tokens: append their keys and values first; or, for cross-attention, set "
+        "causal = false, without a window, slopes or keys that attend turns");
     NIBBLE_CHECK(options.lag == 0 || options.causal, "attention: lag is for causal attention");
     NIBBLE_CHECK(options.slopes.empty() || options.slopes.size() == heads, "attention: one slope per query head");
     NIBBLE_CHECK(options.mask.empty() || (options.mask.rows() == q.rows() && options.mask.cols() >= cache.size()),

@@ -1,11 +1,11 @@
-// attention/task.hpp: what attend does in one task: some queries of a sequence over all of its tokens, block after block, wherever
-// those lie.
+// attention/task.hpp: what attend does in one task: some queries of a sequence over all of its tokens, block after
+// block, wherever those lie.
 #pragma once
 
-#include <nibble/attention/options.hpp>
 #include <nibble/attention/block.hpp>
-#include <nibble/attention/queries.hpp>
+#include <nibble/attention/options.hpp>
 #include <nibble/attention/partial.hpp>
+#include <nibble/attention/queries.hpp>
 #include <nibble/core/bits.hpp>
 #include <nibble/core/check.hpp>
 #include <nibble/core/view.hpp>
@@ -24,17 +24,18 @@ NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::detail {
 
 // run(a type that says which of both products are of integers)
-template <bool Scores, bool Values>
-struct integer_products {
+template <bool Scores, bool Values> struct integer_products {
     static constexpr bool scores = Scores;
     static constexpr bool values = Values;
 };
-template <class Run>
-decltype(auto) with_products(attention_precision precision, const Run& run) {
+template <class Run> decltype(auto) with_products(attention_precision precision, const Run& run) {
     switch (precision) {
-    case attention_precision::fp32: return run(integer_products<false, false>{});
-    case attention_precision::integer_scores: return run(integer_products<true, false>{});
-    case attention_precision::integer: return run(integer_products<true, true>{});
+    case attention_precision::fp32:
+        return run(integer_products<false, false>{});
+    case attention_precision::integer_scores:
+        return run(integer_products<true, false>{});
+    case attention_precision::integer:
+        return run(integer_products<true, true>{});
     }
     NIBBLE_CHECK(false, "attention: no precision of that number");
     return run(integer_products<false, false>{});
@@ -52,10 +53,6 @@ private:
     using key_side = kernel::key_side<Isa, Keys, IntegerScores>;
     using value_side = kernel::value_side<Isa, value_layout_type, IntegerValues>;
     using decoder = kernel::panel_decoder<Isa, Keys>;
-    using typename base::key_piece;
-    using typename base::places;
-    using typename base::range;
-    using typename base::value_piece;
     using base::at_;
     using base::cache_;
     using base::goes_to_;
@@ -66,6 +63,10 @@ private:
     using base::rows_;
     using base::scores_;
     using base::seen_;
+    using typename base::key_piece;
+    using typename base::places;
+    using typename base::range;
+    using typename base::value_piece;
 
 public:
     attention_task(const cache_type& cache, const attention_rows& rows, const attend_options& options,
@@ -110,14 +111,17 @@ public:
     }
 
 private:
-    // Where the codes of a block's keys take as much memory as those of its values, and stay in the cache that is asked: keys ask for
-    // the values of their tokens as they are read, and values for the keys of the next block, at the same place of a page. So all
-    // of it is asked for at one pace, as long before it is read as half a block takes (Emerald Rapids, one query, against a
-    // distance within streams: int4_g32 1.17 to 1.20 times as fast, int8 1.01 to 1.04; f16, whose halves are 64 KiB, 0.97). Only
-    // where the tiles of both do ask: not for keys that are turned as they are read, nor for many rows, whose panels are unpacked.
-    [[nodiscard]] static bool has_partners(const key_layout<Keys>& keys, const value_layout_type& values, std::size_t page_tokens) noexcept {
+    // Where the codes of a block's keys take as much memory as those of its values, and stay in the cache that is
+    // asked: keys ask for the values of their tokens as they are read, and values for the keys of the next block, at
+    // the same place of a page. So all of it is asked for at one pace, as long before it is read as half a block takes
+    // (Emerald Rapids, one query, against a distance within streams: int4_g32 1.17 to 1.20 times as fast, int8 1.01
+    // to 1.04; f16, whose halves are 64 KiB, 0.97). Only where the tiles of both do ask: not for keys that are turned
+    // as they are read, nor for many rows, whose panels are unpacked.
+    [[nodiscard]] static bool has_partners(const key_layout<Keys>& keys, const value_layout_type& values,
+                                           std::size_t page_tokens) noexcept {
         if constexpr (stores_values) {
-            // Of a first-level cache of 32 or 48 KiB; or, where requests of both halves go to it, of a second-level one.
+            // Of a first-level cache of 32 or 48 KiB; or, where requests of both halves go to it, of a second-level
+            // one.
             constexpr bool second_level =
                 kernel::prefetches_l2<Isa, key_format<Keys>::scheme_type::element_type::bits> &&
                 kernel::prefetches_l2<Isa, value_layout_type::scheme_type::element_type::bits>;
@@ -131,15 +135,17 @@ private:
     // The scores of a block, NaN where a key or a value is not finite.
     void block_scores(const places& at, std::size_t first, std::size_t count) noexcept {
         base::first_scores(at, first);
-        // What comes next from memory is asked for before it is needed: the tiles ask for what is read after them, and while the
-        // processor is busy with the scores it asks for more of the values.
+        // What comes next from memory is asked for before it is needed: the tiles ask for what is read after them, and
+        // while the processor is busy with the scores it asks for more of the values.
         const std::byte* const soon = base::values_at(at.values);
-        for (std::size_t i = first / o_.page_tokens; i * o_.page_tokens < first + count; ++i) ask_for_scales(i, stores_values);
+        for (std::size_t i = first / o_.page_tokens; i * o_.page_tokens < first + count; ++i)
+            ask_for_scales(i, stores_values);
         if (!at.keys.empty()) page_scores(at.keys, first, soon);
         base::newest_scores(at, first);
     }
-    // What is asked for while scores are weighed and no tile asks: the block's values, whose beginning the keys' tiles have asked
-    // for; or, where those asked for all of them, the next block's keys (1.02 to 1.1 times as fast as asking for nothing).
+    // What is asked for while scores are weighed and no tile asks: the block's values, whose beginning the keys' tiles
+    // have asked for; or, where those asked for all of them, the next block's keys (1.02 to 1.1 times as fast as asking
+    // for nothing).
     [[nodiscard]] kernel::prefetch_cursor asked_meanwhile(const range& values, std::size_t first) const noexcept {
         const std::size_t step = rows_ == 1 ? 128 : 64;
         if (!partners_) {
@@ -174,7 +180,8 @@ private:
         if (cache_.page(page) == kv_sequence::none) return;
         const std::uint32_t id = cache_.page(page);
         if (values)
-            ask_for(pages_.values_of(id, at_.head) + pages_.values().scales, pages_.values().bytes - pages_.values().scales);
+            ask_for(pages_.values_of(id, at_.head) + pages_.values().scales,
+                    pages_.values().bytes - pages_.values().scales);
         else
             ask_for(pages_.keys_of(id, at_.head) + pages_.keys().scales, pages_.keys().bytes - pages_.keys().scales);
     }
@@ -206,7 +213,8 @@ private:
             std::size_t position = max_of(page * size, r.begin / rows16 * rows16);
             const auto products = [&](const key_piece& of, float* out, const std::byte* after) {
                 if (rotary_ != nullptr)
-                    base::rotated_scores(base::template decode_by<decoder>(), &decoder_, of, (position - first) / rows16, out);
+                    base::rotated_scores(base::template decode_by<decoder>(), &decoder_, of,
+                                         (position - first) / rows16, out);
                 else
                     keys_.scores(of, out, after);
             };
@@ -217,7 +225,8 @@ private:
             // After these keys come those of the next page, or the block's values.
             const std::byte* next = end < r.end ? pages_.keys_of(cache_.page(page + 1), at_.head) : values;
             if (position < end)
-                base::scores_of(products, piece_at(position, ceil_div(end - position, rows16)), position, position, first, next);
+                base::scores_of(products, piece_at(position, ceil_div(end - position, rows16)), position, position,
+                                first, next);
         }
         base::spoil_pages(r, first);
     }

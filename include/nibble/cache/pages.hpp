@@ -19,7 +19,8 @@ namespace nibble::inline NIBBLE_ABI {
 
 // When the tokens of an append are stored as Keys and Values: until then they are in fp32, as they came.
 enum class kv_storing {
-    // at_next_append where keys or values pass through a window or groups of tokens (along_tokens, key_flush, key_window,
+    // at_next_append where keys or values pass through a window or groups of tokens (along_tokens, key_flush,
+    // key_window,
     // value_window), else at_append.
     automatic,
     // At once. Where there is a window, the tokens of a long append have left it before their own queries see them.
@@ -30,28 +31,30 @@ enum class kv_storing {
 
 // What is fixed for the life of a cache.
 struct kv_cache_options {
-    std::size_t heads = 1;         // of keys and values; queries may have a multiple of it
-    std::size_t head_size = 128;   // channels of a key, 1 to 1024
-    std::size_t value_size = 0;    // channels of a value; 0: as many (with prefix_of_keys: how many of the key's)
-    std::size_t capacity = 4096;   // tokens of a sequence, at most
-    std::size_t pages = 0;         // that all sequences share; 0: as many as one sequence of `capacity` takes
-    // 16, 32, 64, 128 or 256, and a multiple of the group of along_tokens. Attention goes through a page in a few streams, which are
-    // the longer, and the faster, the more tokens there are (256 against 128 on a Zen 4: 1.0 to 1.15 times as fast, most where elements have
-    // few bits); smaller pages waste less and are shared in finer steps.
+    std::size_t heads = 1;       // of keys and values; queries may have a multiple of it
+    std::size_t head_size = 128; // channels of a key, 1 to 1024
+    std::size_t value_size = 0;  // channels of a value; 0: as many (with prefix_of_keys: how many of the key's)
+    std::size_t capacity = 4096; // tokens of a sequence, at most
+    std::size_t pages = 0;       // that all sequences share; 0: as many as one sequence of `capacity` takes
+    // 16, 32, 64, 128 or 256, and a multiple of the group of along_tokens. Attention goes through a page in a few
+    // streams, which are the longer, and the faster, the more tokens there are (256 against 128 on a Zen 4: 1.0 to 1.15
+    // times as fast, most where elements have few bits); smaller pages waste less and are shared in finer steps.
     std::size_t page_tokens = 256;
-    // The newest tokens that stay in fp32, of keys and of values, and the first ones that do (attention sinks). Keys leave
-    // their window `key_flush` tokens at once, at positions that are multiples of it; 0 stands for the group of along_tokens,
-    // or 1. KIVI with residual length R: along_tokens keys with key_flush = R, values with value_window = R.
+    // The newest tokens that stay in fp32, of keys and of values, and the first ones that do (attention sinks). Keys
+    // leave their window `key_flush` tokens at once, at positions that are multiples of it; 0 stands for the group of
+    // along_tokens, or 1. KIVI with residual length R: along_tokens keys with key_flush = R, values with value_window =
+    // R.
     std::size_t key_window = 0;
     std::size_t value_window = 0;
     std::size_t key_flush = 0;
     std::size_t sinks = 0;
     kv_storing storing = kv_storing::automatic;
-    // With at_next_append: tokens of one append that the fp32 memory made with a sequence has room for. A longer append allocates
-    // room of its own, and the one after it, or flush(), gives that back.
+    // With at_next_append: tokens of one append that the fp32 memory made with a sequence has room for. A longer append
+    // allocates room of its own, and the one after it, or flush(), gives that back.
     std::size_t prompt_tokens = 16;
     // How many tokens truncate may take back where keys or values pass through a window or groups of tokens, whose fp32
-    // numbers it needs again. Without those there is no limit, nor for tokens of the last append that are not stored yet.
+    // numbers it needs again. Without those there is no limit, nor for tokens of the last append that are not stored
+    // yet.
     std::size_t rollback = 16;
     // Of schemes with a scale per tensor, or an outer one (nvfp4): it cannot follow from what is not there yet.
     float key_scale = 1.0f;
@@ -86,10 +89,12 @@ public:
     }
     // page_bytes() to and from plain memory: head by head its keys, values and marks.
     void save(std::uint32_t page, std::byte* to) const noexcept {
-        for_each_part(page, [&](const std::byte* part, std::size_t bytes, std::size_t at) { std::memcpy(to + at, part, bytes); });
+        for_each_part(
+            page, [&](const std::byte* part, std::size_t bytes, std::size_t at) { std::memcpy(to + at, part, bytes); });
     }
     void restore(std::uint32_t page, const std::byte* from) noexcept {
-        for_each_part(page, [&](std::byte* part, std::size_t bytes, std::size_t at) { std::memcpy(part, from + at, bytes); });
+        for_each_part(page,
+                      [&](std::byte* part, std::size_t bytes, std::size_t at) { std::memcpy(part, from + at, bytes); });
         count_marks(page);
     }
     void keep(std::uint32_t page) noexcept { ++owners_[page]; }
@@ -111,18 +116,23 @@ public:
         return copy;
     }
 
-    [[nodiscard]] std::byte* keys_of(std::uint32_t page, std::size_t head) noexcept { return head_of(head) + page * keys_bytes_; }
+    [[nodiscard]] std::byte* keys_of(std::uint32_t page, std::size_t head) noexcept {
+        return head_of(head) + page * keys_bytes_;
+    }
     [[nodiscard]] const std::byte* keys_of(std::uint32_t page, std::size_t head) const noexcept {
         return head_of(head) + page * keys_bytes_;
     }
     // Those of prefix_of_keys are keys.
     [[nodiscard]] std::byte* values_of(std::uint32_t page, std::size_t head) noexcept {
-        return stores_values_ ? head_of(head) + options_.pages * keys_bytes_ + page * values_bytes_ : keys_of(page, head);
+        return stores_values_ ? head_of(head) + options_.pages * keys_bytes_ + page * values_bytes_
+                              : keys_of(page, head);
     }
     [[nodiscard]] const std::byte* values_of(std::uint32_t page, std::size_t head) const noexcept {
-        return stores_values_ ? head_of(head) + options_.pages * keys_bytes_ + page * values_bytes_ : keys_of(page, head);
+        return stores_values_ ? head_of(head) + options_.pages * keys_bytes_ + page * values_bytes_
+                              : keys_of(page, head);
     }
-    // A byte per token: bit 0 says that its key was not finite, bit 1 that its value was not; has_marks: whether the page has any.
+    // A byte per token: bit 0 says that its key was not finite, bit 1 that its value was not; has_marks: whether the
+    // page has any.
     [[nodiscard]] std::uint8_t* marks(std::uint32_t page, std::size_t head) noexcept {
         return reinterpret_cast<std::uint8_t*>(head_of(head) + marks_at(page));
     }
@@ -158,8 +168,10 @@ public:
 
 protected:
     // Of options that were checked, and keys and values (0 where they are keys) of a page and head in bytes.
-    page_memory(const kv_cache_options& given, std::size_t keys_bytes, std::size_t values_bytes, bool stores_values, allocator from)
-        : options_(given), from_(from), stores_values_(stores_values), keys_bytes_(keys_bytes), values_bytes_(values_bytes) {
+    page_memory(const kv_cache_options& given, std::size_t keys_bytes, std::size_t values_bytes, bool stores_values,
+                allocator from)
+        : options_(given), from_(from), stores_values_(stores_values), keys_bytes_(keys_bytes),
+          values_bytes_(values_bytes) {
         marks_bytes_ = round_up(options_.page_tokens, 64);
         head_bytes_ = keys_bytes_ + values_bytes_ + marks_bytes_;
         NIBBLE_CHECK(options_.pages <= (SIZE_MAX / 4) / (head_bytes_ * options_.heads) && options_.pages < none,
@@ -178,7 +190,8 @@ protected:
         if (o.value_size == 0) o.value_size = o.head_size;
         if (!stores_values)
             NIBBLE_CHECK(o.value_size <= o.head_size && o.value_window == 0,
-                         "kv_cache: values that are a prefix of the keys have at most head_size channels, and the window of the keys");
+                         "kv_cache: values that are a prefix of the keys have at most head_size channels, and the "
+                         "window of the keys");
         if (o.key_flush == 0) o.key_flush = detail::max_of<std::size_t>(1, group);
         NIBBLE_CHECK(o.heads != 0 && o.heads <= 65536, "kv_cache: there must be 1 to 65536 heads");
         NIBBLE_CHECK(o.head_size != 0 && o.head_size <= kernel::longest_head && o.value_size <= kernel::longest_head,
@@ -186,11 +199,13 @@ protected:
         NIBBLE_CHECK(o.page_tokens >= 16 && o.page_tokens <= 256 && (o.page_tokens & (o.page_tokens - 1)) == 0,
                      "kv_cache: a page has 16, 32, 64, 128 or 256 tokens");
         if (group != 0) {
-            NIBBLE_CHECK(o.page_tokens % group == 0, "kv_cache: page_tokens must be a multiple of the group of along_tokens");
-            NIBBLE_CHECK(o.key_flush % group == 0, "kv_cache: key_flush must be a multiple of the group of along_tokens");
+            NIBBLE_CHECK(o.page_tokens % group == 0,
+                         "kv_cache: page_tokens must be a multiple of the group of along_tokens");
+            NIBBLE_CHECK(o.key_flush % group == 0,
+                         "kv_cache: key_flush must be a multiple of the group of along_tokens");
         }
-        NIBBLE_CHECK(o.capacity <= (std::size_t{1} << 31) && o.key_window <= o.capacity && o.value_window <= o.capacity &&
-                         o.sinks <= o.capacity && o.rollback <= o.capacity &&
+        NIBBLE_CHECK(o.capacity <= (std::size_t{1} << 31) && o.key_window <= o.capacity &&
+                         o.value_window <= o.capacity && o.sinks <= o.capacity && o.rollback <= o.capacity &&
                          o.key_flush <= detail::max_of(o.capacity, detail::max_of<std::size_t>(1, group)),
                      "kv_cache: windows, flush, sinks and rollback cannot exceed the capacity, nor that 2^31 tokens");
         NIBBLE_CHECK(o.key_scale > 0.0f && detail::is_finite(o.key_scale) && o.value_scale > 0.0f &&
@@ -208,7 +223,9 @@ private:
         const std::size_t others = detail::max_of(options_.rollback, stores_at_next_append() ? appended : 0);
         return detail::round_up(window + others, panel_layout::rows);
     }
-    [[nodiscard]] std::byte* head_of(std::size_t head) noexcept { return memory_.data() + head * options_.pages * head_bytes_; }
+    [[nodiscard]] std::byte* head_of(std::size_t head) noexcept {
+        return memory_.data() + head * options_.pages * head_bytes_;
+    }
     [[nodiscard]] const std::byte* head_of(std::size_t head) const noexcept {
         return memory_.data() + head * options_.pages * head_bytes_;
     }
@@ -216,8 +233,7 @@ private:
         return options_.pages * (keys_bytes_ + values_bytes_) + page * marks_bytes_;
     }
     // visit(part, bytes, where it begins in the page as save writes it)
-    template <class Visit>
-    void for_each_part(std::uint32_t page, const Visit& visit) noexcept {
+    template <class Visit> void for_each_part(std::uint32_t page, const Visit& visit) noexcept {
         for (std::size_t h = 0; h < options_.heads; ++h) {
             const std::size_t at = h * head_bytes_;
             visit(keys_of(page, h), keys_bytes_, at);
@@ -225,11 +241,9 @@ private:
             visit(reinterpret_cast<std::byte*>(marks(page, h)), marks_bytes_, at + keys_bytes_ + values_bytes_);
         }
     }
-    template <class Visit>
-    void for_each_part(std::uint32_t page, const Visit& visit) const noexcept {
-        const_cast<page_memory*>(this)->for_each_part(page, [&](const std::byte* part, std::size_t bytes, std::size_t at) {
-            visit(part, bytes, at);
-        });
+    template <class Visit> void for_each_part(std::uint32_t page, const Visit& visit) const noexcept {
+        const_cast<page_memory*>(this)->for_each_part(
+            page, [&](const std::byte* part, std::size_t bytes, std::size_t at) { visit(part, bytes, at); });
     }
 
     kv_cache_options options_;
@@ -248,15 +262,14 @@ private:
 
 } // namespace detail
 
-// Pages of a number of tokens, all heads of them: the memory of one or more sequences. A page that several sequences hold is
-// stored once, and copied when one of them writes to it. Not for several threads at once without a lock. Neither copied nor moved:
-// sequences point to it.
+// Pages of a number of tokens, all heads of them: the memory of one or more sequences. A page that several sequences
+// hold is stored once, and copied when one of them writes to it. Not for several threads at once without a lock.
+// Neither copied nor moved: sequences point to it.
 //
-// A page is not in one place: keys, values and marks of a head have the parts of all pages side by side, so that attention, which
-// goes through a sequence head by head, reads one stretch of memory where pages were taken one after the other. (Emerald Rapids,
-// two threads: stretches of 8 KiB are read at 24 GB/s, of 64 at 31, of 256 at 36.)
-template <class Keys, cached_values Values>
-class kv_pages : public detail::page_memory {
+// A page is not in one place: keys, values and marks of a head have the parts of all pages side by side, so that
+// attention, which goes through a sequence head by head, reads one stretch of memory where pages were taken one after
+// the other. (Emerald Rapids, two threads: stretches of 8 KiB are read at 24 GB/s, of 64 at 31, of 256 at 36.)
+template <class Keys, cached_values Values> class kv_pages : public detail::page_memory {
 public:
     using key_layout = detail::key_layout<Keys>;
     static constexpr bool stores_values = detail::values_of_cache<Keys, Values>::stored;

@@ -1,6 +1,8 @@
 // cache/sequence.hpp: what a sequence of cached keys and values is whatever schemes they are stored in.
 #pragma once
 
+#include <nibble/cache/pages.hpp>
+#include <nibble/cache/transform.hpp>
 #include <nibble/core/array_view.hpp>
 #include <nibble/core/bits.hpp>
 #include <nibble/core/buffer.hpp>
@@ -10,8 +12,6 @@
 #include <nibble/core/shared_ptr.hpp>
 #include <nibble/core/view.hpp>
 #include <nibble/dispatch/fixed.hpp>
-#include <nibble/cache/pages.hpp>
-#include <nibble/cache/transform.hpp>
 #include <nibble/scheme/formats.hpp>
 #include <nibble/tensor/kv_layout.hpp>
 
@@ -22,13 +22,14 @@
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::detail {
 
-// Keys or values of some tokens in fp32, in the layout of a page in f32: the newest ones, position p at p % tokens, or the first.
+// Keys or values of some tokens in fp32, in the layout of a page in f32: the newest ones, position p at p % tokens, or
+// the first.
 struct open_tokens {
     std::size_t tokens = 0;
     std::size_t head_bytes = 0;
     buffer memory;
     dynamic_array<std::uint8_t> marks; // [head][tokens]
-    std::size_t marked = 0;          // of those, not 0
+    std::size_t marked = 0;            // of those, not 0
 
     open_tokens() = default;
     open_tokens(std::size_t count, std::size_t bytes, std::size_t heads, allocator from = {})
@@ -46,8 +47,8 @@ struct newest_tokens {
     [[nodiscard]] bool empty() const noexcept { return keys.tokens == 0 && values.tokens == 0; }
 };
 
-// The tokens, pages and transforms of a kv_cache, which adds how numbers are stored. Attention knows a cache as this but for its
-// products.
+// The tokens, pages and transforms of a kv_cache, which adds how numbers are stored. Attention knows a cache as this
+// but for its products.
 class kv_sequence {
 public:
     static constexpr std::uint32_t none = page_memory::none;
@@ -63,14 +64,19 @@ public:
     // The first token that is still there, those in options().sinks aside.
     [[nodiscard]] std::size_t begin() const noexcept { return begin_; }
     // Tokens below it are stored as Keys, or Values; from it on they are fp32 as yet.
-    [[nodiscard]] std::size_t stored_keys() const noexcept { return memory_ == nullptr ? 0 : memory_->stored_keys(due_); }
-    [[nodiscard]] std::size_t stored_values() const noexcept { return memory_ == nullptr ? 0 : memory_->stored_values(due_); }
+    [[nodiscard]] std::size_t stored_keys() const noexcept {
+        return memory_ == nullptr ? 0 : memory_->stored_keys(due_);
+    }
+    [[nodiscard]] std::size_t stored_values() const noexcept {
+        return memory_ == nullptr ? 0 : memory_->stored_values(due_);
+    }
 
     [[nodiscard]] const shared_ptr<const kv_transform>& key_transform() const noexcept { return key_transform_; }
     [[nodiscard]] const shared_ptr<const kv_transform>& value_transform() const noexcept { return value_transform_; }
 
-    // Pages that the next `count` tokens take from the set: they can be appended if it has as many available. An append takes the
-    // pages of its tokens also where it is the next one that stores them: flush needs more, pages_needed(0), after a fork alone.
+    // Pages that the next `count` tokens take from the set: they can be appended if it has as many available. An append
+    // takes the pages of its tokens also where it is the next one that stores them: flush needs more, pages_needed(0),
+    // after a fork alone.
     [[nodiscard]] std::size_t pages_needed(std::size_t count) const {
         std::size_t needed = 0;
         for_each_page_written(count, [&](std::size_t i) {
@@ -87,8 +93,8 @@ public:
         return (keys == count || keys >= oldest_key_) && (values == count || values >= oldest_value_);
     }
 
-    // Gives back all pages whose tokens all lie before `position` and are stored: attention with a window no longer asks for them.
-    // Sinks stay.
+    // Gives back all pages whose tokens all lie before `position` and are stored: attention with a window no longer
+    // asks for them. Sinks stay.
     void evict_before(std::size_t position) {
         NIBBLE_CHECK(position <= tokens_, "kv_cache::evict_before: a position within the sequence");
         const std::size_t size = options().page_tokens;
@@ -98,13 +104,15 @@ public:
         begin_ = max_of(begin_, pages * size);
     }
 
-    // Pages to and from plain memory, pages().page_bytes() of it each, bit for bit. A page that was saved may be dropped, which
-    // gives its memory back; until it is restored attend must not meet it. Tokens are in pages once they are stored: flush() first.
+    // Pages to and from plain memory, pages().page_bytes() of it each, bit for bit. A page that was saved may be
+    // dropped, which gives its memory back; until it is restored attend must not meet it. Tokens are in pages once they
+    // are stored: flush() first.
     [[nodiscard]] std::size_t page_count() const noexcept { return table_.size(); }
     [[nodiscard]] bool has_page(std::size_t i) const noexcept { return i < table_.size() && table_[i] != none; }
     void save_page(std::size_t i, array_view<std::byte> to) const {
         check_pages();
-        NIBBLE_CHECK(has_page(i) && to.size() == memory_->page_bytes(), "kv_cache::save_page: a page that is there, and its size");
+        NIBBLE_CHECK(has_page(i) && to.size() == memory_->page_bytes(),
+                     "kv_cache::save_page: a page that is there, and its size");
         memory_->save(table_[i], to.data());
     }
     void drop_page(std::size_t i) {
@@ -129,7 +137,9 @@ public:
         return memory_->stores_values() ? newest_.values : newest_.keys;
     }
     [[nodiscard]] const open_tokens& first_keys() const noexcept { return first_keys_; }
-    [[nodiscard]] const open_tokens& first_values() const noexcept { return memory_->stores_values() ? first_values_ : first_keys_; }
+    [[nodiscard]] const open_tokens& first_values() const noexcept {
+        return memory_->stores_values() ? first_values_ : first_keys_;
+    }
 
 protected:
     explicit kv_sequence(shared_ptr<page_memory> pages) : memory_(std::move(pages)) {
@@ -182,14 +192,14 @@ protected:
             table_.pop_back();
         }
     }
-    // Those that the tokens up to tokens_ + count take which are not stored yet: where keys or values leave their windows.
-    template <class Visit>
-    void for_each_page_written(std::size_t count, const Visit& visit) const {
+    // Those that the tokens up to tokens_ + count take which are not stored yet: where keys or values leave their
+    // windows.
+    template <class Visit> void for_each_page_written(std::size_t count, const Visit& visit) const {
         const std::size_t size = options().page_tokens;
         const std::size_t keys[] = {stored_keys(), memory_->stored_keys(tokens_ + count)};
         const std::size_t values[] = {stored_values(), memory_->stored_values(tokens_ + count)};
         for (std::size_t i = min_of(keys[0], values[0]) / size; i * size < max_of(keys[1], values[1]); ++i) {
-            const auto meets = [&](const std::size_t (&range)[2]) {
+            const auto meets = [&](const std::size_t(&range)[2]) {
                 return range[0] < range[1] && range[0] < (i + 1) * size && range[1] > i * size;
             };
             if (meets(keys) || meets(values)) visit(i);
@@ -233,14 +243,15 @@ protected:
     }
     static void put_open_key(open_tokens& open, std::size_t head, std::size_t at, const float* x, std::size_t channels,
                              bool marked) noexcept {
-        auto* to = reinterpret_cast<float*>(open.head(head) + at / panel_layout::rows *
-                                            key_layout<f32_plain>(panel_layout::rows, channels).panel_bytes) +
+        auto* to = reinterpret_cast<float*>(open.head(head) +
+                                            at / panel_layout::rows *
+                                                key_layout<f32_plain>(panel_layout::rows, channels).panel_bytes) +
                    at % panel_layout::rows;
         for (std::size_t c = 0; c < channels; ++c) to[c * panel_layout::rows] = x[c];
         open.marks[head * open.tokens + at] = marked ? 1 : 0;
     }
-    static void put_open_value(open_tokens& open, std::size_t head, std::size_t at, const float* x, std::size_t channels,
-                               bool marked) noexcept {
+    static void put_open_value(open_tokens& open, std::size_t head, std::size_t at, const float* x,
+                               std::size_t channels, bool marked) noexcept {
         auto* to = reinterpret_cast<float*>(open.head(head)) + at * panel_layout::rows;
         for (std::size_t c = 0; c < channels; ++c)
             to[c / panel_layout::rows * open.tokens * panel_layout::rows + c % panel_layout::rows] = x[c];
@@ -268,7 +279,8 @@ protected:
         for (std::size_t t = oldest_in(to.keys, oldest_key_); t < tokens_; ++t) {
             const std::size_t at = t % newest_.keys.tokens;
             get_open_key(newest_.keys, h, at, o.head_size, x);
-            put_open_key(to.keys, h, t % to.keys.tokens, x, o.head_size, newest_.keys.marks[h * newest_.keys.tokens + at] != 0);
+            put_open_key(to.keys, h, t % to.keys.tokens, x, o.head_size,
+                         newest_.keys.marks[h * newest_.keys.tokens + at] != 0);
         }
         if (to.values.tokens == 0) return;
         for (std::size_t t = oldest_in(to.values, oldest_value_); t < tokens_; ++t) {
@@ -289,8 +301,10 @@ protected:
         const std::size_t size = options().page_tokens;
         memory_->marks(table_[position / size], h)[position % size] |= bit;
     }
-    void check_read(std::size_t head, std::size_t first, matrix_view<float> out, std::size_t channels, std::size_t stored) const {
-        NIBBLE_CHECK(head < options().heads && out.cols() == channels && first <= tokens_ && out.rows() <= tokens_ - first,
+    void check_read(std::size_t head, std::size_t first, matrix_view<float> out, std::size_t channels,
+                    std::size_t stored) const {
+        NIBBLE_CHECK(head < options().heads && out.cols() == channels && first <= tokens_ &&
+                         out.rows() <= tokens_ - first,
                      "kv_cache: read a head and tokens that are there, all channels of them");
         for (std::size_t t = first; t < first + out.rows(); ++t)
             NIBBLE_CHECK(t < options().sinks || t >= stored || (t >= begin_ && has_page(t / options().page_tokens)),
@@ -323,16 +337,18 @@ protected:
     shared_ptr<page_memory> memory_;
     dynamic_array<std::uint32_t> table_; // page of each page_tokens tokens, or none
     std::size_t tokens_ = 0;
-    std::size_t due_ = 0; // of those, tokens that are stored but for windows and groups: all, or those before the last append
+    std::size_t due_ =
+        0; // of those, tokens that are stored but for windows and groups: all, or those before the last append
     std::size_t begin_ = 0;
     bool uncleared_ = false; // tokens that were taken back may be left in pages that were shared then
-    // The first tokens whose fp32 numbers are there still: later ones that were taken back have overwritten those before.
+    // The first tokens whose fp32 numbers are there still: later ones that were taken back have overwritten those
+    // before.
     std::size_t oldest_key_ = 0;
     std::size_t oldest_value_ = 0;
-    newest_tokens newest_;       // by position % tokens
-    newest_tokens short_newest_; // those made with the sequence, while an append has others, longer ones
+    newest_tokens newest_;                  // by position % tokens
+    newest_tokens short_newest_;            // those made with the sequence, while an append has others, longer ones
     open_tokens first_keys_, first_values_; // sinks
-    dynamic_array<std::uint8_t> found_; // of each head, whether append met a number that is not finite
+    dynamic_array<std::uint8_t> found_;     // of each head, whether append met a number that is not finite
     shared_ptr<const kv_transform> key_transform_, value_transform_;
     shared_ptr<const kernel::rotary_tables> key_rotary_;
 };

@@ -21,37 +21,42 @@
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
-// Rotary position embedding (Su et al., 2021) that attend applies, to queries by their position and to keys as it reads them: for
-// keys that are stored, and appended, unrotated. (a, b) becomes (a cos r - b sin r, a sin r + b cos r) for the pairs of a head's
-// first `dims` channels, with r = position x the pair's frequency; a token's position is its number in the sequence.
+// Rotary position embedding (Su et al., 2021) that attend applies, to queries by their position and to keys as it reads
+// them: for keys that are stored, and appended, unrotated. (a, b) becomes (a cos r - b sin r, a sin r + b cos r) for
+// the pairs of a head's first `dims` channels, with r = position x the pair's frequency; a token's position is its
+// number in the sequence.
 struct rotary_embedding {
-    std::size_t dims = 0;             // even, up to the head size; 0: none
-    bool interleaved = false;         // pair i is channels 2i and 2i + 1 (GPT-J); else i and i + dims / 2 (GPT-NeoX, Llama)
-    double base = 10000.0;            // pair i has the frequency base^(-2i / dims), by the C library's pow
-    dynamic_array<double> frequencies{}; // of each pair, in radians per position and at most 8, instead: any scaling of contexts
+    std::size_t dims = 0;     // even, up to the head size; 0: none
+    bool interleaved = false; // pair i is channels 2i and 2i + 1 (GPT-J); else i and i + dims / 2 (GPT-NeoX, Llama)
+    double base = 10000.0;    // pair i has the frequency base^(-2i / dims), by the C library's pow
+    dynamic_array<double>
+        frequencies{}; // of each pair, in radians per position and at most 8, instead: any scaling of contexts
 };
 
-// Of each head x, `size` channels: y = H P (x - mean) is stored; what has few large channels, or none, loses less in few bits.
-// Each step may be left out. Attention gives what it would give for x: the same steps go to the queries, whose product with the
-// mean is one number for all tokens, and are undone on sums of values. So no model has to be changed for it, and a cache
-// answers in its caller's channels.
+// Of each head x, `size` channels: y = H P (x - mean) is stored; what has few large channels, or none, loses less in
+// few bits. Each step may be left out. Attention gives what it would give for x: the same steps go to the queries,
+// whose product with the mean is one number for all tokens, and are undone on sums of values. So no model has to be
+// changed for it, and a cache answers in its caller's channels.
 struct kv_transform {
-    // heads x size, subtracted, or empty. Keys: SageAttention (Zhang et al., 2024), "smooth K"; here the mean is fixed before
-    // the first token is appended, that of an earlier prompt or of a set of them (column_means).
+    // heads x size, subtracted, or empty. Keys: SageAttention (Zhang et al., 2024), "smooth K"; here the mean is fixed
+    // before the first token is appended, that of an earlier prompt or of a set of them (column_means).
     dynamic_array<float> mean{};
-    // heads x size, or empty: stored channel c of a head is its channel order[c]. Block floating point with outliers (Trukhanov
-    // and Soloveychik, 2024): channels in the order of their size, so that those of one group are alike (order_by_norm).
+    // heads x size, or empty: stored channel c of a head is its channel order[c]. Block floating point with outliers
+    // (Trukhanov and Soloveychik, 2024): channels in the order of their size, so that those of one group are alike
+    // (order_by_norm).
     dynamic_array<std::uint32_t> order{};
-    // The channels of each head, in blocks of hadamard_block(size), through the Hadamard transform: all become alike (QuaRot,
-    // Ashkboos et al., 2024).
+    // The channels of each head, in blocks of hadamard_block(size), through the Hadamard transform: all become alike
+    // (QuaRot, Ashkboos et al., 2024).
     bool hadamard = false;
-    // Of keys, whose other steps may then be the mean alone. KVQuant (Hooper et al., 2024): keys keep their outliers in few
-    // channels only before they are rotated, where a scale per channel (along_tokens) or the mean meets them. Attention decodes
-    // keys and turns them, cosines and sines within 2^-21; products with them are in fp32 in every precision.
+    // Of keys, whose other steps may then be the mean alone. KVQuant (Hooper et al., 2024): keys keep their outliers in
+    // few channels only before they are rotated, where a scale per channel (along_tokens) or the mean meets them.
+    // Attention decodes keys and turns them, cosines and sines within 2^-21; products with them are in fp32 in every
+    // precision.
     rotary_embedding rotary{};
 };
 
-// The mean of every column of a matrix whose rows are tokens, summed in double; NaN or infinite where a number of it is.
+// The mean of every column of a matrix whose rows are tokens, summed in double; NaN or infinite where a number of it
+// is.
 [[nodiscard]] inline dynamic_array<float> column_means(matrix_view<const float> x) {
     NIBBLE_CHECK(x.rows() != 0, "column_means: of one row at least");
     dynamic_array<double> sums(x.cols());
@@ -62,10 +67,11 @@ struct kv_transform {
     return means;
 }
 
-// For the columns of each of `heads` heads, rows being tokens: their numbers from the largest norm to the smallest, equal ones
-// in their old order, as kv_transform::order takes them. The norm is that of x - mean, where a mean is given (of every column).
+// For the columns of each of `heads` heads, rows being tokens: their numbers from the largest norm to the smallest,
+// equal ones in their old order, as kv_transform::order takes them. The norm is that of x - mean, where a mean is given
+// (of every column).
 [[nodiscard]] inline dynamic_array<std::uint32_t> order_by_norm(matrix_view<const float> x, std::size_t heads,
-                                                              array_view<const float> mean = {}) {
+                                                                array_view<const float> mean = {}) {
     NIBBLE_CHECK(heads != 0 && x.cols() % heads == 0, "order_by_norm: as many columns for every head");
     NIBBLE_CHECK(mean.empty() || mean.size() == x.cols(), "order_by_norm: a mean for every column, or none");
     const std::size_t size = x.cols() / heads;
@@ -100,21 +106,24 @@ inline void check_transform(const kv_transform& t, std::size_t heads, std::size_
         bool met[kernel::longest_head] = {};
         for (std::size_t c = 0; c < size; ++c) {
             const std::size_t from = t.order[first + c];
-            NIBBLE_CHECK(from < size && !met[from], "kv_transform: the order of a head must name each of its channels once");
+            NIBBLE_CHECK(from < size && !met[from],
+                         "kv_transform: the order of a head must name each of its channels once");
             met[from] = true;
         }
     }
     const rotary_embedding& r = t.rotary;
     if (r.dims == 0) return;
     NIBBLE_CHECK(keys, "kv_transform: a rotary embedding is for keys, not for values");
-    NIBBLE_CHECK(t.order.empty() && !t.hadamard,
-                 "kv_transform: a rotary embedding does not go with an order or a Hadamard transform, which mix its pairs");
+    NIBBLE_CHECK(
+        t.order.empty() && !t.hadamard,
+        "kv_transform: a rotary embedding does not go with an order or a Hadamard transform, which mix its pairs");
     NIBBLE_CHECK(r.dims % 2 == 0 && r.dims <= size,
                  "kv_transform: a rotary embedding has an even number of dims, at most the head size");
     NIBBLE_CHECK(r.base >= 1.0 && r.base <= 1e30, "kv_transform: the base of a rotary embedding is 1 to 1e30");
     NIBBLE_CHECK(r.frequencies.empty() || r.frequencies.size() == r.dims / 2,
                  "kv_transform: a rotary embedding has a frequency for each pair, or none");
-    for (const double f : r.frequencies) NIBBLE_CHECK(f >= -8.0 && f <= 8.0, "kv_transform: a frequency is at most 8 radians");
+    for (const double f : r.frequencies)
+        NIBBLE_CHECK(f >= -8.0 && f <= 8.0, "kv_transform: a frequency is at most 8 radians");
 }
 
 // What attention needs of a rotary embedding, nullptr if there is none.
@@ -143,10 +152,11 @@ NIBBLE_NOINLINE void transform_channels(const kv_transform& t, std::size_t head,
     if (t.hadamard) hadamard<Isa>({x, size}, hadamard_block(size));
 }
 
-// x = the inverse of P and H of x, + share x mean; of values that are the first `values` of `size` channels there is only a mean.
+// x = the inverse of P and H of x, + share x mean; of values that are the first `values` of `size` channels there is
+// only a mean.
 template <isa Isa>
-NIBBLE_NOINLINE void restore_channels(const kv_transform& t, std::size_t head, std::size_t size, std::size_t values, float share,
-                                      float* x) noexcept {
+NIBBLE_NOINLINE void restore_channels(const kv_transform& t, std::size_t head, std::size_t size, std::size_t values,
+                                      float share, float* x) noexcept {
     if (t.hadamard) hadamard<Isa>({x, size}, hadamard_block(size));
     if (!t.order.empty()) {
         const std::uint32_t* order = t.order.data() + head * size;

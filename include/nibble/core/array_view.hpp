@@ -1,4 +1,5 @@
-// array_view.hpp: array_view, a borrowed row of elements: what verbs take where one number for each of something is asked.
+// array_view.hpp: array_view, a borrowed row of elements: what verbs take where one number for each of something is
+// asked.
 #pragma once
 
 #include <nibble/core/config.hpp>
@@ -10,21 +11,19 @@
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
-// size() elements in someone else's memory; none: the pointer may be null. From std::span, std::vector, an array or whatever else
-// has data() and size(), without a conversion of elements. Copying copies no element. (Why not std::span: its functions have one
-// name under all compiler flags, so that of two units for different instruction sets the linker keeps either one's.)
-template <class T>
-class array_view {
-    template <class U>
-    static constexpr bool same_elements = std::is_convertible_v<U (*)[], T (*)[]>;
+// size() elements in someone else's memory; none: the pointer may be null. From std::span, std::vector, an array or
+// whatever else has data() and size(), without a conversion of elements. Copying copies no element. (Why not std::span:
+// its functions have one name under all compiler flags, so that of two units for different instruction sets the linker
+// keeps either one's.)
+template <class T> class array_view {
+    template <class U> static constexpr bool same_elements = std::is_convertible_v<U (*)[], T (*)[]>;
 
 public:
     using value_type = std::remove_cv_t<T>;
 
     constexpr array_view() noexcept = default;
     constexpr array_view(T* data, std::size_t size) noexcept : data_(data), size_(size) {}
-    template <std::size_t N>
-    constexpr array_view(T (&elements)[N]) noexcept : data_(elements), size_(N) {}
+    template <std::size_t N> constexpr array_view(T (&elements)[N]) noexcept : data_(elements), size_(N) {}
     // A temporary lends its elements for the call it stands in, and only to be read.
     template <class Range>
         requires(same_elements<std::remove_pointer_t<decltype(std::declval<Range&>().data())>> &&

@@ -6,10 +6,9 @@
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::detail {
 
-// What std::atomic does, each operation under its order. (std::atomic has functions of one name under all compiler flags, so that
-// of two units for different instruction sets the linker keeps either one's.)
-template <class T>
-class atomic {
+// What std::atomic does, each operation under its order. (std::atomic has functions of one name under all compiler
+// flags, so that of two units for different instruction sets the linker keeps either one's.)
+template <class T> class atomic {
 public:
     explicit constexpr atomic(T value) noexcept : value_(value) {}
     atomic(const atomic&) = delete;

@@ -12,17 +12,17 @@
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
-// How x is rounded. Of the values that an encoder can give, `below` and `above` are the two neighbours of x; a value that
-// is one of them stays, a value beyond the ends becomes the end (but see overflow), and NaN in an element without NaN
-// counts as 0. Every codec means the same by these names.
+// How x is rounded. Of the values that an encoder can give, `below` and `above` are the two neighbours of x; a value
+// that is one of them stays, a value beyond the ends becomes the end (but see overflow), and NaN in an element without
+// NaN counts as 0. Every codec means the same by these names.
 enum class rounding {
     nearest_even,     // nearest; a tie goes to the even code (ternary, binary and codebook: see there)
     toward_zero,      // the neighbour of smaller magnitude; if they are equal, the one with the sign of x (0: above)
     half_away,        // nearest; a tie goes to the larger magnitude, if they are equal above
     stochastic,       // above with probability (x - below) / (above - below), from the random bits handed in
     half_up,          // nearest; a tie goes above: floor(x + 1/2) on integers
-    half_toward_zero, // nearest; a tie goes to the smaller magnitude, if they are equal above; zero has no sign: -0 is never
-                      // produced, as in the MXFP4 reference of llama.cpp
+    half_toward_zero, // nearest; a tie goes to the smaller magnitude, if they are equal above; zero has no sign: -0 is
+                      // never produced, as in the MXFP4 reference of llama.cpp
     floor,            // below
     ceiling,          // above
     learned,          // above if the lowest bit of what is handed in as random bits is set, else below (AdaRound)
@@ -36,16 +36,23 @@ enum class overflow {
 
 namespace detail {
 
-// The functions of <bit>, whose own are, where they are not inlined, one copy for all units of a program, compiled for any
-// instruction set; those of this library are not shared by units for different ones.
-template <class To, class From>
-[[nodiscard]] NIBBLE_INLINE constexpr To bit_cast(const From& from) noexcept {
+// The functions of <bit>, whose own are, where they are not inlined, one copy for all units of a program, compiled for
+// any instruction set; those of this library are not shared by units for different ones.
+template <class To, class From> [[nodiscard]] NIBBLE_INLINE constexpr To bit_cast(const From& from) noexcept {
     return __builtin_bit_cast(To, from);
 }
-[[nodiscard]] NIBBLE_INLINE constexpr int countl_zero(std::uint32_t x) noexcept { return x == 0 ? 32 : __builtin_clz(x); }
-[[nodiscard]] NIBBLE_INLINE constexpr int countr_zero(std::uint64_t x) noexcept { return x == 0 ? 64 : __builtin_ctzll(x); }
-[[nodiscard]] NIBBLE_INLINE constexpr int bit_width(std::uint64_t x) noexcept { return x == 0 ? 0 : 64 - __builtin_clzll(x); }
-[[nodiscard]] NIBBLE_INLINE constexpr bool has_single_bit(std::uint64_t x) noexcept { return x != 0 && (x & (x - 1)) == 0; }
+[[nodiscard]] NIBBLE_INLINE constexpr int countl_zero(std::uint32_t x) noexcept {
+    return x == 0 ? 32 : __builtin_clz(x);
+}
+[[nodiscard]] NIBBLE_INLINE constexpr int countr_zero(std::uint64_t x) noexcept {
+    return x == 0 ? 64 : __builtin_ctzll(x);
+}
+[[nodiscard]] NIBBLE_INLINE constexpr int bit_width(std::uint64_t x) noexcept {
+    return x == 0 ? 0 : 64 - __builtin_clzll(x);
+}
+[[nodiscard]] NIBBLE_INLINE constexpr bool has_single_bit(std::uint64_t x) noexcept {
+    return x != 0 && (x & (x - 1)) == 0;
+}
 [[nodiscard]] NIBBLE_INLINE constexpr std::size_t bit_ceil(std::size_t x) noexcept {
     return x <= 1 ? 1 : std::size_t{1} << bit_width(x - 1);
 }
@@ -61,16 +68,18 @@ template <class To, class From>
 
 namespace detail {
 
-template <class T>
-[[nodiscard]] constexpr T min_of(T a, T b) noexcept {
+template <class T> [[nodiscard]] constexpr T min_of(T a, T b) noexcept {
     return b < a ? b : a;
 }
-template <class T>
-[[nodiscard]] constexpr T max_of(T a, T b) noexcept {
+template <class T> [[nodiscard]] constexpr T max_of(T a, T b) noexcept {
     return a < b ? b : a;
 }
-[[nodiscard]] constexpr std::size_t ceil_div(std::size_t a, std::size_t b) noexcept { return a / b + (a % b != 0); }
-[[nodiscard]] constexpr std::size_t round_up(std::size_t a, std::size_t b) noexcept { return ceil_div(a, b) * b; }
+[[nodiscard]] constexpr std::size_t ceil_div(std::size_t a, std::size_t b) noexcept {
+    return a / b + (a % b != 0);
+}
+[[nodiscard]] constexpr std::size_t round_up(std::size_t a, std::size_t b) noexcept {
+    return ceil_div(a, b) * b;
+}
 
 inline constexpr std::uint32_t f32_magnitude = 0x7fffffffu;
 inline constexpr std::uint32_t f32_infinity = 0x7f800000u;
@@ -85,8 +94,8 @@ inline constexpr std::uint32_t f32_infinity = 0x7f800000u;
     return detail::bit_cast<float>(detail::bit_cast<std::uint32_t>(x) & f32_magnitude);
 }
 // x, or +0 for NaN. A mask and no choice, because of what compilers make of choices: GCC follows the constant into the
-// code behind it, gives NaN a path of its own, and the loop around is no longer one block that it can vectorize. (The same
-// below.)
+// code behind it, gives NaN a path of its own, and the loop around is no longer one block that it can vectorize. (The
+// same below.)
 [[nodiscard]] NIBBLE_INLINE constexpr float nan_to_zero(float x) noexcept {
     const std::uint32_t word = detail::bit_cast<std::uint32_t>(x);
     return detail::bit_cast<float>(word & (0u - static_cast<std::uint32_t>((word & f32_magnitude) <= f32_infinity)));
@@ -136,14 +145,14 @@ inline constexpr float infinity = detail::bit_cast<float>(f32_infinity);
 }
 
 // x rounded to an integer, ties to even; NaN and |x| >= 2^23 come back as they are. At run time the instruction of the
-// default rounding mode, never (x + magic) - magic: that addition fuses with a multiplication in front of it under GCC's
-// default contraction.
+// default rounding mode, never (x + magic) - magic: that addition fuses with a multiplication in front of it under
+// GCC's default contraction.
 [[nodiscard]] NIBBLE_INLINE constexpr float round_even(float x) noexcept {
     if (!__builtin_is_constant_evaluated()) return __builtin_rintf(x);
     if (!(abs_of(x) < 8388608.0f)) return x;
     const float magnitude = (abs_of(x) + 8388608.0f) - 8388608.0f;
     return detail::bit_cast<float>(detail::bit_cast<std::uint32_t>(magnitude) |
-                                (detail::bit_cast<std::uint32_t>(x) & ~f32_magnitude));
+                                   (detail::bit_cast<std::uint32_t>(x) & ~f32_magnitude));
 }
 
 // x, opaque to the optimiser: a product in it is rounded by itself and never fuses with a sum around it. (Conversion to
@@ -153,8 +162,7 @@ inline constexpr float infinity = detail::bit_cast<float>(f32_infinity);
     return x;
 }
 // The same of every value of an array, between two loops that compilers still vectorize.
-template <std::size_t N>
-NIBBLE_INLINE void each_rounded_by_itself(float (&x)[N]) noexcept {
+template <std::size_t N> NIBBLE_INLINE void each_rounded_by_itself(float (&x)[N]) noexcept {
     __asm__("" : "+m"(x));
 }
 
@@ -176,17 +184,16 @@ NIBBLE_INLINE void each_rounded_by_itself(float (&x)[N]) noexcept {
 }
 
 // A plain array usable as a constant: std::array's operators leave weak symbols behind at -O0 in per-ISA units.
-template <class T, std::size_t N>
-struct table {
+template <class T, std::size_t N> struct table {
     T at[N == 0 ? 1 : N];
     static constexpr std::size_t size = N;
 };
 
-// ---- codes of `Bits` bits as a little-endian bit stream: code 0 in the lowest bits of byte 0, no padding -------------
+// ---- codes of `Bits` bits as a little-endian bit stream: code 0 in the lowest bits of byte 0, no padding
+// -------------
 
 // Eight codes, one per byte of a 64-bit word (code 0 in the lowest byte), to the lowest 8 x Bits bits of the result.
-template <int Bits>
-[[nodiscard]] NIBBLE_INLINE constexpr std::uint64_t squeeze8(std::uint64_t codes) noexcept {
+template <int Bits> [[nodiscard]] NIBBLE_INLINE constexpr std::uint64_t squeeze8(std::uint64_t codes) noexcept {
     static_assert(Bits >= 1 && Bits <= 8);
     if constexpr (Bits == 8) {
         return codes;
@@ -202,8 +209,7 @@ template <int Bits>
 }
 
 // The inverse of squeeze8; bits above 8 x Bits are ignored.
-template <int Bits>
-[[nodiscard]] NIBBLE_INLINE constexpr std::uint64_t spread8(std::uint64_t stream) noexcept {
+template <int Bits> [[nodiscard]] NIBBLE_INLINE constexpr std::uint64_t spread8(std::uint64_t stream) noexcept {
     static_assert(Bits >= 1 && Bits <= 8);
     if constexpr (Bits == 8) {
         return stream;
@@ -275,11 +281,13 @@ inline void spread_codes(const std::uint8_t* stream, std::size_t count, std::uin
 
 static_assert(exp2i(-149) > 0.0f && exp2i(-150) == 0.0f && exp2i(0) == 1.0f && exp2i(127) > 1e38f);
 static_assert(floor_log2(1.0f) == 0 && floor_log2(0.99999994f) == -1 && floor_log2(exp2i(-149)) == -149);
-static_assert(just_under(1.0f) == 0x1.fffffep-1f && just_under(-1.0f) == -0x1.000002p0f && just_under(0.0f) == -0x1p-149f);
+static_assert(just_under(1.0f) == 0x1.fffffep-1f && just_under(-1.0f) == -0x1.000002p0f &&
+              just_under(0.0f) == -0x1p-149f);
 static_assert(round_even(0.5f) == 0.0f && round_even(1.5f) == 2.0f && round_even(-2.5f) == -2.0f);
 static_assert(squeeze8<3>(0x0706050403020100u) == 0xfac688u && spread8<3>(0xfac688u) == 0x0706050403020100u);
 static_assert(spread8<6>(squeeze8<6>(0x3f01203f00153f2au) | (std::uint64_t{0xffff} << 48)) == 0x3f01203f00153f2au);
-static_assert(spread8<7>(squeeze8<7>(0x7f017a3f00157f2au)) == 0x7f017a3f00157f2au && squeeze8<4>(0x08070605) == 0x8765u);
+static_assert(spread8<7>(squeeze8<7>(0x7f017a3f00157f2au)) == 0x7f017a3f00157f2au &&
+              squeeze8<4>(0x08070605) == 0x8765u);
 
 } // namespace detail
 

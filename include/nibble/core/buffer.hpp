@@ -42,7 +42,8 @@ public:
         if (bytes_ != 0) std::memcpy(data_, other.data_, bytes_);
     }
     buffer(buffer&& other) noexcept
-        : data_(detail::exchange(other.data_, nullptr)), bytes_(detail::exchange(other.bytes_, 0)), from_(other.from_) {}
+        : data_(detail::exchange(other.data_, nullptr)), bytes_(detail::exchange(other.bytes_, 0)), from_(other.from_) {
+    }
     buffer& operator=(buffer other) noexcept {
         detail::swap(data_, other.data_);
         detail::swap(bytes_, other.bytes_);
@@ -56,12 +57,10 @@ public:
     [[nodiscard]] std::size_t size() const noexcept { return bytes_; }
 
     // The bytes from `offset` on as objects of a trivial type; offset must be a multiple of its alignment.
-    template <class T>
-    [[nodiscard]] T* as(std::size_t offset = 0) noexcept {
+    template <class T> [[nodiscard]] T* as(std::size_t offset = 0) noexcept {
         return reinterpret_cast<T*>(data_ + offset);
     }
-    template <class T>
-    [[nodiscard]] const T* as(std::size_t offset = 0) const noexcept {
+    template <class T> [[nodiscard]] const T* as(std::size_t offset = 0) const noexcept {
         return reinterpret_cast<const T*>(data_ + offset);
     }
 

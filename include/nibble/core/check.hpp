@@ -41,7 +41,7 @@ inline failure_handler set_failure_handler(failure_handler handler) noexcept {
 NIBBLE_HEADER_END;
 
 // Always on: arguments are checked once per call, never in a loop.
-#define NIBBLE_CHECK(condition, message)                                                                              \
-    do {                                                                                                              \
-        if (NIBBLE_UNLIKELY(!(condition))) ::nibble::detail::fail(message, __FILE__, __LINE__);                       \
+#define NIBBLE_CHECK(condition, message)                                                                               \
+    do {                                                                                                               \
+        if (NIBBLE_UNLIKELY(!(condition))) ::nibble::detail::fail(message, __FILE__, __LINE__);                        \
     } while (false)

@@ -13,8 +13,8 @@
 #error "nibble needs GCC 12 or newer"
 #endif
 
-// Under AddressSanitizer and ThreadSanitizer every access is checked: what is inlined a hundred times into one tile would then
-// take compilers minutes.
+// Under AddressSanitizer and ThreadSanitizer every access is checked: what is inlined a hundred times into one tile
+// would then take compilers minutes.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define NIBBLE_SANITIZED 1
 #elif defined(__has_feature)
@@ -37,8 +37,8 @@
 #endif
 #define NIBBLE_NOINLINE __attribute__((noinline))
 #define NIBBLE_RESTRICT __restrict__
-// An integer or pointer whose value the optimiser knows nothing of: in a loop it then keeps one pointer for several streams,
-// where GCC would keep a pointer for each and, out of registers, move them through vector registers.
+// An integer or pointer whose value the optimiser knows nothing of: in a loop it then keeps one pointer for several
+// streams, where GCC would keep a pointer for each and, out of registers, move them through vector registers.
 #define NIBBLE_OPAQUE(x) __asm__("" : "+r"(x))
 #define NIBBLE_LIKELY(x) __builtin_expect(!!(x), 1)
 #define NIBBLE_UNLIKELY(x) __builtin_expect(!!(x), 0)
@@ -58,8 +58,8 @@
 // What follows, up to the ABI namespace, is for isa/ and dispatch/ alone: everything else asks an ISA.
 
 // Was this unit compiled for a Zen (-march=znver3, or native on one)? It decides which instructions ask for memory.
-#if defined(__znver1__) || defined(__znver2__) || defined(__znver3__) || defined(__znver4__) || defined(__znver5__) ||                   \
-    defined(__tune_znver1__) || defined(__tune_znver2__) || defined(__tune_znver3__) || defined(__tune_znver4__) ||                      \
+#if defined(__znver1__) || defined(__znver2__) || defined(__znver3__) || defined(__znver4__) || defined(__znver5__) || \
+    defined(__tune_znver1__) || defined(__tune_znver2__) || defined(__tune_znver3__) || defined(__tune_znver4__) ||    \
     defined(__tune_znver5__)
 #define NIBBLE_TUNED_FOR_ZEN 1
 #define NIBBLE_TUNE_TAG _zen
@@ -103,12 +103,12 @@
 #define NIBBLE_HAS_VNNI 0
 #endif
 
-// Everything in nibble lives in an inline namespace that names the version, the kind of kernels, and in its last word every
-// instruction set that the flags allow, what they say of arithmetic, and the kind of processor. Compilers use whatever they may in
-// any function, so what kernels ask for does not do. Two units compiled with different flags then share no symbol, and the linker
-// can never keep an AVX2 copy of a function for a program part that must run without it; passing a nibble type between such units
-// is a link error. What a compiler has no macro for cannot be told apart: of GCC 12 +rcpc, +flagm and +mops on aarch64, of Clang
-// -fno-signed-zeros, -fassociative-math and -freciprocal-math.
+// Everything in nibble lives in an inline namespace that names the version, the kind of kernels, and in its last word
+// every instruction set that the flags allow, what they say of arithmetic, and the kind of processor. Compilers use
+// whatever they may in any function, so what kernels ask for does not do. Two units compiled with different flags then
+// share no symbol, and the linker can never keep an AVX2 copy of a function for a program part that must run without
+// it; passing a nibble type between such units is a link error. What a compiler has no macro for cannot be told apart:
+// of GCC 12 +rcpc, +flagm and +mops on aarch64, of Clang -fno-signed-zeros, -fassociative-math and -freciprocal-math.
 #if NIBBLE_HAS_AVX512
 #define NIBBLE_ISA_TAG avx512_vnni
 #elif NIBBLE_HAS_AVX512VL && NIBBLE_HAS_VNNI
@@ -143,18 +143,18 @@
 #define NIBBLE_ISA_TAG portable
 #endif
 
-// Five macros as a digit, 0 to v: a bit each, 1 if it is defined as 1. (What is 1 makes NIBBLE_DETAIL_BIT_1, whose comma puts
-// that 1 in the second place.)
+// Five macros as a digit, 0 to v: a bit each, 1 if it is defined as 1. (What is 1 makes NIBBLE_DETAIL_BIT_1, whose
+// comma puts that 1 in the second place.)
 #define NIBBLE_DETAIL_BIT_1 0,
 #define NIBBLE_DETAIL_SECOND(a, b, ...) b
 #define NIBBLE_DETAIL_DIGIT_JOIN(a, b, c, d, e) NIBBLE_DETAIL_DIGIT_##a##b##c##d##e
 #define NIBBLE_DETAIL_DIGIT_FROM(a, b, c, d, e) NIBBLE_DETAIL_DIGIT_JOIN(a, b, c, d, e)
-#define NIBBLE_DETAIL_DIGIT_CHOOSE(a, b, c, d, e)                                                                     \
-    NIBBLE_DETAIL_DIGIT_FROM(NIBBLE_DETAIL_SECOND(a 1, 0, 0), NIBBLE_DETAIL_SECOND(b 1, 0, 0),                        \
-                             NIBBLE_DETAIL_SECOND(c 1, 0, 0), NIBBLE_DETAIL_SECOND(d 1, 0, 0),                        \
+#define NIBBLE_DETAIL_DIGIT_CHOOSE(a, b, c, d, e)                                                                      \
+    NIBBLE_DETAIL_DIGIT_FROM(NIBBLE_DETAIL_SECOND(a 1, 0, 0), NIBBLE_DETAIL_SECOND(b 1, 0, 0),                         \
+                             NIBBLE_DETAIL_SECOND(c 1, 0, 0), NIBBLE_DETAIL_SECOND(d 1, 0, 0),                         \
                              NIBBLE_DETAIL_SECOND(e 1, 0, 0))
-#define NIBBLE_DETAIL_DIGIT_OF(a, b, c, d, e)                                                                         \
-    NIBBLE_DETAIL_DIGIT_CHOOSE(NIBBLE_DETAIL_BIT_##a, NIBBLE_DETAIL_BIT_##b, NIBBLE_DETAIL_BIT_##c,                   \
+#define NIBBLE_DETAIL_DIGIT_OF(a, b, c, d, e)                                                                          \
+    NIBBLE_DETAIL_DIGIT_CHOOSE(NIBBLE_DETAIL_BIT_##a, NIBBLE_DETAIL_BIT_##b, NIBBLE_DETAIL_BIT_##c,                    \
                                NIBBLE_DETAIL_BIT_##d, NIBBLE_DETAIL_BIT_##e)
 #define NIBBLE_DETAIL_DIGIT(a, b, c, d, e) NIBBLE_DETAIL_DIGIT_OF(a, b, c, d, e)
 #define NIBBLE_DETAIL_DIGIT_00000 0
@@ -190,7 +190,8 @@
 #define NIBBLE_DETAIL_DIGIT_11110 u
 #define NIBBLE_DETAIL_DIGIT_11111 v
 #define NIBBLE_DETAIL_WORD_JOIN(a, b, c, d, e, f, g, h, i, j, k, l) a##b##c##d##e##f##g##h##i##j##k##l
-#define NIBBLE_DETAIL_WORD(a, b, c, d, e, f, g, h, i, j, k, l) NIBBLE_DETAIL_WORD_JOIN(a, b, c, d, e, f, g, h, i, j, k, l)
+#define NIBBLE_DETAIL_WORD(a, b, c, d, e, f, g, h, i, j, k, l)                                                         \
+    NIBBLE_DETAIL_WORD_JOIN(a, b, c, d, e, f, g, h, i, j, k, l)
 
 // Every macro of an instruction set that GCC or Clang has; tests/odr/tags.sh finds one that is missing.
 // clang-format off
@@ -258,8 +259,8 @@
 
 #define NIBBLE_DETAIL_JOIN(a, b, c, d, e, f, g, h, i) a##b##_##c##_##d##_##e##f##g##h##i
 #define NIBBLE_DETAIL_EXPAND(a, b, c, d, e, f, g, h, i) NIBBLE_DETAIL_JOIN(a, b, c, d, e, f, g, h, i)
-#define NIBBLE_ABI                                                                                                    \
-    NIBBLE_DETAIL_EXPAND(v, NIBBLE_VERSION_MAJOR, NIBBLE_VERSION_MINOR, NIBBLE_ISA_TAG, NIBBLE_DETAIL_SETS_1,         \
+#define NIBBLE_ABI                                                                                                     \
+    NIBBLE_DETAIL_EXPAND(v, NIBBLE_VERSION_MAJOR, NIBBLE_VERSION_MINOR, NIBBLE_ISA_TAG, NIBBLE_DETAIL_SETS_1,          \
                          NIBBLE_DETAIL_SETS_2, NIBBLE_DETAIL_MATH_1, NIBBLE_DETAIL_MATH_2, NIBBLE_TUNE_TAG)
 
 // Fused multiply-add in hardware: the reproducibility promise needs it for speed; without it std::fma is called.
@@ -269,30 +270,31 @@
 #define NIBBLE_HAS_FMA 0
 #endif
 
-// Around what each header declares: warnings that a program may ask for and that are no fault here. Kernels and codecs compare
-// floats exactly and on purpose, read bytes of packed memory as wider numbers where they are known to be aligned, convert to types
-// that are sometimes what they were, and have branches that are the same for some template arguments. nibble's own tests are
-// compiled with everything else. (The assertion takes the semicolon that formatters look for.)
+// Around what each header declares: warnings that a program may ask for and that are no fault here. Kernels and codecs
+// compare floats exactly and on purpose, read bytes of packed memory as wider numbers where they are known to be
+// aligned, convert to types that are sometimes what they were, and have branches that are the same for some template
+// arguments. nibble's own tests are compiled with everything else. (The assertion takes the semicolon that formatters
+// look for.)
 #if defined(__clang__)
 #define NIBBLE_HEADER_BEGIN                                                                                            \
-    _Pragma("GCC diagnostic push") _Pragma("GCC diagnostic ignored \"-Wunknown-warning-option\"")                     \
-        _Pragma("GCC diagnostic ignored \"-Wfloat-equal\"") _Pragma("GCC diagnostic ignored \"-Wcast-align\"")       \
-            _Pragma("GCC diagnostic ignored \"-Wctad-maybe-unsupported\"")                                            \
+    _Pragma("GCC diagnostic push") _Pragma("GCC diagnostic ignored \"-Wunknown-warning-option\"")                      \
+        _Pragma("GCC diagnostic ignored \"-Wfloat-equal\"") _Pragma("GCC diagnostic ignored \"-Wcast-align\"")         \
+            _Pragma("GCC diagnostic ignored \"-Wctad-maybe-unsupported\"")                                             \
                 _Pragma("GCC diagnostic ignored \"-Wunsafe-buffer-usage\"") static_assert(true)
 #else
 #define NIBBLE_HEADER_BEGIN                                                                                            \
-    _Pragma("GCC diagnostic push") _Pragma("GCC diagnostic ignored \"-Wfloat-equal\"")                                \
-        _Pragma("GCC diagnostic ignored \"-Wcast-align\"") _Pragma("GCC diagnostic ignored \"-Wuseless-cast\"")      \
-            _Pragma("GCC diagnostic ignored \"-Wduplicated-branches\"")                                               \
+    _Pragma("GCC diagnostic push") _Pragma("GCC diagnostic ignored \"-Wfloat-equal\"")                                 \
+        _Pragma("GCC diagnostic ignored \"-Wcast-align\"") _Pragma("GCC diagnostic ignored \"-Wuseless-cast\"")        \
+            _Pragma("GCC diagnostic ignored \"-Wduplicated-branches\"")                                                \
                 _Pragma("GCC diagnostic ignored \"-Wswitch-default\"") static_assert(true)
 #endif
 #define NIBBLE_HEADER_END _Pragma("GCC diagnostic pop") static_assert(true)
 
-// Around functions of 512 bits: GCC 12 warns of the undefined registers in its own headers, wherever those are inlined, and, not
-// optimising, of the masks in its own macros.
+// Around functions of 512 bits: GCC 12 warns of the undefined registers in its own headers, wherever those are inlined,
+// and, not optimising, of the masks in its own macros.
 #if defined(__GNUC__) && !defined(__clang__)
-#define NIBBLE_GCC_UNDEFINED_BEGIN                                                                                    \
-    _Pragma("GCC diagnostic push") _Pragma("GCC diagnostic ignored \"-Wmaybe-uninitialized\"")                        \
+#define NIBBLE_GCC_UNDEFINED_BEGIN                                                                                     \
+    _Pragma("GCC diagnostic push") _Pragma("GCC diagnostic ignored \"-Wmaybe-uninitialized\"")                         \
         _Pragma("GCC diagnostic ignored \"-Wuninitialized\"") _Pragma("GCC diagnostic ignored \"-Wsign-conversion\"")
 #define NIBBLE_GCC_UNDEFINED_END _Pragma("GCC diagnostic pop")
 #else

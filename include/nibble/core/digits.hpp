@@ -10,11 +10,11 @@
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
-// `Count` digits of 0 ... Base - 1 as the number sum of digit[i] x Base^i, in the fewest bits: three digits of base 5 in
-// 7 bits (125 of 128 numbers used), five of base 3 in 8. Codes of elements whose number of levels is no power of two
-// (ternary, balanced) fit in fewer bits this way than one by one. What is not a digit, or not such a number, is refused.
-template <unsigned Base, unsigned Count>
-struct digits {
+// `Count` digits of 0 ... Base - 1 as the number sum of digit[i] x Base^i, in the fewest bits: three digits of base 5
+// in 7 bits (125 of 128 numbers used), five of base 3 in 8. Codes of elements whose number of levels is no power of two
+// (ternary, balanced) fit in fewer bits this way than one by one. What is not a digit, or not such a number, is
+// refused.
+template <unsigned Base, unsigned Count> struct digits {
     static_assert(Base >= 2 && Base <= 256 && Count >= 1, "digits: base 2 to 256, at least one digit");
     static constexpr unsigned base = Base;
     static constexpr unsigned count = Count;
@@ -52,15 +52,16 @@ struct digits {
     [[nodiscard]] static constexpr std::size_t stream_bytes(std::size_t digits_in_all) noexcept {
         return detail::ceil_div(detail::ceil_div(digits_in_all, Count) * bits, 8);
     }
-    // A last group that is not full is filled up with zeros, and so is the last byte. False at the first value that is no
-    // digit; the stream is then unspecified. Writes stream_bytes(digits_in_all) bytes.
+    // A last group that is not full is filled up with zeros, and so is the last byte. False at the first value that is
+    // no digit; the stream is then unspecified. Writes stream_bytes(digits_in_all) bytes.
     [[nodiscard]] static constexpr bool pack(const std::uint8_t* digit, std::size_t digits_in_all,
                                              std::uint8_t* stream) noexcept {
         std::uint64_t held = 0; // at most 7 bits from before, and 56 new ones
         unsigned held_bits = 0;
         for (std::size_t i = 0; i < digits_in_all; i += Count) {
             std::uint8_t group[Count] = {};
-            for (std::size_t j = 0; j < detail::min_of<std::size_t>(Count, digits_in_all - i); ++j) group[j] = digit[i + j];
+            for (std::size_t j = 0; j < detail::min_of<std::size_t>(Count, digits_in_all - i); ++j)
+                group[j] = digit[i + j];
             std::uint64_t number = 0;
             if (!join(group, number)) return false;
             held |= number << held_bits;
@@ -72,8 +73,8 @@ struct digits {
         if (held_bits > 0) *stream = static_cast<std::uint8_t>(held);
         return true;
     }
-    // The inverse; false, the digits unspecified, for a stream that pack never makes: a number too large, or digits after
-    // the last (unused bits of the last byte are not looked at). Reads stream_bytes(digits_in_all) bytes.
+    // The inverse; false, the digits unspecified, for a stream that pack never makes: a number too large, or digits
+    // after the last (unused bits of the last byte are not looked at). Reads stream_bytes(digits_in_all) bytes.
     [[nodiscard]] static constexpr bool unpack(const std::uint8_t* stream, std::size_t digits_in_all,
                                                std::uint8_t* digit) noexcept {
         std::uint64_t held = 0;
@@ -95,7 +96,8 @@ struct digits {
     }
 };
 
-static_assert(digits<5, 3>::bits == 7 && digits<3, 5>::bits == 8 && digits<2, 8>::bits == 8 && digits<256, 7>::bits == 56);
+static_assert(digits<5, 3>::bits == 7 && digits<3, 5>::bits == 8 && digits<2, 8>::bits == 8 &&
+              digits<256, 7>::bits == 56);
 static_assert([] {
     const std::uint8_t from[3] = {4, 0, 3};
     std::uint8_t back[3] = {};

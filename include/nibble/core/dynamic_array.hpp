@@ -1,4 +1,5 @@
-// dynamic_array.hpp: dynamic_array, elements in memory of their own that can grow: what options and results hold numbers in.
+// dynamic_array.hpp: dynamic_array, elements in memory of their own that can grow: what options and results hold
+// numbers in.
 #pragma once
 
 #include <nibble/core/bits.hpp>
@@ -12,12 +13,11 @@
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
-// The part of std::vector that this library needs, under its names, for elements that are copied as bytes; it converts from and to
-// standard containers. New elements are zero, or what their type begins with. A moved-from one is empty. (Why not std::vector: what
-// it is made of, over float for example, has one name under all compiler flags, so that of two units for different instruction
-// sets the linker keeps either one's.)
-template <class T>
-class dynamic_array {
+// The part of std::vector that this library needs, under its names, for elements that are copied as bytes; it converts
+// from and to standard containers. New elements are zero, or what their type begins with. A moved-from one is empty.
+// (Why not std::vector: what it is made of, over float for example, has one name under all compiler flags, so that of
+// two units for different instruction sets the linker keeps either one's.)
+template <class T> class dynamic_array {
     static_assert(std::is_trivially_copyable_v<T>, "dynamic_array: elements that are copied as bytes");
 
 public:
@@ -61,10 +61,11 @@ public:
 
     // To a standard container.
     template <class Container>
-        requires(std::is_same_v<typename Container::value_type, T> && requires(const T* p) {
-            typename Container::allocator_type;
-            Container(p, p);
-        })
+        requires(std::is_same_v<typename Container::value_type, T> &&
+                 requires(const T* p) {
+                     typename Container::allocator_type;
+                     Container(p, p);
+                 })
     operator Container() const {
         return Container(begin(), end());
     }

@@ -17,26 +17,22 @@ struct shared_count {
     std::size_t owners = 1;
     void (*destroy)(shared_count*) noexcept = nullptr;
 };
-template <class T>
-struct shared_holder : shared_count {
+template <class T> struct shared_holder : shared_count {
     T value;
-    template <class... Args>
-    explicit shared_holder(Args&&... args) : value(static_cast<Args&&>(args)...) {
+    template <class... Args> explicit shared_holder(Args&&... args) : value(static_cast<Args&&>(args)...) {
         destroy = [](shared_count* self) noexcept { delete static_cast<shared_holder*>(self); };
     }
 };
 
 } // namespace detail
 
-// The part of std::shared_ptr that this library needs, under its names; from any std::shared_ptr, which it then keeps alive.
-// Different ones to one object may be copied and dropped by several threads at once. (Why not std::shared_ptr: its count has one
-// name under all compiler flags, so that of two units for different instruction sets the linker keeps either one's.)
-template <class T>
-class shared_ptr {
-    template <class U>
-    friend class shared_ptr;
-    template <class U, class... Args>
-    friend shared_ptr<U> make_shared(Args&&... args);
+// The part of std::shared_ptr that this library needs, under its names; from any std::shared_ptr, which it then keeps
+// alive. Different ones to one object may be copied and dropped by several threads at once. (Why not std::shared_ptr:
+// its count has one name under all compiler flags, so that of two units for different instruction sets the linker keeps
+// either one's.)
+template <class T> class shared_ptr {
+    template <class U> friend class shared_ptr;
+    template <class U, class... Args> friend shared_ptr<U> make_shared(Args&&... args);
 
 public:
     using element_type = T;
@@ -99,8 +95,7 @@ private:
 };
 
 // A T made of the arguments.
-template <class T, class... Args>
-[[nodiscard]] shared_ptr<T> make_shared(Args&&... args) {
+template <class T, class... Args> [[nodiscard]] shared_ptr<T> make_shared(Args&&... args) {
     auto* const holder = new detail::shared_holder<std::remove_const_t<T>>(static_cast<Args&&>(args)...);
     shared_ptr<T> made;
     made.at_ = &holder->value;

@@ -11,12 +11,12 @@ namespace nibble::inline NIBBLE_ABI {
 
 enum class status_code {
     ok,
-    cannot_open,   // the file is missing, unreadable or cannot be mapped
-    truncated,     // data ends before a field that it announces
-    malformed,     // a field has a value that the format forbids
-    unsupported,   // legal, but of a type or version that this library does not read
-    not_found,     // no tensor of that name
-    mismatch,      // stored for another scheme or shape
+    cannot_open, // the file is missing, unreadable or cannot be mapped
+    truncated,   // data ends before a field that it announces
+    malformed,   // a field has a value that the format forbids
+    unsupported, // legal, but of a type or version that this library does not read
+    not_found,   // no tensor of that name
+    mismatch,    // stored for another scheme or shape
 };
 
 // A code and, unless it is ok, a sentence that says which field, where, and what was wrong.

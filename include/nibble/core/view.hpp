@@ -12,8 +12,7 @@ namespace nibble::inline NIBBLE_ABI {
 
 // A rows x cols matrix in someone else's memory. Element (i, j) is data[i * stride + j]; stride counts elements and is
 // at least cols. An empty view (rows or cols 0) may have a null pointer. Copying a view copies no element.
-template <class T>
-class matrix_view {
+template <class T> class matrix_view {
 public:
     using value_type = std::remove_const_t<T>;
 
@@ -38,7 +37,9 @@ public:
     [[nodiscard]] constexpr std::size_t stride() const noexcept { return stride_; }
     [[nodiscard]] constexpr bool empty() const noexcept { return rows_ == 0 || cols_ == 0; }
     [[nodiscard]] constexpr T* row(std::size_t i) const noexcept { return data_ + i * stride_; }
-    [[nodiscard]] constexpr T& operator()(std::size_t i, std::size_t j) const noexcept { return data_[i * stride_ + j]; }
+    [[nodiscard]] constexpr T& operator()(std::size_t i, std::size_t j) const noexcept {
+        return data_[i * stride_ + j];
+    }
 
 private:
     T* data_ = nullptr;

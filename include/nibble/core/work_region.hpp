@@ -12,9 +12,9 @@
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::detail {
 
-// What is left of a worker's items, [front, end), both below 2^32. Its owner takes them in order; another who has run out takes
-// the back half, for a region of its own. No lock, and a cache line each. Relaxed, as workers agree on the items and nothing
-// else: what the items refer to was there before any worker began.
+// What is left of a worker's items, [front, end), both below 2^32. Its owner takes them in order; another who has run
+// out takes the back half, for a region of its own. No lock, and a cache line each. Relaxed, as workers agree on the
+// items and nothing else: what the items refer to was there before any worker began.
 class alignas(64) work_region {
 public:
     work_region(std::size_t front, std::size_t end) noexcept : rest_(word(front, end)) {}
@@ -33,8 +33,8 @@ public:
             }
         return false;
     }
-    // The back half of another's, if it has any; called by the owner, who has run out. The first of it is the next item, for good:
-    // every success is work done, however many look for some.
+    // The back half of another's, if it has any; called by the owner, who has run out. The first of it is the next
+    // item, for good: every success is work done, however many look for some.
     [[nodiscard]] bool take_half_of(work_region& other, std::size_t& item) noexcept {
         std::uint64_t seen = other.rest_.load_relaxed();
         while (front(seen) != end(seen)) {
@@ -58,12 +58,13 @@ private:
     atomic<std::uint64_t> rest_;
 };
 
-// run(item, follows, worker) once for every item in [0, count), neighbours one after the other by the same worker wherever that
-// keeps all busy: `follows` says that this worker's last item was item - 1, and then it may have asked for this one's memory in
-// time. Each region is in the first 64 bytes, which must be so aligned, of its worker's memory, `stride` apart; min(count,
-// concurrency) of them are written.
+// run(item, follows, worker) once for every item in [0, count), neighbours one after the other by the same worker
+// wherever that keeps all busy: `follows` says that this worker's last item was item - 1, and then it may have asked
+// for this one's memory in time. Each region is in the first 64 bytes, which must be so aligned, of its worker's
+// memory, `stride` apart; min(count, concurrency) of them are written.
 template <executor Executor, class Run>
-void for_each_in_regions(std::size_t count, std::byte* memory, std::size_t stride, const Executor& threads, const Run& run) {
+void for_each_in_regions(std::size_t count, std::byte* memory, std::size_t stride, const Executor& threads,
+                         const Run& run) {
     NIBBLE_CHECK(count < std::size_t{1} << 32, "more than 2^32 items of work: cut the call up");
     const std::size_t most = concurrency_of(threads);
     const std::size_t regions = count < most ? count : most;

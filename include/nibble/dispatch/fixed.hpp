@@ -12,8 +12,7 @@
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
-template <isa... Isas>
-struct isa_list {};
+template <isa... Isas> struct isa_list {};
 
 // The best ISA that this unit's flags allow.
 #if NIBBLE_HAS_AVX512
@@ -52,12 +51,10 @@ using compiled_isas = isa_list<avx_vnni, avx2, generic>;
 using compiled_isas = available_isas;
 #endif
 
-template <class Visit, class... Isas>
-constexpr void for_each_isa(isa_list<Isas...>, Visit&& visit) {
+template <class Visit, class... Isas> constexpr void for_each_isa(isa_list<Isas...>, Visit&& visit) {
     (visit.template operator()<Isas>(), ...);
 }
-template <class Visit>
-constexpr void for_each_isa(Visit&& visit) {
+template <class Visit> constexpr void for_each_isa(Visit&& visit) {
     for_each_isa(available_isas{}, visit);
 }
 

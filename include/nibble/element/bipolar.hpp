@@ -9,11 +9,10 @@
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
-// Code u of `Bits` bits means 2u - (2^Bits - 1): each bit is -1 or +1 times its power of two (APT-LLM's bipolar integers;
-// also called mid-rise). Values are the odd integers from -(2^Bits - 1) to 2^Bits - 1. A tie lies at every even integer; under
-// nearest_even it goes to the even code. NaN counts as 0, which is a tie.
-template <int Bits>
-struct bipolar {
+// Code u of `Bits` bits means 2u - (2^Bits - 1): each bit is -1 or +1 times its power of two (APT-LLM's bipolar
+// integers; also called mid-rise). Values are the odd integers from -(2^Bits - 1) to 2^Bits - 1. A tie lies at every
+// even integer; under nearest_even it goes to the even code. NaN counts as 0, which is a tie.
+template <int Bits> struct bipolar {
     static_assert(Bits >= 1 && Bits <= 8, "bipolar: 1 to 8 bits");
     static constexpr int bits = Bits;
     using code = std::uint8_t;

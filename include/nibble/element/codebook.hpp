@@ -11,12 +11,11 @@
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
-// Levels::levels is a static constexpr array of 2 to 256 distinct finite floats; code c means levels[c]. If they are not
-// a power of two in number, the codes above are never produced and decode to the last level.
-// Rounding: under nearest_even a value halfway between two levels, the middle rounded to fp32, goes to the lower one, as
-// bitsandbytes has it for NF4; every other rounding is as `rounding` says. NaN is encoded as 0 would be.
-template <class Levels>
-struct codebook {
+// Levels::levels is a static constexpr array of 2 to 256 distinct finite floats; code c means levels[c]. If they are
+// not a power of two in number, the codes above are never produced and decode to the last level. Rounding: under
+// nearest_even a value halfway between two levels, the middle rounded to fp32, goes to the lower one, as bitsandbytes
+// has it for NF4; every other rounding is as `rounding` says. NaN is encoded as 0 would be.
+template <class Levels> struct codebook {
     static constexpr std::size_t count = sizeof(Levels::levels) / sizeof(float);
     static_assert(count >= 2 && count <= 256, "codebook: 2 to 256 levels");
     static constexpr int bits = detail::bit_width(count - 1);
@@ -69,11 +68,22 @@ public:
 
 // NF4 of QLoRA (Dettmers et al., 2023): the quantiles of a normal distribution, 0 and +-1 among them.
 struct nf4_levels {
-    static constexpr float levels[16] = {
-        -1.0f,                 -0.6961928009986877f,  -0.5250730514526367f, -0.39491748809814453f,
-        -0.28444138169288635f, -0.18477343022823334f, -0.09105003625154495f, 0.0f,
-        0.07958029955625534f,  0.16093020141124725f,  0.24611230194568634f, 0.33791524171829224f,
-        0.44070982933044434f,  0.5626170039176941f,   0.7229568362236023f,  1.0f};
+    static constexpr float levels[16] = {-1.0f,
+                                         -0.6961928009986877f,
+                                         -0.5250730514526367f,
+                                         -0.39491748809814453f,
+                                         -0.28444138169288635f,
+                                         -0.18477343022823334f,
+                                         -0.09105003625154495f,
+                                         0.0f,
+                                         0.07958029955625534f,
+                                         0.16093020141124725f,
+                                         0.24611230194568634f,
+                                         0.33791524171829224f,
+                                         0.44070982933044434f,
+                                         0.5626170039176941f,
+                                         0.7229568362236023f,
+                                         1.0f};
 };
 using nf4 = codebook<nf4_levels>;
 

@@ -95,13 +95,14 @@ using bitmod_fp4_ea_minus = codebook<bitmod_fp4_levels<-16>>;
 
 // The signed 8-bit dynamic map of bitsandbytes (Dettmers, "8-bit Approximations", 2015), of its double quantization and
 // 8-bit optimizers: for i = 0 ... 6 the midpoints of 2^i equal intervals of [0.1, 1], times 10^(i - 6), with both
-// signs; 0; and 1. 256 values in ascending order, with the bits that PyTorch gives create_dynamic_map on machines that fuse
-// multiply and add: every step is rounded to fp32, the ends of intervals are counted from the nearer end of [0.1, 1].
+// signs; 0; and 1. 256 values in ascending order, with the bits that PyTorch gives create_dynamic_map on machines that
+// fuse multiply and add: every step is rounded to fp32, the ends of intervals are counted from the nearer end of [0.1,
+// 1].
 struct dynamic8_levels {
 private:
     static constexpr detail::table<float, 256> all = [] {
-        // End number `at` of `intervals` intervals. The product of 24 and 7 bits is exact in double and so is the sum, so that
-        // one rounding remains, as in a fused multiply-add.
+        // End number `at` of `intervals` intervals. The product of 24 and 7 bits is exact in double and so is the sum,
+        // so that one rounding remains, as in a fused multiply-add.
         const auto end_of = [](int at, int intervals) {
             const float step = (1.0f - 0.1f) / static_cast<float>(intervals);
             const bool low = at < (intervals + 1) / 2;

@@ -18,14 +18,16 @@ namespace nibble::inline NIBBLE_ABI {
 //   static constexpr float decode(code) noexcept;       the exact value of a code
 // and, if nearest-with-ties-to-the-even-code over the decoded grid is not what it wants, or for speed,
 //   template <rounding, overflow> static constexpr code encode(float x, std::uint32_t random = 0) noexcept;
-// decode must give the same bits at compile time and at run time: write a x b + c in it as two statements on values that
-// are exact, because compilers may fuse the two.
-// Nothing else: tables, thresholds, the largest value, the kernel family and the unpack are derived below.
+// decode must give the same bits at compile time and at run time: write a x b + c in it as two statements on values
+// that are exact, because compilers may fuse the two. Nothing else: tables, thresholds, the largest value, the kernel
+// family and the unpack are derived below.
 template <class E>
-concept element = requires(typename E::code c) {
-    { E::bits } -> std::convertible_to<int>;
-    { E::decode(c) } noexcept -> std::same_as<float>;
-} && std::unsigned_integral<typename E::code> && ((E::bits >= 1 && E::bits <= 8) || E::bits == 16 || E::bits == 32) &&
+concept element =
+    requires(typename E::code c) {
+        { E::bits } -> std::convertible_to<int>;
+        { E::decode(c) } noexcept -> std::same_as<float>;
+    } && std::unsigned_integral<typename E::code> &&
+    ((E::bits >= 1 && E::bits <= 8) || E::bits == 16 || E::bits == 32) &&
     sizeof(typename E::code) == (E::bits <= 8 ? 1 : E::bits / 8);
 
 // Elements of at most 8 bits: the ones that have tables.
@@ -43,8 +45,7 @@ inline constexpr auto decode_table = [] {
 namespace detail {
 
 // A stored code's value, through the table where there is one: without the branches of a codec.
-template <element E>
-[[nodiscard]] NIBBLE_INLINE constexpr float decoded(typename E::code c) noexcept {
+template <element E> [[nodiscard]] NIBBLE_INLINE constexpr float decoded(typename E::code c) noexcept {
     if constexpr (E::bits <= 8)
         return decode_table<E>.at[c & ((std::size_t{1} << E::bits) - 1)];
     else
@@ -57,8 +58,7 @@ concept has_encode = requires(float x, std::uint32_t random) {
 };
 
 // The codes of finite value in ascending order of value; of equal values (+0 and -0) only the lowest code.
-template <small_element E>
-struct grid {
+template <small_element E> struct grid {
     static constexpr std::size_t capacity = std::size_t{1} << E::bits;
     table<float, capacity> values{};
     table<std::uint8_t, capacity> codes{};
@@ -87,8 +87,7 @@ inline constexpr auto sorted_grid = [] {
 }();
 
 // The grid as a list of levels.hpp.
-template <small_element E>
-struct grid_list {
+template <small_element E> struct grid_list {
     static constexpr std::size_t count = sorted_grid<E>.count;
     static_assert(count >= 1, "element: no code decodes to a finite value");
     static constexpr list_tie ties = list_tie::even_code;
@@ -97,9 +96,9 @@ struct grid_list {
 
 } // namespace detail
 
-// The code of x in element E: rounded once, straight from fp32. NaN gives the element's NaN; an element that has none takes
-// it as 0 (what a block or a tensor makes of NaN is quantize's to decide). `random` feeds stochastic rounding with 32 bits
-// and learned rounding with its lowest bit.
+// The code of x in element E: rounded once, straight from fp32. NaN gives the element's NaN; an element that has none
+// takes it as 0 (what a block or a tensor makes of NaN is quantize's to decide). `random` feeds stochastic rounding
+// with 32 bits and learned rounding with its lowest bit.
 template <element E, rounding Rounding = rounding::nearest_even, overflow Overflow = overflow::saturate>
 [[nodiscard]] NIBBLE_INLINE constexpr typename E::code encode(float x, std::uint32_t random = 0) noexcept {
     if constexpr (detail::has_encode<E>) {
@@ -119,8 +118,7 @@ inline constexpr float largest = [] {
 }();
 
 // The smallest value that an encoder produces; 0 or more for unsigned elements.
-template <element E>
-inline constexpr float lowest = E::decode(encode<E>(-3.4028234e38f));
+template <element E> inline constexpr float lowest = E::decode(encode<E>(-3.4028234e38f));
 
 template <element E>
 inline constexpr bool has_nan_code = [] {

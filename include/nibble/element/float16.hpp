@@ -16,10 +16,9 @@ NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // A number of 16 bits in native byte order, and nothing else: arrays of it lie over an engine's own fp16 or bf16 arrays
-// (a pointer to uint16_t is reinterpret_cast). To float: exact. From float: one rounding, ties to even; what is beyond the
-// largest number becomes an infinity (fp16: from 65520 up), NaN the one quiet NaN 0x7e00 or 0x7fc0 without sign.
-template <element Codec>
-struct number_in_memory {
+// (a pointer to uint16_t is reinterpret_cast). To float: exact. From float: one rounding, ties to even; what is beyond
+// the largest number becomes an infinity (fp16: from 65520 up), NaN the one quiet NaN 0x7e00 or 0x7fc0 without sign.
+template <element Codec> struct number_in_memory {
     static_assert(Codec::bits == 16);
     using codec = Codec;
     std::uint16_t bits;
@@ -44,9 +43,11 @@ template <class T>
 concept stored_float = std::same_as<T, float> || std::same_as<T, float16_t> || std::same_as<T, bfloat16_t>;
 
 static_assert(sizeof(float16_t) == 2 && std::is_trivial_v<float16_t> && std::is_trivial_v<bfloat16_t>);
-static_assert(float16_t(1.0f).bits == 0x3c00 && float16_t(65520.0f).bits == 0x7c00 && float16_t(65519.0f).bits == 0x7bff);
+static_assert(float16_t(1.0f).bits == 0x3c00 && float16_t(65520.0f).bits == 0x7c00 &&
+              float16_t(65519.0f).bits == 0x7bff);
 static_assert(float16_t(-detail::quiet_nan).bits == 0x7e00 && bfloat16_t(-detail::quiet_nan).bits == 0x7fc0);
-static_assert(bfloat16_t(1.00390625f).bits == 0x3f80 && float(bfloat16_t(-2.0f)) == -2.0f && bfloat16_t(3.4e38f).bits == 0x7f80);
+static_assert(bfloat16_t(1.00390625f).bits == 0x3f80 && float(bfloat16_t(-2.0f)) == -2.0f &&
+              bfloat16_t(3.4e38f).bits == 0x7f80);
 
 } // namespace nibble::inline NIBBLE_ABI
 NIBBLE_HEADER_END;

@@ -25,13 +25,15 @@ inline constexpr float kept_bytes_scale = detail::exp2i(To::bias - From::bias);
 
 namespace detail {
 // Products of NaN are not constant expressions.
-[[nodiscard]] constexpr float times_if_finite(float x, float factor) noexcept { return is_finite(x) ? x * factor : x; }
+[[nodiscard]] constexpr float times_if_finite(float x, float factor) noexcept {
+    return is_finite(x) ? x * factor : x;
+}
 } // namespace detail
 
-// The byte c of From as a byte of To, under a scale multiplied with kept_bytes_scale: the same byte, wherever its value is
-// then the same. Otherwise NaN becomes To's NaN and -0 becomes 0 if To has no -0; infinity becomes To's infinity or NaN;
-// and a value whose byte is special in To becomes the largest of its sign (from FNUZ to FN: 0x7f, 240, which would be NaN,
-// becomes 0x7e, 224 in the same unit).
+// The byte c of From as a byte of To, under a scale multiplied with kept_bytes_scale: the same byte, wherever its value
+// is then the same. Otherwise NaN becomes To's NaN and -0 becomes 0 if To has no -0; infinity becomes To's infinity or
+// NaN; and a value whose byte is special in To becomes the largest of its sign (from FNUZ to FN: 0x7f, 240, which would
+// be NaN, becomes 0x7e, 224 in the same unit).
 template <class From, class To>
     requires same_fields<From, To>
 [[nodiscard]] constexpr std::uint8_t keep_bytes(std::uint8_t c) noexcept {
@@ -43,8 +45,8 @@ template <class From, class To>
     return encode<To>(value < 0.0f ? -detail::infinity : detail::infinity);
 }
 
-// The byte c of From as the byte of To that is nearest in value (ties to even), the scale left alone; saturates: from FN to
-// FNUZ values beyond 240 become 240. NaN becomes NaN; infinity, too, saturates.
+// The byte c of From as the byte of To that is nearest in value (ties to even), the scale left alone; saturates: from
+// FN to FNUZ values beyond 240 become 240. NaN becomes NaN; infinity, too, saturates.
 template <class From, class To>
     requires same_fields<From, To>
 [[nodiscard]] constexpr std::uint8_t keep_values(std::uint8_t c) noexcept {
@@ -85,8 +87,9 @@ inline std::size_t map_bytes(const std::uint8_t* from, std::size_t count, std::u
 
 } // namespace detail
 
-// The same over `count` bytes, which may be converted in place. Returns how many of them now mean another value (saturated
-// or rounded; a NaN that is still NaN and a zero that lost its sign are not counted): 0 says that nothing was lost.
+// The same over `count` bytes, which may be converted in place. Returns how many of them now mean another value
+// (saturated or rounded; a NaN that is still NaN and a zero that lost its sign are not counted): 0 says that nothing
+// was lost.
 template <class From, class To>
     requires same_fields<From, To>
 inline std::size_t keep_bytes(const std::uint8_t* from, std::size_t count, std::uint8_t* to) noexcept {

@@ -33,7 +33,8 @@ template <rounding Rounding>
     if constexpr (Rounding == rounding::ceiling) return truncated + (rest > 0.0f ? 1 : 0);
     const std::int32_t below = rest < 0.0f ? truncated - 1 : truncated;
     if constexpr (Rounding == rounding::floor) return below;
-    if constexpr (Rounding == rounding::learned) return below + static_cast<std::int32_t>(random & (rest != 0.0f ? 1u : 0u));
+    if constexpr (Rounding == rounding::learned)
+        return below + static_cast<std::int32_t>(random & (rest != 0.0f ? 1u : 0u));
     const float fraction = rest < 0.0f ? rest + 1.0f : rest;
     const float chance = static_cast<float>(random >> 8) * 0x1p-24f;
     return below + (chance < fraction ? 1 : 0);
@@ -43,8 +44,7 @@ template <rounding Rounding>
 
 // NaN gives 0 in every element of this header, infinities the ends of the range; zero has no sign.
 // Codes are two's complement in `Bits` bits (unsigned_: plain binary); a code's value is the integer itself.
-template <int Bits, integer_range Range = integer_range::symmetric>
-struct integer {
+template <int Bits, integer_range Range = integer_range::symmetric> struct integer {
     static_assert(Bits >= 2 && Bits <= 8, "integer: 2 to 8 bits; for one bit use binary");
     static constexpr int bits = Bits;
     using code = std::uint8_t;
@@ -65,8 +65,7 @@ public:
     }
 };
 
-template <int Bits>
-using unsigned_integer = integer<Bits, integer_range::unsigned_>;
+template <int Bits> using unsigned_integer = integer<Bits, integer_range::unsigned_>;
 
 using int2 = integer<2>;
 using int3 = integer<3>;
@@ -83,10 +82,10 @@ using uint6 = unsigned_integer<6>;
 using uint7 = unsigned_integer<7>;
 using uint8 = unsigned_integer<8>;
 
-// 0 ... 2^Bits in Bits + 1 bits: 2^Bits + 1 levels, an odd number, so that there is one in the middle ("B*", the bit balance
-// of ABQ-LLM). A code's value is the code; those above 2^Bits are never produced. core/digits.hpp packs such codes densely.
-template <int Bits>
-struct balanced {
+// 0 ... 2^Bits in Bits + 1 bits: 2^Bits + 1 levels, an odd number, so that there is one in the middle ("B*", the bit
+// balance of ABQ-LLM). A code's value is the code; those above 2^Bits are never produced. core/digits.hpp packs such
+// codes densely.
+template <int Bits> struct balanced {
     static_assert(Bits >= 1 && Bits <= 7, "balanced: 1 to 7 bits, and one more for the additional level");
     static constexpr int bits = Bits + 1;
     using code = std::uint8_t;
@@ -121,8 +120,8 @@ struct ternary {
     }
 };
 
-// {-1, +1} as codes 0 and 1: x >= 0 and both zeros give +1 under every rounding to the nearest (nearest_even too: the code
-// of +1 is odd) and toward zero; NaN counts as 0. The others take values inside (-1, 1) where their name says.
+// {-1, +1} as codes 0 and 1: x >= 0 and both zeros give +1 under every rounding to the nearest (nearest_even too: the
+// code of +1 is odd) and toward zero; NaN counts as 0. The others take values inside (-1, 1) where their name says.
 struct binary {
     static constexpr int bits = 1;
     using code = std::uint8_t;

@@ -17,8 +17,8 @@ namespace nibble::inline NIBBLE_ABI::detail {
 // Largest magnitude of a quantized activation; -128 is never produced.
 inline constexpr int activation_limit = 127;
 
-// How many products of four a narrow element may sum in each int16 before widening: every int16 holds pairs of products,
-// and because arithmetic is modulo 2^16 only the final centred sum must fit (kernel-techniques A1.3).
+// How many products of four a narrow element may sum in each int16 before widening: every int16 holds pairs of
+// products, and because arithmetic is modulo 2^16 only the final centred sum must fit (kernel-techniques A1.3).
 [[nodiscard]] constexpr int narrow_depth(int magnitude) noexcept {
     return 32767 / (2 * max_of(magnitude, 1) * activation_limit);
 }
@@ -28,8 +28,8 @@ inline constexpr int least_narrow_depth = 4;
 inline constexpr int narrow_limit = 32767 / (2 * least_narrow_depth * activation_limit);
 static_assert(narrow_depth(narrow_limit) >= least_narrow_depth && narrow_depth(narrow_limit + 1) < least_narrow_depth);
 
-// Whether int16 sums serve an integer element. 129: one instruction sums two products unsigned x signed, which must fit in
-// int16 by themselves.
+// Whether int16 sums serve an integer element. 129: one instruction sums two products unsigned x signed, which must fit
+// in int16 by themselves.
 template <element E>
 inline constexpr bool fits_int16_sums = [] {
     constexpr integer_grid g = integer_grid_of<E>;
@@ -40,7 +40,7 @@ template <element E> inline constexpr bool needs_int32_sums = integer_grid_of<E>
 
 // Quads (4 consecutive k) whose products are summed in int16 before they are widened.
 template <element E>
-requires fits_int16_sums<E>
+    requires fits_int16_sums<E>
 inline constexpr std::size_t int16_phase_quads =
     static_cast<std::size_t>(min_of(narrow_depth(integer_grid_of<E>.magnitude), 64));
 // Where sums are in int32: the length over which sums of activations are kept, so that those fit in int16: 2 columns of
@@ -48,15 +48,14 @@ inline constexpr std::size_t int16_phase_quads =
 inline constexpr std::size_t int32_phase_quads = 128;
 static_assert(int32_phase_quads * 2 * 128 <= 32768);
 
-// The largest magnitude of activations such that two products with lanes of E fit in int16 whatever the codes: up to there
-// byte products, two of them added by one instruction, make exact sums in int32. 64 for 8 bits; 128, which only -128 reaches,
-// if the integers of E are at most 128 apart.
+// The largest magnitude of activations such that two products with lanes of E fit in int16 whatever the codes: up to
+// there byte products, two of them added by one instruction, make exact sums in int32. 64 for 8 bits; 128, which only
+// -128 reaches, if the integers of E are at most 128 apart.
 template <element E>
 inline constexpr int byte_limit = min_of(128, 16384 / max_of(1, integer_grid_of<E>.high - integer_grid_of<E>.low));
 
 // Lanes are unsigned, integer - low; the kernel takes the centre off again, by way of the sums of the activations.
-template <element E>
-inline constexpr int lane_center = integer_grid_of<E>.center;
+template <element E> inline constexpr int lane_center = integer_grid_of<E>.center;
 // What the kernel's centred integer plus this gives the element's own integer: 0 but for unsigned elements.
 template <element E>
 inline constexpr int lane_offset = [] {
@@ -79,7 +78,8 @@ inline constexpr auto lane_table = [] {
     return t;
 }();
 
-// ---- codes to fp32 -------------------------------------------------------------------------------------------------------
+// ---- codes to fp32
+// -------------------------------------------------------------------------------------------------------
 
 enum class real_decode {
     table16,      // at most 16 values: a register table
@@ -94,9 +94,9 @@ enum class real_decode {
 
 struct real_lanes {
     real_decode kind = real_decode::gather;
-    // For integer: (code, as two's complement if has_sign, + offset) x factor. For shift: magnitude << shift, sign to bit 31,
-    // times factor; magnitudes from infinite_from on have their exponent
-    // filled with ones (IEEE infinities and NaN). NaN codes without an infinity are left to the row's factor, see pack.
+    // For integer: (code, as two's complement if has_sign, + offset) x factor. For shift: magnitude << shift, sign to
+    // bit 31, times factor; magnitudes from infinite_from on have their exponent filled with ones (IEEE infinities and
+    // NaN). NaN codes without an infinity are left to the row's factor, see pack.
     int magnitude_bits = 0;
     int shift = 0;
     float factor = 1.0f;
@@ -151,8 +151,8 @@ template <element E> [[nodiscard]] constexpr real_lanes shift_lanes(int magnitud
         const unsigned m = c & ((1u << magnitude_bits) - 1);
         const double v = static_cast<double>(detail::bit_cast<float>(m << shift)) * factor;
         // As bits: 0 and -0 differ.
-        if (is_finite(t.at[c]) &&
-            detail::bit_cast<std::uint64_t>(static_cast<double>(t.at[c])) != detail::bit_cast<std::uint64_t>(c == m ? v : -v))
+        if (is_finite(t.at[c]) && detail::bit_cast<std::uint64_t>(static_cast<double>(t.at[c])) !=
+                                      detail::bit_cast<std::uint64_t>(c == m ? v : -v))
             return {};
     }
     const int infinite_from = first_infinite<E>(magnitude_bits, mantissa);
@@ -203,13 +203,13 @@ inline constexpr bool marks_nan = E::bits <= 8 && has_nan_code<E> && real_lanes_
 template <element E>
 inline constexpr bool decodes_alike = [] {
     constexpr real_decode kind = real_lanes_of<E>.kind;
-    return kind == real_decode::half || kind == real_decode::bfloat || kind == real_decode::plain || kind == real_decode::table16 ||
-           (kind == real_decode::shift && real_lanes_of<E>.infinite_from == 0);
+    return kind == real_decode::half || kind == real_decode::bfloat || kind == real_decode::plain ||
+           kind == real_decode::table16 || (kind == real_decode::shift && real_lanes_of<E>.infinite_from == 0);
 }();
 
 // Codes of at most 8 bits by way of fp16: sign to bit 15, magnitude << shift (mantissa to mantissa), converted, times a
-// power of two. Exact, subnormal codes included, and without the fp32 subnormals of real_decode::shift, which take Intel's
-// cores over a hundred cycles each. NaN codes are those with (code & nan_mask) == nan_value.
+// power of two. Exact, subnormal codes included, and without the fp32 subnormals of real_decode::shift, which take
+// Intel's cores over a hundred cycles each. NaN codes are those with (code & nan_mask) == nan_value.
 struct half_lanes {
     bool exists = false;
     int shift = 0;
@@ -253,8 +253,9 @@ inline constexpr half_lanes half_lanes_of = [] {
     return h;
 }();
 
-// Of the elements that real_decode::shift serves, those of 3 bits of exponent or less: many of their codes are subnormal, and
-// numbers near zero are the most frequent. Where a machine takes its time over subnormal numbers in fp32, they take another way.
+// Of the elements that real_decode::shift serves, those of 3 bits of exponent or less: many of their codes are
+// subnormal, and numbers near zero are the most frequent. Where a machine takes its time over subnormal numbers in
+// fp32, they take another way.
 template <element E>
 inline constexpr bool often_subnormal = [] {
     constexpr real_lanes r = real_lanes_of<E>;

@@ -55,9 +55,9 @@ inline constexpr auto level_thresholds = [] {
     table<float, detail::bit_ceil(List::count)> t{};
     for (std::size_t i = 0; i < t.size; ++i) t.at[i] = infinity;
     for (std::size_t i = 0; i + 1 < List::count; ++i)
-        t.at[i] = last_that_stays<Rounding, List::ties>(
-            List::sorted.values.at[i], List::sorted.values.at[i + 1],
-            (List::sorted.codes.at[i] & 1) != 0 && (List::sorted.codes.at[i + 1] & 1) == 0);
+        t.at[i] = last_that_stays<Rounding, List::ties>(List::sorted.values.at[i], List::sorted.values.at[i + 1],
+                                                        (List::sorted.codes.at[i] & 1) != 0 &&
+                                                            (List::sorted.codes.at[i + 1] & 1) == 0);
     return t;
 }();
 
@@ -69,7 +69,8 @@ inline constexpr auto level_codes = [] {
     return t;
 }();
 
-// Up to this many levels, comparing with every threshold is faster than any search: vectors have no branches and no gathers.
+// Up to this many levels, comparing with every threshold is faster than any search: vectors have no branches and no
+// gathers.
 inline constexpr std::size_t levels_compared = 32;
 
 // How many of Count thresholds, every Step-th one, lie under x.
@@ -87,8 +88,8 @@ template <class List, rounding Rounding>
     if constexpr (List::count <= levels_compared) {
         return count_under<List::count - 1, 1>(x, t);
     } else {
-        // A sixteenth by comparing, which is what vectors do well, then by halves. Unrolled here: GCC makes a loop of the
-        // halves that is three times as slow.
+        // A sixteenth by comparing, which is what vectors do well, then by halves. Unrolled here: GCC makes a loop of
+        // the halves that is three times as slow.
         constexpr std::uint32_t part = static_cast<std::uint32_t>(t.size / 16);
         constexpr std::uint32_t halves = static_cast<std::uint32_t>(detail::bit_width(part)) - 1;
         std::uint32_t rank = part * count_under<15, part>(x, t);
@@ -99,16 +100,15 @@ template <class List, rounding Rounding>
     }
 }
 
-// The code of x. Few levels: a sum over all thresholds, each with the step from one code to the next, so that codes in any
-// order cost the same and nothing is looked up.
+// The code of x. Few levels: a sum over all thresholds, each with the step from one code to the next, so that codes in
+// any order cost the same and nothing is looked up.
 template <class List, rounding Rounding>
 [[nodiscard]] NIBBLE_INLINE constexpr std::uint32_t level_code(float x) noexcept {
     if constexpr (List::count <= levels_compared) {
         constexpr const auto& t = level_thresholds<List, Rounding>;
         constexpr const auto& c = level_codes<List>;
         return [&]<std::size_t... At>(std::index_sequence<At...>) {
-            return (c.at[0] + ... +
-                    ((0u - static_cast<std::uint32_t>(x > t.at[At])) & (c.at[At + 1] - c.at[At])));
+            return (c.at[0] + ... + ((0u - static_cast<std::uint32_t>(x > t.at[At])) & (c.at[At + 1] - c.at[At])));
         }(std::make_index_sequence<List::count - 1>{});
     } else {
         return level_codes<List>.at[level_rank<List, Rounding>(x)];

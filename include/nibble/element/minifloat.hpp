@@ -34,8 +34,7 @@ struct float_format {
 // subnormals included; then overflow is tested. NaN becomes the format's NaN, or 0 in a format that has none.
 // Where the format has a negative zero, a zero keeps the sign of x (not under half_toward_zero, see rounding). Unsigned
 // formats take negative values to 0.
-template <float_format Format>
-struct minifloat {
+template <float_format Format> struct minifloat {
 private:
     static constexpr int e_bits = Format.exponent;
     static constexpr int m_bits = Format.mantissa;
@@ -45,7 +44,8 @@ private:
     static_assert(e_bits >= 0 && e_bits <= 8, "minifloat: exponent must have 0 to 8 bits");
     static_assert(m_bits >= 0 && m_bits <= 15, "minifloat: mantissa must have 0 to 15 bits");
     static_assert(!fnuz || Format.has_sign, "minifloat: fnuz needs a sign bit, its NaN is the code of negative zero");
-    static_assert(Format.specials == specials::none || e_bits >= 1, "minifloat: without an exponent use specials::none");
+    static_assert(Format.specials == specials::none || e_bits >= 1,
+                  "minifloat: without an exponent use specials::none");
 
 public:
     static constexpr float_format format = Format;
@@ -66,8 +66,10 @@ private:
     static constexpr std::uint32_t all_ones = (1u << (e_bits + m_bits)) - 1u;
     static constexpr std::uint32_t infinity_code = ((1u << e_bits) - 1u) << m_bits;
     static constexpr std::uint32_t max_code = ieee ? infinity_code - 1u : fn ? all_ones - 1u : all_ones;
-    static constexpr std::uint32_t nan_code =
-        fnuz ? sign_code : fn ? all_ones : has_nan ? infinity_code | (1u << (m_bits > 0 ? m_bits - 1 : 0)) : 0u;
+    static constexpr std::uint32_t nan_code = fnuz      ? sign_code
+                                              : fn      ? all_ones
+                                              : has_nan ? infinity_code | (1u << (m_bits > 0 ? m_bits - 1 : 0))
+                                                        : 0u;
 
 public:
     // The value of a code, exactly. Bits above `bits` are ignored. Branch-free like encode.
@@ -107,10 +109,11 @@ public:
         std::uint32_t magnitude = 0;
         const std::uint32_t negative = word >> 31;
         if constexpr (Rounding == rounding::nearest_even && rounds_by_addition) {
-            // a + 2^(e + 23 - m) has its last place at 2^(e - m): the addition rounds, and the sum's mantissa counts steps.
-            // The bits of `a` come from integer arithmetic, so that no multiplication fuses with the addition.
+            // a + 2^(e + 23 - m) has its last place at 2^(e - m): the addition rounds, and the sum's mantissa counts
+            // steps. The bits of `a` come from integer arithmetic, so that no multiplication fuses with the addition.
             constexpr std::uint32_t low = static_cast<std::uint32_t>(smallest) << 23;
-            constexpr std::uint32_t above = static_cast<std::uint32_t>(smallest + (1 << e_bits) - 1) << 23; // 2^(emax + 1)
+            constexpr std::uint32_t above = static_cast<std::uint32_t>(smallest + (1 << e_bits) - 1)
+                                            << 23; // 2^(emax + 1)
             const std::uint32_t limited = a < above ? a : above;
             const std::uint32_t own = limited & 0x7f800000u;
             const std::uint32_t e = own > low ? own : low;
@@ -121,8 +124,10 @@ public:
             magnitude = rounded_magnitude<Rounding>(a, negative, random);
         }
         const bool over = magnitude > max_code;
-        constexpr std::uint32_t beyond =
-            Overflow == overflow::saturate ? max_code : has_infinity ? infinity_code : has_nan ? nan_code : max_code;
+        constexpr std::uint32_t beyond = Overflow == overflow::saturate ? max_code
+                                         : has_infinity                 ? infinity_code
+                                         : has_nan                      ? nan_code
+                                                                        : max_code;
         magnitude = over ? beyond : magnitude;
         if constexpr (!Format.has_sign) {
             magnitude = negative != 0 ? 0u : magnitude;
@@ -136,21 +141,21 @@ public:
     }
 
 private:
-    // Does the sum of a magnitude and a power of two, both in fp32's range, round as nearest_even does? With no mantissa bit
-    // the binade decides which code is even, and the sum does not know it.
-    static constexpr bool rounds_by_addition =
-        m_bits >= 1 && bias <= 127 && (1 << e_bits) - bias + 23 - m_bits <= 127;
+    // Does the sum of a magnitude and a power of two, both in fp32's range, round as nearest_even does? With no
+    // mantissa bit the binade decides which code is even, and the sum does not know it.
+    static constexpr bool rounds_by_addition = m_bits >= 1 && bias <= 127 && (1 << e_bits) - bias + 23 - m_bits <= 127;
 
     // The magnitude's code under any rounding, beyond the largest too; `a` is the fp32 pattern of the magnitude.
     template <rounding Rounding>
-    [[nodiscard]] NIBBLE_INLINE static constexpr std::uint32_t rounded_magnitude(std::uint32_t a, std::uint32_t negative,
-                                                                                 std::uint32_t random) noexcept {
+    [[nodiscard]] NIBBLE_INLINE static constexpr std::uint32_t
+    rounded_magnitude(std::uint32_t a, std::uint32_t negative, std::uint32_t random) noexcept {
         constexpr int smallest = 128 - bias;
         const int field = static_cast<int>(a >> 23);
         int own = field > 0 ? field : 1; // fp32 subnormals have the exponent of field 1 and no hidden bit
         std::uint32_t significand = (a & 0x007fffffu) | (field > 0 ? 0x00800000u : 0u);
         if constexpr (smallest < 1) {
-            // The format has normal values among fp32's subnormals: those get their leading bit to where a hidden one is.
+            // The format has normal values among fp32's subnormals: those get their leading bit to where a hidden one
+            // is.
             const int lead = detail::countl_zero(significand) - 8;
             own = significand == 0 ? smallest : own - lead;
             significand <<= significand == 0 ? 0 : lead;
@@ -212,15 +217,19 @@ using ue5m3 = minifloat<float_format{.exponent = 5, .mantissa = 3, .specials = s
 using f16 = minifloat<float_format{.exponent = 5, .mantissa = 10, .specials = specials::ieee}>;
 using bf16 = minifloat<float_format{.exponent = 8, .mantissa = 7, .specials = specials::ieee}>;
 
-static_assert(e2m1::decode(7) == 6.0f && e2m1::encode(2.5f) == 4 && e2m1::encode(-0.0f) == 8 && e2m1::encode(1e9f) == 7);
+static_assert(e2m1::decode(7) == 6.0f && e2m1::encode(2.5f) == 4 && e2m1::encode(-0.0f) == 8 &&
+              e2m1::encode(1e9f) == 7);
 static_assert(e4m3::decode(0x7e) == 448.0f && e4m3::encode(464.0f) == 0x7e && e4m3::encode(0.1f) == 0x1d);
 static_assert(e4m3::encode<rounding::nearest_even, overflow::special>(465.0f) == 0x7f);
-static_assert(e5m2::encode<rounding::nearest_even, overflow::special>(61440.0f) == 0x7c && e5m2::encode(61440.0f) == 0x7b);
+static_assert(e5m2::encode<rounding::nearest_even, overflow::special>(61440.0f) == 0x7c &&
+              e5m2::encode(61440.0f) == 0x7b);
 static_assert(ue4m3::bits == 7 && ue4m3::decode(0xb8) == 1.0f && ue5m3::decode(0xfe) == 114688.0f);
 static_assert(e2m1::encode<rounding::half_toward_zero>(-0.25f) == 0 && e2m1::encode<rounding::half_up>(-0.25f) == 8);
 static_assert(e4m3_fnuz::encode(-0.0f) == 0 && e4m3_fnuz::decode(0x7f) == 240.0f && e4m3_fnuz::encode(1.0f) == 0x40);
-static_assert(f16::encode(65519.0f) == 0x7bff && f16::encode<rounding::nearest_even, overflow::special>(65520.0f) == 0x7c00);
-static_assert(bf16::encode(3.14159274f) == 0x4049 && bf16::encode(1e-40f) == 0x0001 && bf16::encode(1.00390625f) == 0x3f80);
+static_assert(f16::encode(65519.0f) == 0x7bff &&
+              f16::encode<rounding::nearest_even, overflow::special>(65520.0f) == 0x7c00);
+static_assert(bf16::encode(3.14159274f) == 0x4049 && bf16::encode(1e-40f) == 0x0001 &&
+              bf16::encode(1.00390625f) == 0x3f80);
 
 } // namespace nibble::inline NIBBLE_ABI
 NIBBLE_HEADER_END;

@@ -53,8 +53,7 @@ struct outlier_victim {
         x = x == x ? x : 0.0f;
         return [&]<std::size_t... At>(std::index_sequence<At...>) {
             return (v[0] + ... + (x > (v[At] + v[At + 1]) * 0.5f ? v[At + 1] - v[At] : 0.0f));
-        }
-        (std::make_index_sequence<28>{});
+        }(std::make_index_sequence<28>{});
     }
 
     // Each weight goes to the nearest of all values, a tie to the lower one. If the even one is then an outlier, the

@@ -17,8 +17,8 @@ struct e8m0 {
     [[nodiscard]] static constexpr float decode(code c) noexcept {
         return c == 0xff ? detail::quiet_nan : detail::exp2i(static_cast<int>(c) - 127);
     }
-    // A tie between 2^n and 2^(n+1) lies at 1.5 x 2^n. Zero, negative values and anything below 2^-127 give code 0, anything
-    // above 2^127 code 0xfe, NaN 0xff. Branch-free, so that a loop over it vectorizes.
+    // A tie between 2^n and 2^(n+1) lies at 1.5 x 2^n. Zero, negative values and anything below 2^-127 give code 0,
+    // anything above 2^127 code 0xfe, NaN 0xff. Branch-free, so that a loop over it vectorizes.
     template <rounding Rounding = rounding::nearest_even, overflow = overflow::saturate>
     [[nodiscard]] NIBBLE_INLINE static constexpr code encode(float x, std::uint32_t random = 0) noexcept {
         const std::uint32_t word = detail::bit_cast<std::uint32_t>(x);

@@ -1,5 +1,5 @@
-// rounded_levels.hpp: an element whose levels are another's, rounded to integers times a power of two; the same codes, for the
-// kernels that multiply integers.
+// rounded_levels.hpp: an element whose levels are another's, rounded to integers times a power of two; the same codes,
+// for the kernels that multiply integers.
 #pragma once
 
 #include <nibble/core/bits.hpp>
@@ -15,14 +15,14 @@
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
-// Code c means round(f x Element::decode(c)) / f, halves to the even integer and signs kept, of zeros too, where f is the
-// largest power of two for which no integer is above Limit in magnitude. So no level moves by more than 1 / (2 f), scales keep
-// their meaning, and recode turns weights of Element into these with the codes and scales that they have.
-// Quantizing is to the levels as they are after rounding, with thresholds halfway between them (ties go to the even code):
-// that loses less than to take over Element's codes. Levels that meet in one integer have one code, the lowest, although all
-// of them decode. Element has at most 8 bits, finite values, and not all of them 0.
-// What it costs is that, and that activations are quantized to int8 as for any integer element. Mean squared error of weights
-// over that of Element, normally distributed, quantized (and recoded):
+// Code c means round(f x Element::decode(c)) / f, halves to the even integer and signs kept, of zeros too, where f is
+// the largest power of two for which no integer is above Limit in magnitude. So no level moves by more than 1 / (2 f),
+// scales keep their meaning, and recode turns weights of Element into these with the codes and scales that they have.
+// Quantizing is to the levels as they are after rounding, with thresholds halfway between them (ties go to the even
+// code): that loses less than to take over Element's codes. Levels that meet in one integer have one code, the lowest,
+// although all of them decode. Element has at most 8 bits, finite values, and not all of them 0. What it costs is that,
+// and that activations are quantized to int8 as for any integer element. Mean squared error of weights over that of
+// Element, normally distributed, quantized (and recoded):
 //                                Limit    f    worst level      against Element's MSE    distinct levels
 //   NF4, groups of 64              32    32    0.0142 of 1      1.024 (1.037)            16 of 16
 //                              64, 127   64    0.0069 of 1      1.002 (1.008)            16
@@ -32,10 +32,10 @@ namespace nibble::inline NIBBLE_ABI {
 //   E3M2, rows of 4096             32     1    0.5 of 28        1.200 (1.298)            31
 //                                  63     2    0.25 of 28       1.026 (1.039)            39
 //                                 127     4    0.125 of 28      1.003 (1.005)            47
-// The default Limit is the largest of which byte products are summed in int16 on machines that cannot sum them in int32.
-// Why a power of two: other factors fit some lists better (NF4 with 22.5: 0.992), but then scales would have to change.
-template <small_element Element, int Limit = detail::narrow_limit>
-struct rounded_levels {
+// The default Limit is the largest of which byte products are summed in int16 on machines that cannot sum them in
+// int32. Why a power of two: other factors fit some lists better (NF4 with 22.5: 0.992), but then scales would have to
+// change.
+template <small_element Element, int Limit = detail::narrow_limit> struct rounded_levels {
     static_assert(Limit >= 1 && Limit <= 127, "rounded_levels: the integers' limit is 1 to 127");
 
     using rounded_element = Element; // whose codes these are
@@ -76,7 +76,8 @@ private:
         detail::table<float, count> t{};
         for (std::size_t c = 0; c < count; ++c) {
             const float v = decode_table<Element>.at[c];
-            const auto rounded = static_cast<float>(nearest_even(static_cast<double>(detail::abs_of(v)) * factor) / factor);
+            const auto rounded =
+                static_cast<float>(nearest_even(static_cast<double>(detail::abs_of(v)) * factor) / factor);
             t.at[c] = detail::bit_cast<std::uint32_t>(v) >> 31 != 0 ? -rounded : rounded;
         }
         return t;

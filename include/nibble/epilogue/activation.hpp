@@ -25,8 +25,8 @@ struct clamp {
     }
 };
 
-// x / (1 + e^-x), the swish of SwiGLU; relative error below 5e-7, and -0 below -88.72, where it is under 3e-37. -infinity
-// gives NaN.
+// x / (1 + e^-x), the swish of SwiGLU; relative error below 5e-7, and -0 below -88.72, where it is under 3e-37.
+// -infinity gives NaN.
 struct silu_step {
     template <class Lanes>
     [[nodiscard]] NIBBLE_INLINE Lanes operator()(const Lanes& x, const position&) const noexcept {

@@ -1,4 +1,5 @@
-// epilogue/destination.hpp: where results go that are not simply stored as a matrix: rows chosen by number, or a type of yours.
+// epilogue/destination.hpp: where results go that are not simply stored as a matrix: rows chosen by number, or a type
+// of yours.
 #pragma once
 
 #include <nibble/core/array_view.hpp>
@@ -18,10 +19,10 @@
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
-// What a verb writes to instead of a matrix: rows() x cols() results, each of which `put` takes once, at.count of eight lanes
-// side by side. Different places are put by different threads at the same time; a row's columns come in any order, but
-// always from one multiple of 8 to the next or to the row's end. A destination may also have  void check() const,  called
-// before anything is written.
+// What a verb writes to instead of a matrix: rows() x cols() results, each of which `put` takes once, at.count of eight
+// lanes side by side. Different places are put by different threads at the same time; a row's columns come in any
+// order, but always from one multiple of 8 to the next or to the row's end. A destination may also have  void check()
+// const,  called before anything is written.
 template <class D>
 concept destination = requires(const D& y, lanes<generic> x, position at) {
     { y.rows() } -> std::convertible_to<std::size_t>;
@@ -33,15 +34,13 @@ concept destination = requires(const D& y, lanes<generic> x, position at) {
 // whose tokens are sorted by expert. The rows must ascend, so that none comes twice. scatter_rows replaces what is
 // there; scatter_add adds: y(rows[m], n) += result(m, n), in fp32, rounded to y's type. Rows that are not named stay as
 // they are. Several calls that add to one y must come one after the other.
-template <bool Add, stored_float T>
-struct scatter {
+template <bool Add, stored_float T> struct scatter {
     matrix_view<T> y;
     array_view<const std::uint32_t> list;
     scatter(matrix_view<T> to, array_view<const std::uint32_t> row_numbers) noexcept : y(to), list(row_numbers) {}
     [[nodiscard]] std::size_t rows() const noexcept { return list.size(); }
     [[nodiscard]] std::size_t cols() const noexcept { return y.cols(); }
-    template <class Lanes>
-    NIBBLE_INLINE void put(const Lanes& x, const position& at) const noexcept {
+    template <class Lanes> NIBBLE_INLINE void put(const Lanes& x, const position& at) const noexcept {
         using Isa = typename Lanes::isa_type;
         T* const to = y.row(list[at.token]) + at.output;
         if constexpr (Add)
@@ -56,23 +55,18 @@ struct scatter {
         }
     }
 };
-template <stored_float T>
-struct scatter_rows : scatter<false, T> {
+template <stored_float T> struct scatter_rows : scatter<false, T> {
     using scatter<false, T>::scatter;
 };
-template <stored_float T>
-scatter_rows(matrix_view<T>, array_view<const std::uint32_t>) -> scatter_rows<T>;
-template <stored_float T>
-struct scatter_add : scatter<true, T> {
+template <stored_float T> scatter_rows(matrix_view<T>, array_view<const std::uint32_t>) -> scatter_rows<T>;
+template <stored_float T> struct scatter_add : scatter<true, T> {
     using scatter<true, T>::scatter;
 };
-template <stored_float T>
-scatter_add(matrix_view<T>, array_view<const std::uint32_t>) -> scatter_add<T>;
+template <stored_float T> scatter_add(matrix_view<T>, array_view<const std::uint32_t>) -> scatter_add<T>;
 
 namespace detail {
 
-template <class D>
-void check_destination(const D& y) {
+template <class D> void check_destination(const D& y) {
     if constexpr (requires { y.check(); }) y.check();
 }
 

@@ -12,8 +12,8 @@
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
-// Where a vector of results stands: row `token` of y, columns output ... output + count - 1 (count is at most the lanes'
-// width, and less at the end of a row).
+// Where a vector of results stands: row `token` of y, columns output ... output + count - 1 (count is at most the
+// lanes' width, and less at the end of a row).
 struct position {
     std::size_t token = 0;
     std::size_t output = 0;
@@ -40,8 +40,7 @@ struct identity : epilogue_step {
 };
 
 // First, then Second.
-template <epilogue First, epilogue Second>
-struct epilogue_chain {
+template <epilogue First, epilogue Second> struct epilogue_chain {
     First first{};
     Second second{};
     template <class Lanes>
@@ -52,8 +51,7 @@ struct epilogue_chain {
         check_epilogue(first, tokens, outputs);
         check_epilogue(second, tokens, outputs);
     }
-    template <class E>
-    static void check_epilogue(const E& step, std::size_t tokens, std::size_t outputs) {
+    template <class E> static void check_epilogue(const E& step, std::size_t tokens, std::size_t outputs) {
         if constexpr (requires { step.check(tokens, outputs); }) step.check(tokens, outputs);
     }
 };

@@ -11,8 +11,8 @@
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
-// y(m, n) *= factor(m, n): a gate that another product has computed. gemm_gated does both products in one pass. The factors
-// may be the output itself: each value is read before it is written.
+// y(m, n) *= factor(m, n): a gate that another product has computed. gemm_gated does both products in one pass. The
+// factors may be the output itself: each value is read before it is written.
 struct multiply_by {
     matrix_view<const float> factor;
     explicit multiply_by(matrix_view<const float> values) noexcept : factor(values) {}
@@ -21,7 +21,8 @@ struct multiply_by {
         return x * Lanes::load(factor.row(at.token) + at.output, at.count);
     }
     void check(std::size_t tokens, std::size_t outputs) const {
-        NIBBLE_CHECK(factor.rows() == tokens && factor.cols() == outputs, "multiply_by: the factors must have the shape of y");
+        NIBBLE_CHECK(factor.rows() == tokens && factor.cols() == outputs,
+                     "multiply_by: the factors must have the shape of y");
     }
 };
 

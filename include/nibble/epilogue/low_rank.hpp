@@ -10,9 +10,9 @@
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
-// y(m, n) = fma(left(m, r), right(r, n), ...) over r = 0, 1, ..., onto y(m, n). For y + (x A) B pass left = x A, tokens x rank,
-// which is one small product beforehand, and right = B, rank x outputs; a factor such as LoRA's alpha / rank belongs into
-// either. Costs `rank` fused operations per result.
+// y(m, n) = fma(left(m, r), right(r, n), ...) over r = 0, 1, ..., onto y(m, n). For y + (x A) B pass left = x A, tokens
+// x rank, which is one small product beforehand, and right = B, rank x outputs; a factor such as LoRA's alpha / rank
+// belongs into either. Costs `rank` fused operations per result.
 struct add_low_rank {
     matrix_view<const float> left;
     matrix_view<const float> right;
@@ -29,7 +29,8 @@ struct add_low_rank {
     void check(std::size_t tokens, std::size_t outputs) const {
         NIBBLE_CHECK(left.rows() == tokens, "add_low_rank: the left factor must have a row per token");
         NIBBLE_CHECK(left.cols() == right.rows(), "add_low_rank: the factors' ranks differ");
-        NIBBLE_CHECK(right.cols() == outputs || right.rows() == 0, "add_low_rank: the right factor must have a column per output");
+        NIBBLE_CHECK(right.cols() == outputs || right.rows() == 0,
+                     "add_low_rank: the right factor must have a column per output");
     }
 };
 

@@ -19,7 +19,8 @@ struct add_residual {
         return x + Lanes::load(addend.row(at.token) + at.output, at.count);
     }
     void check(std::size_t tokens, std::size_t outputs) const {
-        NIBBLE_CHECK(addend.rows() == tokens && addend.cols() == outputs, "add_residual: the addend must have the shape of y");
+        NIBBLE_CHECK(addend.rows() == tokens && addend.cols() == outputs,
+                     "add_residual: the addend must have the shape of y");
     }
 };
 

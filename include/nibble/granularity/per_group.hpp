@@ -7,8 +7,7 @@ NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // Groups of Size columns; if Size does not divide the number of columns, the last group of each row is shorter.
-template <std::size_t Size>
-struct per_group {
+template <std::size_t Size> struct per_group {
     static_assert(Size >= 4 && Size % 4 == 0, "per_group: the group size must be a positive multiple of 4");
     static constexpr std::size_t size = Size;
     static constexpr bool row_local = true;

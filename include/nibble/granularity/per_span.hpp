@@ -6,12 +6,11 @@
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
-// Spans of Size weights of the row-major matrix, the last may be shorter (bitsandbytes' blocks). If neither Size nor the
-// number of columns divides the other, spans end inside of rows, and runs are their greatest common divisor. Kernels pad
-// each run to whole quads: with a divisor that is no multiple of 4 (an odd number of columns) results are the same, packed
-// weights up to four times as large.
-template <std::size_t Size>
-struct per_span {
+// Spans of Size weights of the row-major matrix, the last may be shorter (bitsandbytes' blocks). If neither Size nor
+// the number of columns divides the other, spans end inside of rows, and runs are their greatest common divisor.
+// Kernels pad each run to whole quads: with a divisor that is no multiple of 4 (an odd number of columns) results are
+// the same, packed weights up to four times as large.
+template <std::size_t Size> struct per_span {
     static_assert(Size >= 4 && Size % 4 == 0, "per_span: the size must be a positive multiple of 4");
     static constexpr std::size_t size = Size;
     static constexpr bool row_local = false;

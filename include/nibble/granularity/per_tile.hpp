@@ -8,8 +8,7 @@ namespace nibble::inline NIBBLE_ABI {
 
 // Tiles of Rows x Cols weights (128 x 128 in DeepSeek-V3's FP8 weights), shorter at the right and lower edges; slots in
 // row-major order of the tiles.
-template <std::size_t Rows, std::size_t Cols>
-struct per_tile {
+template <std::size_t Rows, std::size_t Cols> struct per_tile {
     static_assert(Rows >= 1, "per_tile: a tile has at least 1 row");
     static_assert(Cols >= 4 && Cols % 4 == 0, "per_tile: the number of columns must be a positive multiple of 4");
     static constexpr bool row_local = Rows == 1;

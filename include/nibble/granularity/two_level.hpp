@@ -7,8 +7,7 @@ NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // The effective scale of a weight is inner x outer. As a granularity it is its inner one.
-template <granularity Inner, granularity Outer>
-struct two_level : Inner {
+template <granularity Inner, granularity Outer> struct two_level : Inner {
     using inner = Inner;
     using outer = Outer;
 };

@@ -46,7 +46,7 @@ inline constexpr table<int, 8> awq_nibble = {{0, 4, 1, 5, 2, 6, 3, 7}};
 // words [rows][words] -> streams: the nibbles of output n, one per row of words, from to + n x to_stride on.
 inline void unpack_awq(const std::byte* from, std::size_t rows, std::size_t words, std::byte* to,
                        std::size_t to_stride) {
-    constexpr std::size_t width = 16;  // words: one cache line
+    constexpr std::size_t width = 16;   // words: one cache line
     constexpr std::size_t height = 128; // rows: one cache line of each output's stream
     const std::size_t row_bytes = ceil_div(rows, 2);
     std::uint32_t in[8][width];

@@ -59,8 +59,7 @@ namespace nibble::inline NIBBLE_ABI::detail {
 }
 
 // A little-endian number at any address.
-template <class T>
-[[nodiscard]] NIBBLE_INLINE T load_little(const std::byte* from) noexcept {
+template <class T> [[nodiscard]] NIBBLE_INLINE T load_little(const std::byte* from) noexcept {
     static_assert(std::is_trivially_copyable_v<T>);
     using narrow = std::conditional_t<sizeof(T) == 1, std::uint8_t, std::uint16_t>;
     using wide = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;

@@ -14,10 +14,9 @@
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
-// The codes, one per byte, scales and zero points of Elements consecutive weights of a row: what `quantized` holds of them.
-// Schemes with one scale per row have it in scales[0], and in the file it stands before the blocks of the row.
-template <any_scheme Scheme, std::size_t Elements>
-struct ggml_parts {
+// The codes, one per byte, scales and zero points of Elements consecutive weights of a row: what `quantized` holds of
+// them. Schemes with one scale per row have it in scales[0], and in the file it stands before the blocks of the row.
+template <any_scheme Scheme, std::size_t Elements> struct ggml_parts {
     using traits = detail::scheme_traits<Scheme>;
     static constexpr std::size_t elements = Elements;
     static constexpr std::size_t run = detail::min_of(traits::run(Elements), Elements);
@@ -36,11 +35,13 @@ struct ggml_parts {
 //   id                   its number in the file
 //   parts                ggml_parts<scheme, elements of a block>
 //   read(block, parts)   from the bytes of a block
-//   write(parts, block)  the bytes; read, then write gives the same bytes unless the type says otherwise, write, then read
+//   write(parts, block)  the bytes; read, then write gives the same bytes unless the type says otherwise, write, then
+//   read
 //                        the same parts always
 //   fits(parts)          only if the type cannot write all that the scheme holds: whether it can write this
 template <class T>
-concept ggml_type = any_scheme<typename T::scheme> &&
+concept ggml_type =
+    any_scheme<typename T::scheme> &&
     requires(const std::uint8_t* from, std::uint8_t* to, typename T::parts& parts, const typename T::parts& fixed) {
         { T::id } -> std::convertible_to<std::uint32_t>;
         { T::read(from, parts) } noexcept;
@@ -48,8 +49,7 @@ concept ggml_type = any_scheme<typename T::scheme> &&
     };
 
 // Its name, block length and block size.
-template <ggml_type Type>
-inline constexpr const detail::gguf_block& ggml_block_of = *detail::find_gguf_block(Type::id);
+template <ggml_type Type> inline constexpr const detail::gguf_block& ggml_block_of = *detail::find_gguf_block(Type::id);
 
 namespace detail {
 
@@ -97,8 +97,7 @@ NIBBLE_INLINE void add_fields(const std::uint8_t* from, std::uint8_t* codes, int
                 codes[k * Count + l] | ((from[l] >> (Bits * static_cast<int>(k))) & mask) << shift);
 }
 // An offset binary code, 0 for the lowest value, is two's complement with its top bit flipped; both ways.
-template <std::size_t Count>
-NIBBLE_INLINE void flip(std::uint8_t* codes, unsigned bit) noexcept {
+template <std::size_t Count> NIBBLE_INLINE void flip(std::uint8_t* codes, unsigned bit) noexcept {
     for (std::size_t i = 0; i < Count; ++i) codes[i] = static_cast<std::uint8_t>(codes[i] ^ bit);
 }
 template <std::size_t Count>

@@ -146,8 +146,8 @@ struct ggml_q8_0 {
     }
 };
 
-// d at 0, s at 2, signed bytes at 4. s follows from the others and is not kept: written, it is d x (sum of the codes) with d
-// as stored, rounded to fp16 (ggml has it from the unrounded d).
+// d at 0, s at 2, signed bytes at 4. s follows from the others and is not kept: written, it is d x (sum of the codes)
+// with d as stored, rounded to fp16 (ggml has it from the unrounded d).
 struct ggml_q8_1 {
     using scheme = q8_0;
     using parts = ggml_parts<scheme, 32>;
@@ -201,8 +201,8 @@ struct ggml_iq4_nl {
     }
 };
 
-// The exponent at 0, E2M1 codes at 1 as in Q4_0. Code 8 is -0 and exponent 255 NaN, as OCP MX has them; in ggml they are +0
-// and 2^128.
+// The exponent at 0, E2M1 codes at 1 as in Q4_0. Code 8 is -0 and exponent 255 NaN, as OCP MX has them; in ggml they
+// are +0 and 2^128.
 struct ggml_mxfp4 {
     using scheme = mxfp4;
     using parts = ggml_parts<scheme, 32>;
@@ -217,8 +217,9 @@ struct ggml_mxfp4 {
     }
 };
 
-// Four unsigned E4M3 scales at 0, then for each 8 bytes: code j in the low, j + 8 in the high nibble of byte j. Code 8 is -0
-// (in ggml +0). A scale's highest bit means nothing and is not kept; its code 0x7f is 0 in ggml, not NaN, and read as 0.
+// Four unsigned E4M3 scales at 0, then for each 8 bytes: code j in the low, j + 8 in the high nibble of byte j. Code 8
+// is -0 (in ggml +0). A scale's highest bit means nothing and is not kept; its code 0x7f is 0 in ggml, not NaN, and
+// read as 0.
 struct ggml_nvfp4 {
     using scheme = nvfp4_g16;
     using parts = ggml_parts<scheme, 64>;

@@ -1,4 +1,5 @@
-// ggml_quantize.hpp: a float matrix into the scheme of a GGUF tensor type, by search or by ggml's reference rule; quantize_ggml.
+// ggml_quantize.hpp: a float matrix into the scheme of a GGUF tensor type, by search or by ggml's reference rule;
+// quantize_ggml.
 #pragma once
 
 #include <nibble/io/ggml_reference.hpp>
@@ -23,15 +24,14 @@ enum class ggml_encoding {
 };
 
 // True if the type has a fixed rule in ggml, which ggml_encoding::reference follows.
-template <ggml_type Type>
-inline constexpr bool has_ggml_reference = detail::has_reference_encoder<Type>;
+template <ggml_type Type> inline constexpr bool has_ggml_reference = detail::has_reference_encoder<Type>;
 
 // w (N x K, K a multiple of the type's block) in the scheme of Type, to be written as that type. `best` is
 // quantize<Type::scheme> under range::least_squares: it has at most the squared error of ggml's own encoders without an
-// importance matrix; codes are the nearest under the scales as stored, so that writing and reading changes nothing; NaN counts
-// as 0, an infinity becomes the largest value of its sign, and a scale beyond its format saturates. `reference` is ggml's rule,
-// whose scales beyond fp16 are infinite. nonfinite() tells of values that are not finite.
-// Results do not depend on the executor. Allocates the result.
+// importance matrix; codes are the nearest under the scales as stored, so that writing and reading changes nothing; NaN
+// counts as 0, an infinity becomes the largest value of its sign, and a scale beyond its format saturates. `reference`
+// is ggml's rule, whose scales beyond fp16 are infinite. nonfinite() tells of values that are not finite. Results do
+// not depend on the executor. Allocates the result.
 template <ggml_type Type, ggml_encoding Encoding = ggml_encoding::best, executor Executor = serial>
 [[nodiscard]] quantized<typename Type::scheme> quantize_ggml(matrix_view<const float> w, const Executor& threads = {}) {
     detail::check_executor(threads);
@@ -39,7 +39,8 @@ template <ggml_type Type, ggml_encoding Encoding = ggml_encoding::best, executor
                   "quantize_ggml: ggml has no fixed rule for this type; use ggml_encoding::best");
     using scheme = typename Type::scheme;
     using parts = typename Type::parts;
-    NIBBLE_CHECK(w.cols() % parts::elements == 0, "quantize_ggml: the number of columns must be a multiple of the block's");
+    NIBBLE_CHECK(w.cols() % parts::elements == 0,
+                 "quantize_ggml: the number of columns must be a multiple of the block's");
     if constexpr (Encoding == ggml_encoding::best)
         return quantize<scheme>(w, {.range = range::least_squares, .nonfinite = nonfinite_policy::zero}, threads);
     quantized<scheme> out(w.rows(), w.cols());
@@ -51,7 +52,8 @@ template <ggml_type Type, ggml_encoding Encoding = ggml_encoding::best, executor
         for (std::size_t col = 0; col < w.cols(); ++col)
             if (!detail::is_finite(x[col])) nonfinite[row] = 1;
         for (std::size_t col = 0; col < w.cols(); col += parts::elements) {
-            if constexpr (Encoding == ggml_encoding::reference) detail::reference_encoder<Type>::encode_block(x + col, p);
+            if constexpr (Encoding == ggml_encoding::reference)
+                detail::reference_encoder<Type>::encode_block(x + col, p);
             detail::store_parts(p, row, col, out);
         }
     });

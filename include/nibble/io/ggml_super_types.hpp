@@ -1,5 +1,5 @@
-// ggml_super_types.hpp: the tensor types of GGUF with scales of 4 to 8 bits under one fp16 per 256 weights: Q2_K to Q6_K and
-// IQ4_XS.
+// ggml_super_types.hpp: the tensor types of GGUF with scales of 4 to 8 bits under one fp16 per 256 weights: Q2_K to
+// Q6_K and IQ4_XS.
 #pragma once
 
 #include <nibble/io/ggml_block.hpp>
@@ -13,7 +13,8 @@
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
-// In a byte each for 16 groups of 16: the scale's 4 bits, above them the minimum's; at 16 the codes, at 80 d, at 82 dmin.
+// In a byte each for 16 groups of 16: the scale's 4 bits, above them the minimum's; at 16 the codes, at 80 d, at 82
+// dmin.
 struct ggml_q2_k {
     using scheme = q2_k;
     using parts = ggml_parts<scheme, 256>;
@@ -35,9 +36,9 @@ struct ggml_q2_k {
     }
 };
 
-// The highest bit of code 32j + l in bit j of byte l, set for values from 0 on; at 32 the lower two, at 96 the scales of 16
-// groups of 16 plus 32: bytes 0 to 7 hold the lower nibbles of s and s + 8, bytes 8 to 11 the upper two bits of s, s + 4,
-// s + 8 and s + 12; at 108 d.
+// The highest bit of code 32j + l in bit j of byte l, set for values from 0 on; at 32 the lower two, at 96 the scales
+// of 16 groups of 16 plus 32: bytes 0 to 7 hold the lower nibbles of s and s + 8, bytes 8 to 11 the upper two bits of
+// s, s + 4, s + 8 and s + 12; at 108 d.
 struct ggml_q3_k {
     using scheme = q3_k;
     using parts = ggml_parts<scheme, 256>;
@@ -66,8 +67,9 @@ struct ggml_q3_k {
 
 namespace detail {
 
-// Eight scales and eight minimums of 6 bits in 12 bytes: bytes 0 to 3 hold scales 0 to 3 and the upper two bits of scales
-// 4 to 7, bytes 4 to 7 the same of the minimums, bytes 8 to 11 the lower nibbles of scales and of minimums 4 to 7.
+// Eight scales and eight minimums of 6 bits in 12 bytes: bytes 0 to 3 hold scales 0 to 3 and the upper two bits of
+// scales 4 to 7, bytes 4 to 7 the same of the minimums, bytes 8 to 11 the lower nibbles of scales and of minimums 4
+// to 7.
 NIBBLE_INLINE void get_sixes(const std::uint8_t* from, std::uint8_t* scales, std::uint8_t* minimums) noexcept {
     for (std::size_t j = 0; j < 4; ++j) {
         scales[j] = from[j] & 63;
@@ -86,8 +88,8 @@ NIBBLE_INLINE void put_sixes(const std::uint8_t* scales, const std::uint8_t* min
 
 } // namespace detail
 
-// d at 0, dmin at 2, scales and minimums of 8 groups of 32 at 4, codes at 16: groups 2p and 2p + 1 in the low and the high
-// nibbles of the same 32 bytes.
+// d at 0, dmin at 2, scales and minimums of 8 groups of 32 at 4, codes at 16: groups 2p and 2p + 1 in the low and the
+// high nibbles of the same 32 bytes.
 struct ggml_q4_k {
     using scheme = q4_k;
     using parts = ggml_parts<scheme, 256>;
@@ -127,7 +129,8 @@ struct ggml_q5_k {
     }
 };
 
-// The codes plus 32: their lower nibbles at 0, the upper two bits at 128; signed scales of 16 groups of 16 at 192; d at 208.
+// The codes plus 32: their lower nibbles at 0, the upper two bits at 128; signed scales of 16 groups of 16 at 192; d at
+// 208.
 struct ggml_q6_k {
     using scheme = q6_k;
     using parts = ggml_parts<scheme, 256>;
@@ -153,8 +156,8 @@ struct ggml_q6_k {
     }
 };
 
-// d at 0; the scales of 8 groups of 32 plus 32: their upper two bits in a word at 2, the lower four at 4, two to a byte; at 8
-// for each group 16 bytes of codes as in IQ4_NL.
+// d at 0; the scales of 8 groups of 32 plus 32: their upper two bits in a word at 2, the lower four at 4, two to a
+// byte; at 8 for each group 16 bytes of codes as in IQ4_NL.
 struct ggml_iq4_xs {
     using scheme = iq4_xs;
     using parts = ggml_parts<scheme, 256>;

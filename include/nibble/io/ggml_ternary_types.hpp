@@ -1,4 +1,5 @@
-// ggml_ternary_types.hpp: the tensor types of GGUF with values of one sign or a trit: TQ1_0, TQ2_0, Q1_0, Q2_0, IQ1_BN, IQ2_BN.
+// ggml_ternary_types.hpp: the tensor types of GGUF with values of one sign or a trit: TQ1_0, TQ2_0, Q1_0, Q2_0, IQ1_BN,
+// IQ2_BN.
 #pragma once
 
 #include <nibble/io/ggml_block.hpp>
@@ -15,8 +16,8 @@ namespace nibble::inline NIBBLE_ABI {
 
 namespace detail {
 
-// A fraction of 8 bits in base 3: byte = ceil(256 v / 243) for v of five trits. Multiplied by 3^n, what is left of 256 has the
-// n-th trit after the point in front, so that byte x 3 / 256 is that trit.
+// A fraction of 8 bits in base 3: byte = ceil(256 v / 243) for v of five trits. Multiplied by 3^n, what is left of 256
+// has the n-th trit after the point in front, so that byte x 3 / 256 is that trit.
 [[nodiscard]] NIBBLE_INLINE std::uint8_t trit(std::uint8_t byte, unsigned power_of_3) noexcept {
     const unsigned rest = (byte * power_of_3) & 255u;
     return static_cast<std::uint8_t>((rest * 3u) >> 8);
@@ -25,11 +26,13 @@ namespace detail {
     return static_cast<std::uint8_t>((v * 256u + 242u) / 243u);
 }
 // A trit says codes 0 to 2. Code 3, a value of 2, it cannot say; it becomes 2.
-[[nodiscard]] NIBBLE_INLINE unsigned as_trit(std::uint8_t code) noexcept { return code > 2 ? 2u : code; }
-template <std::size_t Count>
-[[nodiscard]] NIBBLE_INLINE bool all_trits(const std::uint8_t* codes) noexcept {
+[[nodiscard]] NIBBLE_INLINE unsigned as_trit(std::uint8_t code) noexcept {
+    return code > 2 ? 2u : code;
+}
+template <std::size_t Count> [[nodiscard]] NIBBLE_INLINE bool all_trits(const std::uint8_t* codes) noexcept {
     unsigned top = 0;
-    for (std::size_t i = 0; i < Count; ++i) top |= static_cast<unsigned>(codes[i]) & (static_cast<unsigned>(codes[i]) << 1);
+    for (std::size_t i = 0; i < Count; ++i)
+        top |= static_cast<unsigned>(codes[i]) & (static_cast<unsigned>(codes[i]) << 1);
     return (top & 2u) == 0;
 }
 
@@ -52,9 +55,9 @@ NIBBLE_INLINE void put_trits(const std::uint8_t* codes, std::uint8_t* to) noexce
 
 } // namespace detail
 
-// 32 bytes of five trits for codes 0 to 159, 16 of five for 160 to 239, 4 of four for the last 16 (their fifth is 0), d at 52.
-// 243 of the 256 bytes are what trits give (81 in the last four); the others decode as in ggml and are written as the byte
-// of the same trits. A code 3, which the scheme and TQ2_0 can hold, does not fit.
+// 32 bytes of five trits for codes 0 to 159, 16 of five for 160 to 239, 4 of four for the last 16 (their fifth is 0), d
+// at 52. 243 of the 256 bytes are what trits give (81 in the last four); the others decode as in ggml and are written
+// as the byte of the same trits. A code 3, which the scheme and TQ2_0 can hold, does not fit.
 struct ggml_tq1_0 {
     using scheme = ternary_g256;
     using parts = ggml_parts<scheme, 256>;
@@ -119,9 +122,9 @@ struct ggml_q2_0 {
     }
 };
 
-// ik_llama.cpp; the scale of a row, fp16, stands before its blocks. Of each 16 codes 15 are in three bytes of five trits, the
-// last trit in front; the sixteenth ones are trits of byte 12, the last in front and the fifth 0. Bytes that trits do not
-// give, and codes 3, are as in TQ1_0.
+// ik_llama.cpp; the scale of a row, fp16, stands before its blocks. Of each 16 codes 15 are in three bytes of five
+// trits, the last trit in front; the sixteenth ones are trits of byte 12, the last in front and the fifth 0. Bytes that
+// trits do not give, and codes 3, are as in TQ1_0.
 struct ggml_iq1_bn {
     using scheme = ternary_channel_f16;
     using parts = ggml_parts<scheme, 64>;
@@ -150,7 +153,8 @@ struct ggml_iq1_bn {
     [[nodiscard]] static bool fits(const parts& p) noexcept { return detail::all_trits<64>(p.codes); }
 };
 
-// ik_llama.cpp; the scale of a row, fp32, stands before its blocks. Codes l, l + 16, l + 32, l + 48 in byte l; as TQ2_0.
+// ik_llama.cpp; the scale of a row, fp32, stands before its blocks. Codes l, l + 16, l + 32, l + 48 in byte l; as
+// TQ2_0.
 struct ggml_iq2_bn {
     using scheme = ternary_channel;
     using parts = ggml_parts<scheme, 64>;

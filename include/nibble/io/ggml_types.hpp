@@ -1,4 +1,5 @@
-// ggml_types.hpp: every tensor type of GGUF that a scheme carries, and rows of its blocks into that scheme, back, and to fp32.
+// ggml_types.hpp: every tensor type of GGUF that a scheme carries, and rows of its blocks into that scheme, back, and
+// to fp32.
 #pragma once
 
 #include <nibble/io/file_error.hpp>
@@ -22,8 +23,7 @@
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
-template <ggml_type... Types>
-struct ggml_type_list {
+template <ggml_type... Types> struct ggml_type_list {
     static constexpr std::size_t size = sizeof...(Types);
 };
 
@@ -33,30 +33,25 @@ using ggml_types =
                    ggml_nvfp4, ggml_q1_0, ggml_q2_0, ggml_q6_0, ggml_iq1_bn, ggml_iq2_bn>;
 
 // Calls visit.template operator()<Type>() for every type of the list, in order.
-template <class Visit, class... Types>
-constexpr void for_each_ggml_type(ggml_type_list<Types...>, Visit&& visit) {
+template <class Visit, class... Types> constexpr void for_each_ggml_type(ggml_type_list<Types...>, Visit&& visit) {
     (visit.template operator()<Types>(), ...);
 }
-template <class Visit>
-constexpr void for_each_ggml_type(Visit&& visit) {
+template <class Visit> constexpr void for_each_ggml_type(Visit&& visit) {
     for_each_ggml_type(ggml_types{}, visit);
 }
 
 namespace detail {
 
 // Blocks whose rows open with the scale that all of them share.
-template <ggml_type Type>
-inline constexpr bool scale_in_row = ggml_block_of<Type>.row_bytes != 0;
+template <ggml_type Type> inline constexpr bool scale_in_row = ggml_block_of<Type>.row_bytes != 0;
 
-template <ggml_type Type>
-[[nodiscard]] constexpr std::size_t ggml_row_bytes(std::size_t cols) noexcept {
+template <ggml_type Type> [[nodiscard]] constexpr std::size_t ggml_row_bytes(std::size_t cols) noexcept {
     constexpr const gguf_block& block = ggml_block_of<Type>;
     return block.row_bytes + cols / block.elements * block.bytes;
 }
 
 // What stands before the blocks of a row, if anything.
-template <ggml_type Type>
-NIBBLE_INLINE void read_row_scale(const std::uint8_t* row, typename Type::parts& p) noexcept {
+template <ggml_type Type> NIBBLE_INLINE void read_row_scale(const std::uint8_t* row, typename Type::parts& p) noexcept {
     if constexpr (ggml_block_of<Type>.row_bytes == 2) p.scales[0] = get16(row);
     if constexpr (ggml_block_of<Type>.row_bytes == 4) p.scales[0] = get32(row);
 }
@@ -68,7 +63,8 @@ NIBBLE_INLINE void write_row_scale(const typename Type::parts& p, std::uint8_t* 
 
 // Parts of the block whose first weight is (row, col) to their places in a quantized matrix, and from there.
 template <any_scheme S, std::size_t Elements>
-inline void store_parts(const ggml_parts<S, Elements>& p, std::size_t row, std::size_t col, quantized<S>& out) noexcept {
+inline void store_parts(const ggml_parts<S, Elements>& p, std::size_t row, std::size_t col,
+                        quantized<S>& out) noexcept {
     using traits = scheme_traits<S>;
     constexpr std::size_t bits = static_cast<std::size_t>(traits::element::bits);
     squeeze_codes<traits::element::bits>(p.codes, Elements, out.row_codes(row) + col * bits / 8);
@@ -97,8 +93,7 @@ inline void load_parts(const quantized<S>& in, std::size_t row, std::size_t col,
 }
 
 // What codes alone mean. Arithmetic where the grid allows it: a table in memory would keep the loop from vectorizing.
-template <element E>
-[[nodiscard]] NIBBLE_INLINE float plain_value(std::uint8_t code) noexcept {
+template <element E> [[nodiscard]] NIBBLE_INLINE float plain_value(std::uint8_t code) noexcept {
     constexpr integer_grid g = integer_grid_of<E>;
     if constexpr (g.linear && g.exponent == 0)
         return static_cast<float>((static_cast<int>(code) ^ g.flip) + g.low);
@@ -129,8 +124,7 @@ NIBBLE_INLINE void decode_parts(const ggml_parts<S, Elements>& p, float* to) noe
 }
 
 // One row of `cols` weights, a multiple of the block's.
-template <ggml_type Type>
-void decode_ggml_row(const std::byte* row, std::size_t cols, float* to) noexcept {
+template <ggml_type Type> void decode_ggml_row(const std::byte* row, std::size_t cols, float* to) noexcept {
     const auto* from = reinterpret_cast<const std::uint8_t*>(row);
     typename Type::parts p;
     read_row_scale<Type>(from, p);

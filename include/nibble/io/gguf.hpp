@@ -58,8 +58,8 @@ public:
     }
 
     [[nodiscard]] std::uint32_t version() const noexcept { return content_->version; }
-    // In file order. Types that read_matrix does not know are listed too, as tensor_type::other; what a scheme carries is
-    // tensor_type::blocks (gguf_quantized.hpp loads those as they are).
+    // In file order. Types that read_matrix does not know are listed too, as tensor_type::other; what a scheme carries
+    // is tensor_type::blocks (gguf_quantized.hpp loads those as they are).
     [[nodiscard]] std::span<const tensor_info> tensors() const noexcept { return content_->tensors; }
     // nullptr if there is no tensor of that name.
     [[nodiscard]] const tensor_info* find(std::string_view name) const { return content_->find_tensor(name); }
@@ -92,13 +92,20 @@ inline std::optional<std::int64_t> gguf_file::metadata_integer(std::string_view 
     if (value == nullptr) return std::nullopt;
     const std::byte* at = value->bytes.data();
     switch (value->type) {
-    case gguf_type::u8: return detail::load_little<std::uint8_t>(at);
-    case gguf_type::i8: return detail::load_little<std::int8_t>(at);
-    case gguf_type::u16: return detail::load_little<std::uint16_t>(at);
-    case gguf_type::i16: return detail::load_little<std::int16_t>(at);
-    case gguf_type::u32: return detail::load_little<std::uint32_t>(at);
-    case gguf_type::i32: return detail::load_little<std::int32_t>(at);
-    case gguf_type::i64: return detail::load_little<std::int64_t>(at);
+    case gguf_type::u8:
+        return detail::load_little<std::uint8_t>(at);
+    case gguf_type::i8:
+        return detail::load_little<std::int8_t>(at);
+    case gguf_type::u16:
+        return detail::load_little<std::uint16_t>(at);
+    case gguf_type::i16:
+        return detail::load_little<std::int16_t>(at);
+    case gguf_type::u32:
+        return detail::load_little<std::uint32_t>(at);
+    case gguf_type::i32:
+        return detail::load_little<std::int32_t>(at);
+    case gguf_type::i64:
+        return detail::load_little<std::int64_t>(at);
     case gguf_type::u64: {
         const auto number = detail::load_little<std::uint64_t>(at);
         if (number > static_cast<std::uint64_t>(INT64_MAX)) return std::nullopt;
@@ -108,7 +115,8 @@ inline std::optional<std::int64_t> gguf_file::metadata_integer(std::string_view 
     case gguf_type::float64:
     case gguf_type::boolean:
     case gguf_type::string:
-    case gguf_type::array: break;
+    case gguf_type::array:
+        break;
     }
     return std::nullopt;
 }

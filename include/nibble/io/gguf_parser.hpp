@@ -67,8 +67,8 @@ public:
     }
 
 private:
-    static constexpr std::uint64_t smallest_entry = 8 + 1 + 4 + 1;          // key of one character, type, a byte
-    static constexpr std::uint64_t smallest_tensor = 8 + 1 + 4 + 4 + 8;     // name, rank, type, offset
+    static constexpr std::uint64_t smallest_entry = 8 + 1 + 4 + 1;      // key of one character, type, a byte
+    static constexpr std::uint64_t smallest_tensor = 8 + 1 + 4 + 4 + 8; // name, rank, type, offset
     static constexpr std::uint32_t longest_nesting = 4;
 
     bool fail(status_code code, std::string_view field, std::size_t offset, std::string_view why) {
@@ -79,8 +79,7 @@ private:
     [[nodiscard]] std::string left_text() const { return std::to_string(left()) + " bytes are left"; }
 
     // `field` is called for the field's name, and only when it is needed.
-    template <class T, class Field>
-    [[nodiscard]] bool number(T& out, const Field& field) {
+    template <class T, class Field> [[nodiscard]] bool number(T& out, const Field& field) {
         if (left() < sizeof(T))
             return fail(status_code::truncated, field(), at_,
                         "needs " + std::to_string(sizeof(T)) + " bytes, " + left_text());
@@ -88,8 +87,7 @@ private:
         at_ += sizeof(T);
         return true;
     }
-    template <class Field>
-    [[nodiscard]] bool text(std::string_view& out, const Field& field) {
+    template <class Field> [[nodiscard]] bool text(std::string_view& out, const Field& field) {
         const std::size_t start = at_;
         std::uint64_t length = 0;
         if (!number(length, field)) return false;
@@ -156,8 +154,7 @@ private:
                     "the key comes twice");
     }
 
-    template <class Field>
-    [[nodiscard]] bool value_type(gguf_type& out, const Field& field) {
+    template <class Field> [[nodiscard]] bool value_type(gguf_type& out, const Field& field) {
         const std::size_t start = at_;
         std::uint32_t type = 0;
         if (!number(type, field)) return false;
@@ -166,8 +163,7 @@ private:
         out = static_cast<gguf_type>(type);
         return true;
     }
-    template <class Field>
-    [[nodiscard]] bool value(gguf_value& entry, const Field& field) {
+    template <class Field> [[nodiscard]] bool value(gguf_value& entry, const Field& field) {
         if (!value_type(entry.type, field)) return false;
         entry.element_type = entry.type;
         if (entry.type == gguf_type::array) return array(entry, field, 1);
@@ -179,8 +175,7 @@ private:
         }
         return fixed(entry, field);
     }
-    template <class Field>
-    [[nodiscard]] bool array(gguf_value& entry, const Field& field, std::uint32_t depth) {
+    template <class Field> [[nodiscard]] bool array(gguf_value& entry, const Field& field, std::uint32_t depth) {
         if (depth > longest_nesting)
             return fail(status_code::unsupported, field(), at_,
                         "arrays nested deeper than " + std::to_string(longest_nesting));
@@ -200,8 +195,7 @@ private:
         return true;
     }
     // entry.count values of a type of fixed size.
-    template <class Field>
-    [[nodiscard]] bool fixed(gguf_value& entry, const Field& field) {
+    template <class Field> [[nodiscard]] bool fixed(gguf_value& entry, const Field& field) {
         const std::size_t one = gguf_type_bytes(entry.element_type);
         if (entry.count > left() / one)
             return fail(status_code::truncated, field(), at_,
@@ -215,8 +209,7 @@ private:
         at_ += entry.bytes.size();
         return true;
     }
-    template <class Field>
-    [[nodiscard]] bool alignment(const gguf_value& entry, const Field& field) {
+    template <class Field> [[nodiscard]] bool alignment(const gguf_value& entry, const Field& field) {
         const std::size_t start = at_ - entry.bytes.size();
         if (entry.type != gguf_type::u32)
             return fail(status_code::malformed, field(), start, "must be an unsigned 32-bit number");
@@ -261,15 +254,13 @@ private:
         }
         name_unknown_types(file, unknown_bytes);
         const std::size_t count = file.tensors.size();
-        const std::size_t twice =
-            file.tensor_names.build(count, [&](std::size_t i) { return file.tensors[i].name; });
+        const std::size_t twice = file.tensor_names.build(count, [&](std::size_t i) { return file.tensors[i].name; });
         if (twice == count) return true;
         return fail(status_code::malformed, "tensor " + in_quotes(file.tensors[twice].name), descriptions_[twice].start,
                     "the name comes twice");
     }
 
-    template <class Field>
-    [[nodiscard]] bool shape(tensor_info& tensor, const Field& field) {
+    template <class Field> [[nodiscard]] bool shape(tensor_info& tensor, const Field& field) {
         const std::size_t start = at_;
         std::uint32_t rank = 0;
         if (!number(rank, [&] { return field("dimension count"); })) return false;

@@ -1,4 +1,5 @@
-// gguf_quantized.hpp: tensors of a GGUF file as quantized weights, codes and scales as they are in the file; read_quantized.
+// gguf_quantized.hpp: tensors of a GGUF file as quantized weights, codes and scales as they are in the file;
+// read_quantized.
 #pragma once
 
 #include <nibble/io/file_error.hpp>
@@ -45,16 +46,14 @@ namespace detail {
 }
 
 // Calls visit.template operator()<Type>() with the type of blocks that the tensor is in.
-template <class Visit>
-void visit_type_of(const tensor_info& tensor, const Visit& visit) {
+template <class Visit> void visit_type_of(const tensor_info& tensor, const Visit& visit) {
     for_each_ggml_type([&]<class Type>() {
         if (tensor.type == tensor_type::blocks && tensor.decoder == &ggml_row_decoder<Type>)
             visit.template operator()<Type>();
     });
 }
 // ... and <Scheme>() with that of floats as they are.
-template <class Visit>
-void visit_plain_scheme_of(const tensor_info& tensor, const Visit& visit) {
+template <class Visit> void visit_plain_scheme_of(const tensor_info& tensor, const Visit& visit) {
     if (tensor.type == tensor_type::float32) visit.template operator()<f32_plain>();
     if (tensor.type == tensor_type::float16) visit.template operator()<f16_plain>();
     if (tensor.type == tensor_type::bfloat16) visit.template operator()<bf16_plain>();
@@ -67,8 +66,7 @@ template <ggml_type Type>
     return out;
 }
 // Codes of 16 and 32 bits are little-endian in both.
-template <any_scheme S>
-[[nodiscard]] quantized<S> load_plain(const tensor_info& tensor, std::size_t row) {
+template <any_scheme S> [[nodiscard]] quantized<S> load_plain(const tensor_info& tensor, std::size_t row) {
     quantized<S> out(tensor.rows(), tensor.cols());
     for (std::size_t i = 0; i < tensor.rows() && row != 0; ++i)
         std::memcpy(out.row_codes(i), tensor.data + i * row, row);
@@ -82,8 +80,7 @@ template <any_scheme S>
 // type (ggml_plain_types.hpp ...). One pass over the data; allocates the result. `unsupported` if no scheme carries the
 // type (IQ2_XXS, IQ3_S, IQ1_S, trellis types ...), `mismatch` if it is another scheme than S, the tensor is empty, or
 // its size is not what its shape and type need; `out` is as it was then.
-template <any_scheme S>
-[[nodiscard]] status read_quantized(const tensor_info& tensor, quantized<S>& out) {
+template <any_scheme S> [[nodiscard]] status read_quantized(const tensor_info& tensor, quantized<S>& out) {
     std::size_t row = 0;
     status s = detail::check_quantized(tensor, row);
     if (!s.ok()) return s;
@@ -101,15 +98,15 @@ template <any_scheme S>
         }
     });
     if (found) return {};
-    return {status_code::mismatch, "tensor " + detail::in_quotes(tensor.name) + ": type " + std::string(tensor.type_name) +
-                                       " has another scheme than the one asked for; see ggml_formats.hpp, or read it into "
-                                       "any_quantized<ggml_formats>"};
+    return {status_code::mismatch,
+            "tensor " + detail::in_quotes(tensor.name) + ": type " + std::string(tensor.type_name) +
+                " has another scheme than the one asked for; see ggml_formats.hpp, or read it into "
+                "any_quantized<ggml_formats>"};
 }
 
-// The same into whichever scheme of the list it is, for example any_quantized<ggml_formats>; `unsupported` also if the list
-// lacks the scheme.
-template <class List>
-[[nodiscard]] status read_quantized(const tensor_info& tensor, any_quantized<List>& out) {
+// The same into whichever scheme of the list it is, for example any_quantized<ggml_formats>; `unsupported` also if the
+// list lacks the scheme.
+template <class List> [[nodiscard]] status read_quantized(const tensor_info& tensor, any_quantized<List>& out) {
     std::size_t row = 0;
     status s = detail::check_quantized(tensor, row);
     if (!s.ok()) return s;
@@ -127,8 +124,9 @@ template <class List>
         }
     });
     if (found) return {};
-    return {status_code::unsupported, "tensor " + detail::in_quotes(tensor.name) + ": the list of formats lacks the scheme of " +
-                                          std::string(tensor.type_name) + "; ggml_formats has it"};
+    return {status_code::unsupported, "tensor " + detail::in_quotes(tensor.name) +
+                                          ": the list of formats lacks the scheme of " + std::string(tensor.type_name) +
+                                          "; ggml_formats has it"};
 }
 
 } // namespace nibble::inline NIBBLE_ABI

@@ -37,17 +37,22 @@ namespace detail {
     switch (type) {
     case gguf_type::u8:
     case gguf_type::i8:
-    case gguf_type::boolean: return 1;
+    case gguf_type::boolean:
+        return 1;
     case gguf_type::u16:
-    case gguf_type::i16: return 2;
+    case gguf_type::i16:
+        return 2;
     case gguf_type::u32:
     case gguf_type::i32:
-    case gguf_type::float32: return 4;
+    case gguf_type::float32:
+        return 4;
     case gguf_type::u64:
     case gguf_type::i64:
-    case gguf_type::float64: return 8;
+    case gguf_type::float64:
+        return 8;
     case gguf_type::string:
-    case gguf_type::array: break;
+    case gguf_type::array:
+        break;
     }
     return 0;
 }

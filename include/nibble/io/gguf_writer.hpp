@@ -1,4 +1,5 @@
-// gguf_writer.hpp: puts tensors of any GGUF type and metadata into a GGUF file, in memory or on disk; the reader's inverse.
+// gguf_writer.hpp: puts tensors of any GGUF type and metadata into a GGUF file, in memory or on disk; the reader's
+// inverse.
 #pragma once
 
 #include <nibble/core/bits.hpp>
@@ -40,14 +41,22 @@ namespace detail {
 // What a metadata value of a C++ type is in the file.
 template <class T>
 inline constexpr gguf_type gguf_type_of = [] {
-    if constexpr (std::is_same_v<T, bool>) return gguf_type::boolean;
-    else if constexpr (std::is_same_v<T, float>) return gguf_type::float32;
-    else if constexpr (std::is_same_v<T, double>) return gguf_type::float64;
-    else if constexpr (std::is_same_v<T, std::string_view>) return gguf_type::string;
-    else if constexpr (sizeof(T) == 1) return std::is_signed_v<T> ? gguf_type::i8 : gguf_type::u8;
-    else if constexpr (sizeof(T) == 2) return std::is_signed_v<T> ? gguf_type::i16 : gguf_type::u16;
-    else if constexpr (sizeof(T) == 4) return std::is_signed_v<T> ? gguf_type::i32 : gguf_type::u32;
-    else return std::is_signed_v<T> ? gguf_type::i64 : gguf_type::u64;
+    if constexpr (std::is_same_v<T, bool>)
+        return gguf_type::boolean;
+    else if constexpr (std::is_same_v<T, float>)
+        return gguf_type::float32;
+    else if constexpr (std::is_same_v<T, double>)
+        return gguf_type::float64;
+    else if constexpr (std::is_same_v<T, std::string_view>)
+        return gguf_type::string;
+    else if constexpr (sizeof(T) == 1)
+        return std::is_signed_v<T> ? gguf_type::i8 : gguf_type::u8;
+    else if constexpr (sizeof(T) == 2)
+        return std::is_signed_v<T> ? gguf_type::i16 : gguf_type::u16;
+    else if constexpr (sizeof(T) == 4)
+        return std::is_signed_v<T> ? gguf_type::i32 : gguf_type::u32;
+    else
+        return std::is_signed_v<T> ? gguf_type::i64 : gguf_type::u64;
 }();
 
 [[nodiscard]] constexpr const gguf_block* find_gguf_block(std::string_view name) noexcept {
@@ -63,15 +72,16 @@ template <class T>
 concept gguf_scalar = (std::integral<T> && sizeof(T) <= 8) || std::is_same_v<T, float> || std::is_same_v<T, double> ||
                       std::is_same_v<T, std::string_view>;
 
-// Collects metadata and tensors, then writes a file of version 3: the metadata and the tensors in the order of add, each
-// tensor's data at a multiple of the alignment. Holds all bytes until then, once more while bytes() is made.
-// What cannot be in a file is a status, and nothing is added then: malformed for a name or key that is empty or there
+// Collects metadata and tensors, then writes a file of version 3: the metadata and the tensors in the order of add,
+// each tensor's data at a multiple of the alignment. Holds all bytes until then, once more while bytes() is made. What
+// cannot be in a file is a status, and nothing is added then: malformed for a name or key that is empty or there
 // already, mismatch for a shape that does not suit the type or the data, unsupported for a type that is not known.
 class gguf_writer {
 public:
     // A power of two from 8 on; other than the format's 32 it becomes the key general.alignment.
     explicit gguf_writer(std::uint32_t alignment = 32) : alignment_(alignment) {
-        NIBBLE_CHECK(std::has_single_bit(alignment) && alignment >= 8, "gguf_writer: the alignment must be a power of two from 8");
+        NIBBLE_CHECK(std::has_single_bit(alignment) && alignment >= 8,
+                     "gguf_writer: the alignment must be a power of two from 8");
         if (alignment == 32) return;
         begin("general.alignment", gguf_type::u32);
         append(alignment);
@@ -79,8 +89,7 @@ public:
 
     // ---- metadata
 
-    template <gguf_scalar T>
-    [[nodiscard]] status add_metadata(std::string_view key, T value) {
+    template <gguf_scalar T> [[nodiscard]] status add_metadata(std::string_view key, T value) {
         status s = check_key(key);
         if (!s.ok()) return s;
         begin(key, detail::gguf_type_of<T>);
@@ -93,8 +102,7 @@ public:
     [[nodiscard]] status add_metadata(std::string_view key, const std::string& value) {
         return add_metadata(key, std::string_view(value));
     }
-    template <gguf_scalar T>
-    [[nodiscard]] status add_array(std::string_view key, std::span<const T> values) {
+    template <gguf_scalar T> [[nodiscard]] status add_array(std::string_view key, std::span<const T> values) {
         status s = check_key(key);
         if (!s.ok()) return s;
         begin(key, gguf_type::array);
@@ -103,7 +111,8 @@ public:
         for (const T value : values) append(value);
         return s;
     }
-    // An entry of a file that was read, as it is: any type, arrays of arrays too. general.alignment is the constructor's.
+    // An entry of a file that was read, as it is: any type, arrays of arrays too. general.alignment is the
+    // constructor's.
     [[nodiscard]] status add_metadata(const gguf_value& value) {
         status s = check_key(value.key);
         if (!s.ok()) return s;
@@ -120,8 +129,8 @@ public:
     // ---- tensors; `shape` is outermost first; llama.cpp reads up to 4 extents
 
     // Data as it stands in the file, of any type whose size is known ("Q4_K", "F32", "I32", "IQ2_XXS" ...).
-    [[nodiscard]] status add_tensor(std::string_view name, std::string_view type_name, std::span<const std::size_t> shape,
-                                    std::vector<std::byte> data) {
+    [[nodiscard]] status add_tensor(std::string_view name, std::string_view type_name,
+                                    std::span<const std::size_t> shape, std::vector<std::byte> data) {
         const detail::gguf_block* block = nullptr;
         std::size_t bytes = 0;
         status s = check_tensor(name, type_name, shape, block, bytes);
@@ -137,8 +146,8 @@ public:
         return add_tensor(tensor.name, tensor.type_name, tensor.shape, {tensor.data, tensor.data + tensor.bytes});
     }
 
-    // Quantized weights as a type of their scheme, nothing quantized again. mismatch also if the type cannot hold a value
-    // that the scheme can (ggml_type's fits).
+    // Quantized weights as a type of their scheme, nothing quantized again. mismatch also if the type cannot hold a
+    // value that the scheme can (ggml_type's fits).
     template <ggml_type Type>
     [[nodiscard]] status add_quantized(std::string_view name, const quantized<typename Type::scheme>& q) {
         const std::size_t shape[] = {q.rows(), q.cols()};
@@ -150,15 +159,16 @@ public:
         const std::size_t row_bytes = bytes == 0 ? 0 : bytes / q.rows();
         for (std::size_t row = 0; row < q.rows() && row_bytes != 0; ++row)
             if (!detail::write_ggml_row<Type>(q, row, data.data() + row * row_bytes))
-                return {status_code::mismatch, what(name) + "row " + std::to_string(row) + " holds the value 2, which " +
-                                                   std::string(block->name) + " cannot; write a type of two bits"};
+                return {status_code::mismatch, what(name) + "row " + std::to_string(row) +
+                                                   " holds the value 2, which " + std::string(block->name) +
+                                                   " cannot; write a type of two bits"};
         place(name, *block, shape, std::move(data));
         return s;
     }
     // ... as the first type of ggml_types that has the scheme, or F32, F16, BF16.
-    template <any_scheme Scheme>
-    [[nodiscard]] status add_quantized(std::string_view name, const quantized<Scheme>& q) {
-        status s{status_code::unsupported, what(name) + "no tensor type of GGUF carries this scheme; see ggml_formats.hpp"};
+    template <any_scheme Scheme> [[nodiscard]] status add_quantized(std::string_view name, const quantized<Scheme>& q) {
+        status s{status_code::unsupported,
+                 what(name) + "no tensor type of GGUF carries this scheme; see ggml_formats.hpp"};
         bool found = false;
         for_each_ggml_type([&]<class Type>() {
             if constexpr (std::same_as<typename Type::scheme, Scheme>)
@@ -169,15 +179,14 @@ public:
         if constexpr (std::same_as<Scheme, bf16_plain>) s = add_plain(name, "BF16", q);
         return s;
     }
-    template <class List>
-    [[nodiscard]] status add_quantized(std::string_view name, const any_quantized<List>& q) {
+    template <class List> [[nodiscard]] status add_quantized(std::string_view name, const any_quantized<List>& q) {
         status s{status_code::mismatch, what(name) + "there is nothing in it"};
         q.visit([&](const auto& weights) { s = add_quantized(name, weights); });
         return s;
     }
 
-    // A float matrix as that type: by quantize_ggml, or F32, F16 and BF16 rounded to nearest even (a value beyond fp16 becomes
-    // infinite). With ggml_encoding::reference unsupported for the types that have no fixed rule.
+    // A float matrix as that type: by quantize_ggml, or F32, F16 and BF16 rounded to nearest even (a value beyond fp16
+    // becomes infinite). With ggml_encoding::reference unsupported for the types that have no fixed rule.
     template <ggml_encoding Encoding = ggml_encoding::best, executor Executor = serial>
     [[nodiscard]] status add_matrix(std::string_view name, matrix_view<const float> w, std::string_view type_name,
                                     const Executor& threads = {}) {
@@ -199,8 +208,8 @@ public:
             if constexpr (Encoding == ggml_encoding::best || has_ggml_reference<Type>)
                 s = add_quantized<Type>(name, quantize_ggml<Type, Encoding>(w, threads));
             else
-                s = {status_code::unsupported, what(name) + "ggml has no fixed rule for " + std::string(type_name) +
-                                                   "; use ggml_encoding::best"};
+                s = {status_code::unsupported,
+                     what(name) + "ggml has no fixed rule for " + std::string(type_name) + "; use ggml_encoding::best"};
         });
         return s;
     }
@@ -235,11 +244,12 @@ private:
         std::vector<std::byte> data;
     };
 
-    [[nodiscard]] static std::string what(std::string_view name) { return "gguf: tensor " + detail::in_quotes(name) + ": "; }
+    [[nodiscard]] static std::string what(std::string_view name) {
+        return "gguf: tensor " + detail::in_quotes(name) + ": ";
+    }
 
     // Numbers go in lowest byte first, whatever the machine's order.
-    template <class T>
-    static void append(std::vector<std::byte>& to, T value) {
+    template <class T> static void append(std::vector<std::byte>& to, T value) {
         using bits = std::conditional_t<sizeof(T) == 8, std::uint64_t, std::uint32_t>;
         bits word = 0;
         if constexpr (std::is_floating_point_v<T>)
@@ -302,7 +312,8 @@ private:
         if (!data.empty()) std::memcpy(data.data(), q.row_codes(0), data.size()); // little-endian there too
         return add_tensor(name, type_name, shape, std::move(data));
     }
-    [[nodiscard]] static std::vector<std::byte> floats(matrix_view<const float> w, tensor_type type, std::size_t bytes) {
+    [[nodiscard]] static std::vector<std::byte> floats(matrix_view<const float> w, tensor_type type,
+                                                       std::size_t bytes) {
         std::vector<std::byte> data;
         data.reserve(bytes);
         for (std::size_t i = 0; i < w.rows(); ++i)

@@ -38,7 +38,7 @@ enum class gptq_checkpoint_format { gptq, gptq_v2 };
 
 struct gptq_options {
     gptq_checkpoint_format checkpoint_format = gptq_checkpoint_format::gptq;
-    int bits = 0;       // 0: from the shapes; otherwise they must agree
+    int bits = 0; // 0: from the shapes; otherwise they must agree
     // 0: from g_idx, else the metadata gptq_group_size (AutoGPTQ), else the shapes, where one size fits; -1: one group
     int group_size = 0;
 };

@@ -166,7 +166,8 @@ public:
                     return true;
                 }
         switch (c) {
-        case '"': return string(text, escaped, what);
+        case '"':
+            return string(text, escaped, what);
         case '{':
         case '[': {
             const char close = c == '{' ? '}' : ']';
@@ -178,10 +179,14 @@ public:
             } while (accept(','));
             return expect(close, what);
         }
-        case 't': return word("true", what);
-        case 'f': return word("false", what);
-        case 'n': return word("null", what);
-        default: return number(what);
+        case 't':
+            return word("true", what);
+        case 'f':
+            return word("false", what);
+        case 'n':
+            return word("null", what);
+        default:
+            return number(what);
         }
     }
 
@@ -254,16 +259,34 @@ private:
     [[nodiscard]] bool escape(std::vector<char>& escaped, std::string_view what) {
         ++at_;
         switch (at_ < text_.size() ? text_[at_] : '\0') {
-        case '"': escaped.push_back('"'); return true;
-        case '\\': escaped.push_back('\\'); return true;
-        case '/': escaped.push_back('/'); return true;
-        case 'b': escaped.push_back('\b'); return true;
-        case 'f': escaped.push_back('\f'); return true;
-        case 'n': escaped.push_back('\n'); return true;
-        case 'r': escaped.push_back('\r'); return true;
-        case 't': escaped.push_back('\t'); return true;
-        case 'u': break;
-        default: return unexpected("a JSON escape", what);
+        case '"':
+            escaped.push_back('"');
+            return true;
+        case '\\':
+            escaped.push_back('\\');
+            return true;
+        case '/':
+            escaped.push_back('/');
+            return true;
+        case 'b':
+            escaped.push_back('\b');
+            return true;
+        case 'f':
+            escaped.push_back('\f');
+            return true;
+        case 'n':
+            escaped.push_back('\n');
+            return true;
+        case 'r':
+            escaped.push_back('\r');
+            return true;
+        case 't':
+            escaped.push_back('\t');
+            return true;
+        case 'u':
+            break;
+        default:
+            return unexpected("a JSON escape", what);
         }
         const std::size_t start = base_ + at_;
         std::uint32_t code = 0;

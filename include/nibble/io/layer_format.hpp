@@ -287,7 +287,9 @@ template <std::size_t A, std::size_t B>
     return format_name<A + B - 1>(text);
 }
 template <class... Names>
-[[nodiscard]] constexpr auto join_names(const Names&... names) noexcept requires(sizeof...(Names) > 2) {
+[[nodiscard]] constexpr auto join_names(const Names&... names) noexcept
+    requires(sizeof...(Names) > 2)
+{
     return [](const auto& first, const auto& second, const auto&... rest) {
         return join_names(join_names(first, second), rest...);
     }(names...);
@@ -295,7 +297,8 @@ template <class... Names>
 
 template <std::size_t N> inline constexpr std::size_t decimal_digits = 1;
 template <std::size_t N>
-requires(N >= 10) inline constexpr std::size_t decimal_digits<N> = 1 + decimal_digits<N / 10>;
+    requires(N >= 10)
+inline constexpr std::size_t decimal_digits<N> = 1 + decimal_digits<N / 10>;
 // The digits of N.
 template <std::size_t N>
 inline constexpr auto decimal_name = [] {
@@ -307,7 +310,9 @@ inline constexpr auto decimal_name = [] {
 }();
 
 template <class... Lists> struct joined_lists;
-template <class... A> struct joined_lists<format_list<A...>> { using type = format_list<A...>; };
+template <class... A> struct joined_lists<format_list<A...>> {
+    using type = format_list<A...>;
+};
 template <class... A, class... B, class... More> struct joined_lists<format_list<A...>, format_list<B...>, More...> {
     using type = typename joined_lists<format_list<A..., B...>, More...>::type;
 };

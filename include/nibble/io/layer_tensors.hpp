@@ -51,7 +51,8 @@ public:
     [[nodiscard]] const tensor_info* require(std::string_view suffix) {
         const tensor_info* tensor = find(suffix);
         if (tensor == nullptr)
-            fail(status_code::not_found, "tensor " + detail::in_quotes(std::string(prefix_).append(suffix)), "is missing");
+            fail(status_code::not_found, "tensor " + detail::in_quotes(std::string(prefix_).append(suffix)),
+                 "is missing");
         return tensor;
     }
     [[nodiscard]] bool expect_type(const tensor_info& tensor, std::initializer_list<std::string_view> types) {

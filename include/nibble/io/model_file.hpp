@@ -65,9 +65,7 @@ public:
     }
 
     // The reader of the format that this is; nullptr for the other one.
-    [[nodiscard]] const gguf_file* as_gguf() const noexcept {
-        return format_ == model_format::gguf ? &gguf_ : nullptr;
-    }
+    [[nodiscard]] const gguf_file* as_gguf() const noexcept { return format_ == model_format::gguf ? &gguf_ : nullptr; }
     [[nodiscard]] const safetensors_file* as_safetensors() const noexcept {
         return format_ == model_format::safetensors ? &safetensors_ : nullptr;
     }

@@ -13,8 +13,7 @@ namespace nibble::inline NIBBLE_ABI::detail {
 
 // Heap sort: n log n for every input and no memory of its own, so no file is slow to open by design.
 // Why not <algorithm>: its std::sort would be the only thing that this library takes from that slow header.
-template <class T, class Less>
-void heap_sort(std::vector<T>& items, Less less) {
+template <class T, class Less> void heap_sort(std::vector<T>& items, Less less) {
     const auto sink = [&](std::size_t root, std::size_t end) {
         for (std::size_t child = 2 * root + 1; child < end; child = 2 * root + 1) {
             if (child + 1 < end && less(items[child], items[child + 1])) ++child;
@@ -35,8 +34,7 @@ void heap_sort(std::vector<T>& items, Less less) {
 class name_index {
 public:
     // Returns a position whose name an earlier position has too, or `count` when all names differ.
-    template <class NameAt>
-    [[nodiscard]] std::size_t build(std::size_t count, const NameAt& name_at) {
+    template <class NameAt> [[nodiscard]] std::size_t build(std::size_t count, const NameAt& name_at) {
         order_.resize(count);
         for (std::size_t i = 0; i < count; ++i) order_[i] = i;
         heap_sort(order_, [&](std::size_t a, std::size_t b) {
@@ -49,8 +47,7 @@ public:
     }
 
     // The position of `name`, or `missing`.
-    template <class NameAt>
-    [[nodiscard]] std::size_t find(std::string_view name, const NameAt& name_at) const {
+    template <class NameAt> [[nodiscard]] std::size_t find(std::string_view name, const NameAt& name_at) const {
         std::size_t begin = 0;
         std::size_t end = order_.size();
         while (begin < end) {

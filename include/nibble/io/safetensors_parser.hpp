@@ -179,8 +179,7 @@ private:
             do {
                 const std::size_t at = json_.offset();
                 std::string_view key;
-                if (!json_.string(key, file.escaped, "field name") || !json_.expect(':', "description"))
-                    return false;
+                if (!json_.string(key, file.escaped, "field name") || !json_.expect(':', "description")) return false;
                 bool good = false;
                 if (key == "dtype")
                     good = once(has_type, key, at) && type_name(tensor, file);

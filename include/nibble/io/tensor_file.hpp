@@ -17,9 +17,9 @@
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
-// What read_matrix understands: three element types, and blocks of codes and scales that come with a row_decoder; everything
-// else (integers, FP8 ...) is `other`.
-// Why not f32, f16, bf16: GCC 12 warns that these enumerators would shadow the element types of those names.
+// What read_matrix understands: three element types, and blocks of codes and scales that come with a row_decoder;
+// everything else (integers, FP8 ...) is `other`. Why not f32, f16, bf16: GCC 12 warns that these enumerators would
+// shadow the element types of those names.
 enum class tensor_type { float32, float16, bfloat16, blocks, other };
 
 // How rows of blocks become floats: a row is `row_bytes` bytes, then `bytes` bytes for each `elements` weights.
@@ -33,12 +33,12 @@ struct row_decoder {
 // One tensor of an open file. The names and the data belong to the file (or to the bytes handed to parse).
 struct tensor_info {
     std::string_view name;
-    std::string_view type_name;            // as its format spells it: "BF16", "Q4_K", "F8_E4M3", "type 4711"
+    std::string_view type_name; // as its format spells it: "BF16", "Q4_K", "F8_E4M3", "type 4711"
     tensor_type type = tensor_type::other;
-    std::vector<std::size_t> shape;        // outermost first: {rows, cols} of a weight matrix, in every format
-    const std::byte* data = nullptr;       // little-endian, dense, the last dimension contiguous, not aligned
-    std::size_t bytes = 0;                 // 0 also when the type is unknown, and with it the length
-    const row_decoder* decoder = nullptr;  // of tensor_type::blocks
+    std::vector<std::size_t> shape;       // outermost first: {rows, cols} of a weight matrix, in every format
+    const std::byte* data = nullptr;      // little-endian, dense, the last dimension contiguous, not aligned
+    std::size_t bytes = 0;                // 0 also when the type is unknown, and with it the length
+    const row_decoder* decoder = nullptr; // of tensor_type::blocks
 
     // Every tensor is also a matrix: its last dimension is a row. A scalar is 1 x 1, a vector 1 x n, a rank above 2 has
     // the product of the leading dimensions as its rows. The readers have checked that no product overflows.
@@ -60,11 +60,14 @@ namespace detail {
 
 [[nodiscard]] constexpr std::size_t element_bytes(tensor_type type) noexcept {
     switch (type) {
-    case tensor_type::float32: return 4;
+    case tensor_type::float32:
+        return 4;
     case tensor_type::float16:
-    case tensor_type::bfloat16: return 2;
+    case tensor_type::bfloat16:
+        return 2;
     case tensor_type::blocks:
-    case tensor_type::other: break;
+    case tensor_type::other:
+        break;
     }
     return 0;
 }
@@ -102,7 +105,8 @@ inline void decode_elements(tensor_type type, const std::byte* from, float* to, 
             to[i] = detail::bit_cast<float>(float_bits_of_bf16(load_little<std::uint16_t>(from + 2 * i)));
         break;
     case tensor_type::blocks:
-    case tensor_type::other: break;
+    case tensor_type::other:
+        break;
     }
 }
 
@@ -139,8 +143,8 @@ inline void decode_elements(tensor_type type, const std::byte* from, float* to, 
 
 // Rows first .. first + out.rows() - 1 of a tensor seen as a matrix (tensor_info::rows and cols), converted to fp32
 // exactly (blocks: as dequantize would after read_quantized). One pass over those rows, no allocation unless it fails.
-// `unsupported` for tensor_type::other, `mismatch` if the tensor does not have those rows and columns; nothing is written
-// then.
+// `unsupported` for tensor_type::other, `mismatch` if the tensor does not have those rows and columns; nothing is
+// written then.
 [[nodiscard]] inline status read_rows(const tensor_info& tensor, std::size_t first, matrix_view<float> out) {
     if (tensor.type == tensor_type::other)
         return {status_code::unsupported, "tensor " + detail::in_quotes(tensor.name) + ": type " +
@@ -150,10 +154,9 @@ inline void decode_elements(tensor_type type, const std::byte* from, float* to, 
     const std::size_t rows = tensor.rows();
     const std::size_t cols = tensor.cols();
     if (out.cols() != cols || first > rows || out.rows() > rows - first)
-        return {status_code::mismatch, "tensor " + detail::in_quotes(tensor.name) + " is " +
-                                           detail::shape_text(rows, cols) + ", asked for " +
-                                           detail::shape_text(out.rows(), out.cols()) + " from row " +
-                                           std::to_string(first)};
+        return {status_code::mismatch,
+                "tensor " + detail::in_quotes(tensor.name) + " is " + detail::shape_text(rows, cols) + ", asked for " +
+                    detail::shape_text(out.rows(), out.cols()) + " from row " + std::to_string(first)};
     if (rows == 0 && tensor.bytes == 0) return {}; // of any number of columns, also one whose bytes are beyond counting
     std::size_t row_bytes = 0;
     if (!detail::has_its_bytes(tensor, row_bytes))

@@ -17,8 +17,9 @@
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::detail {
 
-// Writes the pieces one after the other beside `path`, as "<path>.partial", and moves that there when it is complete: who has
-// the old file open or mapped keeps it, and a full disk leaves no half file under that name. cannot_open if any of it fails.
+// Writes the pieces one after the other beside `path`, as "<path>.partial", and moves that there when it is complete:
+// who has the old file open or mapped keeps it, and a full disk leaves no half file under that name. cannot_open if any
+// of it fails.
 [[nodiscard]] inline status write_file(const char* path, std::span<const std::span<const std::byte>> pieces) {
     if (path == nullptr || *path == '\0') return {status_code::cannot_open, "no file name given"};
     const std::string partial = std::string(path) + ".partial";
@@ -37,7 +38,8 @@ namespace nibble::inline NIBBLE_ABI::detail {
     good = ::close(file) == 0 && good;
     if (good && std::rename(partial.c_str(), path) == 0) return {};
     ::unlink(partial.c_str());
-    return {status_code::cannot_open, std::string(path) + ": " + std::to_string(total) + " bytes could not be written there"};
+    return {status_code::cannot_open,
+            std::string(path) + ": " + std::to_string(total) + " bytes could not be written there"};
 }
 
 } // namespace nibble::inline NIBBLE_ABI::detail

@@ -30,24 +30,22 @@
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::detail {
 
-// xsimd's AVX2 and FMA under a name of this namespace, which then is in the names of all of its functions: units for different
-// instruction sets share none of them.
+// xsimd's AVX2 and FMA under a name of this namespace, which then is in the names of all of its functions: units for
+// different instruction sets share none of them.
 struct avx2_of_xsimd : xsimd::fma3<xsimd::avx2> {};
 
 } // namespace nibble::inline NIBBLE_ABI::detail
 
 namespace xsimd::types {
 
-template <class T>
-struct simd_register<T, nibble::detail::avx2_of_xsimd> {
+template <class T> struct simd_register<T, nibble::detail::avx2_of_xsimd> {
     using register_type = typename simd_register<T, avx2>::register_type;
     register_type data;
     simd_register() = default;
     simd_register(register_type from) noexcept : data(from) {}
     operator register_type() const noexcept { return data; }
 };
-template <class T>
-struct has_simd_register<T, nibble::detail::avx2_of_xsimd> : has_simd_register<T, avx2> {};
+template <class T> struct has_simd_register<T, nibble::detail::avx2_of_xsimd> : has_simd_register<T, avx2> {};
 
 } // namespace xsimd::types
 
@@ -77,7 +75,8 @@ struct avx2 : generic {
         __m256i v; // 16 int16, two per row
     };
 
-    // ---- fp32 lanes ---------------------------------------------------------------------------------------------------
+    // ---- fp32 lanes
+    // ---------------------------------------------------------------------------------------------------
 
     [[nodiscard]] static NIBBLE_INLINE f32 load(const float* from) noexcept { return f32(_mm256_loadu_ps(from)); }
     [[nodiscard]] static NIBBLE_INLINE f32 load_some(const float* from, std::size_t count) noexcept {
@@ -96,9 +95,14 @@ struct avx2 : generic {
         return f32(_mm256_fmadd_ps(a, b, c));
     }
     // The instructions, not xsimd's min and max: their treatment of NaN is what generic defines, in every version.
-    [[nodiscard]] static NIBBLE_INLINE f32 smaller(const f32& a, const f32& b) noexcept { return f32(_mm256_min_ps(a, b)); }
-    [[nodiscard]] static NIBBLE_INLINE f32 larger(const f32& a, const f32& b) noexcept { return f32(_mm256_max_ps(a, b)); }
-    [[nodiscard]] static NIBBLE_INLINE f32 select_less(const f32& a, const f32& b, const f32& x, const f32& y) noexcept {
+    [[nodiscard]] static NIBBLE_INLINE f32 smaller(const f32& a, const f32& b) noexcept {
+        return f32(_mm256_min_ps(a, b));
+    }
+    [[nodiscard]] static NIBBLE_INLINE f32 larger(const f32& a, const f32& b) noexcept {
+        return f32(_mm256_max_ps(a, b));
+    }
+    [[nodiscard]] static NIBBLE_INLINE f32 select_less(const f32& a, const f32& b, const f32& x,
+                                                       const f32& y) noexcept {
         return f32(_mm256_blendv_ps(y, x, _mm256_cmp_ps(a, b, _CMP_LT_OQ)));
     }
     [[nodiscard]] static NIBBLE_INLINE f32 absolute(const f32& a) noexcept {
@@ -127,7 +131,8 @@ struct avx2 : generic {
         a = f32(v);
     }
 
-    // ---- integer products -----------------------------------------------------------------------------------------------
+    // ---- integer products
+    // -----------------------------------------------------------------------------------------------
 
     [[nodiscard]] static NIBBLE_INLINE bytes load_bytes(const std::uint8_t* from) noexcept {
         return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))};
@@ -137,26 +142,26 @@ struct avx2 : generic {
     }
     [[nodiscard]] static NIBBLE_INLINE bytes low_nibbles(const bytes& a) noexcept { return field<0, 15>(a); }
     [[nodiscard]] static NIBBLE_INLINE bytes high_nibbles(const bytes& a) noexcept { return field<4, 15>(a); }
-    template <int Shift, int Mask>
-    [[nodiscard]] static NIBBLE_INLINE bytes field(const bytes& a) noexcept {
+    template <int Shift, int Mask> [[nodiscard]] static NIBBLE_INLINE bytes field(const bytes& a) noexcept {
         const __m256i moved = Shift == 0 ? a.v : _mm256_srli_epi16(a.v, Shift);
         return {_mm256_and_si256(moved, _mm256_set1_epi8(Mask))};
     }
-    template <int Shift>
-    [[nodiscard]] static NIBBLE_INLINE bytes join(const bytes& a, const bytes& b) noexcept {
+    template <int Shift> [[nodiscard]] static NIBBLE_INLINE bytes join(const bytes& a, const bytes& b) noexcept {
         return {_mm256_or_si256(a.v, _mm256_slli_epi16(b.v, Shift))};
     }
     template <std::size_t Size>
-    [[nodiscard]] static NIBBLE_INLINE bytes lookup(const detail::table<std::uint8_t, Size>& table, const bytes& a) noexcept {
-        // A 16-entry shuffle for each row of the table: of the first row, and of what changes from row to row, which is added
-        // where the code is in that row or a later one. Where it is not, the index is negative, for which the shuffle gives 0.
-        // Choosing between rows instead takes a blend each, of three operations on Intel's cores.
+    [[nodiscard]] static NIBBLE_INLINE bytes lookup(const detail::table<std::uint8_t, Size>& table,
+                                                    const bytes& a) noexcept {
+        // A 16-entry shuffle for each row of the table: of the first row, and of what changes from row to row, which is
+        // added where the code is in that row or a later one. Where it is not, the index is negative, for which the
+        // shuffle gives 0. Choosing between rows instead takes a blend each, of three operations on Intel's cores.
         const auto half = [&]<std::size_t First>(const __m256i& code) NIBBLE_INLINE_LAMBDA {
             __m256i r = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(row<First>(table)), code);
             [&]<std::size_t... Row>(std::index_sequence<Row...>) NIBBLE_INLINE_LAMBDA {
                 ((r = _mm256_xor_si256(
-                      r, _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(change<First + Row + 1>(table)),
-                                             _mm256_sub_epi8(code, _mm256_set1_epi8(static_cast<char>(16 * (Row + 1))))))),
+                      r,
+                      _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(change<First + Row + 1>(table)),
+                                          _mm256_sub_epi8(code, _mm256_set1_epi8(static_cast<char>(16 * (Row + 1))))))),
                  ...);
             }(std::make_index_sequence<(detail::min_of<std::size_t>(Size, 128) + 15) / 16 - 1>{});
             return r;
@@ -183,7 +188,8 @@ struct avx2 : generic {
     [[nodiscard]] static NIBBLE_INLINE i32 dot_finish(const sums& s) noexcept {
         return {_mm256_madd_epi16(s.v, _mm256_set1_epi16(1))};
     }
-    [[nodiscard]] static NIBBLE_INLINE i32 add_quads(const i32& total, const bytes& codes, const bytes& activations) noexcept {
+    [[nodiscard]] static NIBBLE_INLINE i32 add_quads(const i32& total, const bytes& codes,
+                                                     const bytes& activations) noexcept {
         return add_finished(total, {_mm256_maddubs_epi16(codes.v, activations.v)});
     }
     // Without it GCC 12 re-associates the sums of several quads into one serial chain and spills an accumulator.
@@ -196,9 +202,7 @@ struct avx2 : generic {
         return {_mm256_srli_epi16(high, 8)};
     }
     [[nodiscard]] static NIBBLE_INLINE words odd_words(const bytes& a) noexcept { return {_mm256_srli_epi16(a.v, 8)}; }
-    [[nodiscard]] static NIBBLE_INLINE words broadcast2(const void* from) noexcept {
-        return {broadcast_dword(from)};
-    }
+    [[nodiscard]] static NIBBLE_INLINE words broadcast2(const void* from) noexcept { return {broadcast_dword(from)}; }
     [[nodiscard]] static NIBBLE_INLINE words load_words(const void* from) noexcept {
         return {_mm256_loadu_si256(static_cast<const __m256i*>(from))};
     }
@@ -232,10 +236,10 @@ struct avx2 : generic {
     [[nodiscard]] static NIBBLE_INLINE f32 to_float(const i32& a) noexcept { return f32(_mm256_cvtepi32_ps(a.v)); }
     static NIBBLE_INLINE void pin(i32& s) noexcept { __asm__("" : "+v"(s.v)); }
 
-    // ---- codes to fp32 --------------------------------------------------------------------------------------------------
+    // ---- codes to fp32
+    // --------------------------------------------------------------------------------------------------
 
-    template <element E, int Shift = 0>
-    [[nodiscard]] static NIBBLE_INLINE f32 decode(const i32& codes) noexcept {
+    template <element E, int Shift = 0> [[nodiscard]] static NIBBLE_INLINE f32 decode(const i32& codes) noexcept {
         constexpr detail::real_lanes how = detail::real_lanes_of<E>;
         if constexpr (how.kind == detail::real_decode::table16) {
             const __m256i index = Shift == 0 ? codes.v : _mm256_srli_epi32(codes.v, Shift);
@@ -262,7 +266,8 @@ struct avx2 : generic {
             constexpr int left = 31 - top - Shift;
             __m256i x = left == 0 ? codes.v : _mm256_slli_epi32(codes.v, left);
             if constexpr (how.has_sign)
-                x = _mm256_and_si256(_mm256_srai_epi32(x, 31 - top - half.shift), _mm256_set1_epi32(magnitude | 0x8000));
+                x = _mm256_and_si256(_mm256_srai_epi32(x, 31 - top - half.shift),
+                                     _mm256_set1_epi32(magnitude | 0x8000));
             else
                 x = _mm256_and_si256(_mm256_srli_epi32(x, 31 - top - half.shift), _mm256_set1_epi32(magnitude));
             x = _mm256_permute4x64_epi64(_mm256_packus_epi32(x, x), 0x08);
@@ -276,34 +281,35 @@ struct avx2 : generic {
             constexpr unsigned magnitude = ((1u << how.magnitude_bits) - 1u) << how.shift;
             __m256i x = left == 0 ? codes.v : _mm256_slli_epi32(codes.v, left);
             if constexpr (how.has_sign)
-                x = _mm256_and_si256(_mm256_srai_epi32(x, right), _mm256_set1_epi32(static_cast<int>(magnitude | 0x80000000u)));
+                x = _mm256_and_si256(_mm256_srai_epi32(x, right),
+                                     _mm256_set1_epi32(static_cast<int>(magnitude | 0x80000000u)));
             else
                 x = _mm256_and_si256(_mm256_srli_epi32(x, right), _mm256_set1_epi32(static_cast<int>(magnitude)));
             __m256 value = _mm256_mul_ps(_mm256_castsi256_ps(x), _mm256_set1_ps(how.factor));
             if constexpr (how.infinite_from != 0) {
                 const __m256i m = _mm256_and_si256(x, _mm256_set1_epi32(static_cast<int>(magnitude)));
-                const __m256i special =
-                    _mm256_cmpgt_epi32(m, _mm256_set1_epi32((how.infinite_from << how.shift) - 1));
+                const __m256i special = _mm256_cmpgt_epi32(m, _mm256_set1_epi32((how.infinite_from << how.shift) - 1));
                 // Exponent of ones; the mantissa stays: zero for an infinity, not for NaN.
-                value = _mm256_or_ps(value, _mm256_castsi256_ps(_mm256_and_si256(special, _mm256_set1_epi32(0x7f800000))));
+                value =
+                    _mm256_or_ps(value, _mm256_castsi256_ps(_mm256_and_si256(special, _mm256_set1_epi32(0x7f800000))));
             }
             return f32(value);
         } else if constexpr (how.kind == detail::real_decode::power_of_two) {
-            const __m256i code = _mm256_and_si256(Shift == 0 ? codes.v : _mm256_srli_epi32(codes.v, Shift), _mm256_set1_epi32(255));
+            const __m256i code =
+                _mm256_and_si256(Shift == 0 ? codes.v : _mm256_srli_epi32(codes.v, Shift), _mm256_set1_epi32(255));
             const __m256i value = _mm256_max_epi32(_mm256_slli_epi32(code, 23), _mm256_set1_epi32(0x00400000));
-            const __m256i nan = _mm256_and_si256(_mm256_cmpeq_epi32(code, _mm256_set1_epi32(255)), _mm256_set1_epi32(0x7fc00000));
+            const __m256i nan =
+                _mm256_and_si256(_mm256_cmpeq_epi32(code, _mm256_set1_epi32(255)), _mm256_set1_epi32(0x7fc00000));
             return f32(_mm256_castsi256_ps(_mm256_or_si256(value, nan)));
         } else {
             static_assert(how.kind == detail::real_decode::gather && E::bits <= 8, "decode: codes of at most 8 bits");
-            const __m256i index =
-                _mm256_and_si256(Shift == 0 ? codes.v : _mm256_srli_epi32(codes.v, Shift),
-                                 _mm256_set1_epi32(static_cast<int>(code_mask<E>)));
+            const __m256i index = _mm256_and_si256(Shift == 0 ? codes.v : _mm256_srli_epi32(codes.v, Shift),
+                                                   _mm256_set1_epi32(static_cast<int>(code_mask<E>)));
             return f32(_mm256_i32gather_ps(decode_table<E>.at, index, 4));
         }
     }
 
-    template <element E>
-    [[nodiscard]] static NIBBLE_INLINE f32 decode_stored(const typename E::code* from) noexcept {
+    template <element E> [[nodiscard]] static NIBBLE_INLINE f32 decode_stored(const typename E::code* from) noexcept {
         constexpr detail::real_decode kind = detail::real_lanes_of<E>.kind;
         if constexpr (kind == detail::real_decode::plain) {
             return f32(_mm256_castsi256_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))));
@@ -318,8 +324,7 @@ struct avx2 : generic {
         }
     }
 
-    template <element E>
-    [[nodiscard]] static NIBBLE_INLINE f32 decode_exact(const typename E::code* from) noexcept {
+    template <element E> [[nodiscard]] static NIBBLE_INLINE f32 decode_exact(const typename E::code* from) noexcept {
         constexpr detail::half_lanes half = detail::half_lanes_of<E>;
         if constexpr (half.exists) {
             constexpr detail::real_lanes how = detail::real_lanes_of<E>;
@@ -336,8 +341,8 @@ struct avx2 : generic {
             }
             __m256 value = _mm256_mul_ps(_mm256_cvtph_ps(x), _mm256_set1_ps(half.factor));
             if constexpr (half.nan_mask != 0) {
-                const __m128i nan = _mm_cmpeq_epi16(_mm_and_si128(code, _mm_set1_epi16(half.nan_mask)),
-                                                    _mm_set1_epi16(half.nan_value));
+                const __m128i nan =
+                    _mm_cmpeq_epi16(_mm_and_si128(code, _mm_set1_epi16(half.nan_mask)), _mm_set1_epi16(half.nan_value));
                 value = _mm256_blendv_ps(value, _mm256_set1_ps(detail::quiet_nan),
                                          _mm256_castsi256_ps(_mm256_cvtepi16_epi32(nan)));
             }
@@ -345,15 +350,14 @@ struct avx2 : generic {
         } else if constexpr (detail::marks_nan<E>) {
             const __m256i index = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
             constexpr int used = static_cast<int>(code_mask<E>);
-            return f32(_mm256_i32gather_ps(
-                decode_table<E>.at, used == 255 ? index : _mm256_and_si256(index, _mm256_set1_epi32(used)), 4));
+            return f32(_mm256_i32gather_ps(decode_table<E>.at,
+                                           used == 255 ? index : _mm256_and_si256(index, _mm256_set1_epi32(used)), 4));
         } else {
             return decode_stored<E>(from);
         }
     }
 
-    template <element E>
-    static NIBBLE_INLINE void encode_stored(typename E::code* to, const f32& a) noexcept {
+    template <element E> static NIBBLE_INLINE void encode_stored(typename E::code* to, const f32& a) noexcept {
         constexpr detail::real_decode kind = detail::real_lanes_of<E>.kind;
         static_assert(kind == detail::real_decode::half || kind == detail::real_decode::bfloat, "avx2: fp16 or bf16");
         // One NaN for all, as the codec has it: the instruction keeps sign and payload.
@@ -399,15 +403,15 @@ protected:
                                 _mm256_castsi256_ps(_mm256_slli_epi32(index, 28)));
     }
     [[nodiscard]] static NIBBLE_INLINE __m256i mask(std::size_t count) noexcept {
-        return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+        return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)),
+                                  _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
     }
     [[nodiscard]] static NIBBLE_INLINE __m256i broadcast_dword(const void* from) noexcept {
         std::int32_t word = 0;
         __builtin_memcpy(&word, from, 4);
         return _mm256_set1_epi32(word);
     }
-    template <element E, std::size_t First>
-    [[nodiscard]] static NIBBLE_INLINE __m256 values() noexcept {
+    template <element E, std::size_t First> [[nodiscard]] static NIBBLE_INLINE __m256 values() noexcept {
         constexpr std::size_t size = std::size_t{1} << E::bits;
         alignas(32) float v[8];
         for (std::size_t i = 0; i < 8; ++i) v[i] = decode_table<E>.at[(First + i) % size];

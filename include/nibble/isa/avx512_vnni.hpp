@@ -135,8 +135,9 @@ struct avx512_vnni_panel : private avx512 {
         return {_mm512_or_si512(a.v, _mm512_slli_epi16(b.v, Shift))};
     }
     template <std::size_t Size>
-    requires(Size <= 64) [[nodiscard]] static NIBBLE_INLINE bytes
-        lookup(const detail::table<std::uint8_t, Size>& table, const bytes& a) noexcept {
+        requires(Size <= 64)
+    [[nodiscard]] static NIBBLE_INLINE bytes lookup(const detail::table<std::uint8_t, Size>& table,
+                                                    const bytes& a) noexcept {
         // As in avx2: the first row, and what changes from row to row.
         __m512i r = _mm512_shuffle_epi8(_mm512_broadcast_i32x4(row<0>(table)), a.v);
         [&]<std::size_t... Row>(std::index_sequence<Row...>) NIBBLE_INLINE_LAMBDA {
@@ -144,8 +145,7 @@ struct avx512_vnni_panel : private avx512 {
                   r, _mm512_shuffle_epi8(_mm512_broadcast_i32x4(change<Row + 1>(table)),
                                          _mm512_sub_epi8(a.v, _mm512_set1_epi8(static_cast<char>(16 * (Row + 1))))))),
              ...);
-        }
-        (std::make_index_sequence<(Size + 15) / 16 - 1>{});
+        }(std::make_index_sequence<(Size + 15) / 16 - 1>{});
         return {r};
     }
     [[nodiscard]] static NIBBLE_INLINE bytes broadcast4(const std::int8_t* from) noexcept {
@@ -179,7 +179,8 @@ struct avx512_vnni_panel : private avx512 {
     [[nodiscard]] static NIBBLE_INLINE i32 as_i32(const bytes& a) noexcept { return {a.v}; }
 
     template <element E, int Shift = 0>
-    requires(decodes<E>&& E::bits <= 8) [[nodiscard]] static NIBBLE_INLINE f32 decode(const i32& codes) noexcept {
+        requires(decodes<E> && E::bits <= 8)
+    [[nodiscard]] static NIBBLE_INLINE f32 decode(const i32& codes) noexcept {
         constexpr detail::real_lanes how = detail::real_lanes_of<E>;
         if constexpr (how.kind == detail::real_decode::table16) {
             return {_mm512_permutexvar_ps(moved_right<Shift>(codes.v), values<E, 0>())};
@@ -215,8 +216,8 @@ struct avx512_vnni_panel : private avx512 {
         }
     }
     template <element E>
-    requires(decodes<E>&& E::bits > 8) [[nodiscard]] static NIBBLE_INLINE f32
-        decode_stored(const typename E::code* from) noexcept {
+        requires(decodes<E> && E::bits > 8)
+    [[nodiscard]] static NIBBLE_INLINE f32 decode_stored(const typename E::code* from) noexcept {
         constexpr detail::real_decode kind = detail::real_lanes_of<E>.kind;
         if constexpr (kind == detail::real_decode::plain) {
             return {_mm512_castsi512_ps(_mm512_loadu_si512(from))};
@@ -230,8 +231,8 @@ struct avx512_vnni_panel : private avx512 {
     }
     // Of codes that scales are of.
     template <element E>
-    requires(E::bits <= 8 && (decodes<E> || detail::real_lanes_of<E>.kind == detail::real_decode::power_of_two))
-        [[nodiscard]] static NIBBLE_INLINE f32 decode_stored(const typename E::code* from) noexcept {
+        requires(E::bits <= 8 && (decodes<E> || detail::real_lanes_of<E>.kind == detail::real_decode::power_of_two))
+    [[nodiscard]] static NIBBLE_INLINE f32 decode_stored(const typename E::code* from) noexcept {
         const __m512i codes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
         if constexpr (detail::real_lanes_of<E>.kind == detail::real_decode::power_of_two) {
             // As in avx2: code 0 is subnormal, 255 NaN.

@@ -27,8 +27,9 @@ struct generic {
     template <element E> static constexpr bool decodes = true;
 
 private:
-    // Integers are in the compiler's own vectors, of the width that every machine has or can do without: loops over the lanes
-    // in each of the hundreds of operations of an unrolled tile take compilers five times as long, and become slower code.
+    // Integers are in the compiler's own vectors, of the width that every machine has or can do without: loops over the
+    // lanes in each of the hundreds of operations of an unrolled tile take compilers five times as long, and become
+    // slower code.
     using u8x16 [[gnu::vector_size(16)]] = std::uint8_t;
     using u16x8 [[gnu::vector_size(16)]] = std::uint16_t;
     using i16x8 [[gnu::vector_size(16)]] = std::int16_t;
@@ -51,7 +52,8 @@ public:
     };
     using sums = i32;
 
-    // ---- fp32 lanes ---------------------------------------------------------------------------------------------------
+    // ---- fp32 lanes
+    // ---------------------------------------------------------------------------------------------------
 
     [[nodiscard]] static NIBBLE_INLINE f32 load(const float* from) noexcept {
         f32 r;
@@ -105,7 +107,8 @@ public:
         return each(a, b, [](float x, float y) { return x > y ? x : y; });
     }
     // a < b ? x : y
-    [[nodiscard]] static NIBBLE_INLINE f32 select_less(const f32& a, const f32& b, const f32& x, const f32& y) noexcept {
+    [[nodiscard]] static NIBBLE_INLINE f32 select_less(const f32& a, const f32& b, const f32& x,
+                                                       const f32& y) noexcept {
         f32 r;
         for (int i = 0; i < 8; ++i) r.v[i] = a.v[i] < b.v[i] ? x.v[i] : y.v[i];
         return r;
@@ -117,13 +120,14 @@ public:
     [[nodiscard]] static NIBBLE_INLINE f32 copy_sign(const f32& a, const f32& b) noexcept {
         return each(a, b, [](float x, float y) {
             return detail::bit_cast<float>((detail::bit_cast<std::uint32_t>(x) & 0x7fffffffu) |
-                                        (detail::bit_cast<std::uint32_t>(y) & 0x80000000u));
+                                           (detail::bit_cast<std::uint32_t>(y) & 0x80000000u));
         });
     }
     [[nodiscard]] static NIBBLE_INLINE f32 round(const f32& a) noexcept {
         return each(a, a, [](float x, float) { return detail::round_even(x); });
     }
-    // Rounded to the nearest integer, ties to even, as 8 bytes. Values beyond -127 ... 127 and NaN give bytes that mean nothing.
+    // Rounded to the nearest integer, ties to even, as 8 bytes. Values beyond -127 ... 127 and NaN give bytes that mean
+    // nothing.
     static NIBBLE_INLINE void store_rounded(std::int8_t* to, const f32& a) noexcept {
         const f32 r = round(a);
         for (int i = 0; i < 8; ++i) {
@@ -136,37 +140,40 @@ public:
     [[nodiscard]] static NIBBLE_INLINE f32 exp2i(const f32& n) noexcept {
         return each(n, n, [](float x, float) {
             const float n_or_zero = x == x ? x : 0.0f; // NaN has no integer; what it is multiplied by is NaN already
-            return detail::bit_cast<float>(static_cast<std::uint32_t>(static_cast<std::int32_t>(n_or_zero) + 127) << 23);
+            return detail::bit_cast<float>(static_cast<std::uint32_t>(static_cast<std::int32_t>(n_or_zero) + 127)
+                                           << 23);
         });
     }
 
     // Makes a value opaque to the optimiser.
     static NIBBLE_INLINE void keep(f32& a) noexcept { __asm__("" : "+m"(a)); }
 
-    // ---- integer products -----------------------------------------------------------------------------------------------
+    // ---- integer products
+    // -----------------------------------------------------------------------------------------------
 
     [[nodiscard]] static NIBBLE_INLINE bytes load_bytes(const std::uint8_t* from) noexcept {
         bytes r;
         __builtin_memcpy(&r, from, sizeof r);
         return r;
     }
-    static NIBBLE_INLINE void store_bytes(std::uint8_t* to, const bytes& a) noexcept { __builtin_memcpy(to, &a, sizeof a); }
+    static NIBBLE_INLINE void store_bytes(std::uint8_t* to, const bytes& a) noexcept {
+        __builtin_memcpy(to, &a, sizeof a);
+    }
     // The low (high) 4 bits of each of 32 bytes.
     [[nodiscard]] static NIBBLE_INLINE bytes low_nibbles(const bytes& a) noexcept { return field<0, 15>(a); }
     [[nodiscard]] static NIBBLE_INLINE bytes high_nibbles(const bytes& a) noexcept { return field<4, 15>(a); }
     // (byte >> Shift) & Mask; Mask has at most 8 - Shift bits.
-    template <int Shift, int Mask>
-    [[nodiscard]] static NIBBLE_INLINE bytes field(const bytes& a) noexcept {
+    template <int Shift, int Mask> [[nodiscard]] static NIBBLE_INLINE bytes field(const bytes& a) noexcept {
         return {a.low >> Shift & static_cast<std::uint8_t>(Mask), a.high >> Shift & static_cast<std::uint8_t>(Mask)};
     }
     // a | b << Shift, where no bit of b is shifted out.
-    template <int Shift>
-    [[nodiscard]] static NIBBLE_INLINE bytes join(const bytes& a, const bytes& b) noexcept {
+    template <int Shift> [[nodiscard]] static NIBBLE_INLINE bytes join(const bytes& a, const bytes& b) noexcept {
         return {a.low | b.low << Shift, a.high | b.high << Shift};
     }
     // table[a] of a table with Size entries (a power of two), a below Size.
     template <std::size_t Size>
-    [[nodiscard]] static NIBBLE_INLINE bytes lookup(const detail::table<std::uint8_t, Size>& table, const bytes& a) noexcept {
+    [[nodiscard]] static NIBBLE_INLINE bytes lookup(const detail::table<std::uint8_t, Size>& table,
+                                                    const bytes& a) noexcept {
         std::uint8_t r[32];
         __builtin_memcpy(r, &a, sizeof r);
 #pragma GCC unroll 1
@@ -198,7 +205,8 @@ public:
         return {a, a};
     }
     // The same as dot in int32 on every machine, where two products fit in int16.
-    [[nodiscard]] static NIBBLE_INLINE i32 add_quads(const i32& total, const bytes& codes, const bytes& activations) noexcept {
+    [[nodiscard]] static NIBBLE_INLINE i32 add_quads(const i32& total, const bytes& codes,
+                                                     const bytes& activations) noexcept {
         return {total.low + dot_half(codes.low, activations.low), total.high + dot_half(codes.high, activations.high)};
     }
     // Unsigned bytes b0 b1 b2 b3 of each row as int16: b0 b2, and b1 b3.
@@ -218,20 +226,23 @@ public:
         __builtin_memcpy(&r, from, sizeof r);
         return r;
     }
-    static NIBBLE_INLINE void store_words(std::int16_t* to, const words& a) noexcept { __builtin_memcpy(to, &a, sizeof a); }
+    static NIBBLE_INLINE void store_words(std::int16_t* to, const words& a) noexcept {
+        __builtin_memcpy(to, &a, sizeof a);
+    }
     // Per row: a[0] x b[0] + a[1] x b[1].
     [[nodiscard]] static NIBBLE_INLINE i32 multiply_pairs(const words& a, const words& b) noexcept {
-        return {even(a.low) * even(b.low) + odd(a.low) * odd(b.low), even(a.high) * even(b.high) + odd(a.high) * odd(b.high)};
+        return {even(a.low) * even(b.low) + odd(a.low) * odd(b.low),
+                even(a.high) * even(b.high) + odd(a.high) * odd(b.high)};
     }
     // sums + multiply_pairs(a, b), and total + dot_finish(s): one instruction on some machines.
     [[nodiscard]] static NIBBLE_INLINE i32 add_pairs(const i32& sums, const words& a, const words& b) noexcept {
         return add(sums, multiply_pairs(a, b));
     }
-    [[nodiscard]] static NIBBLE_INLINE i32 add_finished(const i32& total, const sums& s) noexcept { return add(total, s); }
-    // Four bytes of each row as one int32 lane, column 0 in the lowest byte.
-    [[nodiscard]] static NIBBLE_INLINE i32 as_i32(const bytes& a) noexcept {
-        return detail::bit_cast<i32>(a);
+    [[nodiscard]] static NIBBLE_INLINE i32 add_finished(const i32& total, const sums& s) noexcept {
+        return add(total, s);
     }
+    // Four bytes of each row as one int32 lane, column 0 in the lowest byte.
+    [[nodiscard]] static NIBBLE_INLINE i32 as_i32(const bytes& a) noexcept { return detail::bit_cast<i32>(a); }
     [[nodiscard]] static NIBBLE_INLINE i32 zeros() noexcept { return i32{}; }
     [[nodiscard]] static NIBBLE_INLINE i32 add(const i32& a, const i32& b) noexcept {
         return {a.low + b.low, a.high + b.high};
@@ -250,12 +261,12 @@ public:
         return detail::bit_cast<f32>(both);
     }
 
-    // ---- codes to fp32 --------------------------------------------------------------------------------------------------
+    // ---- codes to fp32
+    // --------------------------------------------------------------------------------------------------
 
-    // The values of 8 codes, one per int32 lane in bits Shift ... Shift + bits - 1; other bits are ignored. NaN codes of
-    // elements with detail::marks_nan may come out as numbers.
-    template <element E, int Shift = 0>
-    [[nodiscard]] static NIBBLE_INLINE f32 decode(const i32& codes) noexcept {
+    // The values of 8 codes, one per int32 lane in bits Shift ... Shift + bits - 1; other bits are ignored. NaN codes
+    // of elements with detail::marks_nan may come out as numbers.
+    template <element E, int Shift = 0> [[nodiscard]] static NIBBLE_INLINE f32 decode(const i32& codes) noexcept {
         f32 r;
         std::uint32_t v[8];
         __builtin_memcpy(v, &codes, sizeof v);
@@ -269,8 +280,7 @@ public:
         return r;
     }
     // The values of 8 consecutive stored codes.
-    template <element E>
-    [[nodiscard]] static NIBBLE_INLINE f32 decode_stored(const typename E::code* from) noexcept {
+    template <element E> [[nodiscard]] static NIBBLE_INLINE f32 decode_stored(const typename E::code* from) noexcept {
         f32 r;
         for (int i = 0; i < 8; ++i) {
             if constexpr (E::bits <= 8)
@@ -282,14 +292,12 @@ public:
     }
 
     // The same with every NaN code a NaN.
-    template <element E>
-    [[nodiscard]] static NIBBLE_INLINE f32 decode_exact(const typename E::code* from) noexcept {
+    template <element E> [[nodiscard]] static NIBBLE_INLINE f32 decode_exact(const typename E::code* from) noexcept {
         return decode_stored<E>(from);
     }
 
     // 8 values to consecutive codes of a 16-bit element, each rounded once; beyond the largest: infinity.
-    template <element E>
-    static NIBBLE_INLINE void encode_stored(typename E::code* to, const f32& a) noexcept {
+    template <element E> static NIBBLE_INLINE void encode_stored(typename E::code* to, const f32& a) noexcept {
         for (int i = 0; i < 8; ++i) to[i] = E::template encode<rounding::nearest_even, overflow::special>(a.v[i]);
     }
 

@@ -58,71 +58,71 @@ struct isa_tuning {
 //   words             2 int16 per lane: rows x 2 columns
 //   sums              what integer products are summed in (int16 or int32 lanes)
 template <class Isa>
-concept float_lanes = requires(const float* from, float* to, std::int8_t* rounded, typename Isa::f32 a,
-                               std::size_t count) {
-    { Isa::load(from) } -> std::same_as<typename Isa::f32>;
-    { Isa::load_some(from, count) } -> std::same_as<typename Isa::f32>;
-    { Isa::broadcast(1.0f) } -> std::same_as<typename Isa::f32>;
-    { Isa::add(a, a) } -> std::same_as<typename Isa::f32>;
-    { Isa::subtract(a, a) } -> std::same_as<typename Isa::f32>;
-    { Isa::multiply(a, a) } -> std::same_as<typename Isa::f32>;
-    { Isa::divide(a, a) } -> std::same_as<typename Isa::f32>;
-    { Isa::fma(a, a, a) } -> std::same_as<typename Isa::f32>;
-    { Isa::smaller(a, a) } -> std::same_as<typename Isa::f32>;
-    { Isa::larger(a, a) } -> std::same_as<typename Isa::f32>;
-    { Isa::select_less(a, a, a, a) } -> std::same_as<typename Isa::f32>;
-    { Isa::absolute(a) } -> std::same_as<typename Isa::f32>;
-    { Isa::copy_sign(a, a) } -> std::same_as<typename Isa::f32>;
-    { Isa::round(a) } -> std::same_as<typename Isa::f32>;
-    { Isa::exp2i(a) } -> std::same_as<typename Isa::f32>;
-    Isa::keep(a);
-    // stores
-    Isa::store(to, a);
-    Isa::store_some(to, a, count);
-    Isa::store_rounded(rounded, a);
-};
+concept float_lanes =
+    requires(const float* from, float* to, std::int8_t* rounded, typename Isa::f32 a, std::size_t count) {
+        { Isa::load(from) } -> std::same_as<typename Isa::f32>;
+        { Isa::load_some(from, count) } -> std::same_as<typename Isa::f32>;
+        { Isa::broadcast(1.0f) } -> std::same_as<typename Isa::f32>;
+        { Isa::add(a, a) } -> std::same_as<typename Isa::f32>;
+        { Isa::subtract(a, a) } -> std::same_as<typename Isa::f32>;
+        { Isa::multiply(a, a) } -> std::same_as<typename Isa::f32>;
+        { Isa::divide(a, a) } -> std::same_as<typename Isa::f32>;
+        { Isa::fma(a, a, a) } -> std::same_as<typename Isa::f32>;
+        { Isa::smaller(a, a) } -> std::same_as<typename Isa::f32>;
+        { Isa::larger(a, a) } -> std::same_as<typename Isa::f32>;
+        { Isa::select_less(a, a, a, a) } -> std::same_as<typename Isa::f32>;
+        { Isa::absolute(a) } -> std::same_as<typename Isa::f32>;
+        { Isa::copy_sign(a, a) } -> std::same_as<typename Isa::f32>;
+        { Isa::round(a) } -> std::same_as<typename Isa::f32>;
+        { Isa::exp2i(a) } -> std::same_as<typename Isa::f32>;
+        Isa::keep(a);
+        // stores
+        Isa::store(to, a);
+        Isa::store_some(to, a, count);
+        Isa::store_rounded(rounded, a);
+    };
 
 template <class Isa>
-concept byte_dots = requires(const std::uint8_t* codes, const std::int8_t* activations, const std::int32_t* pair,
-                             std::int32_t* to, typename Isa::bytes b, typename Isa::words w, typename Isa::i32 i,
-                             typename Isa::sums s) {
-    { Isa::load_bytes(codes) } -> std::same_as<typename Isa::bytes>;
-    { Isa::broadcast4(activations) } -> std::same_as<typename Isa::bytes>;
-    { Isa::template join<4>(b, b) } -> std::same_as<typename Isa::bytes>;
-    { Isa::dot_start(pair, 0) } -> std::same_as<typename Isa::sums>;
-    { Isa::dot(s, b, b) } -> std::same_as<typename Isa::sums>;
-    { Isa::dot_finish(s) } -> std::same_as<typename Isa::i32>;
-    { Isa::add_finished(i, s) } -> std::same_as<typename Isa::i32>;
-    { Isa::load_words(pair) } -> std::same_as<typename Isa::words>;
-    { Isa::broadcast2(pair) } -> std::same_as<typename Isa::words>;
-    { Isa::add_pairs(i, w, w) } -> std::same_as<typename Isa::i32>;
-    { Isa::zeros() } -> std::same_as<typename Isa::i32>;
-    { Isa::add(i, i) } -> std::same_as<typename Isa::i32>;
-    { Isa::load(pair) } -> std::same_as<typename Isa::i32>;
-    { Isa::to_float(i) } -> std::same_as<typename Isa::f32>;
-    { Isa::as_i32(b) } -> std::same_as<typename Isa::i32>;
-    Isa::pin(s);
-    // stores
-    Isa::store(to, i);
-};
+concept byte_dots =
+    requires(const std::uint8_t* codes, const std::int8_t* activations, const std::int32_t* pair, std::int32_t* to,
+             typename Isa::bytes b, typename Isa::words w, typename Isa::i32 i, typename Isa::sums s) {
+        { Isa::load_bytes(codes) } -> std::same_as<typename Isa::bytes>;
+        { Isa::broadcast4(activations) } -> std::same_as<typename Isa::bytes>;
+        { Isa::template join<4>(b, b) } -> std::same_as<typename Isa::bytes>;
+        { Isa::dot_start(pair, 0) } -> std::same_as<typename Isa::sums>;
+        { Isa::dot(s, b, b) } -> std::same_as<typename Isa::sums>;
+        { Isa::dot_finish(s) } -> std::same_as<typename Isa::i32>;
+        { Isa::add_finished(i, s) } -> std::same_as<typename Isa::i32>;
+        { Isa::load_words(pair) } -> std::same_as<typename Isa::words>;
+        { Isa::broadcast2(pair) } -> std::same_as<typename Isa::words>;
+        { Isa::add_pairs(i, w, w) } -> std::same_as<typename Isa::i32>;
+        { Isa::zeros() } -> std::same_as<typename Isa::i32>;
+        { Isa::add(i, i) } -> std::same_as<typename Isa::i32>;
+        { Isa::load(pair) } -> std::same_as<typename Isa::i32>;
+        { Isa::to_float(i) } -> std::same_as<typename Isa::f32>;
+        { Isa::as_i32(b) } -> std::same_as<typename Isa::i32>;
+        Isa::pin(s);
+        // stores
+        Isa::store(to, i);
+    };
 // What unpacking takes besides.
 template <class Isa>
-concept code_fields = requires(const std::uint8_t* from, std::uint8_t* to, std::int16_t* words,
-                               const std::int32_t* pair, typename Isa::bytes b, typename Isa::words w,
-                               typename Isa::i32 i) {
-    { Isa::low_nibbles(b) } -> std::same_as<typename Isa::bytes>;
-    { Isa::high_nibbles(b) } -> std::same_as<typename Isa::bytes>;
-    { Isa::template field<2, 3>(b) } -> std::same_as<typename Isa::bytes>;
-    { Isa::even_words(b) } -> std::same_as<typename Isa::words>;
-    { Isa::odd_words(b) } -> std::same_as<typename Isa::words>;
-    { Isa::multiply_pairs(w, w) } -> std::same_as<typename Isa::i32>;
-    { Isa::pairs_start(pair, 0) } -> std::same_as<typename Isa::i32>;
-    { Isa::add_quads(i, b, b) } -> std::same_as<typename Isa::i32>;
-    { Isa::subtract(i, i) } -> std::same_as<typename Isa::i32>;
-    // stores
-    Isa::store_bytes(to, b);
-    Isa::store_words(words, w);
-};
+concept code_fields =
+    requires(const std::uint8_t* from, std::uint8_t* to, std::int16_t* words, const std::int32_t* pair,
+             typename Isa::bytes b, typename Isa::words w, typename Isa::i32 i) {
+        { Isa::low_nibbles(b) } -> std::same_as<typename Isa::bytes>;
+        { Isa::high_nibbles(b) } -> std::same_as<typename Isa::bytes>;
+        { Isa::template field<2, 3>(b) } -> std::same_as<typename Isa::bytes>;
+        { Isa::even_words(b) } -> std::same_as<typename Isa::words>;
+        { Isa::odd_words(b) } -> std::same_as<typename Isa::words>;
+        { Isa::multiply_pairs(w, w) } -> std::same_as<typename Isa::i32>;
+        { Isa::pairs_start(pair, 0) } -> std::same_as<typename Isa::i32>;
+        { Isa::add_quads(i, b, b) } -> std::same_as<typename Isa::i32>;
+        { Isa::subtract(i, i) } -> std::same_as<typename Isa::i32>;
+        // stores
+        Isa::store_bytes(to, b);
+        Isa::store_words(words, w);
+    };
 
 // `decodes<E>`: are codes of E decoded here? By an ISA always; by what it has for panels (below) where that is worth
 // while.
@@ -155,11 +155,11 @@ namespace detail {
 // What tiles over unpacked lanes use: an ISA itself, or vectors of twice the length, which hold all 16 rows of a panel,
 // that it names as `panel_isa`. These have float_lanes, byte_dots and their own `fields` (as `field`, of both halves of
 // a panel), and decode what they say.
-template <isa Isa> struct panel_isa { using type = Isa; };
+template <isa Isa> struct panel_isa {
+    using type = Isa;
+};
 template <isa Isa>
-requires requires {
-    typename Isa::panel_isa;
-}
+    requires requires { typename Isa::panel_isa; }
 struct panel_isa<Isa> {
     using type = std::conditional_t<std::is_void_v<typename Isa::panel_isa>, Isa, typename Isa::panel_isa>;
 };

@@ -12,8 +12,7 @@ namespace nibble::inline NIBBLE_ABI {
 
 // In an epilogue write a x b + c as fma(a, b, c): GCC fuses the operators' instructions by itself, and then results
 // would depend on the compiler.
-template <isa Isa>
-struct lanes {
+template <isa Isa> struct lanes {
     using isa_type = Isa;
     static constexpr std::size_t width = Isa::width;
     typename Isa::f32 value;
@@ -48,13 +47,17 @@ struct lanes {
     friend NIBBLE_INLINE lanes operator*(const lanes& a, const lanes& b) noexcept {
         return Isa::multiply(a.value, b.value);
     }
-    friend NIBBLE_INLINE lanes operator/(const lanes& a, const lanes& b) noexcept { return Isa::divide(a.value, b.value); }
+    friend NIBBLE_INLINE lanes operator/(const lanes& a, const lanes& b) noexcept {
+        return Isa::divide(a.value, b.value);
+    }
     // a x b + c, rounded once.
     friend NIBBLE_INLINE lanes fma(const lanes& a, const lanes& b, const lanes& c) noexcept {
         return Isa::fma(a.value, b.value, c.value);
     }
     // (a < b) ? a : b and (a > b) ? a : b: b if either is NaN.
-    friend NIBBLE_INLINE lanes smaller(const lanes& a, const lanes& b) noexcept { return Isa::smaller(a.value, b.value); }
+    friend NIBBLE_INLINE lanes smaller(const lanes& a, const lanes& b) noexcept {
+        return Isa::smaller(a.value, b.value);
+    }
     friend NIBBLE_INLINE lanes larger(const lanes& a, const lanes& b) noexcept { return Isa::larger(a.value, b.value); }
     // (a < b) ? x : y
     friend NIBBLE_INLINE lanes select_less(const lanes& a, const lanes& b, const lanes& x, const lanes& y) noexcept {
@@ -66,8 +69,8 @@ struct lanes {
     }
     friend NIBBLE_INLINE lanes round_even(const lanes& a) noexcept { return Isa::round(a.value); }
 
-    // e^x within 2 units in the last place; 0 below -103.97, infinity above 88.72, NaN for NaN. Results below 2^-126 are
-    // rounded to fp32's subnormals.
+    // e^x within 2 units in the last place; 0 below -103.97, infinity above 88.72, NaN for NaN. Results below 2^-126
+    // are rounded to fp32's subnormals.
     friend NIBBLE_INLINE lanes exp(const lanes& x) noexcept {
         lanes n;
         const lanes p = reduced_exp(larger(lanes(-104.0f), smaller(lanes(88.8f), x)), n);
@@ -84,7 +87,8 @@ struct lanes {
     friend NIBBLE_INLINE lanes sigmoid(const lanes& x) noexcept {
         return lanes(1.0f) / (lanes(1.0f) + exp(lanes(0.0f) - x));
     }
-    // tanh x within an absolute 1.2e-7 (2 units in the last place below 1): (1 - e^-2|x|) / (1 + e^-2|x|) with x's sign.
+    // tanh x within an absolute 1.2e-7 (2 units in the last place below 1): (1 - e^-2|x|) / (1 + e^-2|x|) with x's
+    // sign.
     friend NIBBLE_INLINE lanes tanh(const lanes& x) noexcept {
         const lanes e = exp(absolute(x) * lanes(-2.0f));
         return copy_sign((lanes(1.0f) - e) / (lanes(1.0f) + e), x);

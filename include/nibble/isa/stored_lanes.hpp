@@ -1,9 +1,10 @@
-// isa/stored_lanes.hpp: lanes from and to numbers in memory, fp32, fp16 or bf16, whole vectors and what is left at a row's end.
+// isa/stored_lanes.hpp: lanes from and to numbers in memory, fp32, fp16 or bf16, whole vectors and what is left at a
+// row's end.
 #pragma once
 
 #include <nibble/core/config.hpp>
-#include <nibble/element/float32.hpp>
 #include <nibble/element/float16.hpp>
+#include <nibble/element/float32.hpp>
 #include <nibble/isa/isa.hpp>
 #include <nibble/isa/lanes.hpp>
 

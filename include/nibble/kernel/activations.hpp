@@ -1,4 +1,5 @@
-// kernel/activations.hpp: activations in the order a tile reads them: int8 or int16 quads, or fp32 columns, token by token.
+// kernel/activations.hpp: activations in the order a tile reads them: int8 or int16 quads, or fp32 columns, token by
+// token.
 #pragma once
 
 #include <nibble/core/array_view.hpp>
@@ -22,12 +23,13 @@ namespace nibble::inline NIBBLE_ABI {
 
 // How fp32, fp16 or bf16 activations become integers for an integer kernel: value = scale x (integer - offset).
 struct activation_grid {
-    // The largest magnitude of the integers: 127, or less, down to 1; 7: 4-bit activations. 64 or less, 7 bits, is faster for
-    // 8-bit weights where the machine has no instruction that sums byte products in int32 (AVX2 without VNNI): two products
-    // then fit in int16, so that weights and activations meet as bytes, not as int16, by three instructions for 32 products
-    // instead of four. It costs one bit of the activations, and the results are exact sums like all others. More exactly, of
-    // an element whose integers lie `range` apart, of 255 with 8 bits: 16384 / range or less (68 for IQ4_NL's values); up to a
-    // range of 128 any limit will do. Where VNNI is, it changes nothing but the rounding of x.
+    // The largest magnitude of the integers: 127, or less, down to 1; 7: 4-bit activations. 64 or less, 7 bits, is
+    // faster for 8-bit weights where the machine has no instruction that sums byte products in int32 (AVX2 without
+    // VNNI): two products then fit in int16, so that weights and activations meet as bytes, not as int16, by three
+    // instructions for 32 products instead of four. It costs one bit of the activations, and the results are exact sums
+    // like all others. More exactly, of an element whose integers lie `range` apart, of 255 with 8 bits: 16384 / range
+    // or less (68 for IQ4_NL's values); up to a range of 128 any limit will do. Where VNNI is, it changes nothing but
+    // the rounding of x.
     int limit = 127;
     // With an offset, for activations of one sign mostly, as unsigned 8-bit codes with a zero point have it:
     // code = integer + 128, zero = offset + 128. Per token:
@@ -35,8 +37,8 @@ struct activation_grid {
     //   integer = round(x / scale) + offset
     // (x / scale as x times the rounded reciprocal), clamped to +-limit: of the codes of 8 bits 0 is never produced.
     bool asymmetric = false;
-    // Static scales, from a calibration: one for all, or one per token; each positive, and its reciprocal finite. Values
-    // beyond limit x scale saturate. With asymmetric, `zeros` has the zero points, as many.
+    // Static scales, from a calibration: one for all, or one per token; each positive, and its reciprocal finite.
+    // Values beyond limit x scale saturate. With asymmetric, `zeros` has the zero points, as many.
     array_view<const float> scales{};
     array_view<const std::uint8_t> zeros{};
 };
@@ -45,8 +47,8 @@ struct activation_grid {
 
 namespace nibble::inline NIBBLE_ABI::kernel {
 
-// How a row of activations is cut: parts as the weights have them, each part into phases of equal length over which sums
-// are kept.
+// How a row of activations is cut: parts as the weights have them, each part into phases of equal length over which
+// sums are kept.
 struct phase_plan {
     std::size_t per_part = 1; // phases of a full part
     std::size_t quads = 1;    // quads per phase; a part's last phase may be shorter
@@ -70,9 +72,10 @@ struct token_blocks {
     std::size_t whole = 0; // the first so many have `longest` tokens; the others share the rest as equally as they can
     std::size_t longest = 1;
 
-    // Tiles exist for `longest` tokens and for 1 ... `shorter`. If they exist for all numbers up to the longest, the last
-    // tokens are cut in two: 5 = 3 + 2, not 4 + 1.
-    [[nodiscard]] static constexpr token_blocks make(std::size_t tokens, std::size_t longest, std::size_t shorter) noexcept {
+    // Tiles exist for `longest` tokens and for 1 ... `shorter`. If they exist for all numbers up to the longest, the
+    // last tokens are cut in two: 5 = 3 + 2, not 4 + 1.
+    [[nodiscard]] static constexpr token_blocks make(std::size_t tokens, std::size_t longest,
+                                                     std::size_t shorter) noexcept {
         token_blocks b{.tokens = tokens, .count = 1, .whole = tokens / longest, .longest = longest};
         if (tokens % longest != 0 && b.whole != 0 && shorter == longest) --b.whole;
         b.count = detail::max_of<std::size_t>(1, b.whole + detail::ceil_div(tokens - b.whole * longest, shorter));
@@ -131,9 +134,11 @@ struct activation_layout {
     token_blocks blocks{};
     activation_order order{};
     bool per_part = false; // a scale per part, not one per token
-    int limit = detail::activation_limit; // the largest magnitude, on which it depends whether weights of 8 bits want int16
+    int limit =
+        detail::activation_limit; // the largest magnitude, on which it depends whether weights of 8 bits want int16
 
-    [[nodiscard]] friend constexpr bool operator==(const activation_layout&, const activation_layout&) noexcept = default;
+    [[nodiscard]] friend constexpr bool operator==(const activation_layout&,
+                                                   const activation_layout&) noexcept = default;
 
     // Integers: int8 values of a row with its padding, which a worker needs on the way.
     [[nodiscard]] std::size_t row_bytes() const noexcept { return order.quantized() ? depth.padded : 0; }
@@ -180,8 +185,7 @@ struct activation_memory {
 };
 
 // A row of x as fp32: in place, or converted a piece at a time, so that 16-bit activations need no pass of their own.
-template <class Isa, stored_float T>
-class row_reader {
+template <class Isa, stored_float T> class row_reader {
 public:
     static constexpr std::size_t longest = 512;
     explicit row_reader(const T* row) noexcept : row_(row) {}
@@ -198,8 +202,7 @@ private:
     const T* row_;
     float piece_[longest];
 };
-template <class Isa>
-class row_reader<Isa, float> {
+template <class Isa> class row_reader<Isa, float> {
 public:
     static constexpr std::size_t longest = static_cast<std::size_t>(-1);
     explicit row_reader(const float* row) noexcept : row_(row) {}
@@ -228,8 +231,9 @@ NIBBLE_INLINE void for_each_piece(Reader& x, std::size_t first, std::size_t coun
 template <bool WithRange, class Reader>
 [[nodiscard]] inline group_statistics measure_columns(Reader& x, std::size_t first, std::size_t count) noexcept {
     group_statistics all{};
-    for_each_piece(x, first, count,
-                   [&](const float* from, std::size_t, std::size_t n) { join(all, measure<WithRange>(from, n, false)); });
+    for_each_piece(x, first, count, [&](const float* from, std::size_t, std::size_t n) {
+        join(all, measure<WithRange>(from, n, false));
+    });
     return all;
 }
 
@@ -241,10 +245,11 @@ struct row_grid {
     float limit = static_cast<float>(detail::activation_limit);
 };
 
-// scale = max|x| / limit, inverse = limit / max|x|; see activation_grid for the others. A token (or part) with a NaN or an
-// infinity gets the scale NaN, so that all its results are NaN; one of magnitudes so small that the inverse is not finite
-// (below 3.8e-37 with a limit of 127) becomes zero.
-[[nodiscard]] inline row_grid grid_of(const activation_grid& grid, const group_statistics& g, std::size_t token) noexcept {
+// scale = max|x| / limit, inverse = limit / max|x|; see activation_grid for the others. A token (or part) with a NaN or
+// an infinity gets the scale NaN, so that all its results are NaN; one of magnitudes so small that the inverse is not
+// finite (below 3.8e-37 with a limit of 127) becomes zero.
+[[nodiscard]] inline row_grid grid_of(const activation_grid& grid, const group_statistics& g,
+                                      std::size_t token) noexcept {
     row_grid r{};
     r.limit = static_cast<float>(grid.limit);
     if (g.nonfinite) {
@@ -292,8 +297,8 @@ inline void quantize_values(const float* x, std::size_t count, const row_grid& g
     }
 }
 
-// Token t of a block of `tokens`: what `row` holds, int8 in padded order, to where tiles read it; `scale_of(part)` is the
-// scale of a part, or of the token. The sums of parts are those of integer - offset.
+// Token t of a block of `tokens`: what `row` holds, int8 in padded order, to where tiles read it; `scale_of(part)` is
+// the scale of a part, or of the token. The sums of parts are those of integer - offset.
 template <class ScaleOf>
 inline void place_token(const activation_layout& layout, const std::int8_t* row, std::size_t t, std::size_t tokens,
                         const activation_memory& out, std::int32_t offset, const ScaleOf& scale_of) noexcept {
@@ -344,7 +349,6 @@ inline void copy_token(const activation_layout& layout, Reader& x, std::size_t t
     }
 }
 
-
 // The magnitudes of a row's parts, one after the other. Whole ones are measured many at a time: alone, a short part
 // costs more than its values.
 class part_magnitudes {
@@ -375,8 +379,7 @@ private:
 };
 
 // The tokens of one product: rows of x, all in order or those of a list.
-template <stored_float T>
-struct token_rows {
+template <stored_float T> struct token_rows {
     using value_type = T;
     matrix_view<const T> x;
     array_view<const std::uint32_t> list{};
@@ -422,8 +425,8 @@ inline void prepare_block(const activation_layout& layout, const token_rows<T>& 
     }
 }
 
-// One token whose every value is the integer 1, under a scale of 1, and whose sums over parts are 0: its products are the
-// sums of the weights' integers, scaled, without minimums.
+// One token whose every value is the integer 1, under a scale of 1, and whose sums over parts are 0: its products are
+// the sums of the weights' integers, scaled, without minimums.
 inline void prepare_ones(const activation_layout& layout, const activation_memory& out, std::int8_t* row) noexcept {
     const detail::depth_plan& depth = layout.depth;
     for (std::size_t part = 0; part < depth.count; ++part) {

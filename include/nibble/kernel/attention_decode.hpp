@@ -1,4 +1,5 @@
-// kernel/attention_decode.hpp: panels of stored keys as fp32, for what is done to keys between the cache and the product.
+// kernel/attention_decode.hpp: panels of stored keys as fp32, for what is done to keys between the cache and the
+// product.
 #pragma once
 
 #include <nibble/core/bits.hpp>
@@ -17,8 +18,7 @@
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::kernel {
 
-template <isa Isa, class Keys>
-class panel_decoder {
+template <isa Isa, class Keys> class panel_decoder {
     using format = detail::key_format<Keys>;
     using side = attention_side<Isa, typename format::scheme_type, false>;
     static constexpr std::size_t rows = panel_layout::rows;
@@ -74,7 +74,8 @@ public:
 private:
     // lane x scale + minimum + mean.
     template <class L>
-    [[nodiscard]] static NIBBLE_INLINE L one(const float* lane, const L& scale, const L& minimum, const L& add) noexcept {
+    [[nodiscard]] static NIBBLE_INLINE L one(const float* lane, const L& scale, const L& minimum,
+                                             const L& add) noexcept {
         if constexpr (side::has_minimum)
             return fma(L::load(lane, L::width), scale, minimum) + add;
         else

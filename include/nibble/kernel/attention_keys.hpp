@@ -31,21 +31,23 @@ struct key_piece {
         0; // from codes to those that are prefetched meanwhile, or 0: within the streams, and `next`
 };
 
-template <isa Isa, class Keys, bool Integers>
-class key_side {
+template <isa Isa, class Keys, bool Integers> class key_side {
     using format = detail::key_format<Keys>;
     using S = typename format::scheme_type;
     using side = attention_side<Isa, S, Integers>;
-    static constexpr std::size_t group_panels = format::tokens_per_group / panel_layout::rows; // 0: scales are the tokens'
+    static constexpr std::size_t group_panels =
+        format::tokens_per_group / panel_layout::rows; // 0: scales are the tokens'
 
 public:
-    // `queries`, [row][channel] fp32, must stay until the last scores: keys along tokens scale them anew for each group.
+    // `queries`, [row][channel] fp32, must stay until the last scores: keys along tokens scale them anew for each
+    // group.
     key_side(const detail::key_layout<Keys>& keys, std::size_t rows, const float* queries, float fixed,
              arena& memory) noexcept
         : keys_(keys), queries_(queries), rows_(rows), fixed_(fixed),
           layout_(side::layout(keys.depth, phase_plan::make(keys.depth, side::longest_phase), rows)),
           memory_(activation_memory::take(layout_, rows, false, memory)) {
-        const std::size_t slots = detail::max_of(keys.depth.count * panel_layout::rows, detail::round_up(keys.channels, 8));
+        const std::size_t slots =
+            detail::max_of(keys.depth.count * panel_layout::rows, detail::round_up(keys.channels, 8));
         scales_ = memory.take<float>(side::most_panels * slots);
         minimums_ = side::has_minimum ? memory.take<float>(side::most_panels * slots) : nullptr;
         scaled_ = group_panels != 0 ? memory.take<float>(rows * keys.channels) : nullptr;
@@ -61,16 +63,20 @@ public:
     // Whether its tiles prefetch what is read later: not where panels are unpacked first.
     [[nodiscard]] bool prefetches() const noexcept { return !side::unpacks(layout_.blocks); }
 
-    // scores[panel][row][16] of a piece: the products of its tokens with every row. `next` is what will be read after it.
+    // scores[panel][row][16] of a piece: the products of its tokens with every row. `next` is what will be read after
+    // it.
     NIBBLE_NOINLINE void scores(const key_piece& piece, float* out, const std::byte* next) noexcept {
         if constexpr (group_panels == 0) {
             products(piece, out, next);
             return;
         } else {
-            // Groups of tokens one by one: the channels' scales go into the queries, their minimums are a number per query.
+            // Groups of tokens one by one: the channels' scales go into the queries, their minimums are a number per
+            // query.
             for (std::size_t p = 0, group = 0, begun = piece.begun; p < piece.panels; ++group, begun = 0) {
-                const auto* scales = reinterpret_cast<const typename side::scale_code*>(piece.scales) + group * keys_.slots;
-                const auto* zeros = reinterpret_cast<const typename side::zero_code*>(piece.zeros) + group * keys_.slots;
+                const auto* scales =
+                    reinterpret_cast<const typename side::scale_code*>(piece.scales) + group * keys_.slots;
+                const auto* zeros =
+                    reinterpret_cast<const typename side::zero_code*>(piece.zeros) + group * keys_.slots;
                 fold(scales, zeros);
                 prepare(scaled_);
                 key_piece part = piece;
@@ -131,10 +137,12 @@ private:
                     const auto* scales = reinterpret_cast<const typename side::scale_code*>(piece.scales) + slot;
                     const auto* zeros = reinterpret_cast<const typename side::zero_code*>(piece.zeros) + slot;
                     const std::size_t at = j * keys_.slots;
-                    side::widen(scales, zeros, keys_.slots, fixed_, scales_ + at, side::has_minimum ? minimums_ + at : nullptr);
+                    side::widen(scales, zeros, keys_.slots, fixed_, scales_ + at,
+                                side::has_minimum ? minimums_ + at : nullptr);
                 }
             if (unpacked)
-                for (std::size_t j = 0; j < together; ++j) side::unpack(codes + j * stride, units, lanes_ + j * units * side::lane_bytes);
+                for (std::size_t j = 0; j < together; ++j)
+                    side::unpack(codes + j * stride, units, lanes_ + j * units * side::lane_bytes);
             a.ahead = unpacked                            ? 0
                       : piece.paired_prefetch_offset != 0 ? piece.paired_prefetch_offset
                       : last                              ? prefetch_offset(codes, next)
@@ -149,7 +157,8 @@ private:
                 side::tile(unpacked, together, n, a, r);
             }
         };
-        for_each_stream(piece.panels, [&](std::size_t left) { return side::panels_at_once(layout_.blocks, left); }, run);
+        for_each_stream(
+            piece.panels, [&](std::size_t left) { return side::panels_at_once(layout_.blocks, left); }, run);
         finish(out, piece.panels);
     }
     // The rows' own scales, and what the minimums of channels add.

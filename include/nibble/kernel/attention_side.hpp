@@ -1,5 +1,5 @@
-// kernel/attention_side.hpp: what products with keys and with values have in common: a scheme's numbers as the tiles of gemm take
-// them, and which tile that is.
+// kernel/attention_side.hpp: what products with keys and with values have in common: a scheme's numbers as the tiles of
+// gemm take them, and which tile that is.
 #pragma once
 
 #include <nibble/core/bits.hpp>
@@ -23,22 +23,22 @@ NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::kernel {
 
 // What a panel stores of an element, as an element of its own: for fp32 products with elements of the integer families.
-template <element E>
-struct panel_element {
+template <element E> struct panel_element {
     static constexpr int bits = E::bits;
     using code = typename E::code;
-    [[nodiscard]] static constexpr float decode(code c) noexcept { return E::decode(static_cast<code>(c ^ panel_flip<E>)); }
+    [[nodiscard]] static constexpr float decode(code c) noexcept {
+        return E::decode(static_cast<code>(c ^ panel_flip<E>));
+    }
 };
 
 // How one side multiplies: the element's own way, or in fp32.
-template <isa Isa, any_scheme S, bool Integers>
-struct attention_side {
+template <isa Isa, any_scheme S, bool Integers> struct attention_side {
     using element = typename S::element_type;
     using traits = detail::scheme_traits<S>;
     using own_family = family_of<Isa, element>;
     // Attention makes bytes or words of its numbers by itself; of other orders it knows nothing.
-    static constexpr bool integer =
-        Integers && has_tile_sources<own_family> && (own_family::order == byte_quads || own_family::order == word_quads);
+    static constexpr bool integer = Integers && has_tile_sources<own_family> &&
+                                    (own_family::order == byte_quads || own_family::order == word_quads);
     static constexpr bool flipped = [] {
         if constexpr (element::bits <= 8)
             return panel_flip<element> != 0;
@@ -62,7 +62,8 @@ struct attention_side {
     static constexpr bool has_minimum = traits::has_zero || lane_offset != 0;
     static constexpr float unit = family::unit;
 
-    // Tiles unpack in registers for one row, and for one tile of rows where gemm has such tiles; else panels are unpacked once.
+    // Tiles unpack in registers for one row, and for one tile of rows where gemm has such tiles; else panels are
+    // unpacked once.
     static constexpr bool few_packed = plain || family::few_packed;
     [[nodiscard]] static bool unpacks(const token_blocks& rows) noexcept {
         return !plain && rows.tokens > 1 &&
@@ -70,7 +71,8 @@ struct attention_side {
     }
     // Panels that a single row goes through at once.
     static constexpr std::size_t most_panels = family::most_panels;
-    // And more of them, where a panel's rows are one vector: two share broadcasts, and their sums wait less for one another.
+    // And more of them, where a panel's rows are one vector: two share broadcasts, and their sums wait less for one
+    // another.
     static constexpr std::size_t few_panels = family::in_pairs(false) ? 2 : 1;
     [[nodiscard]] static std::size_t panels_at_once(const token_blocks& rows, std::size_t left) noexcept {
         if (rows.tokens == 1) return left >= most_panels ? most_panels : left >= 2 ? 2 : 1;
@@ -80,8 +82,8 @@ struct attention_side {
     // The scale and the minimum of `count` slots, a multiple of eight: value = lane x scale + minimum.
     using scale_code = typename traits::scale_code;
     using zero_code = typename traits::zero_code;
-    static NIBBLE_INLINE void widen(const scale_code* scales, const zero_code* zeros, std::size_t count, float fixed, float* scale,
-                                    float* minimum) noexcept {
+    static NIBBLE_INLINE void widen(const scale_code* scales, const zero_code* zeros, std::size_t count, float fixed,
+                                    float* scale, float* minimum) noexcept {
         const auto at = [&](std::size_t i) NIBBLE_INLINE_LAMBDA { return has_minimum ? minimum + i : nullptr; };
         std::size_t i = 0;
         if constexpr (widens<detail::panel_isa_of<Isa>>)
@@ -99,8 +101,8 @@ struct attention_side {
         if constexpr (W::width != 16)
             return false;
         else
-            return (!detail::token_format<S>::stores_scales || decodes_stored<W, typename traits::scale_element>) &&
-                   (!S::has_minimum || decodes_stored<W, typename traits::zero_element>);
+            return (!detail::token_format<S>::stores_scales || decodes_stored<W, typename traits::scale_element>)&&(
+                !S::has_minimum || decodes_stored<W, typename traits::zero_element>);
     }();
     template <class W>
     static NIBBLE_INLINE void widen_vector(const scale_code* scales, const zero_code* zeros, float fixed, float* scale,
@@ -117,7 +119,8 @@ struct attention_side {
             f32 m = W::broadcast(static_cast<float>(lane_offset));
             if constexpr (S::has_integer_zero) {
                 float z[W::width];
-                for (std::size_t i = 0; i < W::width; ++i) z[i] = static_cast<float>(lane_offset - static_cast<int>(zeros[i]));
+                for (std::size_t i = 0; i < W::width; ++i)
+                    z[i] = static_cast<float>(lane_offset - static_cast<int>(zeros[i]));
                 m = W::multiply(s, W::load(z));
             } else if constexpr (S::has_minimum) {
                 m = W::fma(s, m, W::template decode_stored<typename traits::zero_element>(zeros));
@@ -130,8 +133,8 @@ struct attention_side {
     }
 
     // Those of any number of slots, in whole vectors of eight.
-    static NIBBLE_INLINE void widen_channels(const scale_code* scales, const zero_code* zeros, std::size_t count, float fixed,
-                                             float* scale, float* minimum) noexcept {
+    static NIBBLE_INLINE void widen_channels(const scale_code* scales, const zero_code* zeros, std::size_t count,
+                                             float fixed, float* scale, float* minimum) noexcept {
         const std::size_t whole = count / 8 * 8;
         widen(scales, zeros, whole, fixed, scale, minimum);
         if (whole == count) return;

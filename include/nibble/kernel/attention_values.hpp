@@ -1,5 +1,5 @@
-// kernel/attention_values.hpp: the weighted sum of the values of a block of tokens: channels are the rows of panels, the weights of
-// the tokens the activations, with the tokens' scales in them.
+// kernel/attention_values.hpp: the weighted sum of the values of a block of tokens: channels are the rows of panels,
+// the weights of the tokens the activations, with the tokens' scales in them.
 #pragma once
 
 #include <nibble/core/bits.hpp>
@@ -24,7 +24,7 @@ namespace nibble::inline NIBBLE_ABI::kernel {
 
 // Tokens [first, first + count) of a block, whole steps of them, as they lie in one page.
 struct value_piece {
-    const std::byte* codes = nullptr; // of the first channels' panel, at the first token
+    const std::byte* codes = nullptr;  // of the first channels' panel, at the first token
     const std::byte* scales = nullptr; // of the first group of channels, at the first token
     const std::byte* zeros = nullptr;
     std::size_t first = 0; // multiples of 16
@@ -34,8 +34,7 @@ struct value_piece {
 inline constexpr std::size_t most_pieces = attention_panels + 2;
 
 // Values is detail::value_layout, or prefix_layout, whose codes are turned as they are unpacked.
-template <isa Isa, class Values, bool Integers>
-class value_side {
+template <isa Isa, class Values, bool Integers> class value_side {
     static constexpr bool turned = Values::turned;
     using side = attention_side<Isa, typename Values::scheme_type, Integers>;
 
@@ -62,7 +61,8 @@ public:
                                     prefetch_cursor& soon) noexcept {
         for (std::size_t group = 0; group < values_.groups; group += together_) {
             const std::size_t groups = detail::min_of(together_, values_.groups - group);
-            for (std::size_t g = 0; g < groups; ++g) scales_of(pieces, count, group + g, begin, end, g * attention_block);
+            for (std::size_t g = 0; g < groups; ++g)
+                scales_of(pieces, count, group + g, begin, end, g * attention_block);
             weigh_tokens(weights, pieces[0].first, pieces[count - 1].first + pieces[count - 1].count, groups, soon);
             // Page by page, all of it as it lies in memory; the sums of all channels wait meanwhile.
             const auto codes_of = [&](std::size_t i, std::size_t g) {
@@ -70,10 +70,10 @@ public:
             };
             for (std::size_t i = 0; i < count; ++i) {
                 const bool last = i + 1 == count;
-                const std::byte* const after = turned                           ? nullptr // keys of this block, in cache
-                                               : !last                          ? codes_of(i + 1, group)
+                const std::byte* const after = turned  ? nullptr // keys of this block, in cache
+                                               : !last ? codes_of(i + 1, group)
                                                : group + groups < values_.groups ? codes_of(0, group + groups)
-                                                                                : next;
+                                                                                 : next;
                 products(pieces[i], i != 0, last, group, groups, after, out);
             }
         }
@@ -102,7 +102,8 @@ private:
             for (std::size_t t = 0; t < piece.count; t += run) {
                 const std::size_t slot = values_.slot(g, t);
                 const std::size_t at = to + piece.first + t;
-                side::widen(scales + slot, zeros + slot, run, fixed_, scales_ + at, side::has_minimum ? minimums_ + at : nullptr);
+                side::widen(scales + slot, zeros + slot, run, fixed_, scales_ + at,
+                            side::has_minimum ? minimums_ + at : nullptr);
             }
             const std::size_t last = piece.first + piece.count;
             clear(to + piece.first, to + detail::min_of(begin, last));
@@ -115,23 +116,25 @@ private:
             if constexpr (side::has_minimum) minimums_[from] = 0.0f;
         }
     }
-    // The rows as the tiles read them: weight x scale, and their sums of weight x minimum. What must be known of a row's weights
-    // before they are integers takes as long for one as for four: four rows at once, or four groups of channels of a single one.
+    // The rows as the tiles read them: weight x scale, and their sums of weight x minimum. What must be known of a
+    // row's weights before they are integers takes as long for one as for four: four rows at once, or four groups of
+    // channels of a single one.
     void weigh_tokens(const float* weights, std::size_t first, std::size_t last, std::size_t groups,
                       prefetch_cursor& soon) noexcept {
-        if (rows_ == 1 && groups == rows_weighed) return weigh_many<rows_weighed, true>(weights, 0, first, last, 0, 0, 1, soon);
+        if (rows_ == 1 && groups == rows_weighed)
+            return weigh_many<rows_weighed, true>(weights, 0, first, last, 0, 0, 1, soon);
         for (std::size_t g = 0; g < groups; ++g)
             for (std::size_t block = 0; block < layout_.blocks.count; ++block) {
                 const std::size_t block_first = layout_.blocks.first(block);
                 const std::size_t n = layout_.blocks.first(block + 1) - block_first;
                 for_each_rows(n, [&]<std::size_t Rows>(std::size_t t) {
-                    weigh_many<Rows, false>(weights + (block_first + t) * panel_layout::rows, g, first, last, g * rows_ + block_first, t, n,
-                                            soon);
+                    weigh_many<Rows, false>(weights + (block_first + t) * panel_layout::rows, g, first, last,
+                                            g * rows_ + block_first, t, n, soon);
                 });
             }
     }
-    // Rows t, t + 1, ... of a tile of n with the scales of group g, into the memory of that tile; or, EachGroup, a single row with
-    // those of groups g, g + 1, ..., into the memories from there on.
+    // Rows t, t + 1, ... of a tile of n with the scales of group g, into the memory of that tile; or, EachGroup, a
+    // single row with those of groups g, g + 1, ..., into the memories from there on.
     template <std::size_t Many, bool EachGroup>
     NIBBLE_NOINLINE void weigh_many(const float* of_row, std::size_t g, std::size_t first, std::size_t last,
                                     std::size_t place, std::size_t t, std::size_t n, prefetch_cursor& soon) noexcept {
@@ -206,9 +209,11 @@ private:
         if (!side::wide && Rows == 1 && n == 1) {
             __builtin_memcpy(to, row + first, last - first);
         } else if constexpr (!side::wide && Rows > 1) {
-            for (std::size_t at = first; at < last; at += panel_layout::rows, to += panel_layout::rows / quad * n * bytes) {
+            for (std::size_t at = first; at < last;
+                 at += panel_layout::rows, to += panel_layout::rows / quad * n * bytes) {
                 four_floats rows[4] = {}; // of four bytes each
-                for (std::size_t r = 0; r < Rows; ++r) __builtin_memcpy(&rows[r], row + r * attention_block + at, sizeof rows[r]);
+                for (std::size_t r = 0; r < Rows; ++r)
+                    __builtin_memcpy(&rows[r], row + r * attention_block + at, sizeof rows[r]);
                 four_floats quads[4];
                 turn_rows<4>(rows, quads);
                 for (std::size_t q = 0; q < 4; ++q) __builtin_memcpy(to + q * n * bytes, &quads[q], Rows * bytes);
@@ -243,25 +248,29 @@ private:
             sums += (v >> 8) + static_cast<words>(v << 8 >> 8);
         }
         return static_cast<std::int32_t>(static_cast<std::uint16_t>(sums[0] + sums[2] + sums[4] + sums[6])) |
-               static_cast<std::int32_t>(static_cast<std::uint32_t>(static_cast<std::uint16_t>(sums[1] + sums[3] + sums[5] + sums[7])) << 16);
+               static_cast<std::int32_t>(
+                   static_cast<std::uint32_t>(static_cast<std::uint16_t>(sums[1] + sums[3] + sums[5] + sums[7])) << 16);
     }
-    // The tiles of a piece for some groups of channels, each as few long streams; `next` is what will be read after them.
-    void products(const value_piece& piece, bool resume, bool finish, std::size_t group, std::size_t groups, const std::byte* next,
-                  float* out) noexcept {
+    // The tiles of a piece for some groups of channels, each as few long streams; `next` is what will be read after
+    // them.
+    void products(const value_piece& piece, bool resume, bool finish, std::size_t group, std::size_t groups,
+                  const std::byte* next, float* out) noexcept {
         for (std::size_t g = 0; g < groups; ++g) {
             const std::size_t first_panel = (group + g) * values_.panels_per_group();
-            const std::size_t panels = detail::min_of(values_.panels(), first_panel + values_.panels_per_group()) - first_panel;
+            const std::size_t panels =
+                detail::min_of(values_.panels(), first_panel + values_.panels_per_group()) - first_panel;
             const bool last_group = g + 1 == groups;
-            for_each_stream(panels, [&](std::size_t left) { return panels_at_once(left); },
-                            [&](std::size_t p, std::size_t together, std::size_t apart, bool ends) {
-                                panel(piece, resume, finish, g * rows_, first_panel + p, together, apart,
-                                      ends && last_group ? next : nullptr, out);
-                            });
+            for_each_stream(
+                panels, [&](std::size_t left) { return panels_at_once(left); },
+                [&](std::size_t p, std::size_t together, std::size_t apart, bool ends) {
+                    panel(piece, resume, finish, g * rows_, first_panel + p, together, apart,
+                          ends && last_group ? next : nullptr, out);
+                });
         }
     }
     // Some panels of a piece; `next`, if they are the last: what will be read after them.
-    void panel(const value_piece& piece, bool resume, bool finish, std::size_t place, std::size_t p, std::size_t together,
-               std::size_t apart, const std::byte* next, float* out) noexcept {
+    void panel(const value_piece& piece, bool resume, bool finish, std::size_t place, std::size_t p,
+               std::size_t together, std::size_t apart, const std::byte* next, float* out) noexcept {
         constexpr std::size_t rows16 = panel_layout::rows;
         const bool unpacked = turned || side::unpacks(layout_.blocks);
         const std::byte* codes = turned ? piece.codes : piece.codes + p * values_.panel_bytes;
@@ -284,7 +293,8 @@ private:
                 turn_keys(codes, p + j * apart, piece.count, lanes_ + j * r.last_units * side::lane_bytes);
         else if (unpacked)
             for (std::size_t j = 0; j < together; ++j)
-                side::unpack(codes + j * apart * values_.panel_bytes, r.last_units, lanes_ + j * r.last_units * side::lane_bytes);
+                side::unpack(codes + j * apart * values_.panel_bytes, r.last_units,
+                             lanes_ + j * r.last_units * side::lane_bytes);
         const std::size_t stride = unpacked ? r.last_units * side::lane_bytes : apart * values_.panel_bytes;
         for (std::size_t block = 0; block < layout_.blocks.count; ++block) {
             const std::size_t first = layout_.blocks.first(block);
@@ -300,7 +310,8 @@ private:
         }
     }
     // Lanes of a panel of channels from panels of keys of 16 tokens each.
-    NIBBLE_NOINLINE void turn_keys(const std::byte* codes, std::size_t p, std::size_t tokens, std::byte* to) const noexcept {
+    NIBBLE_NOINLINE void turn_keys(const std::byte* codes, std::size_t p, std::size_t tokens,
+                                   std::byte* to) const noexcept {
         using element = typename side::element;
         constexpr std::size_t quads = panel_layout::rows / panel_layout::quad; // of a panel's channels
         constexpr std::size_t steps = quads / detail::step_quads<element>;

@@ -45,8 +45,7 @@ inline constexpr int activation_magnitude = [] {
 }();
 
 // A row of stored codes as fp32, by the formula of quantized.hpp.
-template <any_scheme A>
-class code_reader {
+template <any_scheme A> class code_reader {
 public:
     static constexpr std::size_t longest = 512;
     code_reader(const quantized<A>& x, std::size_t row, const std::uint8_t* codes) noexcept
@@ -70,11 +69,11 @@ private:
     float piece_[longest];
 };
 
-// Tokens of one block; `row` is scratch for layout.row_bytes() bytes and `codes` for cols, rounded up to 8. True if a code
-// stands for -128, which not all tiles take.
+// Tokens of one block; `row` is scratch for layout.row_bytes() bytes and `codes` for cols, rounded up to 8. True if a
+// code stands for -128, which not all tiles take.
 template <any_scheme A>
-[[nodiscard]] inline bool place_codes_of_block(const activation_layout& layout, const quantized<A>& x, std::size_t block,
-                                               const activation_memory& memory, std::int8_t* row,
+[[nodiscard]] inline bool place_codes_of_block(const activation_layout& layout, const quantized<A>& x,
+                                               std::size_t block, const activation_memory& memory, std::int8_t* row,
                                                std::uint8_t* codes) noexcept {
     using element = typename A::element_type;
     const detail::depth_plan& depth = layout.depth;

@@ -30,9 +30,7 @@ template <isa Isa, element E> struct family_for {
 };
 // An element of one's own may name another.
 template <isa Isa, element E>
-requires requires {
-    typename E::template product_family<Isa>;
-}
+    requires requires { typename E::template product_family<Isa>; }
 struct family_for<Isa, E> {
     using type = typename E::template product_family<Isa>;
 };

@@ -1,4 +1,5 @@
-// kernel/gemm.hpp: the loops around the sums: activations once, then panels x tokens in chunks, results through the epilogue.
+// kernel/gemm.hpp: the loops around the sums: activations once, then panels x tokens in chunks, results through the
+// epilogue.
 #pragma once
 
 #include <nibble/core/bits.hpp>
@@ -51,8 +52,7 @@ template <isa Isa>
 }
 
 // What is multiplied: the matrices, all of one shape, and how their numbers at one place become one result.
-template <any_scheme S>
-struct plain_product {
+template <any_scheme S> struct plain_product {
     using scheme_type = S;
     static constexpr std::size_t matrices = 1;
     const packed<S>& weights;
@@ -64,8 +64,7 @@ struct plain_product {
     }
 };
 // activation(x gateᵀ) x (x upᵀ)
-template <any_scheme S, epilogue Activation>
-struct gated_product {
+template <any_scheme S, epilogue Activation> struct gated_product {
     using scheme_type = S;
     static constexpr std::size_t matrices = 2;
     const packed<S>& gate;
@@ -129,8 +128,8 @@ inline void for_each_group(const gemm_plan<S, Isa>& plan, std::byte* workers, st
         });
 }
 
-// y from activations in place; `workers` has worker_bytes for each and for each matrix. `weight_sums`, for activations with
-// offsets: of the first matrix, then of the next.
+// y from activations in place; `workers` has worker_bytes for each and for each matrix. `weight_sums`, for activations
+// with offsets: of the first matrix, then of the next.
 template <isa Isa, class Product, class Destination, epilogue Epilogue, executor Executor>
 inline void multiply(const gemm_plan<typename Product::scheme_type, Isa>& plan, const activation_memory& x,
                      const float* weight_sums, const Product& product, const Destination& y, const Epilogue& finish,
@@ -149,7 +148,8 @@ inline void multiply(const gemm_plan<typename Product::scheme_type, Isa>& plan, 
                 for (std::size_t i = 0; i < Product::matrices; ++i) {
                     const packed<S>& w = product.matrix(i);
                     by[i].results = results[i] + (p * tokens + token - first_token) * panel_layout::rows;
-                    by[i].factors = reinterpret_cast<const float*>(w.panel(work.first_panel + p) + w.sections().factors);
+                    by[i].factors =
+                        reinterpret_cast<const float*>(w.panel(work.first_panel + p) + w.sections().factors);
                     if (token_scales) by[i].scales = x.scales + token;
                     if (x.corrections != nullptr) {
                         by[i].corrections = x.corrections + token;

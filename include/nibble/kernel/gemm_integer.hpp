@@ -37,14 +37,15 @@ inline void multiply_integers(const gemm_plan<S, Isa>& plan, const activation_me
 
 // The numbers of a panel's outputs where they are, or, of a panel that ends early, copied in front of those of `copy`.
 template <class T>
-[[nodiscard]] NIBBLE_INLINE const T* panel_of(const T* from, std::size_t outputs, T (&copy)[panel_layout::rows]) noexcept {
+[[nodiscard]] NIBBLE_INLINE const T* panel_of(const T* from, std::size_t outputs,
+                                              T (&copy)[panel_layout::rows]) noexcept {
     if (outputs == panel_layout::rows) return from;
     for (std::size_t i = 0; i < outputs; ++i) copy[i] = from[i];
     return copy;
 }
 
-// value = floor(value x multiplier / 2^shift + 1/2) for a shift of 1 ... 62, in two's complement: of one number or of each of
-// several. Moved up by 2^63 and back, because AVX2 has no shift of 64-bit lanes that keeps signs.
+// value = floor(value x multiplier / 2^shift + 1/2) for a shift of 1 ... 62, in two's complement: of one number or of
+// each of several. Moved up by 2^63 and back, because AVX2 has no shift of 64-bit lanes that keeps signs.
 template <class Words>
 NIBBLE_INLINE constexpr void multiply_dyadic(Words& value, const Words& multiplier, const Words& shift) noexcept {
     const Words one = Words{} + 1;
@@ -52,8 +53,8 @@ NIBBLE_INLINE constexpr void multiply_dyadic(Words& value, const Words& multipli
     value = ((sum ^ (one << 63)) >> shift) - (one << (63 - shift));
 }
 
-// Four lanes, as the compiler has them on any machine: a loop of scalars is not made vectors of, for all compilers see. By
-// reference only: how they are returned depends on compiler flags.
+// Four lanes, as the compiler has them on any machine: a loop of scalars is not made vectors of, for all compilers see.
+// By reference only: how they are returned depends on compiler flags.
 using four_words = std::int32_t __attribute__((vector_size(16)));
 using four_longs = std::int64_t __attribute__((vector_size(32)));
 using four_unsigned = std::uint64_t __attribute__((vector_size(32)));
@@ -65,8 +66,7 @@ NIBBLE_INLINE void load_longs(const std::int32_t* from, four_longs& to) noexcept
 }
 
 // The same of four int32 and of four pairs of a multiplier and a shift, int32 each.
-template <class Dyadic>
-NIBBLE_INLINE void multiply_dyadics(four_longs& values, const Dyadic* ratios) noexcept {
+template <class Dyadic> NIBBLE_INLINE void multiply_dyadics(four_longs& values, const Dyadic* ratios) noexcept {
     static_assert(sizeof(Dyadic) == 8 && offsetof(Dyadic, multiplier) == 0 && offsetof(Dyadic, shift) == 4 &&
                   std::endian::native == std::endian::little);
     four_unsigned both;
@@ -87,8 +87,7 @@ NIBBLE_INLINE void clamp(four_longs& values, std::int64_t low, std::int64_t high
 }
 
 // The code of an integer of an element's grid.
-template <element E>
-[[nodiscard]] NIBBLE_INLINE std::uint8_t code_of_integer(std::int32_t integer) noexcept {
+template <element E> [[nodiscard]] NIBBLE_INLINE std::uint8_t code_of_integer(std::int32_t integer) noexcept {
     constexpr detail::integer_grid g = detail::integer_grid_of<E>;
     return static_cast<std::uint8_t>((integer - g.low) ^ g.flip);
 }

@@ -1,5 +1,5 @@
-// kernel/gemm_plan.hpp: how one product is cut up: parts and phases of the columns, panels and tokens at a time, and the
-// memory that takes.
+// kernel/gemm_plan.hpp: how one product is cut up: parts and phases of the columns, panels and tokens at a time, and
+// the memory that takes.
 #pragma once
 
 #include <nibble/core/bits.hpp>
@@ -41,11 +41,11 @@ template <any_scheme S, isa Isa> struct gemm_plan : activation_layout {
     std::size_t panels = 0;
     bool uses_alternative = false; // `alternative` multiplies
     std::size_t lane_bytes = 0;    // of the lanes of a unit of a panel in cache
-    bool packed_tiles = false;   // tiles read the packed stream
-    std::size_t panel_group = 1; // panels that go through the columns together
-    std::size_t chunk_blocks = 1; // blocks of tokens at a time
-    std::size_t token_chunk = 1;  // tokens at a time, at most
-    std::size_t most_tokens = 1;  // that token_chunk can be for any number of tokens
+    bool packed_tiles = false;     // tiles read the packed stream
+    std::size_t panel_group = 1;   // panels that go through the columns together
+    std::size_t chunk_blocks = 1;  // blocks of tokens at a time
+    std::size_t token_chunk = 1;   // tokens at a time, at most
+    std::size_t most_tokens = 1;   // that token_chunk can be for any number of tokens
     std::size_t unit_columns = 1;
     std::size_t block_units = 1; // units per column block
     std::size_t block_parts = 1;
@@ -86,21 +86,20 @@ template <any_scheme S, isa Isa> struct gemm_plan : activation_layout {
         if constexpr (S::has_minimum) s.minimums = memory.take<float>(widened);
         if constexpr (has_zeros) s.zeros = memory.take<std::int32_t>(widened);
         const std::size_t units = longest_block();
-        if (!packed_tiles)
-            s.lanes = memory.take<std::byte>(panel_group * units * lane_bytes);
+        if (!packed_tiles) s.lanes = memory.take<std::byte>(panel_group * units * lane_bytes);
         s.results = memory.take<float>(panel_group * token_chunk * panel_layout::rows);
         s.totals = memory.take<std::byte>(panel_group * token_chunk * panel_layout::rows * 4);
         return s;
     }
     [[nodiscard]] std::size_t longest_block() const noexcept {
         const std::size_t part_units = depth.padded_part / unit_columns;
-        return detail::min_of(detail::max_of(block_units, block_parts * part_units <= block_units ? block_units : part_units),
-                              detail::max_of(block_units, depth.padded / unit_columns));
+        return detail::min_of(
+            detail::max_of(block_units, block_parts * part_units <= block_units ? block_units : part_units),
+            detail::max_of(block_units, depth.padded / unit_columns));
     }
 
     // visit(tile_range) for every column block, in order.
-    template <class Visit>
-    void for_each_block(Visit&& visit) const {
+    template <class Visit> void for_each_block(Visit&& visit) const {
         const std::size_t part_units = depth.padded_part / unit_columns;
         for (std::size_t part = 0; part < depth.count;) {
             tile_range r{};

@@ -24,8 +24,7 @@ struct tokens_done {
     void (*call)(const void* by, std::size_t first_token, std::size_t tokens) = nullptr; // or nothing
     const void* by = nullptr;
 
-    template <class Call>
-    [[nodiscard]] static tokens_done of(const Call& call) noexcept {
+    template <class Call> [[nodiscard]] static tokens_done of(const Call& call) noexcept {
         return {[](const void* it, std::size_t first_token, std::size_t tokens) {
                     (*static_cast<const Call*>(it))(first_token, tokens);
                 },

@@ -37,9 +37,9 @@ NIBBLE_INLINE void each_pair_of_lanes(const std::uint8_t* from, const Use& use) 
 //   halves            vectors that the 16 rows of a panel take: 2, or 1 in 512 bits
 //   streams           from memory, or perhaps: the tile asks for what comes next
 //   each_quad(from, use)   use(quad, weights) for every quad of a step, each before the next is unpacked: few registers
-// Lanes of narrow elements, unpacked in registers: codes of `Bits` bits, looked up in Element's table unless that is void.
-template <isa Isa, int Bits, class Element>
-struct packed_source {
+// Lanes of narrow elements, unpacked in registers: codes of `Bits` bits, looked up in Element's table unless that is
+// void.
+template <isa Isa, int Bits, class Element> struct packed_source {
     using isa_type = Isa;
     static constexpr bool streams = true;
     using sums = typename Isa::sums;
@@ -51,20 +51,20 @@ struct packed_source {
     struct weights {
         typename Isa::bytes v[halves];
     };
-    template <class Use>
-    static NIBBLE_INLINE void each_quad(const std::uint8_t* from, const Use& use) noexcept {
+    template <class Use> static NIBBLE_INLINE void each_quad(const std::uint8_t* from, const Use& use) noexcept {
         if constexpr (halves == 1) {
-            spread_panel_lanes<Isa, Bits>(from, [&](std::size_t q, const typename Isa::bytes& codes) NIBBLE_INLINE_LAMBDA {
-                if constexpr (element<Element>)
-                    use(q, weights{{to_lanes<Isa, Element>(codes)}});
-                else
-                    use(q, weights{{codes}});
-            });
+            spread_panel_lanes<Isa, Bits>(from,
+                                          [&](std::size_t q, const typename Isa::bytes& codes) NIBBLE_INLINE_LAMBDA {
+                                              if constexpr (element<Element>)
+                                                  use(q, weights{{to_lanes<Isa, Element>(codes)}});
+                                              else
+                                                  use(q, weights{{codes}});
+                                          });
         } else {
-            each_pair_of_lanes<Isa, Bits, Element>(
-                from, [&](std::size_t q, const typename Isa::bytes& a, const typename Isa::bytes& b) NIBBLE_INLINE_LAMBDA {
-                    use(q, weights{{a, b}});
-                });
+            each_pair_of_lanes<Isa, Bits, Element>(from, [&](std::size_t q, const typename Isa::bytes& a,
+                                                             const typename Isa::bytes& b) NIBBLE_INLINE_LAMBDA {
+                use(q, weights{{a, b}});
+            });
         }
     }
     [[nodiscard]] static NIBBLE_INLINE sums start(const std::int32_t* pair, int center) noexcept {
@@ -79,14 +79,15 @@ struct packed_source {
         }
     }
     [[nodiscard]] static NIBBLE_INLINE typename Isa::i32 finish(const sums& s) noexcept { return Isa::dot_finish(s); }
-    [[nodiscard]] static NIBBLE_INLINE typename Isa::i32 add_finished(const typename Isa::i32& total, const sums& s) noexcept {
+    [[nodiscard]] static NIBBLE_INLINE typename Isa::i32 add_finished(const typename Isa::i32& total,
+                                                                      const sums& s) noexcept {
         return Isa::add_finished(total, s);
     }
 };
 
-// What sources of lanes as int16 have in common: products of pairs, summed in int32. Exact for every code and activation.
-template <isa Isa>
-struct word_products {
+// What sources of lanes as int16 have in common: products of pairs, summed in int32. Exact for every code and
+// activation.
+template <isa Isa> struct word_products {
     using isa_type = Isa;
     using sums = typename Isa::i32;
     static constexpr std::size_t activation_bytes = 8;
@@ -112,20 +113,19 @@ struct word_products {
         Isa::pin(high);
     }
     [[nodiscard]] static NIBBLE_INLINE typename Isa::i32 finish(const sums& s) noexcept { return s; }
-    [[nodiscard]] static NIBBLE_INLINE typename Isa::i32 add_finished(const typename Isa::i32& total, const sums& s) noexcept {
+    [[nodiscard]] static NIBBLE_INLINE typename Isa::i32 add_finished(const typename Isa::i32& total,
+                                                                      const sums& s) noexcept {
         return Isa::add(total, s);
     }
 };
 
 // Lanes of wide elements, unpacked and widened in registers.
-template <isa Isa, int Bits, class Element>
-struct packed_word_source : word_products<Isa> {
+template <isa Isa, int Bits, class Element> struct packed_word_source : word_products<Isa> {
     using weights = typename word_products<Isa>::weights;
     static constexpr bool streams = true;
     static constexpr std::size_t quads = detail::step_quads_of(Bits);
     static constexpr std::size_t bytes = detail::step_bytes_of(Bits);
-    template <class Use>
-    static NIBBLE_INLINE void each_quad(const std::uint8_t* from, const Use& use) noexcept {
+    template <class Use> static NIBBLE_INLINE void each_quad(const std::uint8_t* from, const Use& use) noexcept {
         each_pair_of_lanes<Isa, Bits, Element>(
             from, [&](std::size_t q, const typename Isa::bytes& a, const typename Isa::bytes& b) NIBBLE_INLINE_LAMBDA {
                 use(q, weights{Isa::even_words(a), Isa::odd_words(a), Isa::even_words(b), Isa::odd_words(b)});
@@ -134,30 +134,27 @@ struct packed_word_source : word_products<Isa> {
 };
 
 // Lanes that unpack_integer has made: one byte each, as 8-bit codes are.
-template <isa Isa>
-using byte_source = packed_source<Isa, 8, void>;
+template <isa Isa> using byte_source = packed_source<Isa, 8, void>;
 // Lanes that unpack_words has made.
-template <isa Isa>
-struct word_source : word_products<Isa> {
+template <isa Isa> struct word_source : word_products<Isa> {
     using weights = typename word_products<Isa>::weights;
     static constexpr bool streams = false;
     static constexpr std::size_t quads = 1;
     static constexpr std::size_t bytes = 128;
-    template <class Use>
-    static NIBBLE_INLINE void each_quad(const std::uint8_t* from, const Use& use) noexcept {
+    template <class Use> static NIBBLE_INLINE void each_quad(const std::uint8_t* from, const Use& use) noexcept {
         use(0, weights{Isa::load_words(from), Isa::load_words(from + 32), Isa::load_words(from + 64),
                        Isa::load_words(from + 96)});
     }
 };
 
-// Do the vectors of two panels meet one broadcast of the activations? Loads, of which there are two in a cycle, as there are
-// products, would be the limit otherwise. And does the tile make its requests itself? No constexpr local says so: lambdas would
-// capture it, and GCC 12 then keeps the sums in memory.
+// Do the vectors of two panels meet one broadcast of the activations? Loads, of which there are two in a cycle, as
+// there are products, would be the limit otherwise. And does the tile make its requests itself? No constexpr local says
+// so: lambdas would capture it, and GCC 12 then keeps the sums in memory.
 template <class Source, std::size_t Panels, std::size_t Tokens>
 inline constexpr bool shares_broadcasts = Panels == 2 && Tokens > 1 && Source::quads == 1 && Source::halves == 1;
 template <class Source, std::size_t Panels, std::size_t Tokens>
 inline constexpr bool makes_requests =
-    shares_broadcasts<Source, Panels, Tokens>&& Tokens == Source::isa_type::facts.integer_tiles.longest;
+    shares_broadcasts<Source, Panels, Tokens> && Tokens == Source::isa_type::facts.integer_tiles.longest;
 
 // results += scale x (exact integer dot product of a part), part by part in order; see gemm.hpp for the formula.
 template <class Source, std::size_t Panels, std::size_t Tokens, bool Zeros>
@@ -168,7 +165,8 @@ NIBBLE_NOINLINE void integer_tile(const tile_arguments& arguments, const tile_ra
     using f32 = typename Isa::f32;
     constexpr std::size_t halves = Source::halves;
     constexpr std::size_t lanes = panel_layout::rows / halves;
-    constexpr std::size_t unroll = detail::max_of<std::size_t>(1, Source::unroll / Source::quads / (Panels > 1 ? 2 : 1));
+    constexpr std::size_t unroll =
+        detail::max_of<std::size_t>(1, Source::unroll / Source::quads / (Panels > 1 ? 2 : 1));
     constexpr std::size_t quads_at_once = unroll * Source::quads;
     // One base per panel and one offset for all, so that a load is base + offset.
     const std::uint8_t* codes[Panels];
@@ -180,7 +178,7 @@ NIBBLE_NOINLINE void integer_tile(const tile_arguments& arguments, const tile_ra
     const std::int32_t* pair_sums = arguments.pair_sums;
 
     // The products of `quads` quads on top of s.
-    const auto steps = [&]<std::size_t Steps>(sums (&s)[Panels][Tokens][halves]) NIBBLE_INLINE_LAMBDA {
+    const auto steps = [&]<std::size_t Steps>(sums(&s)[Panels][Tokens][halves]) NIBBLE_INLINE_LAMBDA {
         if constexpr (makes_requests<Source, Panels, Tokens>) {
 #pragma GCC unroll 8
             for (std::size_t p = 0; p < Panels; ++p)
@@ -222,7 +220,8 @@ NIBBLE_NOINLINE void integer_tile(const tile_arguments& arguments, const tile_ra
 #pragma GCC unroll 8
                         for (std::size_t t = 0; t < Tokens; ++t)
                             Source::accumulate(s[p][t], w,
-                                               values + ((step * Source::quads + q) * Tokens + t) * Source::activation_bytes);
+                                               values + ((step * Source::quads + q) * Tokens + t) *
+                                                            Source::activation_bytes);
                     });
                 }
             }
@@ -235,35 +234,37 @@ NIBBLE_NOINLINE void integer_tile(const tile_arguments& arguments, const tile_ra
         }
         values += Steps * Source::quads * Tokens * Source::activation_bytes;
     };
-    const auto products = [&](std::size_t quads, sums (&s)[Panels][Tokens][halves]) NIBBLE_INLINE_LAMBDA {
+    const auto products = [&](std::size_t quads, sums(&s)[Panels][Tokens][halves]) NIBBLE_INLINE_LAMBDA {
 #pragma GCC unroll 1
         for (; quads >= quads_at_once; quads -= quads_at_once) steps.template operator()<unroll>(s);
         if constexpr (unroll > 1)
 #pragma GCC unroll 1
             for (; quads != 0; quads -= Source::quads) steps.template operator()<1>(s);
     };
-    const auto begin = [](int center, const std::int32_t* pairs, sums (&s)[Panels][Tokens][halves]) NIBBLE_INLINE_LAMBDA {
+    const auto begin = [](int center, const std::int32_t* pairs, sums(&s)[Panels][Tokens][halves])
+                           NIBBLE_INLINE_LAMBDA {
 #pragma GCC unroll 8
-        for (std::size_t t = 0; t < Tokens; ++t) {
-            const sums start = Source::start(pairs + t, center);
+                               for (std::size_t t = 0; t < Tokens; ++t) {
+                                   const sums start = Source::start(pairs + t, center);
 #pragma GCC unroll 8
-            for (std::size_t p = 0; p < Panels; ++p)
+                                   for (std::size_t p = 0; p < Panels; ++p)
 #pragma GCC unroll 2
-                for (std::size_t half = 0; half < halves; ++half) s[p][t][half] = start;
-        }
-    };
+                                       for (std::size_t half = 0; half < halves; ++half) s[p][t][half] = start;
+                               }
+                           };
     // The exact sum of a phase in int32, and that on top of earlier phases. Zeros are stored negative.
     const auto widened = [](const std::int32_t* zeros, const sums& s, const std::int32_t* pair) NIBBLE_INLINE_LAMBDA {
         i32 d = Source::finish(s);
         if constexpr (Zeros) d = Isa::add_pairs(d, Isa::load_words(zeros), Isa::broadcast2(pair));
         return d;
     };
-    const auto add_widened = [](const i32& total, const std::int32_t* zeros, const sums& s,
-                                const std::int32_t* pair) NIBBLE_INLINE_LAMBDA {
-        i32 d = Source::add_finished(total, s);
-        if constexpr (Zeros) d = Isa::add_pairs(d, Isa::load_words(zeros), Isa::broadcast2(pair));
-        return d;
-    };
+    const auto add_widened = [](const i32& total, const std::int32_t* zeros, const sums& s, const std::int32_t* pair)
+                                 NIBBLE_INLINE_LAMBDA {
+                                     i32 d = Source::add_finished(total, s);
+                                     if constexpr (Zeros)
+                                         d = Isa::add_pairs(d, Isa::load_words(zeros), Isa::broadcast2(pair));
+                                     return d;
+                                 };
     // A complete part into the results, by one fma each, with scales per part of the activations and with minimums
     // where there are some: a branch per vector would cost as much as the work.
     const auto join = []<bool Scaled, bool Minimum>(const tile_arguments* given, std::size_t part,
@@ -334,7 +335,8 @@ NIBBLE_NOINLINE void integer_tile(const tile_arguments& arguments, const tile_ra
 #pragma GCC unroll 8
                 for (std::size_t t = 0; t < Tokens; ++t)
 #pragma GCC unroll 2
-                    for (std::size_t half = 0; half < halves; ++half) visit(p, t, half, p * apart + t * 16 + half * lanes);
+                    for (std::size_t half = 0; half < halves; ++half)
+                        visit(p, t, half, p * apart + t * 16 + half * lanes);
         };
         if (resumed)
             each([&](std::size_t p, std::size_t t, std::size_t half, std::size_t at) NIBBLE_INLINE_LAMBDA {
@@ -366,8 +368,9 @@ NIBBLE_NOINLINE void integer_tile(const tile_arguments& arguments, const tile_ra
                 const std::int32_t* const zeros = Zeros ? now->zeros + part * 16 : nullptr;
                 const std::size_t stride = Panels > 1 ? now->widened_stride : 0;
                 each([&](std::size_t p, std::size_t t, std::size_t half, std::size_t) NIBBLE_INLINE_LAMBDA {
-                    totals[p][t][half] = add_widened(totals[p][t][half], Zeros ? zeros + p * stride + half * lanes : nullptr,
-                                                     s[p][t][half], pairs + t);
+                    totals[p][t][half] =
+                        add_widened(totals[p][t][half], Zeros ? zeros + p * stride + half * lanes : nullptr,
+                                    s[p][t][half], pairs + t);
                 });
             }
             pairs += Tokens;

@@ -19,16 +19,16 @@ namespace nibble::inline NIBBLE_ABI::kernel {
 inline constexpr std::size_t longest_head = 1024;
 
 // What a run of numbers stores: a code for each, a scale and a zero point for each group.
-template <any_scheme S>
-struct stored_numbers {
+template <any_scheme S> struct stored_numbers {
     using format = detail::token_format<S>;
     typename format::element::code codes[longest_head];
     typename format::scale_code scales[longest_head / 4];
     typename format::zero_code zeros[longest_head / 4];
 };
 
-// x[0, count), all finite, in groups of `run`; `fixed` is the scale that is known beforehand: of all numbers, or the outer one.
-// The same codes and scales as quantize gives, but that nothing becomes infinite: without a scale too large numbers saturate.
+// x[0, count), all finite, in groups of `run`; `fixed` is the scale that is known beforehand: of all numbers, or the
+// outer one. The same codes and scales as quantize gives, but that nothing becomes infinite: without a scale too large
+// numbers saturate.
 template <any_scheme S>
 NIBBLE_NOINLINE void quantize_numbers(const float* x, std::size_t count, std::size_t run, float fixed,
                                       stored_numbers<S>& out) noexcept {
@@ -89,7 +89,8 @@ template <any_scheme S>
     return decode_value<S>(code, scale, zero);
 }
 
-// ---- keys ----------------------------------------------------------------------------------------------------------------
+// ---- keys
+// ----------------------------------------------------------------------------------------------------------------
 
 // visit(channel, codes of its quad's step, quad in the step, column in the quad) in order, one call per quad.
 template <class Layout, class Byte, class Visit>
@@ -103,8 +104,8 @@ NIBBLE_INLINE void for_each_key_quad(const Layout& layout, Byte* part, std::size
         const std::size_t begin = layout.depth.begin(group) / panel_layout::quad;
         for (std::size_t i = 0; i < count; i += panel_layout::quad) {
             const std::size_t q = begin + i / panel_layout::quad;
-            visit(first + i, detail::min_of(panel_layout::quad, count - i), panel + q / quads * detail::step_bytes<element>,
-                  q % quads);
+            visit(first + i, detail::min_of(panel_layout::quad, count - i),
+                  panel + q / quads * detail::step_bytes<element>, q % quads);
         }
     }
 }
@@ -130,16 +131,18 @@ inline void get_key_codes(const Layout& layout, const std::byte* part, std::size
                           typename Layout::element::code* codes) noexcept {
     using element = typename Layout::element;
     const std::size_t row = token % panel_layout::rows;
-    for_each_key_quad(layout, part, token, [&](std::size_t channel, std::size_t n, const std::byte* step, std::size_t q) {
-        if constexpr (element::bits > 8) {
-            const auto* from = reinterpret_cast<const typename element::code*>(step);
-            for (std::size_t j = 0; j < n; ++j) codes[channel + j] = from[j * panel_layout::rows + row];
-        } else {
-            std::uint8_t quad[4];
-            store_word(quad, get_quad<element>(reinterpret_cast<const std::uint8_t*>(step), q, row));
-            for (std::size_t j = 0; j < n; ++j) codes[channel + j] = quad[j];
-        }
-    });
+    for_each_key_quad(layout, part, token,
+                      [&](std::size_t channel, std::size_t n, const std::byte* step, std::size_t q) {
+                          if constexpr (element::bits > 8) {
+                              const auto* from = reinterpret_cast<const typename element::code*>(step);
+                              for (std::size_t j = 0; j < n; ++j)
+                                  codes[channel + j] = from[j * panel_layout::rows + row];
+                          } else {
+                              std::uint8_t quad[4];
+                              store_word(quad, get_quad<element>(reinterpret_cast<const std::uint8_t*>(step), q, row));
+                              for (std::size_t j = 0; j < n; ++j) codes[channel + j] = quad[j];
+                          }
+                      });
 }
 
 // Where the scales (or zero points) that belong to a token stand: slot i of it at [i x stride].
@@ -165,21 +168,25 @@ inline void store_key(const detail::key_layout<Keys>& layout, std::byte* part, s
     const std::size_t at = key_slot<Keys>(layout, token);
     for (std::size_t i = 0; i < layout.depth.count; ++i) {
         if constexpr (format::stores_scales)
-            reinterpret_cast<typename format::scale_code*>(part + layout.scales)[at + i * panel_layout::rows] = numbers.scales[i];
+            reinterpret_cast<typename format::scale_code*>(part + layout.scales)[at + i * panel_layout::rows] =
+                numbers.scales[i];
         if constexpr (format::stores_zeros)
-            reinterpret_cast<typename format::zero_code*>(part + layout.zeros)[at + i * panel_layout::rows] = numbers.zeros[i];
+            reinterpret_cast<typename format::zero_code*>(part + layout.zeros)[at + i * panel_layout::rows] =
+                numbers.zeros[i];
     }
 }
 
-// A complete group of tokens from `token` on, whose channels have a scale each. column(channel) gives the fp32 keys of those
-// tokens in one channel; `turned` is scratch for a code of every token and channel.
+// A complete group of tokens from `token` on, whose channels have a scale each. column(channel) gives the fp32 keys of
+// those tokens in one channel; `turned` is scratch for a code of every token and channel.
 template <class Keys, class Column>
-inline void store_key_group(const detail::key_layout<Keys>& layout, std::byte* part, std::size_t token, const Column& column,
-                            float fixed, typename detail::key_format<Keys>::element::code* turned) noexcept {
+inline void store_key_group(const detail::key_layout<Keys>& layout, std::byte* part, std::size_t token,
+                            const Column& column, float fixed,
+                            typename detail::key_format<Keys>::element::code* turned) noexcept {
     using format = detail::key_format<Keys>;
     using scheme = typename format::scheme_type;
     constexpr std::size_t tokens = format::tokens_per_group;
-    constexpr std::size_t together = detail::max_of<std::size_t>(1, quantize_block / detail::max_of<std::size_t>(1, tokens));
+    constexpr std::size_t together =
+        detail::max_of<std::size_t>(1, quantize_block / detail::max_of<std::size_t>(1, tokens));
     const std::size_t at = key_slot<Keys>(layout, token);
     float x[together * tokens];
     stored_numbers<scheme> numbers;
@@ -189,10 +196,12 @@ inline void store_key_group(const detail::key_layout<Keys>& layout, std::byte* p
         quantize_numbers<scheme>(x, n * tokens, tokens, fixed, numbers);
         for (std::size_t c = 0; c < n; ++c) {
             if constexpr (format::stores_scales)
-                reinterpret_cast<typename format::scale_code*>(part + layout.scales)[at + first + c] = numbers.scales[c];
+                reinterpret_cast<typename format::scale_code*>(part + layout.scales)[at + first + c] =
+                    numbers.scales[c];
             if constexpr (format::stores_zeros)
                 reinterpret_cast<typename format::zero_code*>(part + layout.zeros)[at + first + c] = numbers.zeros[c];
-            for (std::size_t t = 0; t < tokens; ++t) turned[t * layout.channels + first + c] = numbers.codes[c * tokens + t];
+            for (std::size_t t = 0; t < tokens; ++t)
+                turned[t * layout.channels + first + c] = numbers.codes[c * tokens + t];
         }
     }
     for (std::size_t t = 0; t < tokens; ++t) put_key_codes(layout, part, token + t, turned + t * layout.channels);
@@ -208,7 +217,8 @@ inline void load_key(const detail::key_layout<Keys>& layout, const std::byte* pa
     const auto* scales = reinterpret_cast<const typename format::scale_code*>(part + layout.scales);
     const auto* zeros = reinterpret_cast<const typename format::zero_code*>(part + layout.zeros);
     for (std::size_t c = 0; c < layout.channels; ++c) {
-        const std::size_t slot = at + (format::tokens_per_group != 0 ? c : c / layout.depth.run) * key_slot_stride<Keys>;
+        const std::size_t slot =
+            at + (format::tokens_per_group != 0 ? c : c / layout.depth.run) * key_slot_stride<Keys>;
         typename format::scale_code scale{};
         typename format::zero_code zero{};
         if constexpr (format::stores_scales) scale = scales[slot];
@@ -242,7 +252,8 @@ inline void clear_key(const detail::key_layout<Keys>& layout, std::byte* part, s
     }
 }
 
-// ---- values --------------------------------------------------------------------------------------------------------------
+// ---- values
+// --------------------------------------------------------------------------------------------------------------
 
 // The place of a token's code in a panel: the step, and which quad, and for 16 bits and more the column.
 template <class Layout, class Byte, class Visit>
@@ -263,7 +274,8 @@ inline void put_value_codes(const Layout& layout, std::byte* part, std::size_t t
         if constexpr (element::bits > 8)
             reinterpret_cast<typename element::code*>(step)[column * panel_layout::rows + row] = codes[c];
         else
-            put_quad<element>(reinterpret_cast<std::uint8_t*>(step), q, row, codes[c] * 0x01010101u, 0xffu << (8 * column));
+            put_quad<element>(reinterpret_cast<std::uint8_t*>(step), q, row, codes[c] * 0x01010101u,
+                              0xffu << (8 * column));
     });
 }
 
@@ -276,15 +288,17 @@ inline void store_value(const detail::value_layout<Values>& layout, std::byte* p
     put_value_codes(layout, part, token, numbers.codes);
     for (std::size_t g = 0; g < layout.groups; ++g) {
         if constexpr (format::stores_scales)
-            reinterpret_cast<typename format::scale_code*>(part + layout.scales)[g * layout.tokens + token] = numbers.scales[g];
+            reinterpret_cast<typename format::scale_code*>(part + layout.scales)[g * layout.tokens + token] =
+                numbers.scales[g];
         if constexpr (format::stores_zeros)
-            reinterpret_cast<typename format::zero_code*>(part + layout.zeros)[g * layout.tokens + token] = numbers.zeros[g];
+            reinterpret_cast<typename format::zero_code*>(part + layout.zeros)[g * layout.tokens + token] =
+                numbers.zeros[g];
     }
 }
 
 template <class Values>
-inline void load_value(const detail::value_layout<Values>& layout, const std::byte* part, std::size_t token, float fixed,
-                       float* x) noexcept {
+inline void load_value(const detail::value_layout<Values>& layout, const std::byte* part, std::size_t token,
+                       float fixed, float* x) noexcept {
     using format = detail::token_format<Values>;
     using element = typename format::element;
     const std::size_t column = token % panel_layout::quad;
@@ -293,8 +307,10 @@ inline void load_value(const detail::value_layout<Values>& layout, const std::by
         if constexpr (element::bits > 8)
             code = reinterpret_cast<const typename element::code*>(step)[column * panel_layout::rows + row];
         else
-            code = static_cast<std::uint8_t>(get_quad<element>(reinterpret_cast<const std::uint8_t*>(step), q, row) >> (8 * column));
-        const std::size_t slot = (format::group == 0 ? 0 : c / detail::max_of<std::size_t>(1, format::group)) * layout.tokens + token;
+            code = static_cast<std::uint8_t>(get_quad<element>(reinterpret_cast<const std::uint8_t*>(step), q, row) >>
+                                             (8 * column));
+        const std::size_t slot =
+            (format::group == 0 ? 0 : c / detail::max_of<std::size_t>(1, format::group)) * layout.tokens + token;
         typename format::scale_code scale{};
         typename format::zero_code zero{};
         if constexpr (format::stores_scales)

@@ -22,19 +22,19 @@ inline constexpr unsigned panel_flip = [] {
 }();
 
 // The code that pads columns: the element's zero where it has one.
-template <element E>
-inline constexpr typename E::code padding_code = encode<E>(0.0f);
+template <element E> inline constexpr typename E::code padding_code = encode<E>(0.0f);
 
 NIBBLE_INLINE std::uint32_t load_word(const std::uint8_t* from) noexcept {
     std::uint32_t word = 0;
     __builtin_memcpy(&word, from, 4);
     return word;
 }
-NIBBLE_INLINE void store_word(std::uint8_t* to, std::uint32_t word) noexcept { __builtin_memcpy(to, &word, 4); }
+NIBBLE_INLINE void store_word(std::uint8_t* to, std::uint32_t word) noexcept {
+    __builtin_memcpy(to, &word, 4);
+}
 
 // One step of codes, one per byte in lanes[quad][64] (A then B), to its planes.
-template <element E>
-inline void squeeze_step(const std::uint8_t* lanes, std::uint8_t* out) noexcept {
+template <element E> inline void squeeze_step(const std::uint8_t* lanes, std::uint8_t* out) noexcept {
     constexpr std::size_t quads = detail::step_quads<E>;
     if constexpr (E::bits == 8) {
         __builtin_memcpy(out, lanes, 64);
@@ -60,8 +60,7 @@ inline void squeeze_step(const std::uint8_t* lanes, std::uint8_t* out) noexcept 
         if constexpr ((E::bits & 1) != 0) {
             for (std::size_t i = 0; i < 32; i += 4) {
                 std::uint32_t word = 0;
-                for (std::size_t v = 0; v < 8; ++v)
-                    word |= ((load_word(lanes + 32 * v + i) >> low) & 0x01010101u) << v;
+                for (std::size_t v = 0; v < 8; ++v) word |= ((load_word(lanes + 32 * v + i) >> low) & 0x01010101u) << v;
                 store_word(out + i, word);
             }
         }
@@ -69,8 +68,7 @@ inline void squeeze_step(const std::uint8_t* lanes, std::uint8_t* out) noexcept 
 }
 
 // The inverse of squeeze_step.
-template <element E>
-inline void spread_step(const std::uint8_t* in, std::uint8_t* lanes) noexcept {
+template <element E> inline void spread_step(const std::uint8_t* in, std::uint8_t* lanes) noexcept {
     constexpr std::size_t quads = detail::step_quads<E>;
     if constexpr (E::bits == 8) {
         __builtin_memcpy(lanes, in, 64);
@@ -103,7 +101,8 @@ inline void spread_step(const std::uint8_t* in, std::uint8_t* lanes) noexcept {
 
 // codes[row][column] of 16 rows, `stride` apart, for `columns` columns (a multiple of a step), to the panel's stream.
 template <element E>
-inline void squeeze_panel(const typename E::code* codes, std::size_t stride, std::size_t columns, std::uint8_t* out) noexcept {
+inline void squeeze_panel(const typename E::code* codes, std::size_t stride, std::size_t columns,
+                          std::uint8_t* out) noexcept {
     constexpr std::size_t step = detail::step_quads<E> * panel_layout::quad;
     if constexpr (E::bits > 8) {
         using code = typename E::code;
@@ -124,7 +123,8 @@ inline void squeeze_panel(const typename E::code* codes, std::size_t stride, std
 
 // The inverse of squeeze_panel.
 template <element E>
-inline void spread_panel(const std::uint8_t* in, std::size_t columns, typename E::code* codes, std::size_t stride) noexcept {
+inline void spread_panel(const std::uint8_t* in, std::size_t columns, typename E::code* codes,
+                         std::size_t stride) noexcept {
     constexpr std::size_t step = detail::step_quads<E> * panel_layout::quad;
     if constexpr (E::bits > 8) {
         using code = typename E::code;
@@ -143,8 +143,8 @@ inline void spread_panel(const std::uint8_t* in, std::size_t columns, typename E
     }
 }
 
-// The bits of one row's quad within a step: visit(bytes that hold them, shift of the first, bits of a code, its lowest) for
-// every plane. The bytes are the four of its columns; a code's bits are `shift` up in each.
+// The bits of one row's quad within a step: visit(bytes that hold them, shift of the first, bits of a code, its lowest)
+// for every plane. The bytes are the four of its columns; a code's bits are `shift` up in each.
 template <element E, class Step, class Visit>
 NIBBLE_INLINE void for_each_plane(Step* step, std::size_t q, std::size_t row, const Visit& visit) noexcept {
     static_assert(E::bits <= 8);
@@ -166,25 +166,27 @@ NIBBLE_INLINE void for_each_plane(Step* step, std::size_t q, std::size_t row, co
     }
 }
 
-// Codes of row `row`, quad q of a step, one per byte of `codes`, in place of those whose bytes `which` has set (0xff each); all
-// others stay as they are.
+// Codes of row `row`, quad q of a step, one per byte of `codes`, in place of those whose bytes `which` has set (0xff
+// each); all others stay as they are.
 template <element E>
 NIBBLE_INLINE void put_quad(std::uint8_t* step, std::size_t q, std::size_t row, std::uint32_t codes,
                             std::uint32_t which = 0xffffffffu) noexcept {
     const std::uint32_t stored = codes ^ (panel_flip<E> * 0x01010101u);
-    for_each_plane<E>(step, q, row, [&](std::uint8_t* at, std::size_t shift, int bits, int lowest) NIBBLE_INLINE_LAMBDA {
-        const std::uint32_t mask = ((1u << bits) - 1) * 0x01010101u;
-        const std::uint32_t placed = ((stored >> lowest) & mask) << shift;
-        const std::uint32_t taken = (mask << shift) & which;
-        store_word(at, (load_word(at) & ~taken) | (placed & taken));
-    });
+    for_each_plane<E>(step, q, row,
+                      [&](std::uint8_t* at, std::size_t shift, int bits, int lowest) NIBBLE_INLINE_LAMBDA {
+                          const std::uint32_t mask = ((1u << bits) - 1) * 0x01010101u;
+                          const std::uint32_t placed = ((stored >> lowest) & mask) << shift;
+                          const std::uint32_t taken = (mask << shift) & which;
+                          store_word(at, (load_word(at) & ~taken) | (placed & taken));
+                      });
 }
 template <element E>
 [[nodiscard]] NIBBLE_INLINE std::uint32_t get_quad(const std::uint8_t* step, std::size_t q, std::size_t row) noexcept {
     std::uint32_t stored = 0;
-    for_each_plane<E>(step, q, row, [&](const std::uint8_t* at, std::size_t shift, int bits, int lowest) NIBBLE_INLINE_LAMBDA {
-        stored |= ((load_word(at) >> shift) & (((1u << bits) - 1) * 0x01010101u)) << lowest;
-    });
+    for_each_plane<E>(step, q, row,
+                      [&](const std::uint8_t* at, std::size_t shift, int bits, int lowest) NIBBLE_INLINE_LAMBDA {
+                          stored |= ((load_word(at) >> shift) & (((1u << bits) - 1) * 0x01010101u)) << lowest;
+                      });
     return stored ^ (panel_flip<E> * 0x01010101u);
 }
 

@@ -41,7 +41,7 @@ NIBBLE_INLINE void prefetch_step(const Byte* from, std::ptrdiff_t ahead, std::si
 // (Zen 4, cold caches, one query: 32 and 16 bits 1.1 to 1.4 times as fast, 8 bits 1.3 to 1.5, int4_g32 0.96 to 1.36; 2
 // bits, which need few lines at a time, .8 to .9. Emerald Rapids .93 to 1.03. Products with cold weights, whose streams
 // the hardware follows, .92 to 1.1.)
-template <isa Isa, int Bits> inline constexpr bool prefetches_l2 = Isa::facts.prefetches_second_level&& Bits >= 4;
+template <isa Isa, int Bits> inline constexpr bool prefetches_l2 = Isa::facts.prefetches_second_level && Bits >= 4;
 template <isa Isa> struct prefetch_l2_isa : Isa {
     static NIBBLE_INLINE void prefetch(const void* at) noexcept { Isa::prefetch_second_level(at); }
 };

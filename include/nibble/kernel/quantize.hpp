@@ -15,8 +15,7 @@ NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::kernel {
 
 // What one slot of a scheme stores, and the fp32 numbers that it stands for.
-template <any_scheme S>
-struct slot_parameters {
+template <any_scheme S> struct slot_parameters {
     typename detail::scheme_traits<S>::scale_code scale_code{};
     typename detail::scheme_traits<S>::zero_code zero_code{};
     float scale = 1.0f;
@@ -33,16 +32,14 @@ struct outer_parameters {
 
 // The range of a slot that its codes have to span when they are offset by a zero point or a minimum: with 0 in it where
 // 0 must have a code, or no minimum can be above it.
-template <any_scheme S>
-struct offset_range {
+template <any_scheme S> struct offset_range {
     float low, high;
     // Masks and no choices: GCC then has vectors for loops over slots.
     explicit NIBBLE_INLINE offset_range(const group_statistics& g) noexcept
         : low(S::has_integer_zero || S::has_two_level_minimum ? kept<true>(g.low) : g.low),
           high(S::has_integer_zero ? kept<false>(g.high) : g.high) {}
     // x if its sign is as wanted, else 0.
-    template <bool Negative>
-    [[nodiscard]] static NIBBLE_INLINE float kept(float x) noexcept {
+    template <bool Negative> [[nodiscard]] static NIBBLE_INLINE float kept(float x) noexcept {
         const std::int32_t word = detail::bit_cast<std::int32_t>(x);
         return detail::bit_cast<float>(word & (Negative ? word >> 31 : ~(word >> 31)));
     }
@@ -53,8 +50,7 @@ struct offset_range {
 };
 
 // The scale that a slot's statistics ask for, before any rounding.
-template <any_scheme S>
-[[nodiscard]] NIBBLE_INLINE float wanted_scale(const group_statistics& g) noexcept {
+template <any_scheme S> [[nodiscard]] NIBBLE_INLINE float wanted_scale(const group_statistics& g) noexcept {
     using element = typename S::element_type;
     if constexpr (S::has_integer_zero || S::has_minimum)
         return static_cast<float>(offset_range<S>(g).width() / static_cast<double>(largest<element>));
@@ -69,12 +65,14 @@ template <any_scheme S>
     return divides ? quotient : 0.0f;
 }
 
-// Can a stored scale times a code, or that and the zero point, exceed fp32? Not under scales of fp16 or E4M3, for example.
+// Can a stored scale times a code, or that and the zero point, exceed fp32? Not under scales of fp16 or E4M3, for
+// example.
 template <any_scheme S>
 inline constexpr bool values_may_overflow = [] {
     using traits = detail::scheme_traits<S>;
     if constexpr (!S::scaled) return false;
-    double top = static_cast<double>(largest<typename traits::scale_element>) * static_cast<double>(largest<typename S::element_type>);
+    double top = static_cast<double>(largest<typename traits::scale_element>) *
+                 static_cast<double>(largest<typename S::element_type>);
     double zero = S::has_minimum ? static_cast<double>(largest<typename traits::zero_element>) : 0.0;
     if constexpr (S::two_level) top *= static_cast<double>(largest<typename traits::outer_element>);
     if constexpr (S::has_two_level_minimum) zero *= static_cast<double>(largest<typename traits::outer_zero_element>);
@@ -82,8 +80,7 @@ inline constexpr bool values_may_overflow = [] {
 }();
 
 // Are the values of all codes finite?
-template <any_scheme S>
-[[nodiscard]] NIBBLE_INLINE bool has_finite_values(const slot_parameters<S>& p) noexcept {
+template <any_scheme S> [[nodiscard]] NIBBLE_INLINE bool has_finite_values(const slot_parameters<S>& p) noexcept {
     constexpr float top = largest<typename S::element_type>;
     if constexpr (S::has_integer_zero)
         return detail::is_finite(p.scale * detail::max_of(p.zero, top - p.zero));
@@ -93,10 +90,9 @@ template <any_scheme S>
         return detail::is_finite(p.scale * top);
 }
 
-// The code of the value next to a code's, above or below; at the end of the format the same code. Codes of 16 and 32 bits are
-// floats; they keep their sign, and stay finite.
-template <element E>
-[[nodiscard]] inline typename E::code neighbour(typename E::code code, bool above) noexcept {
+// The code of the value next to a code's, above or below; at the end of the format the same code. Codes of 16 and 32
+// bits are floats; they keep their sign, and stay finite.
+template <element E> [[nodiscard]] inline typename E::code neighbour(typename E::code code, bool above) noexcept {
     if constexpr (E::bits > 8) {
         const bool away = above == !(E::decode(code) < 0.0f);
         const auto next = static_cast<typename E::code>(away ? code + 1 : code - 1);
@@ -113,14 +109,12 @@ template <element E>
 }
 
 // The fp32 numbers of stored codes.
-template <any_scheme S>
-NIBBLE_INLINE void decode_scale(slot_parameters<S>& p, const outer_parameters& outer) noexcept {
+template <any_scheme S> NIBBLE_INLINE void decode_scale(slot_parameters<S>& p, const outer_parameters& outer) noexcept {
     p.scale = detail::decoded<typename detail::scheme_traits<S>::scale_element>(p.scale_code);
     if constexpr (S::two_level) p.scale = detail::two_level_product<S>(p.scale, outer.scale, outer.offset);
 }
 // The integer zero that a scale needs for `low` to have a code.
-template <any_scheme S>
-NIBBLE_INLINE void choose_integer_zero(slot_parameters<S>& p, float low) noexcept {
+template <any_scheme S> NIBBLE_INLINE void choose_integer_zero(slot_parameters<S>& p, float low) noexcept {
     p.zero_code = encode<typename S::element_type>(quotient_or_zero(-low, p.scale));
     p.zero = detail::decoded<typename S::element_type>(p.zero_code);
 }
@@ -186,8 +180,8 @@ template <any_scheme S>
     }
     return p;
 }
-// Beside an offset the nearest scale may be far too small for the weights, 0 or negative: then p takes the next code above or
-// below, whose scale is the smaller one that reaches half of the wanted scale, if one does.
+// Beside an offset the nearest scale may be far too small for the weights, 0 or negative: then p takes the next code
+// above or below, whose scale is the smaller one that reaches half of the wanted scale, if one does.
 template <any_scheme S>
 NIBBLE_NOINLINE void widen_scale(slot_parameters<S>& p, float wanted, const outer_parameters& outer) noexcept {
     using scale_element = typename detail::scheme_traits<S>::scale_element;
@@ -197,7 +191,8 @@ NIBBLE_NOINLINE void widen_scale(slot_parameters<S>& p, float wanted, const oute
         other.scale_code = neighbour<scale_element>(p.scale_code, above);
         decode_scale<S>(other, outer);
         const float size = detail::abs_of(other.scale);
-        if (size >= 0.5f * wanted && (best.scale_code == p.scale_code || size < detail::abs_of(best.scale))) best = other;
+        if (size >= 0.5f * wanted && (best.scale_code == p.scale_code || size < detail::abs_of(best.scale)))
+            best = other;
     }
     p = best;
 }
@@ -216,7 +211,8 @@ template <any_scheme S>
 
 // The parameters that follow from a slot's statistics and, for two levels, what it stands under.
 template <any_scheme S>
-[[nodiscard]] NIBBLE_INLINE slot_parameters<S> parameters_of(const group_statistics& g, const outer_parameters& outer) noexcept {
+[[nodiscard]] NIBBLE_INLINE slot_parameters<S> parameters_of(const group_statistics& g,
+                                                             const outer_parameters& outer) noexcept {
     if constexpr (S::scaled)
         return parameters_from<S>(wanted_scale<S>(g), offset_range<S>(g).low, g.nonfinite, outer);
     else
@@ -225,7 +221,8 @@ template <any_scheme S>
 
 // The statistics of run i of many, which has `count` columns.
 template <bool WithRange, bool WithSum>
-[[nodiscard]] NIBBLE_INLINE group_statistics statistics_at(const run_statistics& s, std::size_t i, std::size_t count) noexcept {
+[[nodiscard]] NIBBLE_INLINE group_statistics statistics_at(const run_statistics& s, std::size_t i,
+                                                           std::size_t count) noexcept {
     group_statistics g{};
     g.largest = s.largest[i];
     if constexpr (WithRange) {
@@ -239,8 +236,7 @@ template <bool WithRange, bool WithSum>
 }
 
 // What many slots store and stand for, one number per slot in each array.
-template <any_scheme S>
-struct slot_arrays {
+template <any_scheme S> struct slot_arrays {
     typename detail::scheme_traits<S>::scale_code* scale_codes;
     typename detail::scheme_traits<S>::zero_code* zero_codes;
     float* scales;
@@ -253,8 +249,9 @@ struct slot_arrays {
 
 // parameters_of for `count` slots under one outer slot, each a run of one row; `columns` are left from the first on.
 template <any_scheme S, bool WithRange, bool WithSum>
-NIBBLE_NOINLINE void parameters_of_runs(const run_statistics& s, std::size_t count, std::size_t run, std::size_t columns,
-                                        const outer_parameters& under, bool known_finite, const slot_arrays<S>& to) noexcept {
+NIBBLE_NOINLINE void parameters_of_runs(const run_statistics& s, std::size_t count, std::size_t run,
+                                        std::size_t columns, const outer_parameters& under, bool known_finite,
+                                        const slot_arrays<S>& to) noexcept {
     const outer_parameters outer = under;
     typename detail::scheme_traits<S>::scale_code* NIBBLE_RESTRICT const scale_codes = to.scale_codes;
     typename detail::scheme_traits<S>::zero_code* NIBBLE_RESTRICT const zero_codes = to.zero_codes;
@@ -275,7 +272,8 @@ NIBBLE_NOINLINE void parameters_of_runs(const run_statistics& s, std::size_t cou
         }
     }
     if constexpr (values_may_overflow<S>) {
-        // Far from the end of fp32 no value can be beyond it; one look at all slots keeps the loop above free of choices.
+        // Far from the end of fp32 no value can be beyond it; one look at all slots keeps the loop above free of
+        // choices.
         constexpr float safe = 1e38f / largest<typename S::element_type>;
         for (std::size_t i = 0; !S::has_offset && i < count; ++i) {
             near_end |= !(detail::abs_of(scales[i]) < safe);
@@ -304,18 +302,19 @@ enum class unit_rule {
     wide_minimum,      // the same where x - zero may exceed fp32
 };
 template <any_scheme S>
-inline constexpr unit_rule unit_rule_of = S::has_integer_zero                    ? unit_rule::integer_zero
+inline constexpr unit_rule unit_rule_of = S::has_integer_zero                        ? unit_rule::integer_zero
                                           : S::has_minimum && values_may_overflow<S> ? unit_rule::wide_minimum
-                                          : S::has_minimum                       ? unit_rule::minimum
-                                          : has_nan_code<typename S::element_type> ? unit_rule::quotient_with_nan
-                                                                                 : unit_rule::quotient;
+                                          : S::has_minimum                           ? unit_rule::minimum
+                                          : has_nan_code<typename S::element_type>   ? unit_rule::quotient_with_nan
+                                                                                     : unit_rule::quotient;
 
-// x[0, count) in units of one slot; the scale may be negative. Under scale 0 (an all-zero slot, or one too small for its scale
-// format) and NaN everything is zero, but for a NaN under scale 0 in an element that can say it.
+// x[0, count) in units of one slot; the scale may be negative. Under scale 0 (an all-zero slot, or one too small for
+// its scale format) and NaN everything is zero, but for a NaN under scale 0 in an element that can say it.
 template <unit_rule Rule>
 NIBBLE_INLINE void scale_run(const float* NIBBLE_RESTRICT x, std::size_t count, float scale, float zero,
                              float* NIBBLE_RESTRICT units) noexcept {
-    constexpr bool offset = Rule == unit_rule::integer_zero || Rule == unit_rule::minimum || Rule == unit_rule::wide_minimum;
+    constexpr bool offset =
+        Rule == unit_rule::integer_zero || Rule == unit_rule::minimum || Rule == unit_rule::wide_minimum;
     if (!(detail::abs_of(scale) > 0.0f)) {
         const bool keep_nan = Rule == unit_rule::quotient_with_nan && scale == 0.0f;
         for (std::size_t i = 0; i < count; ++i)
@@ -369,9 +368,9 @@ NIBBLE_NOINLINE void scale_runs(const float* NIBBLE_RESTRICT x, std::size_t coun
         scale_run<Rule>(x + at, detail::min_of(length, count - at), scales[slot], zero(), units + at);
 }
 
-// The codes of units[0, count), one per element of `codes`; one function per element, rounding and overflow, whatever the
-// scheme. `first` is the index of units[0] in the whole matrix: stochastic rounding draws its bits from (seed, index), learned
-// rounding reads up[index].
+// The codes of units[0, count), one per element of `codes`; one function per element, rounding and overflow, whatever
+// the scheme. `first` is the index of units[0] in the whole matrix: stochastic rounding draws its bits from (seed,
+// index), learned rounding reads up[index].
 template <element E, rounding Rounding, overflow Overflow>
 NIBBLE_NOINLINE void encode_units(const float* NIBBLE_RESTRICT units, std::size_t count, std::uint64_t seed,
                                   std::uint64_t first, const std::uint8_t* up,
@@ -392,8 +391,7 @@ NIBBLE_INLINE void encode_eight_units(const float (&units)[8], typename E::code 
 }
 
 // Values beyond the largest saturate under a scale; without one infinities stay what they are.
-template <any_scheme S>
-inline constexpr overflow overflow_of = S::scaled ? overflow::saturate : overflow::special;
+template <any_scheme S> inline constexpr overflow overflow_of = S::scaled ? overflow::saturate : overflow::special;
 
 // The value a code stands for, as quantized::value_at has it.
 template <any_scheme S>
@@ -428,7 +426,8 @@ template <any_scheme S>
         else
             __builtin_memcpy(units, x + start, n * sizeof(float));
         const auto add = [&](std::size_t i) NIBBLE_INLINE_LAMBDA {
-            // In double: the product inside decode_value must not fuse with this difference, nor the difference overflow.
+            // In double: the product inside decode_value must not fuse with this difference, nor the difference
+            // overflow.
             const float value = decode_value<S>(codes[i], p.scale, p.zero);
             const double d = static_cast<double>(x[start + i]) - static_cast<double>(value);
             const double e = detail::is_finite(x[start + i]) ? d : 0.0;
@@ -444,8 +443,8 @@ template <any_scheme S>
             for (std::size_t j = 0; j < 8; ++j) add(i + j);
         }
         if (i < n)
-            encode_units<typename S::element_type, rounding::nearest_even, overflow_of<S>>(units + i, n - i, 0, 0, nullptr,
-                                                                                           codes + i);
+            encode_units<typename S::element_type, rounding::nearest_even, overflow_of<S>>(units + i, n - i, 0, 0,
+                                                                                           nullptr, codes + i);
         for (; i < n; ++i) add(i);
     }
     return ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7]));
@@ -454,7 +453,8 @@ template <any_scheme S>
 // Codes in their place in a row's bit stream: `position` is the column of codes[0], a multiple of 8 unless the row ends
 // with them.
 template <element E>
-inline void store_codes(const typename E::code* codes, std::size_t count, std::uint8_t* row, std::size_t position) noexcept {
+inline void store_codes(const typename E::code* codes, std::size_t count, std::uint8_t* row,
+                        std::size_t position) noexcept {
     if constexpr (E::bits <= 8)
         detail::squeeze_codes<E::bits>(codes, count, row + position * static_cast<std::size_t>(E::bits) / 8);
     else if (count != 0)
@@ -462,7 +462,8 @@ inline void store_codes(const typename E::code* codes, std::size_t count, std::u
 }
 
 template <element E>
-inline void load_codes(const std::uint8_t* row, std::size_t position, std::size_t count, typename E::code* codes) noexcept {
+inline void load_codes(const std::uint8_t* row, std::size_t position, std::size_t count,
+                       typename E::code* codes) noexcept {
     if constexpr (E::bits <= 8)
         detail::spread_codes<E::bits>(row + position * static_cast<std::size_t>(E::bits) / 8, count, codes);
     else if (count != 0)

@@ -16,8 +16,7 @@ namespace nibble::inline NIBBLE_ABI::kernel {
 
 // Sources as of integer_tile.hpp, by columns: each_column(from, use) gives use(column, the vectors of its 16 rows) for
 // those of a step. fp32 lanes that unpack_real has made.
-template <isa Isa>
-struct real_source {
+template <isa Isa> struct real_source {
     using isa_type = Isa;
     static constexpr std::size_t columns = 1;
     static constexpr std::size_t bytes = panel_layout::rows * sizeof(float);
@@ -25,8 +24,7 @@ struct real_source {
     struct weights {
         typename Isa::f32 v[halves];
     };
-    template <class Use>
-    static NIBBLE_INLINE void each_column(const std::byte* from, const Use& use) noexcept {
+    template <class Use> static NIBBLE_INLINE void each_column(const std::byte* from, const Use& use) noexcept {
         const auto* lanes = reinterpret_cast<const float*>(from);
         if constexpr (halves == 1)
             use(0, weights{{Isa::load(lanes)}});
@@ -35,17 +33,16 @@ struct real_source {
     }
 };
 // Codes in the packed stream, decoded in registers.
-template <isa Isa, element E>
-struct packed_real_source {
+template <isa Isa, element E> struct packed_real_source {
     using isa_type = Isa;
-    static constexpr std::size_t columns = E::bits > 8 ? 1 : panel_layout::quad * detail::step_quads<E>;
-    static constexpr std::size_t bytes = E::bits > 8 ? panel_layout::rows * sizeof(typename E::code) : detail::step_bytes<E>;
+    static constexpr std::size_t columns = E::bits > 8 ? 1 : panel_layout::quad* detail::step_quads<E>;
+    static constexpr std::size_t bytes = E::bits > 8 ? panel_layout::rows * sizeof(typename E::code)
+                                                     : detail::step_bytes<E>;
     static constexpr std::size_t halves = panel_layout::rows / Isa::width;
     struct weights {
         typename Isa::f32 v[halves];
     };
-    template <class Use>
-    static NIBBLE_INLINE void each_column(const std::byte* from, const Use& use) noexcept {
+    template <class Use> static NIBBLE_INLINE void each_column(const std::byte* from, const Use& use) noexcept {
         if constexpr (E::bits > 8) {
             const auto* codes = reinterpret_cast<const typename E::code*>(from);
             if constexpr (halves == 1)
@@ -53,15 +50,15 @@ struct packed_real_source {
             else
                 use(0, weights{{Isa::template decode_stored<E>(codes), Isa::template decode_stored<E>(codes + 8)}});
         } else if constexpr (halves == 1) {
-            spread_panel_lanes<Isa, E::bits>(
-                reinterpret_cast<const std::uint8_t*>(from),
-                [&](std::size_t q, const typename Isa::bytes& stored) NIBBLE_INLINE_LAMBDA {
-                    const typename Isa::i32 codes = Isa::as_i32(stored);
-                    use(4 * q, weights{{Isa::template decode<E, 0>(codes)}});
-                    use(4 * q + 1, weights{{Isa::template decode<E, 8>(codes)}});
-                    use(4 * q + 2, weights{{Isa::template decode<E, 16>(codes)}});
-                    use(4 * q + 3, weights{{Isa::template decode<E, 24>(codes)}});
-                });
+            spread_panel_lanes<Isa, E::bits>(reinterpret_cast<const std::uint8_t*>(from),
+                                             [&](std::size_t q, const typename Isa::bytes& stored)
+                                                 NIBBLE_INLINE_LAMBDA {
+                                                     const typename Isa::i32 codes = Isa::as_i32(stored);
+                                                     use(4 * q, weights{{Isa::template decode<E, 0>(codes)}});
+                                                     use(4 * q + 1, weights{{Isa::template decode<E, 8>(codes)}});
+                                                     use(4 * q + 2, weights{{Isa::template decode<E, 16>(codes)}});
+                                                     use(4 * q + 3, weights{{Isa::template decode<E, 24>(codes)}});
+                                                 });
         } else {
             typename Isa::bytes low;
             spread_lanes<Isa, E::bits>(
@@ -82,8 +79,7 @@ struct packed_real_source {
     }
 };
 
-template <isa Isa, element E>
-using real_packed_source = packed_real_source<decoder_of<Isa, E>, E>;
+template <isa Isa, element E> using real_packed_source = packed_real_source<decoder_of<Isa, E>, E>;
 
 // As in integer_tile.hpp.
 template <class Source, std::size_t Panels, std::size_t Tokens>
@@ -149,16 +145,17 @@ NIBBLE_NOINLINE void real_tile(const tile_arguments& arguments, const tile_range
 #pragma GCC unroll 8
                 for (std::size_t p = 0; p < Panels; ++p) {
                     const float* of = values + step * Source::columns * Tokens;
-                    Source::each_column(vectors_of(p, step), [&](std::size_t column, const typename Source::weights& w)
-                                                                 NIBBLE_INLINE_LAMBDA {
+                    Source::each_column(vectors_of(p, step),
+                                        [&](std::size_t column, const typename Source::weights& w)
+                                            NIBBLE_INLINE_LAMBDA {
 #pragma GCC unroll 16
-                        for (std::size_t t = 0; t < Tokens; ++t) {
-                            const f32 x = Isa::broadcast(of[column * Tokens + t]);
+                                                for (std::size_t t = 0; t < Tokens; ++t) {
+                                                    const f32 x = Isa::broadcast(of[column * Tokens + t]);
 #pragma GCC unroll 2
-                            for (std::size_t half = 0; half < halves; ++half)
-                                s[p][t][half] = Isa::fma(x, w.v[half], s[p][t][half]);
-                        }
-                    });
+                                                    for (std::size_t half = 0; half < halves; ++half)
+                                                        s[p][t][half] = Isa::fma(x, w.v[half], s[p][t][half]);
+                                                }
+                                            });
                 }
             }
         }
@@ -185,7 +182,8 @@ NIBBLE_NOINLINE void real_tile(const tile_arguments& arguments, const tile_range
             for (std::size_t t = 0; t < Tokens; ++t)
 #pragma GCC unroll 2
                 for (std::size_t half = 0; half < halves; ++half)
-                    s[p][t][half] = begun ? Isa::load(resumed + p * begun_apart + t * 16 + half * lanes) : Isa::broadcast(0.0f);
+                    s[p][t][half] =
+                        begun ? Isa::load(resumed + p * begun_apart + t * 16 + half * lanes) : Isa::broadcast(0.0f);
         const prefetch_plan requests = fresh(arguments)->prefetches;
 #pragma GCC unroll 1
         for (; columns >= unroll * Source::columns; columns -= unroll * Source::columns)

@@ -1,4 +1,5 @@
-// kernel/rotary.hpp: rotary position embedding: queries turned by their position, and panels of keys as attention reads them.
+// kernel/rotary.hpp: rotary position embedding: queries turned by their position, and panels of keys as attention reads
+// them.
 #pragma once
 
 #include <nibble/core/bits.hpp>
@@ -21,8 +22,8 @@ struct turn {
     double sine = 0.0;
 };
 
-// Cosine and sine of position x frequency within 2^-50, position up to 2^31 and |frequency| up to 8: the product is kept in two
-// parts, as is what quarter turns leave of it. No library: the same bits everywhere.
+// Cosine and sine of position x frequency within 2^-50, position up to 2^31 and |frequency| up to 8: the product is
+// kept in two parts, as is what quarter turns leave of it. No library: the same bits everywhere.
 [[nodiscard]] inline turn turn_of(std::uint64_t position, double frequency) noexcept {
     constexpr double quarter = 1.5707963267948966; // pi / 2 in two parts
     constexpr double quarter_rest = 6.123233995736766e-17;
@@ -40,8 +41,15 @@ struct turn {
                                   -1.0 / 5040.0,          1.0 / 120.0,        -1.0 / 6.0,        1.0};
     for (const double c : of_sine) sine = __builtin_fma(sine, s, c);
     sine *= r;
-    constexpr double of_cosine[] = {1.0 / 20922789888000.0, -1.0 / 87178291200.0, 1.0 / 479001600.0, -1.0 / 3628800.0, 1.0 / 40320.0,
-                                    -1.0 / 720.0,           1.0 / 24.0,           -0.5,              1.0};
+    constexpr double of_cosine[] = {1.0 / 20922789888000.0,
+                                    -1.0 / 87178291200.0,
+                                    1.0 / 479001600.0,
+                                    -1.0 / 3628800.0,
+                                    1.0 / 40320.0,
+                                    -1.0 / 720.0,
+                                    1.0 / 24.0,
+                                    -0.5,
+                                    1.0};
     for (const double c : of_cosine) cosine = __builtin_fma(cosine, s, c);
     const auto turns = static_cast<std::int64_t>(quarters);
     const double a = (turns & 1) != 0 ? sine : cosine;
@@ -49,7 +57,8 @@ struct turn {
     return {((turns + 1) & 2) != 0 ? -a : a, (turns & 2) != 0 ? -b : b};
 }
 
-// Pairs of channels and what each turns by per position; the turns of 16 tokens and of the panels of a block, to put together.
+// Pairs of channels and what each turns by per position; the turns of 16 tokens and of the panels of a block, to put
+// together.
 class rotary_tables {
 public:
     rotary_tables(std::size_t dims, bool interleaved, dynamic_array<double> frequencies)
@@ -64,7 +73,9 @@ public:
     [[nodiscard]] std::size_t pairs() const noexcept { return pairs_; }
     [[nodiscard]] std::size_t padded() const noexcept { return detail::round_up(pairs_, 8); } // pairs in vectors
     [[nodiscard]] std::size_t first(std::size_t pair) const noexcept { return interleaved_ ? 2 * pair : pair; }
-    [[nodiscard]] std::size_t second(std::size_t pair) const noexcept { return interleaved_ ? 2 * pair + 1 : pair + pairs_; }
+    [[nodiscard]] std::size_t second(std::size_t pair) const noexcept {
+        return interleaved_ ? 2 * pair + 1 : pair + pairs_;
+    }
 
     // The turns of a position: of every pair.
     void turns_at(std::size_t position, turn* out) const noexcept {
@@ -87,8 +98,9 @@ public:
         }
     }
 
-    // Panel `panel` of a block, x[channel][16 tokens]: by the turns of the block's first position (as turns_at gives them), of
-    // the panel in it and of each token in that. Their cosines and sines are off by at most 5 x 2^-24. `scratch`: 2 x padded().
+    // Panel `panel` of a block, x[channel][16 tokens]: by the turns of the block's first position (as turns_at gives
+    // them), of the panel in it and of each token in that. Their cosines and sines are off by at most 5 x 2^-24.
+    // `scratch`: 2 x padded().
     template <isa Isa>
     NIBBLE_NOINLINE void rotate_panel(const float* block, std::size_t panel, float* x, float* scratch) const noexcept {
         put_together<Isa>(block, panels_.data() + panel * 2 * padded(), scratch);
@@ -116,8 +128,7 @@ private:
         sine = static_cast<float>(from.sine);
     }
     // The turns of all pairs: one after another.
-    template <isa Isa>
-    void put_together(const float* a, const float* b, float* out) const noexcept {
+    template <isa Isa> void put_together(const float* a, const float* b, float* out) const noexcept {
         using L = lanes<Isa>;
         const std::size_t n = padded();
         for (std::size_t i = 0; i < n; i += 8) {

@@ -1,5 +1,5 @@
-// kernel/softmax.hpp: the online softmax of attention: a block of scores to weights, what came before rescaled, and the exact
-// merge of two parts.
+// kernel/softmax.hpp: the online softmax of attention: a block of scores to weights, what came before rescaled, and the
+// exact merge of two parts.
 #pragma once
 
 #include <nibble/core/bits.hpp>
@@ -17,8 +17,9 @@
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::kernel {
 
-// Tokens whose scores are worked on at once, at positions that are multiples of it whatever a page's size: results depend on
-// neither. Blocks are joined in order within a span, and spans in order, so that spans may be worked on by several threads.
+// Tokens whose scores are worked on at once, at positions that are multiples of it whatever a page's size: results
+// depend on neither. Blocks are joined in order within a span, and spans in order, so that spans may be worked on by
+// several threads.
 inline constexpr std::size_t attention_block = 256;
 inline constexpr std::size_t attention_span = 512;
 inline constexpr std::size_t attention_panels = attention_block / panel_layout::rows;
@@ -41,29 +42,26 @@ inline constexpr std::size_t attention_panels = attention_block / panel_layout::
     return static_cast<float>(__builtin_fma(static_cast<double>(exponent), 0.6931471805599453, (2.0 * t) * p));
 }
 
-// Lanes that hold as many of a panel's 16 tokens as the machine takes at once: 8 or 16. What is added up over tokens is the
-// same to the bit either way: lane i and lane i + 8 first.
+// Lanes that hold as many of a panel's 16 tokens as the machine takes at once: 8 or 16. What is added up over tokens is
+// the same to the bit either way: lane i and lane i + 8 first.
 template <isa Isa> using token_lanes = lanes<detail::panel_isa_of<Isa>>;
-template <isa Isa>
-inline constexpr std::size_t lane_halves = panel_layout::rows / token_lanes<Isa>::width;
+template <isa Isa> inline constexpr std::size_t lane_halves = panel_layout::rows / token_lanes<Isa>::width;
 
 // The sum of all lanes of a panel's vectors, in one order.
-template <class L, std::size_t Halves>
-[[nodiscard]] NIBBLE_INLINE float sum_of(const L (&x)[Halves]) noexcept {
+template <class L, std::size_t Halves> [[nodiscard]] NIBBLE_INLINE float sum_of(const L (&x)[Halves]) noexcept {
     float v[16];
     for (std::size_t h = 0; h < Halves; ++h) x[h].store(v + h * L::width, L::width);
     for (std::size_t i = 0; i < 8; ++i) v[i] += v[i + 8];
     return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
 }
-template <isa Isa>
-[[nodiscard]] NIBBLE_INLINE float exp_of(float x) noexcept {
+template <isa Isa> [[nodiscard]] NIBBLE_INLINE float exp_of(float x) noexcept {
     float v[8];
     exp(lanes<Isa>(x)).store(v, 8);
     return v[0];
 }
 
-// What attention has of a row so far: the largest score, the sum of e^(score - largest), and that of the values, each times its
-// weight, in `sums` elsewhere.
+// What attention has of a row so far: the largest score, the sum of e^(score - largest), and that of the values, each
+// times its weight, in `sums` elsewhere.
 struct softmax_state {
     float largest = -detail::infinity;
     float sum = 0.0f;
@@ -71,7 +69,8 @@ struct softmax_state {
 
 // The factors of two parts of a row that are joined under their common largest score.
 template <isa Isa>
-[[nodiscard]] NIBBLE_INLINE softmax_state joined(const softmax_state& a, const softmax_state& b, float& of_a, float& of_b) noexcept {
+[[nodiscard]] NIBBLE_INLINE softmax_state joined(const softmax_state& a, const softmax_state& b, float& of_a,
+                                                 float& of_b) noexcept {
     const float top = a.largest > b.largest ? a.largest : b.largest;
     of_a = a.largest == top ? 1.0f : exp_of<Isa>(a.largest - top);
     of_b = b.largest == top ? 1.0f : exp_of<Isa>(b.largest - top);
@@ -79,7 +78,8 @@ template <isa Isa>
     return {top, __builtin_fmaf(a.sum, of_a, of_b_sum)};
 }
 
-// All lanes of up to four rows' vectors joined by join(a, b), which leaves a joined to b in a; sums are those of sum_of.
+// All lanes of up to four rows' vectors joined by join(a, b), which leaves a joined to b in a; sums are those of
+// sum_of.
 template <class L, std::size_t Rows, std::size_t Halves, class Join>
 [[nodiscard]] NIBBLE_INLINE four_floats joined_lanes(const L (&x)[Rows][Halves], const Join& join) noexcept {
     static_assert(Rows <= 4);
@@ -123,8 +123,9 @@ template <class L, std::size_t Rows, std::size_t Halves>
 // Rows that are weighed together: what must be known of a row before its weights are takes as long for one as for four.
 inline constexpr std::size_t rows_weighed = 4;
 
-// Scores [panel][stride][16] of `panels` panels of some rows to e^(score - largest so far), in place; `rescale` is what the
-// rows' earlier sums are to be multiplied by. A score of -infinity has no weight; one of NaN or +infinity makes the sum NaN.
+// Scores [panel][stride][16] of `panels` panels of some rows to e^(score - largest so far), in place; `rescale` is what
+// the rows' earlier sums are to be multiplied by. A score of -infinity has no weight; one of NaN or +infinity makes the
+// sum NaN.
 template <isa Isa, std::size_t Rows>
 NIBBLE_NOINLINE void weigh_rows(float* scores, std::size_t stride, std::size_t panels, softmax_state* states,
                                 float* rescale, prefetch_cursor& soon) noexcept {
@@ -138,7 +139,8 @@ NIBBLE_NOINLINE void weigh_rows(float* scores, std::size_t stride, std::size_t p
         for (std::size_t r = 0; r < Rows; ++r)
 #pragma GCC unroll 2
             for (std::size_t h = 0; h < halves; ++h)
-                top[r][h] = larger(L::load(scores + p * stride + r * panel_layout::rows + h * L::width, L::width), top[r][h]);
+                top[r][h] =
+                    larger(L::load(scores + p * stride + r * panel_layout::rows + h * L::width, L::width), top[r][h]);
     const four_floats block = largest_of(top);
     float less[8] = {};
     bool grows = false;
@@ -179,15 +181,18 @@ NIBBLE_NOINLINE void weigh_rows(float* scores, std::size_t stride, std::size_t p
     }
 }
 // run.operator()<how many>(first row) for rows [0, count), rows_weighed at a time.
-template <class Run>
-NIBBLE_INLINE void for_each_rows(std::size_t count, const Run& run) noexcept {
+template <class Run> NIBBLE_INLINE void for_each_rows(std::size_t count, const Run& run) noexcept {
     std::size_t r = 0;
     for (; r + rows_weighed <= count; r += rows_weighed) run.template operator()<rows_weighed>(r);
     switch (count - r) {
-    case 1: return run.template operator()<1>(r);
-    case 2: return run.template operator()<2>(r);
-    case 3: return run.template operator()<3>(r);
-    default: return;
+    case 1:
+        return run.template operator()<1>(r);
+    case 2:
+        return run.template operator()<2>(r);
+    case 3:
+        return run.template operator()<3>(r);
+    default:
+        return;
     }
 }
 // Of all `rows` rows.
@@ -195,7 +200,8 @@ template <isa Isa>
 void weigh(float* scores, std::size_t rows, std::size_t panels, softmax_state* states, float* rescale,
            prefetch_cursor& soon) noexcept {
     for_each_rows(rows, [&]<std::size_t Rows>(std::size_t r) {
-        weigh_rows<Isa, Rows>(scores + r * panel_layout::rows, rows * panel_layout::rows, panels, states + r, rescale + r, soon);
+        weigh_rows<Isa, Rows>(scores + r * panel_layout::rows, rows * panel_layout::rows, panels, states + r,
+                              rescale + r, soon);
     });
 }
 

@@ -27,12 +27,13 @@ inline void join(group_statistics& into, const group_statistics& part) noexcept 
     into.nonfinite = into.nonfinite || part.nonfinite;
 }
 
-// Statistics of x[0, count); without WithRange low and high stay 0. Integer comparisons of bit patterns, which order fp32
-// magnitudes, vectorize without -ffast-math; NaN and infinity are counted as zeros and reported.
+// Statistics of x[0, count); without WithRange low and high stay 0. Integer comparisons of bit patterns, which order
+// fp32 magnitudes, vectorize without -ffast-math; NaN and infinity are counted as zeros and reported.
 template <bool WithRange = true>
-[[nodiscard]] NIBBLE_NOINLINE inline group_statistics measure(const float* x, std::size_t count, bool with_sum) noexcept {
+[[nodiscard]] NIBBLE_NOINLINE inline group_statistics measure(const float* x, std::size_t count,
+                                                              bool with_sum) noexcept {
     group_statistics g{};
-    std::int32_t top = 0;   // of the magnitudes
+    std::int32_t top = 0; // of the magnitudes
     std::int32_t low = 0x7fffffff;
     std::int32_t high = -0x7fffffff - 1;
     std::int32_t special = 0;
@@ -83,12 +84,13 @@ template <bool WithRange = true>
     return g;
 }
 
-// What a scheme asks of a slot's statistics besides the largest magnitude: the range (of an offset, and of rules unknown here)
-// and the sum of magnitudes.
+// What a scheme asks of a slot's statistics besides the largest magnitude: the range (of an offset, and of rules
+// unknown here) and the sum of magnitudes.
 template <any_scheme S>
 inline constexpr bool by_magnitude = requires {
     typename S::scale_type::rule;
-    requires std::same_as<typename S::scale_type::rule, by_largest> || std::same_as<typename S::scale_type::rule, by_exponent> ||
+    requires std::same_as<typename S::scale_type::rule, by_largest> ||
+                 std::same_as<typename S::scale_type::rule, by_exponent> ||
                  std::same_as<typename S::scale_type::rule, by_exponent_no_clip> ||
                  std::same_as<typename S::scale_type::rule, by_exponent_rounded>;
 };
@@ -99,8 +101,7 @@ inline constexpr bool asks_range = detail::scheme_traits<S>::has_zero || (S::sca
                                        else
                                            return true;
                                    }());
-template <any_scheme S>
-inline constexpr bool asks_sum = S::scaled && !by_magnitude<S>;
+template <any_scheme S> inline constexpr bool asks_sum = S::scaled && !by_magnitude<S>;
 
 // The statistics of many runs, one number per run in each array. Arrays that a scheme does not ask for may be null.
 struct run_statistics {
@@ -116,15 +117,14 @@ struct run_statistics {
     }
 };
 
-// Eight lanes, as the compiler has them on any machine. Loops over them because compilers differ in what they make of short
-// loops of scalars: GCC takes a run of 16 apart into vectors of 8, 4, 2 and two single numbers.
+// Eight lanes, as the compiler has them on any machine. Loops over them because compilers differ in what they make of
+// short loops of scalars: GCC takes a run of 16 apart into vectors of 8, 4, 2 and two single numbers.
 using eight_floats = float __attribute__((vector_size(32)));
 using eight_words = std::int32_t __attribute__((vector_size(32)));
 
-// One number for each `lanes` (a multiple of 8 and a power of two) of the `count` x lanes in a[]: the largest or the smallest;
-// at the start of a[]. Neighbours are joined until one is left, the last steps for eight results at a time.
-template <bool Largest>
-NIBBLE_INLINE void fold(std::int32_t* a, std::size_t count, std::size_t lanes) noexcept {
+// One number for each `lanes` (a multiple of 8 and a power of two) of the `count` x lanes in a[]: the largest or the
+// smallest; at the start of a[]. Neighbours are joined until one is left, the last steps for eight results at a time.
+template <bool Largest> NIBBLE_INLINE void fold(std::int32_t* a, std::size_t count, std::size_t lanes) noexcept {
     for (; lanes > 1; lanes /= 2) {
         // Results lie behind what is still to be read; beyond their end there is scratch.
         for (std::size_t i = 0; i < count * lanes / 2; i += 8) {
@@ -139,9 +139,9 @@ NIBBLE_INLINE void fold(std::int32_t* a, std::size_t count, std::size_t lanes) n
     }
 }
 
-// The statistics of `runs` runs of x, all of `run` columns, but for the sums: the same as measure gives, for all at once, so
-// that the ends of short runs are vector work too. False, and nothing of use written, if a value is not finite or if this way
-// is not for such runs: it is for 16, 32, 64 ... columns each, and quantize_block in all at most.
+// The statistics of `runs` runs of x, all of `run` columns, but for the sums: the same as measure gives, for all at
+// once, so that the ends of short runs are vector work too. False, and nothing of use written, if a value is not finite
+// or if this way is not for such runs: it is for 16, 32, 64 ... columns each, and quantize_block in all at most.
 template <bool WithRange>
 [[nodiscard]] NIBBLE_NOINLINE bool measure_runs(const float* NIBBLE_RESTRICT x, std::size_t run, std::size_t runs,
                                                 const run_statistics& to) noexcept {

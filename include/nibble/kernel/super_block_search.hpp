@@ -1,4 +1,5 @@
-// kernel/super_block_search.hpp: integer scales and minimums of groups, and what they stand under, of least squared error.
+// kernel/super_block_search.hpp: integer scales and minimums of groups, and what they stand under, of least squared
+// error.
 #pragma once
 
 #include <nibble/core/config.hpp>
@@ -12,8 +13,7 @@ NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::kernel {
 
 // What the slots of Elements weights under one outer slot store.
-template <any_scheme S, std::size_t Elements>
-struct super_block_parameters {
+template <any_scheme S, std::size_t Elements> struct super_block_parameters {
     using traits = detail::scheme_traits<S>;
     static constexpr std::size_t run = traits::run(Elements);
     static constexpr std::size_t slots = Elements / run;
@@ -23,10 +23,10 @@ struct super_block_parameters {
     typename traits::outer_zero_code outer_zero = {};
 };
 
-// Integer scales, and minimums, under others. Each group's best scale is known first; then, for a few outer scales, every
-// group takes the best integers near its own, and the outer ones are fitted to all codes, in turn while that gains.
-template <any_scheme S, std::size_t Elements>
-class super_block {
+// Integer scales, and minimums, under others. Each group's best scale is known first; then, for a few outer scales,
+// every group takes the best integers near its own, and the outer ones are fitted to all codes, in turn while that
+// gains.
+template <any_scheme S, std::size_t Elements> class super_block {
     using traits = detail::scheme_traits<S>;
     using element = typename traits::element;
     using inner = typename traits::scale_element;
@@ -60,7 +60,8 @@ public:
             positive = positive && b.sums_[s].low > 0.0f;
         }
         for (std::size_t s = 0; s < slots; ++s) {
-            // Minimums of a block have one sign; positive ones, under a negative dmin, suit a block without other values.
+            // Minimums of a block have one sign; positive ones, under a negative dmin, suit a block without other
+            // values.
             if constexpr (affine_codes)
                 b.wanted_[s] = positive ? search_affine<element, false>(x + s * run, run, b.sums_[s])
                                         : search_affine<element, true>(x + s * run, run, b.sums_[s]);
@@ -72,7 +73,8 @@ public:
             if (positive ? minimum < top_minimum : minimum > top_minimum) top_minimum = minimum;
         }
         // The largest scale on the largest integer, and clipped or with room to spare.
-        constexpr double limit = affine_codes ? static_cast<double>(highest<inner>) : static_cast<double>(lowest<inner>);
+        constexpr double limit =
+            affine_codes ? static_cast<double>(highest<inner>) : static_cast<double>(lowest<inner>);
         constexpr int first = inner::bits <= 4 ? -2 : -1;
         constexpr int last = inner::bits <= 4 ? 1 : 0;
         trial best = b.attempt(top / limit, top_minimum / static_cast<double>(highest<inner>));
@@ -164,8 +166,7 @@ private:
                 }
                 if constexpr (!affine_codes) break;
                 // The best offset for these codes.
-                const float next =
-                    nearest_value<inner>(ratio(__builtin_fma(factor, c.q, -g.x) / count, outer_minimum));
+                const float next = nearest_value<inner>(ratio(__builtin_fma(factor, c.q, -g.x) / count, outer_minimum));
                 if (next == mn) break;
                 mn = next;
             }

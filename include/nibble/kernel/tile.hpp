@@ -1,5 +1,5 @@
-// kernel/tile.hpp: what the register tiles of products, Panels x 16 rows of weights against Tokens rows of activations over a range
-// of columns, have in common: integer_tile.hpp and real_tile.hpp, where everything is that is hot in gemm.
+// kernel/tile.hpp: what the register tiles of products, Panels x 16 rows of weights against Tokens rows of activations
+// over a range of columns, have in common: integer_tile.hpp and real_tile.hpp, where everything is that is hot in gemm.
 #pragma once
 
 #include <nibble/core/config.hpp>
@@ -13,14 +13,14 @@ namespace nibble::inline NIBBLE_ABI::kernel {
 
 // The columns a tile covers: whole parts, or a piece of one part that begins and ends on a phase.
 struct tile_range {
-    std::size_t part = 0;        // the first part
+    std::size_t part = 0; // the first part
     std::size_t parts = 0;
-    std::size_t begin = 0;       // its first padded column, or that of the piece
-    std::size_t part_units = 0;  // quads (integer) or columns (real) of every part but the last
-    std::size_t last_units = 0;  // of the last part, or of the piece
-    std::size_t phase = 0;       // the first phase of the piece within its part (integer)
-    bool resume = false;         // the piece continues sums in `totals`
-    bool finish = true;          // the last part is complete with this range
+    std::size_t begin = 0;      // its first padded column, or that of the piece
+    std::size_t part_units = 0; // quads (integer) or columns (real) of every part but the last
+    std::size_t last_units = 0; // of the last part, or of the piece
+    std::size_t phase = 0;      // the first phase of the piece within its part (integer)
+    bool resume = false;        // the piece continues sums in `totals`
+    bool finish = true;         // the last part is complete with this range
 };
 
 // What a tile is given.
@@ -45,10 +45,9 @@ struct tile_arguments {
     std::byte* totals = nullptr;    // likewise, and as far apart: int32 or fp32 sums of an unfinished part
 };
 
-// What is asked for once per part is read from memory when it is: kept in registers it would push the pointers of the innermost
-// loop out of them.
-template <class T>
-[[nodiscard]] NIBBLE_INLINE const T* fresh(const T& of) noexcept {
+// What is asked for once per part is read from memory when it is: kept in registers it would push the pointers of the
+// innermost loop out of them.
+template <class T> [[nodiscard]] NIBBLE_INLINE const T* fresh(const T& of) noexcept {
     const T* at = &of;
     NIBBLE_OPAQUE(at);
     return at;

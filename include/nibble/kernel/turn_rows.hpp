@@ -9,7 +9,8 @@
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::kernel {
 
-// Passed by reference, where longer than 16 bytes: without AVX compilers pass such vectors otherwise than with it, and say so.
+// Passed by reference, where longer than 16 bytes: without AVX compilers pass such vectors otherwise than with it, and
+// say so.
 template <std::size_t Width> struct float_vector {
     using type __attribute__((vector_size(Width * sizeof(float)))) = float;
 };
@@ -49,14 +50,14 @@ NIBBLE_INLINE void turn_rows(const typename float_vector<Width>::type (&rows)[4]
 }
 
 // Lanes 4 Index .. 4 Index + 3.
-template <std::size_t Index, class Vector>
-[[nodiscard]] NIBBLE_INLINE four_floats four_of(const Vector& v) noexcept {
+template <std::size_t Index, class Vector> [[nodiscard]] NIBBLE_INLINE four_floats four_of(const Vector& v) noexcept {
     return __builtin_shufflevector(v, v, 4 * Index, 4 * Index + 1, 4 * Index + 2, 4 * Index + 3);
 }
 
 // to[lane x stride + row] = rows[row][lane]
 template <std::size_t Width, std::size_t Rows>
-NIBBLE_INLINE void store_turned(const typename float_vector<Width>::type (&rows)[4], float* to, std::size_t stride) noexcept {
+NIBBLE_INLINE void store_turned(const typename float_vector<Width>::type (&rows)[4], float* to,
+                                std::size_t stride) noexcept {
     typename float_vector<Width>::type columns[4];
     turn_rows<Width>(rows, columns);
     [&]<std::size_t... At>(std::index_sequence<At...>) NIBBLE_INLINE_LAMBDA {

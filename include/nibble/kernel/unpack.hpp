@@ -1,5 +1,5 @@
-// kernel/unpack.hpp: steps of packed codes to byte, int16 or fp32 lanes, and scales to fp32; what a kernel does once per
-// panel before it multiplies.
+// kernel/unpack.hpp: steps of packed codes to byte, int16 or fp32 lanes, and scales to fp32; what a kernel does once
+// per panel before it multiplies.
 #pragma once
 
 #include <nibble/core/config.hpp>
@@ -104,8 +104,8 @@ NIBBLE_INLINE void spread_panel_lanes(const std::uint8_t* in, const Put& put) no
             if constexpr (Bits >= 6) lanes = Isa::template join<4>(lanes, pair.template operator()<Q>(in + 32 * quads));
             if constexpr (Bits == 2 || Bits == 3) lanes = pair.template operator()<Q>(in);
             if constexpr (Bits % 2 == 1) {
-                const bytes bit =
-                    Isa::template fields<2 * Q, 2 * Q + 1, 1>(in + detail::step_bytes_of(Bits) - panel_layout::rows * 2);
+                const bytes bit = Isa::template fields<2 * Q, 2 * Q + 1, 1>(in + detail::step_bytes_of(Bits) -
+                                                                            panel_layout::rows * 2);
                 if constexpr (Bits == 1)
                     lanes = bit;
                 else
@@ -140,14 +140,13 @@ NIBBLE_NOINLINE void unpack_integer(const std::uint8_t* in, std::size_t quads, s
     }
 }
 
-template <isa Isa>
-NIBBLE_INLINE void store_widened(const typename Isa::bytes& lanes, std::int16_t* out) noexcept {
+template <isa Isa> NIBBLE_INLINE void store_widened(const typename Isa::bytes& lanes, std::int16_t* out) noexcept {
     Isa::store_words(out, Isa::even_words(lanes));
     Isa::store_words(out + 16, Isa::odd_words(lanes));
 }
 
-// The same lanes as int16: per quad A's columns 0 and 2 of each row, A's 1 and 3, B's 0 and 2, B's 1 and 3. The codes have
-// been asked for before: what a burst asks for ahead of its end only makes it wait.
+// The same lanes as int16: per quad A's columns 0 and 2 of each row, A's 1 and 3, B's 0 and 2, B's 1 and 3. The codes
+// have been asked for before: what a burst asks for ahead of its end only makes it wait.
 template <isa Isa, element E>
 NIBBLE_NOINLINE void unpack_words(const std::uint8_t* in, std::size_t quads, std::int16_t* out) noexcept {
     constexpr std::size_t step = detail::step_quads<E>;
@@ -176,7 +175,8 @@ NIBBLE_NOINLINE void unpack_real(const std::uint8_t* in, std::size_t columns, fl
         const auto* codes = reinterpret_cast<const typename E::code*>(in);
         for (std::size_t k = 0; k < columns; ++k, codes += 16, out += 16) {
             Isa::prefetch(reinterpret_cast<const std::uint8_t*>(codes) + 1024);
-            for (std::size_t half = 0; half < 16; half += width) Isa::store(out + half, Isa::template decode_stored<E>(codes + half));
+            for (std::size_t half = 0; half < 16; half += width)
+                Isa::store(out + half, Isa::template decode_stored<E>(codes + half));
         }
     } else {
         constexpr std::size_t step = detail::step_quads<E>;
@@ -190,21 +190,22 @@ NIBBLE_NOINLINE void unpack_real(const std::uint8_t* in, std::size_t columns, fl
         for (std::size_t k = 0; k < columns; k += 4 * step, in += detail::step_bytes<E>, out += 64 * step) {
             Isa::prefetch(in + 1024);
             if constexpr (width == panel_layout::rows)
-                spread_panel_lanes<Isa, E::bits>(in, [&](std::size_t q, const typename Isa::bytes& stored) NIBBLE_INLINE_LAMBDA {
-                    quad(stored, out + 64 * q);
-                });
+                spread_panel_lanes<Isa, E::bits>(in, [&](std::size_t q, const typename Isa::bytes& stored)
+                                                         NIBBLE_INLINE_LAMBDA { quad(stored, out + 64 * q); });
             else
-                spread_lanes<Isa, E::bits>(in, [&](std::size_t v, const typename Isa::bytes& stored) NIBBLE_INLINE_LAMBDA {
-                    quad(stored, out + 64 * (v / 2) + 8 * (v % 2));
-                });
+                spread_lanes<Isa, E::bits>(in,
+                                           [&](std::size_t v, const typename Isa::bytes& stored) NIBBLE_INLINE_LAMBDA {
+                                               quad(stored, out + 64 * (v / 2) + 8 * (v % 2));
+                                           });
         }
     }
 }
 
-// Scales of parts [first, first + parts) of a panel as fp32, [part][16]: inner x outer where outer scales differ along a
-// row, times the unit of the family's lanes.
+// Scales of parts [first, first + parts) of a panel as fp32, [part][16]: inner x outer where outer scales differ along
+// a row, times the unit of the family's lanes.
 template <isa Isa, class Family, any_scheme S>
-inline void widen_scales(const packed<S>& w, const std::byte* panel, std::size_t first, std::size_t parts, float* out) noexcept {
+inline void widen_scales(const packed<S>& w, const std::byte* panel, std::size_t first, std::size_t parts,
+                         float* out) noexcept {
     using traits = detail::scheme_traits<S>;
     constexpr float unit = Family::unit;
     if constexpr (!S::scaled) {
@@ -242,18 +243,21 @@ inline void widen_scales(const packed<S>& w, const std::byte* panel, std::size_t
         if (depth.parts_per_run == 1) { // a part, a scale: one stretch of codes
             codes += first * panel_layout::rows;
 #pragma GCC unroll 4
-            for (std::size_t i = 0; i < parts * panel_layout::rows; i += 8) Isa::store(out + i, in_units(one(codes + i)));
+            for (std::size_t i = 0; i < parts * panel_layout::rows; i += 8)
+                Isa::store(out + i, in_units(one(codes + i)));
         } else {
             for (std::size_t part = first; part < first + parts; ++part, out += panel_layout::rows)
                 for (std::size_t half = 0; half < 2; ++half)
-                    Isa::store(out + 8 * half, in_units(one(codes + depth.scale_of(part) * panel_layout::rows + 8 * half)));
+                    Isa::store(out + 8 * half,
+                               in_units(one(codes + depth.scale_of(part) * panel_layout::rows + 8 * half)));
         }
     }
 }
 
 // Minimums of those parts as fp32, [part][16].
 template <isa Isa, any_scheme S>
-inline void widen_minimums(const packed<S>& w, const std::byte* panel, std::size_t first, std::size_t parts, float* out) noexcept {
+inline void widen_minimums(const packed<S>& w, const std::byte* panel, std::size_t first, std::size_t parts,
+                           float* out) noexcept {
     using traits = detail::scheme_traits<S>;
     for (std::size_t part = first; part < first + parts; ++part, out += panel_layout::rows) {
         const auto* codes = reinterpret_cast<const typename traits::zero_code*>(panel + w.sections().zeros) +

@@ -17,7 +17,8 @@ namespace nibble::inline NIBBLE_ABI {
 
 namespace detail {
 
-// x^p of a positive finite x and 0 <= p <= 1, the same bits everywhere: every product that meets a sum is a written fma.
+// x^p of a positive finite x and 0 <= p <= 1, the same bits everywhere: every product that meets a sum is a written
+// fma.
 [[nodiscard]] inline float power(float x, float p) noexcept {
     // log2 x = exponent + 2 / ln 2 (t + t^3 / 3 + ...) with t = (m - 1) / (m + 1), m in [1/sqrt 2, sqrt 2).
     int exponent = floor_log2(x);
@@ -37,16 +38,17 @@ namespace detail {
     double e = 1.0;
     for (int n = 20; n >= 1; --n) e = __builtin_fma(e, rest / n, 1.0);
     // Two factors: 2^-150 is no fp32 number, but may be half of one.
-    return static_cast<float>(e * static_cast<double>(exp2i(whole / 2)) * static_cast<double>(exp2i(whole - whole / 2)));
+    return static_cast<float>(e * static_cast<double>(exp2i(whole / 2)) *
+                              static_cast<double>(exp2i(whole - whole / 2)));
 }
 
 } // namespace detail
 
 // w (N x K) as values under two scales (Liu et al., "CrossQuant", 2024): column j is first divided by
-// c_j = (max_i |w_ij|)^(1 - alpha), then the result is quantized in scheme S, whose rule gives the row or group its scale.
-// alpha 1 leaves S alone, 0 makes every column's largest magnitude 1; the paper takes 0.15 for activations. The paper's row
-// scale is (max_j |w_ij|)^alpha over the largest code; S's own is never larger, so that the error is not either.
-// Columns of zeros get c = 1; NaN and infinities do not count in c_j and are treated as quantize treats them.
+// c_j = (max_i |w_ij|)^(1 - alpha), then the result is quantized in scheme S, whose rule gives the row or group its
+// scale. alpha 1 leaves S alone, 0 makes every column's largest magnitude 1; the paper takes 0.15 for activations. The
+// paper's row scale is (max_j |w_ij|)^alpha over the largest code; S's own is never larger, so that the error is not
+// either. Columns of zeros get c = 1; NaN and infinities do not count in c_j and are treated as quantize treats them.
 // Two passes, and a copy of w.
 template <any_scheme S, executor Executor = serial>
 [[nodiscard]] cross_quantized<S> quantize_cross(matrix_view<const float> w, float alpha = 0.15f,
@@ -81,8 +83,8 @@ void dequantize(const cross_quantized<S>& q, matrix_view<float> out, const Execu
     });
 }
 
-// out(m, j) = x(m, j) x columns[j]: what gemm multiplies with pack(q.weights()) to give x times the values of q. In place if
-// out is x.
+// out(m, j) = x(m, j) x columns[j]: what gemm multiplies with pack(q.weights()) to give x times the values of q. In
+// place if out is x.
 template <any_scheme S, executor Executor = serial>
 void scale_columns(matrix_view<const float> x, const cross_quantized<S>& q, matrix_view<float> out,
                    const Executor& threads = {}) {

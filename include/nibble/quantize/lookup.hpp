@@ -123,9 +123,8 @@ template <executor Executor, class Body>
 void in_stretches(std::size_t count, std::size_t weights, const Executor& threads, Body&& body) {
     if (count == 0) return;
     const std::size_t per_task = max_of<std::size_t>(1, count / max_of<std::size_t>(1, weights / 32768));
-    for_each_task(ceil_div(count, per_task), threads, [&](std::size_t task, std::size_t) {
-        body(task * per_task, min_of(count, (task + 1) * per_task));
-    });
+    for_each_task(ceil_div(count, per_task), threads,
+                  [&](std::size_t task, std::size_t) { body(task * per_task, min_of(count, (task + 1) * per_task)); });
 }
 
 } // namespace detail

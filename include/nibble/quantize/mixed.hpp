@@ -22,7 +22,9 @@ namespace detail {
 
 // w in every element of the list, by quantize; groups are then copied from whichever is chosen.
 template <class... Schemes> struct mixed_candidates {
-    template <class S> struct one { quantized<S> q; };
+    template <class S> struct one {
+        quantized<S> q;
+    };
     struct all : one<Schemes>... {};
     all parts;
 
@@ -39,7 +41,7 @@ template <class... Schemes> struct mixed_candidates {
 // Squared error of every group, [element][group]; weights that are not finite do not count.
 template <class Mixed, class Candidates, executor Executor>
 [[nodiscard]] dynamic_array<double> mixed_errors(matrix_view<const float> w, const Candidates& candidates,
-                                               const Executor& threads) {
+                                                 const Executor& threads) {
     const std::size_t row_groups = ceil_div(w.cols(), Mixed::size);
     dynamic_array<double> errors(Mixed::count * w.rows() * row_groups);
     candidates.each([&]<class S>(std::size_t number, const quantized<S>& q) {

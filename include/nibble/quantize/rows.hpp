@@ -1,5 +1,5 @@
-// quantize/rows.hpp: precision by rows: the rows that gain most in one scheme, the others in a cheaper one; and groups that
-// run down the columns.
+// quantize/rows.hpp: precision by rows: the rows that gain most in one scheme, the others in a cheaper one; and groups
+// that run down the columns.
 #pragma once
 
 #include <nibble/core/bits.hpp>
@@ -18,21 +18,22 @@
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
-// w (N x K) with round(fraction x N) of its rows in High and the others in Low: the rows whose squared error High reduces most,
-// each times its entry of `importance` if that is given (N numbers that are not negative, for example the sensitivity of
-// the output). Of equal gains the first rows are taken. Values that are not finite do not count as errors.
-// Both schemes must keep rows apart (granularities with row_local, one level), so that a row's codes do not depend on which
-// rows are chosen.
+// w (N x K) with round(fraction x N) of its rows in High and the others in Low: the rows whose squared error High
+// reduces most, each times its entry of `importance` if that is given (N numbers that are not negative, for example the
+// sensitivity of the output). Of equal gains the first rows are taken. Values that are not finite do not count as
+// errors. Both schemes must keep rows apart (granularities with row_local, one level), so that a row's codes do not
+// depend on which rows are chosen.
 template <any_scheme High, any_scheme Low, executor Executor = serial>
 [[nodiscard]] mixed_rows<High, Low> quantize_rows(matrix_view<const float> w, double fraction,
-                                                  const float* importance = nullptr, const quantize_options& options = {},
-                                                  const Executor& threads = {}) {
+                                                  const float* importance = nullptr,
+                                                  const quantize_options& options = {}, const Executor& threads = {}) {
     detail::check_executor(threads);
-    static_assert(detail::scheme_traits<High>::granularity::row_local && detail::scheme_traits<Low>::granularity::row_local &&
-                      !High::two_level && !Low::two_level,
+    static_assert(detail::scheme_traits<High>::granularity::row_local &&
+                      detail::scheme_traits<Low>::granularity::row_local && !High::two_level && !Low::two_level,
                   "quantize_rows: schemes with scales of their own in each row, such as int4_g128 or int8_channel");
     NIBBLE_CHECK(fraction >= 0.0 && fraction <= 1.0, "quantize_rows: the fraction must lie between 0 and 1");
-    NIBBLE_CHECK(options.round_up == nullptr, "quantize_rows: learned rounding belongs to one scheme; quantize the parts");
+    NIBBLE_CHECK(options.round_up == nullptr,
+                 "quantize_rows: learned rounding belongs to one scheme; quantize the parts");
     NIBBLE_CHECK(w.rows() <= UINT32_MAX, "quantize_rows: more than 2^32 - 1 rows");
     for (std::size_t i = 0; importance != nullptr && i < w.rows(); ++i)
         NIBBLE_CHECK(detail::is_finite(importance[i]) && importance[i] >= 0.0f,
@@ -78,7 +79,8 @@ template <any_scheme High, any_scheme Low, executor Executor = serial>
 template <any_scheme High, any_scheme Low, executor Executor = serial>
 void dequantize(const mixed_rows<High, Low>& q, matrix_view<float> out, const Executor& threads = {}) {
     detail::check_executor(threads);
-    NIBBLE_CHECK(out.rows() == q.rows() && out.cols() == q.cols(), "dequantize: the output must have the shape of the weights");
+    NIBBLE_CHECK(out.rows() == q.rows() && out.cols() == q.cols(),
+                 "dequantize: the output must have the shape of the weights");
     if (out.empty()) return;
     const auto part = [&](const auto& weights, const dynamic_array<std::size_t>& rows) {
         dynamic_array<float> values(weights.rows() * weights.cols());
@@ -91,7 +93,8 @@ void dequantize(const mixed_rows<High, Low>& q, matrix_view<float> out, const Ex
 }
 
 // out(m, features[n]) = y(m, n): the outputs of one part's gemm to their places in those of the whole.
-inline void scatter_columns(matrix_view<const float> y, const dynamic_array<std::size_t>& features, matrix_view<float> out) {
+inline void scatter_columns(matrix_view<const float> y, const dynamic_array<std::size_t>& features,
+                            matrix_view<float> out) {
     NIBBLE_CHECK(y.cols() == features.size() && y.rows() == out.rows(),
                  "scatter_columns: one feature per column of y, and as many rows in out as in y");
     for (const std::size_t feature : features)
@@ -113,9 +116,9 @@ inline void transpose_into(matrix_view<const float> from, matrix_view<float> to)
 
 } // namespace detail
 
-// Groups along the other axis: scheme S applied to wᵀ, so that per_group<G> means G consecutive rows of one column (keys per
-// channel over tokens, as KIVI has them) and per_channel one scale per column. The result is K x N, and gemm on it multiplies
-// by wᵀ. Copies w.
+// Groups along the other axis: scheme S applied to wᵀ, so that per_group<G> means G consecutive rows of one column
+// (keys per channel over tokens, as KIVI has them) and per_channel one scale per column. The result is K x N, and gemm
+// on it multiplies by wᵀ. Copies w.
 template <any_scheme S, executor Executor = serial>
 [[nodiscard]] quantized<S> quantize_transposed(matrix_view<const float> w, const quantize_options& options = {},
                                                const Executor& threads = {}) {

@@ -21,8 +21,9 @@ namespace nibble::inline NIBBLE_ABI {
 
 // How the range of a slot is chosen.
 enum class range {
-    absmax,        // the scheme's own rule, from the largest magnitude (or, if it says so, the mean): the default, and fast
-    least_squares, // a search for the stored scale, and zero point or minimum, of least squared error of the slot: see quantize
+    absmax, // the scheme's own rule, from the largest magnitude (or, if it says so, the mean): the default, and fast
+    least_squares, // a search for the stored scale, and zero point or minimum, of least squared error of the slot: see
+                   // quantize
 };
 
 // What becomes of NaN and infinities. Ranges never see them, and nonfinite() of the result tells of them.
@@ -36,8 +37,8 @@ struct quantize_options {
     nibble::range range = nibble::range::absmax;
     nibble::rounding rounding = nibble::rounding::nearest_even;
     std::uint64_t seed = 0; // of stochastic rounding
-    // Of learned rounding, and needed for it: rows x cols bytes, row after row without gaps; the lowest bit of each says
-    // whether that weight goes to the code above (1) or below (0). A weight that a code holds exactly stays.
+    // Of learned rounding, and needed for it: rows x cols bytes, row after row without gaps; the lowest bit of each
+    // says whether that weight goes to the code above (1) or below (0). A weight that a code holds exactly stays.
     const std::uint8_t* round_up = nullptr;
     nibble::nonfinite_policy nonfinite = nonfinite_policy::mark;
     bool flush_subnormals = false; // fp32 subnormals count as zeros, as on hardware that flushes its inputs
@@ -46,14 +47,13 @@ struct quantize_options {
 namespace detail {
 
 // One row's loop over its runs: visit(run index, first column, columns).
-template <class Visit>
-inline void for_each_run(std::size_t cols, std::size_t run, Visit&& visit) {
+template <class Visit> inline void for_each_run(std::size_t cols, std::size_t run, Visit&& visit) {
     std::size_t index = 0;
     for (std::size_t col = 0; col < cols; col += run, ++index) visit(index, col, min_of(run, cols - col));
 }
 
-// Do the outer scales of a two_level scheme follow from the largest magnitude under each? Then max|x| / (448 x 6), in one
-// rounding, as NVFP4 has it.
+// Do the outer scales of a two_level scheme follow from the largest magnitude under each? Then max|x| / (448 x 6), in
+// one rounding, as NVFP4 has it.
 template <any_scheme S>
 inline constexpr bool outer_by_largest = [] {
     if constexpr (S::two_level)
@@ -62,8 +62,8 @@ inline constexpr bool outer_by_largest = [] {
         return false;
 }();
 
-// Columns under one outer scale, if that is a constant, no two rows share an outer scale and each lies inside of a block of
-// quantize_block columns; else 0. Such outer scales are chosen block by block, in the one pass over the row.
+// Columns under one outer scale, if that is a constant, no two rows share an outer scale and each lies inside of a
+// block of quantize_block columns; else 0. Such outer scales are chosen block by block, in the one pass over the row.
 template <any_scheme S>
 inline constexpr std::size_t outer_run_of_block = [] {
     using outer_granularity = typename scheme_traits<S>::outer_granularity;
@@ -71,14 +71,16 @@ inline constexpr std::size_t outer_run_of_block = [] {
         return std::size_t{0};
     } else if constexpr (requires { typename std::integral_constant<std::size_t, outer_granularity::run(1)>; }) {
         constexpr std::size_t run = outer_granularity::run(1);
-        constexpr bool same = run == outer_granularity::run(kernel::quantize_block) && run == outer_granularity::run(100003);
+        constexpr bool same =
+            run == outer_granularity::run(kernel::quantize_block) && run == outer_granularity::run(100003);
         return same && outer_granularity::row_local && kernel::quantize_block % run == 0 ? run : std::size_t{0};
     } else {
         return std::size_t{0};
     }
 }();
 
-// Columns of the blocks whose inner and outer numbers a search finds together; else 0: integers under outer scales of their own.
+// Columns of the blocks whose inner and outer numbers a search finds together; else 0: integers under outer scales of
+// their own.
 template <any_scheme S>
 inline constexpr std::size_t super_block_columns = [] {
     if constexpr (outer_run_of_block<S> == 0) {
@@ -91,8 +93,7 @@ inline constexpr std::size_t super_block_columns = [] {
     }
 }();
 
-template <any_scheme S>
-struct quantizer {
+template <any_scheme S> struct quantizer {
     using traits = scheme_traits<S>;
     using granularity = typename traits::granularity;
     using outer_granularity = typename traits::outer_granularity;
@@ -129,7 +130,8 @@ struct quantizer {
         constexpr float top = S::scaled ? 3.4028234e38f : largest<element>;
         for (float& v : x) {
             if (options.flush_subnormals) v = flush_subnormal_input(v);
-            if (options.nonfinite == nonfinite_policy::zero && !is_finite(v)) v = is_nan(v) ? 0.0f : v < 0.0f ? -top : top;
+            if (options.nonfinite == nonfinite_policy::zero && !is_finite(v))
+                v = is_nan(v) ? 0.0f : v < 0.0f ? -top : top;
         }
         return x;
     }
@@ -161,8 +163,8 @@ struct quantizer {
             if (kernel::measure_runs<with_range>(w.row(row) + col, run, n / run, to)) i = n / run;
         bool nonfinite = false;
         for (; i * run < n; ++i) {
-            const group_statistics g =
-                kernel::measure<with_range>(w.row(row) + col + i * run, min_of(run, w.cols() - col - i * run), with_sum);
+            const group_statistics g = kernel::measure<with_range>(w.row(row) + col + i * run,
+                                                                   min_of(run, w.cols() - col - i * run), with_sum);
             to.largest[i] = g.largest;
             if constexpr (with_range) {
                 to.low[i] = g.low;
@@ -188,8 +190,8 @@ struct quantizer {
         return kernel::statistics_at<with_range, with_sum>(s, i, min_of(run, w.cols() - col));
     }
 
-    // Chooses and stores the parameters of the slots of columns [col, col + n) of a row, each a run of its own, from their
-    // statistics; what their codes stand under to scale[] and zero[].
+    // Chooses and stores the parameters of the slots of columns [col, col + n) of a row, each a run of its own, from
+    // their statistics; what their codes stand under to scale[] and zero[].
     void choose_runs(std::size_t row, std::size_t col, std::size_t n, const kernel::run_statistics& s, float* scale,
                      float* zero) const {
         typename traits::scale_code scale_codes[kernel::quantize_block];
@@ -201,8 +203,8 @@ struct quantizer {
                 const std::size_t first = col + i * run;
                 const std::size_t together = search_super_block(row, first, n - i * run, s.from(i));
                 if (together == 0)
-                    store(slot(row, first),
-                          choose(at(s, i, first), outer_of(row, first), w.row(row) + first, min_of(run, w.cols() - first)));
+                    store(slot(row, first), choose(at(s, i, first), outer_of(row, first), w.row(row) + first,
+                                                   min_of(run, w.cols() - first)));
                 for (const std::size_t end = i + max_of<std::size_t>(1, together); i < end; ++i) {
                     scale[i] = slots.scale(row, col + i * run);
                     zero[i] = slots.zero(row, col + i * run);
@@ -217,8 +219,9 @@ struct quantizer {
                 const std::size_t outer_run = outer_granularity::run(w.cols());
                 together = min_of(together, ceil_div(outer_run - first % outer_run, run));
             }
-            kernel::parameters_of_runs<S, with_range, with_sum>(s.from(i), together, run, w.cols() - first, outer_of(row, first),
-                                                                options.nonfinite == nonfinite_policy::zero, to.from(i));
+            kernel::parameters_of_runs<S, with_range, with_sum>(
+                s.from(i), together, run, w.cols() - first, outer_of(row, first),
+                options.nonfinite == nonfinite_policy::zero, to.from(i));
             i += together;
         }
         // Copies: what is stored may be bytes, and those might lie anywhere, in *this too.
@@ -233,7 +236,8 @@ struct quantizer {
         }
     }
 
-    // What a search sees of x[0, n): values that are not finite are zeros, as they are to the range; a copy if there are any.
+    // What a search sees of x[0, n): values that are not finite are zeros, as they are to the range; a copy if there
+    // are any.
     const float* searched(const float* x, std::size_t n, bool nonfinite, dynamic_array<float>& copy) const {
         if (!nonfinite && !options.flush_subnormals) return x;
         copy.assign(x, x + n);
@@ -248,9 +252,10 @@ struct quantizer {
         dynamic_array<float> copy;
         return kernel::search_slot<S>(searched(x, n, g.nonfinite, copy), n, outer, plain);
     }
-    // Searches the slots from column `col` on and the outer slot that they fill together, if the scheme has such and `n` columns
-    // hold one. Returns the number of slots, or 0.
-    std::size_t search_super_block(std::size_t row, std::size_t col, std::size_t n, const kernel::run_statistics& s) const {
+    // Searches the slots from column `col` on and the outer slot that they fill together, if the scheme has such and
+    // `n` columns hold one. Returns the number of slots, or 0.
+    std::size_t search_super_block(std::size_t row, std::size_t col, std::size_t n,
+                                   const kernel::run_statistics& s) const {
         constexpr std::size_t elements = super_block_columns<S>;
         if constexpr (elements != 0) {
             if (n < elements) return 0;
@@ -304,23 +309,32 @@ struct quantizer {
     static constexpr encoder encode_units = &kernel::encode_units<element, Rounding, kernel::overflow_of<S>>;
     [[nodiscard]] static encoder encoder_of(rounding mode) {
         switch (mode) {
-        case rounding::nearest_even: return encode_units<rounding::nearest_even>;
-        case rounding::toward_zero: return encode_units<rounding::toward_zero>;
-        case rounding::half_away: return encode_units<rounding::half_away>;
-        case rounding::stochastic: return encode_units<rounding::stochastic>;
-        case rounding::half_up: return encode_units<rounding::half_up>;
-        case rounding::half_toward_zero: return encode_units<rounding::half_toward_zero>;
-        case rounding::floor: return encode_units<rounding::floor>;
-        case rounding::ceiling: return encode_units<rounding::ceiling>;
-        case rounding::learned: return encode_units<rounding::learned>;
+        case rounding::nearest_even:
+            return encode_units<rounding::nearest_even>;
+        case rounding::toward_zero:
+            return encode_units<rounding::toward_zero>;
+        case rounding::half_away:
+            return encode_units<rounding::half_away>;
+        case rounding::stochastic:
+            return encode_units<rounding::stochastic>;
+        case rounding::half_up:
+            return encode_units<rounding::half_up>;
+        case rounding::half_toward_zero:
+            return encode_units<rounding::half_toward_zero>;
+        case rounding::floor:
+            return encode_units<rounding::floor>;
+        case rounding::ceiling:
+            return encode_units<rounding::ceiling>;
+        case rounding::learned:
+            return encode_units<rounding::learned>;
         }
         NIBBLE_CHECK(false, "quantize: no rounding of that number");
         return nullptr;
     }
     encoder encode = encoder_of(options.rounding);
 
-    // The codes of a row; parameters_of_runs(first column, columns, scale[], zero[]) is asked once for the runs that begin in
-    // each block, in order: the parameters of many before the values of any.
+    // The codes of a row; parameters_of_runs(first column, columns, scale[], zero[]) is asked once for the runs that
+    // begin in each block, in order: the parameters of many before the values of any.
     template <class ParametersOfRuns>
     void encode_row(std::size_t row, const ParametersOfRuns& parameters_of_runs) const {
         constexpr std::size_t block = kernel::quantize_block;
@@ -331,7 +345,8 @@ struct quantizer {
         float zero[block + 1];
         float units[block];
         typename traits::code codes[block];
-        std::size_t open = 0; // columns that are still to come of the last run, whose parameters are the first in scale[]
+        std::size_t open =
+            0; // columns that are still to come of the last run, whose parameters are the first in scale[]
         for (std::size_t start = 0; start < w.cols(); start += block) {
             const std::size_t n = min_of(block, w.cols() - start);
             const float* from = x + start;
@@ -339,7 +354,8 @@ struct quantizer {
                 const std::size_t first = min_of(open, n);
                 const std::size_t carried = open != 0 ? 1 : 0;
                 if (first < n) parameters_of_runs(start + first, n - first, scale + carried, zero + carried);
-                kernel::scale_runs<kernel::unit_rule_of<S>>(from, n, carried != 0 ? first : run, run, scale, zero, units);
+                kernel::scale_runs<kernel::unit_rule_of<S>>(from, n, carried != 0 ? first : run, run, scale, zero,
+                                                            units);
                 if (first < n) {
                     const std::size_t last = carried + (n - first - 1) / run;
                     scale[0] = scale[last];
@@ -365,27 +381,25 @@ struct quantizer {
     }
 };
 
-// An outer scale from what its slots ask of it: the largest magnitude, or the largest of their scales. Under it no value is
-// beyond fp32.
-template <any_scheme S>
-[[nodiscard]] auto outer_scale_of(float wanted) {
+// An outer scale from what its slots ask of it: the largest magnitude, or the largest of their scales. Under it no
+// value is beyond fp32.
+template <any_scheme S> [[nodiscard]] auto outer_scale_of(float wanted) {
     using traits = scheme_traits<S>;
     using outer_element = typename traits::outer_element;
     constexpr float inner = largest<typename traits::scale_element>;
     constexpr float top = largest<typename traits::element>;
     typename traits::outer_code code = encode<outer_element>(wanted / (inner * (outer_by_largest<S> ? top : 1.0f)));
     if constexpr (kernel::values_may_overflow<S> && !S::has_offset && !S::has_minimum)
-        while (NIBBLE_UNLIKELY(!is_finite(decoded<outer_element>(code) * inner * top)) && decoded<outer_element>(code) > 0.0f)
+        while (NIBBLE_UNLIKELY(!is_finite(decoded<outer_element>(code) * inner * top)) &&
+               decoded<outer_element>(code) > 0.0f)
             code = kernel::neighbour<outer_element>(code, false);
     return code;
 }
-template <any_scheme S>
-[[nodiscard]] auto outer_zero_of(float wanted) {
+template <any_scheme S> [[nodiscard]] auto outer_zero_of(float wanted) {
     using traits = scheme_traits<S>;
     return encode<typename traits::outer_zero_element>(wanted / largest<typename traits::zero_element>);
 }
-template <any_scheme S>
-void store_outer(quantized<S>& out, const dynamic_array<float>& wanted) {
+template <any_scheme S> void store_outer(quantized<S>& out, const dynamic_array<float>& wanted) {
     for (std::size_t i = 0; i < wanted.size(); ++i) out.outer_scales()[i] = outer_scale_of<S>(wanted[i]);
 }
 
@@ -410,8 +424,7 @@ void choose_outer_of_runs(const quantizer<S>& job, std::size_t row, std::size_t 
 }
 
 // The outer numbers of any other two_level scheme from the statistics of each run's slot, slot_of(row, run).
-template <any_scheme S, class Statistics>
-void choose_outer(quantizer<S>& job, const Statistics& slot_of) {
+template <any_scheme S, class Statistics> void choose_outer(quantizer<S>& job, const Statistics& slot_of) {
     using traits = scheme_traits<S>;
     using outer_granularity = typename traits::outer_granularity;
     const std::size_t runs = ceil_div(job.w.cols(), job.run);
@@ -442,15 +455,15 @@ void choose_outer(quantizer<S>& job, const Statistics& slot_of) {
 }
 
 // Memory for the statistics of `count` runs.
-template <any_scheme S>
-struct run_statistics_of_matrix {
+template <any_scheme S> struct run_statistics_of_matrix {
     dynamic_array<float> numbers;
     dynamic_array<double> sums;
     dynamic_array<unsigned char> nonfinite;
     kernel::run_statistics all;
 
     explicit run_statistics_of_matrix(std::size_t count)
-        : numbers(count * (quantizer<S>::with_range ? 3 : 1)), sums(quantizer<S>::with_sum ? count : 0), nonfinite(count) {
+        : numbers(count * (quantizer<S>::with_range ? 3 : 1)), sums(quantizer<S>::with_sum ? count : 0),
+          nonfinite(count) {
         all.largest = numbers.data();
         if constexpr (quantizer<S>::with_range) {
             all.low = numbers.data() + count;
@@ -461,10 +474,9 @@ struct run_statistics_of_matrix {
     }
 };
 
-// Slots that are one run of one row each. over_rows(body) calls body(row) for every row, in any order and on any thread; what
-// it returns says whether the row holds a value that is not finite.
-template <any_scheme S, class OverRows>
-void quantize_runs(quantizer<S>& job, const OverRows& over_rows) {
+// Slots that are one run of one row each. over_rows(body) calls body(row) for every row, in any order and on any
+// thread; what it returns says whether the row holds a value that is not finite.
+template <any_scheme S, class OverRows> void quantize_runs(quantizer<S>& job, const OverRows& over_rows) {
     using traits = scheme_traits<S>;
     using outer_granularity = typename traits::outer_granularity;
     constexpr std::size_t block = kernel::quantize_block;
@@ -497,7 +509,8 @@ void quantize_runs(quantizer<S>& job, const OverRows& over_rows) {
             over_rows([&](std::size_t row) {
                 for_each_run(cols, outer_run, [&](std::size_t index, std::size_t col, std::size_t n) {
                     float top = kernel::measure<false>(job.w.row(row) + col, n, false).largest;
-                    if (!traits::granularity::row_local && job.options.flush_subnormals) top = flush_subnormal_input(top);
+                    if (!traits::granularity::row_local && job.options.flush_subnormals)
+                        top = flush_subnormal_input(top);
                     tops[row * outer_runs + index] = top;
                 });
                 return false;

@@ -136,7 +136,8 @@ using nf4_span64_double =
     scheme<nf4, two_level<per_span<64>, per_span<16384>>, two_level_scale<dynamic8, f32, by_largest, mean_offset>>;
 using fp4_span64_double =
     scheme<bnb_fp4, two_level<per_span<64>, per_span<16384>>, two_level_scale<dynamic8, f32, by_largest, mean_offset>>;
-// Levels rounded to integers, codes and scales as they were (see rounded_levels.hpp); recode makes them of the plain ones.
+// Levels rounded to integers, codes and scales as they were (see rounded_levels.hpp); recode makes them of the plain
+// ones.
 using nf4_rounded_g64 = group_scheme<rounded_levels<nf4>, 64>;
 using fp6_e3m2_rounded_channel = channel_scheme<rounded_levels<e3m2, 127>>;
 using flint4_g64 = group_scheme<flint4, 64>;
@@ -171,7 +172,9 @@ template <format_name Name, any_scheme Scheme> struct named_format {
     static constexpr std::string_view name{Name.text, sizeof(Name.text) - 1};
 };
 
-template <class... Formats> struct format_list { static constexpr std::size_t size = sizeof...(Formats); };
+template <class... Formats> struct format_list {
+    static constexpr std::size_t size = sizeof...(Formats);
+};
 
 using all_formats = format_list<
     named_format<"f32", f32_plain>, named_format<"f16", f16_plain>, named_format<"bf16", bf16_plain>,

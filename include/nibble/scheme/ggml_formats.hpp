@@ -1,4 +1,5 @@
-// ggml_formats.hpp: the schemes that carry exactly what GGUF's tensor types store, and the list of them; beside formats.hpp.
+// ggml_formats.hpp: the schemes that carry exactly what GGUF's tensor types store, and the list of them; beside
+// formats.hpp.
 #pragma once
 
 #include <nibble/element/codebooks.hpp>
@@ -13,9 +14,9 @@
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
-// Named as in GGUF where formats.hpp has no name yet. Q4_1 is int4_g32_min, Q5_1 int5_g32_min, the K types are q2_k to q6_k,
-// MXFP4 is mxfp4, Q1_0 binary_g128 and IQ2_BN ternary_channel. Integers have their full range, -2^(bits - 1) included, and
-// scales may be negative: the encoders of ggml put the value of the largest magnitude on the lowest code.
+// Named as in GGUF where formats.hpp has no name yet. Q4_1 is int4_g32_min, Q5_1 int5_g32_min, the K types are q2_k to
+// q6_k, MXFP4 is mxfp4, Q1_0 binary_g128 and IQ2_BN ternary_channel. Integers have their full range, -2^(bits - 1)
+// included, and scales may be negative: the encoders of ggml put the value of the largest magnitude on the lowest code.
 using q4_0 = group_scheme<integer<4, integer_range::full>, 32>;
 using q5_0 = group_scheme<integer<5, integer_range::full>, 32>;
 using q6_0 = group_scheme<integer<6, integer_range::full>, 32>;

@@ -33,8 +33,7 @@ struct group_statistics {
 
 // The largest magnitude lands on the element's largest value: max|x| / largest. The default.
 struct by_largest {
-    template <element E>
-    [[nodiscard]] static constexpr float apply(const group_statistics& g) noexcept {
+    template <element E> [[nodiscard]] static constexpr float apply(const group_statistics& g) noexcept {
         return g.largest / largest<E>;
     }
 };
@@ -42,8 +41,7 @@ struct by_largest {
 // 2^(floor(log2 max|x|) - floor(log2 largest)), the rule of OCP MX v1.0 section 6.3 and of block floating point:
 // values between the element's largest and the next power of two saturate.
 struct by_exponent {
-    template <element E>
-    [[nodiscard]] static constexpr float apply(const group_statistics& g) noexcept {
+    template <element E> [[nodiscard]] static constexpr float apply(const group_statistics& g) noexcept {
         if (g.largest == 0.0f) return 0.0f;
         const int e = detail::floor_log2(g.largest) - detail::floor_log2(largest<E>);
         return detail::exp2i(e < -127 ? -127 : e > 127 ? 127 : e);
@@ -52,8 +50,7 @@ struct by_exponent {
 
 // The smallest power of two under which nothing saturates: 2^ceil(log2(max|x| / largest)).
 struct by_exponent_no_clip {
-    template <element E>
-    [[nodiscard]] static constexpr float apply(const group_statistics& g) noexcept {
+    template <element E> [[nodiscard]] static constexpr float apply(const group_statistics& g) noexcept {
         if (g.largest == 0.0f) return 0.0f;
         int e = detail::floor_log2(g.largest) - detail::floor_log2(largest<E>);
         if (detail::mantissa_of(g.largest) > detail::mantissa_of(largest<E>)) ++e;
@@ -64,8 +61,7 @@ struct by_exponent_no_clip {
 // by_exponent of max|x| rounded to the element's own precision at its largest binade (a tie goes up, to the power of
 // two): what would round up to the next power gets a scale that holds it.
 struct by_exponent_rounded {
-    template <element E>
-    [[nodiscard]] static constexpr float apply(const group_statistics& g) noexcept {
+    template <element E> [[nodiscard]] static constexpr float apply(const group_statistics& g) noexcept {
         if (g.largest == 0.0f) return 0.0f;
         int e = detail::floor_log2(g.largest) - detail::floor_log2(largest<E>);
         if (detail::mantissa_of(g.largest) >= threshold<E>) ++e;
@@ -89,13 +85,13 @@ private:
 
 // mean |x|: for binary the scale of least squared error (XNOR-Net), for ternary the rule of BitNet b1.58.
 struct by_mean {
-    template <element E>
-    [[nodiscard]] static constexpr float apply(const group_statistics& g) noexcept {
+    template <element E> [[nodiscard]] static constexpr float apply(const group_statistics& g) noexcept {
         return g.count == 0 ? 0.0f : static_cast<float>(g.sum_magnitude / static_cast<double>(g.count));
     }
 };
 
-// ---- scales -----------------------------------------------------------------------------------------------------------
+// ---- scales
+// -----------------------------------------------------------------------------------------------------------
 
 // One scale per slot, stored in Format (any element may be a scale).
 template <element Format = f32, class Rule = std::conditional_t<std::same_as<Format, e8m0>, by_exponent, by_largest>>
@@ -121,7 +117,8 @@ struct two_level_scale {
 // Values are stored as they are: f16, bf16, f32.
 struct no_scale {};
 
-// ---- zero points --------------------------------------------------------------------------------------------------------
+// ---- zero points
+// --------------------------------------------------------------------------------------------------------
 
 struct no_zero {};
 
@@ -130,47 +127,38 @@ struct no_zero {};
 struct integer_zero {};
 
 // value = code x scale + minimum (GGUF's "_1" types, KIVI): a float offset per slot, stored in Format.
-template <element Format = f16>
-struct minimum {
+template <element Format = f16> struct minimum {
     using format = Format;
 };
 
-// The same in two levels, as the K types of GGUF have it: minimum = -(inner x outer), rounded to fp32, with codes of Inner
-// per slot and of Outer per outer slot. Inner has no negative values: minimums are at most 0. For two_level granularities.
-template <element Inner, element Outer = f16>
-struct two_level_minimum {
+// The same in two levels, as the K types of GGUF have it: minimum = -(inner x outer), rounded to fp32, with codes of
+// Inner per slot and of Outer per outer slot. Inner has no negative values: minimums are at most 0. For two_level
+// granularities.
+template <element Inner, element Outer = f16> struct two_level_minimum {
     using format = Inner;
     using outer_format = Outer;
 };
 
-// ---- the scheme -------------------------------------------------------------------------------------------------------------
+// ---- the scheme
+// -------------------------------------------------------------------------------------------------------------
 
 namespace detail {
-template <class Z>
-inline constexpr bool is_minimum = false;
-template <class F>
-inline constexpr bool is_minimum<minimum<F>> = true;
-template <class Z>
-inline constexpr bool is_two_level_minimum = false;
-template <class Inner, class Outer>
-inline constexpr bool is_two_level_minimum<two_level_minimum<Inner, Outer>> = true;
-template <class S>
-inline constexpr bool is_two_level_scale = false;
+template <class Z> inline constexpr bool is_minimum = false;
+template <class F> inline constexpr bool is_minimum<minimum<F>> = true;
+template <class Z> inline constexpr bool is_two_level_minimum = false;
+template <class Inner, class Outer> inline constexpr bool is_two_level_minimum<two_level_minimum<Inner, Outer>> = true;
+template <class S> inline constexpr bool is_two_level_scale = false;
 template <class Inner, class Outer, class Rule, class Offset>
 inline constexpr bool is_two_level_scale<two_level_scale<Inner, Outer, Rule, Offset>> = true;
-template <class S>
-inline constexpr bool is_offset_scale = false;
+template <class S> inline constexpr bool is_offset_scale = false;
 template <class Inner, class Outer, class Rule>
 inline constexpr bool is_offset_scale<two_level_scale<Inner, Outer, Rule, mean_offset>> = true;
-template <class S>
-inline constexpr bool is_scale = false;
-template <class F, class R>
-inline constexpr bool is_scale<scale<F, R>> = true;
+template <class S> inline constexpr bool is_scale = false;
+template <class F, class R> inline constexpr bool is_scale<scale<F, R>> = true;
 } // namespace detail
 
 // A number format. Every verb takes any scheme; kernels, tables and names follow from it.
-template <element Element, granularity Granularity, class Scale, class Zero = no_zero>
-struct scheme {
+template <element Element, granularity Granularity, class Scale, class Zero = no_zero> struct scheme {
     using element_type = Element;
     using granularity_type = Granularity;
     using scale_type = Scale;
@@ -190,7 +178,8 @@ struct scheme {
     static_assert(has_integer_zero || has_minimum || std::same_as<Zero, no_zero>,
                   "scheme: Zero must be no_zero, integer_zero, minimum<Format> or two_level_minimum<Inner, Outer>");
     static_assert(!has_two_level_minimum || two_level, "scheme: two_level_minimum needs a two_level_scale");
-    static_assert(!has_offset || std::same_as<Zero, no_zero>, "scheme: mean_offset and a zero point do not go together");
+    static_assert(!has_offset || std::same_as<Zero, no_zero>,
+                  "scheme: mean_offset and a zero point do not go together");
     static_assert(scaled || std::same_as<Zero, no_zero>, "scheme: a zero point needs a scale");
     static_assert(!has_integer_zero || (detail::integer_grid_of<Element>.linear && lowest<Element> == 0.0f &&
                                         detail::integer_grid_of<Element>.exponent == 0),
@@ -198,10 +187,8 @@ struct scheme {
     static_assert(!has_minimum || lowest<Element> == 0.0f, "scheme: minimum needs an unsigned element such as uint4");
 };
 
-template <class S>
-inline constexpr bool is_scheme = false;
-template <class E, class G, class S, class Z>
-inline constexpr bool is_scheme<scheme<E, G, S, Z>> = true;
+template <class S> inline constexpr bool is_scheme = false;
+template <class E, class G, class S, class Z> inline constexpr bool is_scheme<scheme<E, G, S, Z>> = true;
 
 // Any type that derives from or is a scheme.
 template <class S>
@@ -216,8 +203,7 @@ concept any_scheme = requires {
 namespace detail {
 
 struct nothing {};
-template <class S>
-struct scale_format {
+template <class S> struct scale_format {
     using type = f32;
 };
 template <class S>
@@ -225,8 +211,7 @@ template <class S>
 struct scale_format<S> {
     using type = typename S::format;
 };
-template <class S>
-struct outer_format {
+template <class S> struct outer_format {
     using type = f32;
 };
 template <class S>
@@ -234,8 +219,7 @@ template <class S>
 struct outer_format<S> {
     using type = typename S::outer_format;
 };
-template <class G>
-struct outer_granularity {
+template <class G> struct outer_granularity {
     using type = G;
 };
 template <class G>
@@ -245,8 +229,7 @@ struct outer_granularity<G> {
 };
 
 // The numbers of slots, sizes and types of a scheme, in one place.
-template <any_scheme S>
-struct scheme_traits {
+template <any_scheme S> struct scheme_traits {
     using element = typename S::element_type;
     using code = typename element::code;
     using granularity = typename S::granularity_type;
@@ -301,8 +284,7 @@ template <any_scheme S>
 } // namespace detail
 
 // All bits of codes, scales and zero points of a rows x cols matrix, per weight.
-template <any_scheme S>
-[[nodiscard]] constexpr double bits_per_weight(std::size_t rows, std::size_t cols) noexcept {
+template <any_scheme S> [[nodiscard]] constexpr double bits_per_weight(std::size_t rows, std::size_t cols) noexcept {
     using traits = detail::scheme_traits<S>;
     if (rows == 0 || cols == 0) return 0.0;
     const double weights = static_cast<double>(rows) * static_cast<double>(cols);

@@ -17,17 +17,14 @@ NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // One of Holder<scheme of Format> for the formats of a list, or nothing. The list is closed, so that a visit can
-// instantiate any verb, epilogues and executors of the caller's included, and only for the formats that the caller lists.
-// A scheme that the list names twice counts under its first name. Copies are deep; moving leaves it empty.
-template <template <class> class Holder, class List>
-class any_format;
+// instantiate any verb, epilogues and executors of the caller's included, and only for the formats that the caller
+// lists. A scheme that the list names twice counts under its first name. Copies are deep; moving leaves it empty.
+template <template <class> class Holder, class List> class any_format;
 
-template <template <class> class Holder, class... Formats>
-class any_format<Holder, format_list<Formats...>> {
+template <template <class> class Holder, class... Formats> class any_format<Holder, format_list<Formats...>> {
 public:
     using list = format_list<Formats...>;
-    template <class Scheme>
-    static constexpr bool lists = (std::is_same_v<typename Formats::scheme, Scheme> || ...);
+    template <class Scheme> static constexpr bool lists = (std::is_same_v<typename Formats::scheme, Scheme> || ...);
 
     any_format() noexcept = default;
     template <class Scheme>
@@ -55,9 +52,15 @@ public:
         ((at++ == format_ ? found = Formats::name : found), ...);
         return found;
     }
-    [[nodiscard]] std::size_t rows() const noexcept { return number([](const auto& value) { return value.rows(); }); }
-    [[nodiscard]] std::size_t cols() const noexcept { return number([](const auto& value) { return value.cols(); }); }
-    [[nodiscard]] std::size_t bytes() const noexcept { return number([](const auto& value) { return value.bytes(); }); }
+    [[nodiscard]] std::size_t rows() const noexcept {
+        return number([](const auto& value) { return value.rows(); });
+    }
+    [[nodiscard]] std::size_t cols() const noexcept {
+        return number([](const auto& value) { return value.cols(); });
+    }
+    [[nodiscard]] std::size_t bytes() const noexcept {
+        return number([](const auto& value) { return value.bytes(); });
+    }
     [[nodiscard]] double bits_per_weight() const noexcept {
         double bits = 0.0;
         visit([&](const auto& value) { bits = nibble::bits_per_weight(value); });
@@ -76,24 +79,21 @@ public:
     }
 
     // Calls function(Holder<Scheme>&) with what is held; nothing if empty. Instantiates it for every listed scheme.
-    template <class Function>
-    void visit(Function&& function) {
+    template <class Function> void visit(Function&& function) {
         visit_as<Holder>(held_, function, std::make_index_sequence<sizeof...(Formats)>{});
     }
-    template <class Function>
-    void visit(Function&& function) const {
+    template <class Function> void visit(Function&& function) const {
         visit_as<constant>(held_, function, std::make_index_sequence<sizeof...(Formats)>{});
     }
 
 private:
-    template <class Scheme>
-    using constant = const Holder<Scheme>;
+    template <class Scheme> using constant = const Holder<Scheme>;
     static constexpr std::size_t none = static_cast<std::size_t>(-1);
     template <class Scheme>
     static constexpr std::size_t index_of = [] {
         std::size_t at = 0;
         std::size_t found = none;
-        ((std::is_same_v<typename Formats::scheme, Scheme> && found == none ? found = at : found, ++at), ...);
+        ((std::is_same_v<typename Formats::scheme, Scheme>&& found == none ? found = at : found, ++at), ...);
         return found;
     }();
 
@@ -105,8 +105,7 @@ private:
         };
         (one.template operator()<Index, typename Formats::scheme>(), ...);
     }
-    template <class Function>
-    [[nodiscard]] std::size_t number(Function function) const noexcept {
+    template <class Function> [[nodiscard]] std::size_t number(Function function) const noexcept {
         std::size_t result = 0;
         visit([&](const auto& value) { result = function(value); });
         return result;
@@ -116,10 +115,8 @@ private:
     std::size_t format_ = none;
 };
 
-template <class List>
-using any_quantized = any_format<quantized, List>;
-template <class List>
-using any_packed = any_format<packed, List>;
+template <class List> using any_quantized = any_format<quantized, List>;
+template <class List> using any_packed = any_format<packed, List>;
 
 } // namespace nibble::inline NIBBLE_ABI
 NIBBLE_HEADER_END;

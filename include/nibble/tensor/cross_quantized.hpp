@@ -23,15 +23,15 @@ namespace detail {
 }
 } // namespace detail
 
-// value(i, j) = weights().value(i, j) x columns()[j], rounded to fp32, at most the largest finite number: the scheme's own scales
-// and `cols` fp32 numbers.
-template <any_scheme Scheme>
-class cross_quantized {
+// value(i, j) = weights().value(i, j) x columns()[j], rounded to fp32, at most the largest finite number: the scheme's
+// own scales and `cols` fp32 numbers.
+template <any_scheme Scheme> class cross_quantized {
 public:
     cross_quantized() noexcept = default;
     cross_quantized(quantized<Scheme> weights, buffer columns)
         : weights_(std::move(weights)), columns_(std::move(columns)) {
-        NIBBLE_CHECK(columns_.size() == weights_.cols() * sizeof(float), "cross_quantized: one fp32 per column is needed");
+        NIBBLE_CHECK(columns_.size() == weights_.cols() * sizeof(float),
+                     "cross_quantized: one fp32 per column is needed");
     }
 
     [[nodiscard]] std::size_t rows() const noexcept { return weights_.rows(); }
@@ -49,8 +49,7 @@ private:
     buffer columns_;
 };
 
-template <any_scheme Scheme>
-[[nodiscard]] double bits_per_weight(const cross_quantized<Scheme>& q) noexcept {
+template <any_scheme Scheme> [[nodiscard]] double bits_per_weight(const cross_quantized<Scheme>& q) noexcept {
     if (q.rows() == 0 || q.cols() == 0) return 0.0;
     return bits_per_weight(q.weights()) + 32.0 / static_cast<double>(q.rows());
 }

@@ -18,31 +18,25 @@
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
-// Keys per channel: scheme S, which must have per_group<G>, with its groups along the tokens: G consecutive tokens of one
-// channel share a scale (KIVI). A number of tokens that is no multiple of G leaves the last ones in fp32 until their group is
-// complete; and those of an append stay in it until their own queries have seen them (kv_storing).
-template <any_scheme S>
-struct along_tokens {
+// Keys per channel: scheme S, which must have per_group<G>, with its groups along the tokens: G consecutive tokens of
+// one channel share a scale (KIVI). A number of tokens that is no multiple of G leaves the last ones in fp32 until
+// their group is complete; and those of an append stay in it until their own queries have seen them (kv_storing).
+template <any_scheme S> struct along_tokens {
     using scheme_type = S;
 };
 
 namespace detail {
 
-template <class G>
-inline constexpr std::size_t group_size = 0;
-template <std::size_t Size>
-inline constexpr std::size_t group_size<per_group<Size>> = Size;
-template <class G>
-struct inner_granularity {
+template <class G> inline constexpr std::size_t group_size = 0;
+template <std::size_t Size> inline constexpr std::size_t group_size<per_group<Size>> = Size;
+template <class G> struct inner_granularity {
     using type = G;
 };
-template <class Inner, class Outer>
-struct inner_granularity<two_level<Inner, Outer>> {
+template <class Inner, class Outer> struct inner_granularity<two_level<Inner, Outer>> {
     using type = Inner;
 };
 
-template <any_scheme S>
-using token_granularity = typename inner_granularity<typename S::granularity_type>::type;
+template <any_scheme S> using token_granularity = typename inner_granularity<typename S::granularity_type>::type;
 template <any_scheme S>
 inline constexpr bool outer_scale_is_one = [] {
     if constexpr (S::two_level)
@@ -54,25 +48,26 @@ inline constexpr bool outer_scale_is_one = [] {
 } // namespace detail
 
 // Schemes that keys and values can be stored in token by token. A token is a row: per_channel is one scale per token,
-// per_group<G> one per token and G channels, per_tensor one for all, which must be known beforehand, as must be the outer one of
-// two_level.
+// per_group<G> one per token and G channels, per_tensor one for all, which must be known beforehand, as must be the
+// outer one of two_level.
 template <class S>
-concept token_scheme = any_scheme<S> &&
-                       (detail::group_size<detail::token_granularity<S>> != 0 ||
-                        std::same_as<detail::token_granularity<S>, per_channel> ||
-                        (std::same_as<detail::token_granularity<S>, per_tensor> && !detail::scheme_traits<S>::has_zero)) &&
-                       detail::outer_scale_is_one<S> && !S::has_two_level_minimum && !S::has_offset;
+concept token_scheme =
+    any_scheme<S> &&
+    (detail::group_size<detail::token_granularity<S>> != 0 || std::same_as<detail::token_granularity<S>, per_channel> ||
+     (std::same_as<detail::token_granularity<S>, per_tensor> && !detail::scheme_traits<S>::has_zero)) &&
+    detail::outer_scale_is_one<S> && !S::has_two_level_minimum && !S::has_offset;
 // Of values, whose groups are to be whole panels of 16 channels.
 template <class S>
 concept value_scheme = token_scheme<S> && detail::group_size<detail::token_granularity<S>> % panel_layout::rows == 0;
 // Of keys whose groups run along the tokens.
 template <class S>
-concept along_tokens_scheme = token_scheme<S> && !S::two_level && detail::group_size<detail::token_granularity<S>> != 0 &&
-                              detail::group_size<detail::token_granularity<S>> % panel_layout::rows == 0;
+concept along_tokens_scheme =
+    token_scheme<S> && !S::two_level && detail::group_size<detail::token_granularity<S>> != 0 &&
+    detail::group_size<detail::token_granularity<S>> % panel_layout::rows == 0;
 
-// Values that take no memory of their own: those of a token are the first value_size channels of its key, as the cache stores them
-// (multi-head latent attention: DeepSeek-V2, arXiv:2405.04434). Keys are then a scheme with per_channel, per_tensor or groups of a
-// multiple of 16.
+// Values that take no memory of their own: those of a token are the first value_size channels of its key, as the cache
+// stores them (multi-head latent attention: DeepSeek-V2, arXiv:2405.04434). Keys are then a scheme with per_channel,
+// per_tensor or groups of a multiple of 16.
 struct prefix_of_keys {};
 
 template <class V>
@@ -81,15 +76,15 @@ concept cached_values = any_scheme<V> || std::same_as<V, prefix_of_keys>;
 namespace detail {
 
 // What a scheme says about the numbers of a cache.
-template <any_scheme S>
-struct token_format {
+template <any_scheme S> struct token_format {
     using scheme_type = S;
     using traits = scheme_traits<S>;
     using element = typename traits::element;
     static constexpr std::size_t group = group_size<token_granularity<S>>; // channels; 0: all of the token's
     static constexpr bool per_tensor_scale = std::same_as<token_granularity<S>, per_tensor>;
-    static_assert(token_scheme<S>, "kv_cache: a scheme must have per_channel (one scale per token), per_group, per_tensor without "
-                                   "zero points, or two_level of those under per_tensor, such as int8_channel, int4_g32, nvfp4");
+    static_assert(token_scheme<S>,
+                  "kv_cache: a scheme must have per_channel (one scale per token), per_group, per_tensor without "
+                  "zero points, or two_level of those under per_tensor, such as int8_channel, int4_g32, nvfp4");
     // One scale for everything is part of the cache's options, not stored with the tokens.
     static constexpr bool stores_scales = S::scaled && !per_tensor_scale;
     static constexpr bool stores_zeros = traits::has_zero;
@@ -101,12 +96,10 @@ struct token_format {
 };
 
 // Keys, as a scheme or along_tokens of one.
-template <class Keys>
-struct key_format : token_format<Keys> {
+template <class Keys> struct key_format : token_format<Keys> {
     static constexpr std::size_t tokens_per_group = 0; // scales belong to tokens
 };
-template <any_scheme S>
-struct key_format<along_tokens<S>> : token_format<S> {
+template <any_scheme S> struct key_format<along_tokens<S>> : token_format<S> {
     static constexpr std::size_t tokens_per_group = token_format<S>::group;
     static_assert(along_tokens_scheme<S>,
                   "kv_cache: along_tokens needs a scheme with per_group of a multiple of 16, such as int4_g32_min");
@@ -116,8 +109,7 @@ struct key_format<along_tokens<S>> : token_format<S> {
 //   codes   panels of 16 tokens, all channels of a panel in the order of layout.hpp, a token being a row
 //   scales  [panel][group of channels][16 tokens], or along tokens [group of tokens][channel]
 //   zeros   likewise
-template <class Keys>
-struct key_layout {
+template <class Keys> struct key_layout {
     using format = key_format<Keys>;
     using element = typename format::element;
     std::size_t tokens = 0;
@@ -128,13 +120,16 @@ struct key_layout {
     std::size_t codes = 0, scales = 0, zeros = 0, bytes = 0;
 
     key_layout() noexcept = default;
-    key_layout(std::size_t tokens_per_page, std::size_t head_size) noexcept : tokens(tokens_per_page), channels(head_size) {
+    key_layout(std::size_t tokens_per_page, std::size_t head_size) noexcept
+        : tokens(tokens_per_page), channels(head_size) {
         constexpr std::size_t step = step_quads<element> * panel_layout::quad;
-        depth = depth_plan::make(head_size, format::tokens_per_group != 0 || format::group == 0 ? head_size : format::group, step);
+        depth = depth_plan::make(head_size,
+                                 format::tokens_per_group != 0 || format::group == 0 ? head_size : format::group, step);
         panel_bytes = depth.padded / depth.step * step_bytes<element>;
         slots = format::tokens_per_group != 0 ? head_size : depth.count * panel_layout::rows;
         const std::size_t count =
-            slots * (format::tokens_per_group != 0 ? tokens / max_of<std::size_t>(1, format::tokens_per_group) : panels());
+            slots *
+            (format::tokens_per_group != 0 ? tokens / max_of<std::size_t>(1, format::tokens_per_group) : panels());
         scales = round_up(panels() * panel_bytes, 64);
         zeros = scales + round_up(format::stores_scales ? count * sizeof(typename format::scale_code) : 0, 64);
         bytes = zeros + round_up(format::stores_zeros ? count * sizeof(typename format::zero_code) : 0, 64);
@@ -146,8 +141,7 @@ struct key_layout {
 //   codes   panels of 16 channels, all tokens of the page
 //   scales  [group of channels][token]
 //   zeros   likewise
-template <class Values>
-struct value_layout {
+template <class Values> struct value_layout {
     using format = token_format<Values>;
     using element = typename format::element;
     std::size_t tokens = 0;
@@ -158,12 +152,14 @@ struct value_layout {
     static_assert(value_scheme<Values>, "kv_cache: groups of values must be multiples of 16 channels");
 
     value_layout() noexcept = default;
-    value_layout(std::size_t tokens_per_page, std::size_t head_size) noexcept : tokens(tokens_per_page), channels(head_size) {
+    value_layout(std::size_t tokens_per_page, std::size_t head_size) noexcept
+        : tokens(tokens_per_page), channels(head_size) {
         constexpr std::size_t step = step_quads<element> * panel_layout::quad;
         panel_bytes = tokens / step * step_bytes<element>;
         groups = format::groups(channels);
         scales = round_up(panels() * panel_bytes, 64);
-        zeros = scales + round_up(format::stores_scales ? groups * tokens * sizeof(typename format::scale_code) : 0, 64);
+        zeros =
+            scales + round_up(format::stores_scales ? groups * tokens * sizeof(typename format::scale_code) : 0, 64);
         bytes = zeros + round_up(format::stores_zeros ? groups * tokens * sizeof(typename format::zero_code) : 0, 64);
     }
     [[nodiscard]] std::size_t panels() const noexcept { return ceil_div(channels, panel_layout::rows); }
@@ -180,8 +176,7 @@ struct value_layout {
 };
 
 // Values that are a prefix of keys stored so.
-template <class Keys>
-struct prefix_layout {
+template <class Keys> struct prefix_layout {
     using scheme_type = typename key_format<Keys>::scheme_type;
     using format = token_format<scheme_type>;
     static constexpr bool turned = true;
@@ -192,33 +187,34 @@ struct prefix_layout {
     std::size_t groups = 1;
     std::size_t codes = 0, scales = 0, zeros = 0, bytes = 0;
     static_assert(key_format<Keys>::tokens_per_group == 0 && value_scheme<scheme_type>,
-                  "kv_cache: with prefix_of_keys the keys must be a scheme whose groups are multiples of 16 channels, not along_tokens");
+                  "kv_cache: with prefix_of_keys the keys must be a scheme whose groups are multiples of 16 channels, "
+                  "not along_tokens");
 
     prefix_layout() noexcept = default;
     prefix_layout(const key_layout<Keys>& of, std::size_t value_size) noexcept
-        : keys(of), tokens(of.tokens), channels(value_size), panel_bytes(of.panel_bytes), groups(format::groups(value_size)),
-          codes(of.codes), scales(of.scales), zeros(of.zeros) {}
+        : keys(of), tokens(of.tokens), channels(value_size), panel_bytes(of.panel_bytes),
+          groups(format::groups(value_size)), codes(of.codes), scales(of.scales), zeros(of.zeros) {}
     [[nodiscard]] std::size_t panels() const noexcept { return ceil_div(channels, panel_layout::rows); }
     [[nodiscard]] std::size_t panels_per_group() const noexcept {
         return format::group == 0 ? panels() : format::group / panel_layout::rows;
     }
-    [[nodiscard]] std::size_t codes_at(std::size_t t) const noexcept { return codes + t / panel_layout::rows * panel_bytes; }
+    [[nodiscard]] std::size_t codes_at(std::size_t t) const noexcept {
+        return codes + t / panel_layout::rows * panel_bytes;
+    }
     [[nodiscard]] std::size_t slot(std::size_t group, std::size_t t) const noexcept {
         return t / panel_layout::rows * keys.slots + group * panel_layout::rows + t % panel_layout::rows;
     }
 };
 
 // Where the values of a cache are.
-template <class Keys, class Values>
-struct values_of_cache {
+template <class Keys, class Values> struct values_of_cache {
     using layout = value_layout<Values>;
     static constexpr bool stored = true;
     [[nodiscard]] static layout make(const key_layout<Keys>& keys, std::size_t value_size) noexcept {
         return layout(keys.tokens, value_size);
     }
 };
-template <class Keys>
-struct values_of_cache<Keys, prefix_of_keys> {
+template <class Keys> struct values_of_cache<Keys, prefix_of_keys> {
     using layout = prefix_layout<Keys>;
     static constexpr bool stored = false;
     [[nodiscard]] static layout make(const key_layout<Keys>& keys, std::size_t value_size) noexcept {

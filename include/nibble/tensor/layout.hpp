@@ -15,9 +15,9 @@ namespace nibble::inline NIBBLE_ABI {
 // lanes, A for rows 0-7 and B for rows 8-15, where byte 4r + j is row r (or 8 + r), column 4 quad + j. One broadcast of
 // four activations thus meets 8 rows in one instruction.
 //
-// A step is the smallest run of quads that fills whole 32-byte vectors in every bit plane: 1 quad if the element has 4 or
-// 8 bits, 2 if it has a plane of 2 bits (2, 6), 4 if it has one of 1 bit (1, 3, 5, 7). Codes of a step, plane by plane,
-// lowest bits first:
+// A step is the smallest run of quads that fills whole 32-byte vectors in every bit plane: 1 quad if the element has 4
+// or 8 bits, 2 if it has a plane of 2 bits (2, 6), 4 if it has one of 1 bit (1, 3, 5, 7). Codes of a step, plane by
+// plane, lowest bits first:
 //   8 bits:   per quad A then B (64 bytes)
 //   4 bits:   per quad 32 bytes, byte b = A[b] | B[b] << 4
 //   2 bits:   per 2 quads 32 bytes, byte b = A0[b] | B0[b] << 2 | A1[b] << 4 | B1[b] << 6
@@ -36,22 +36,20 @@ namespace detail {
 [[nodiscard]] constexpr std::size_t step_bytes_of(int bits) noexcept {
     return step_quads_of(bits) * panel_layout::rows * panel_layout::quad * static_cast<std::size_t>(bits) / 8;
 }
-template <element E>
-inline constexpr std::size_t step_quads = step_quads_of(E::bits);
-template <element E>
-inline constexpr std::size_t step_bytes = step_bytes_of(E::bits);
+template <element E> inline constexpr std::size_t step_quads = step_quads_of(E::bits);
+template <element E> inline constexpr std::size_t step_bytes = step_bytes_of(E::bits);
 
 // How the columns of a row are cut: into groups that share a scale (`run` columns each, the last may be shorter), each
 // padded to whole steps, so that every group starts on a step. A group longer than 65536 columns is cut into parts of
 // that length, so that an integer sum over a part always fits in 32 bits.
 struct depth_plan {
     std::size_t cols = 0;
-    std::size_t run = 1;        // columns per scale
-    std::size_t step = 4;       // columns per step
-    std::size_t part = 1;       // columns per part, at most run
+    std::size_t run = 1;  // columns per scale
+    std::size_t step = 4; // columns per step
+    std::size_t part = 1; // columns per part, at most run
     std::size_t parts_per_run = 1;
-    std::size_t scales = 0;     // scales per row
-    std::size_t count = 0;      // parts per row
+    std::size_t scales = 0;      // scales per row
+    std::size_t count = 0;       // parts per row
     std::size_t padded_part = 0; // columns of a full part with padding
     std::size_t padded = 0;      // columns of a row with padding
 

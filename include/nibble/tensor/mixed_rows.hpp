@@ -14,10 +14,9 @@
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
-// Two matrices, and which row of the whole each of their rows is, ascending. A kernel runs on each of the two; its outputs
-// belong to the features that the lists name (scatter_columns).
-template <any_scheme High, any_scheme Low>
-class mixed_rows {
+// Two matrices, and which row of the whole each of their rows is, ascending. A kernel runs on each of the two; its
+// outputs belong to the features that the lists name (scatter_columns).
+template <any_scheme High, any_scheme Low> class mixed_rows {
 public:
     mixed_rows() noexcept = default;
     // `is_high`: one entry per row of the whole, in order.

@@ -19,13 +19,13 @@ namespace detail {
 
 // Byte offsets of the sections of one panel; every section starts on a 64-byte boundary.
 struct panel_sections {
-    std::size_t factors = 0; // 16 x fp32: what the result of each row is multiplied by at the end
-    std::size_t outer = 0;   // [outer slot][16] codes of the outer scale format (two_level)
+    std::size_t factors = 0;     // 16 x fp32: what the result of each row is multiplied by at the end
+    std::size_t outer = 0;       // [outer slot][16] codes of the outer scale format (two_level)
     std::size_t outer_zeros = 0; // [outer slot][16] codes of the minimum's outer format (two_level_minimum)
-    std::size_t scales = 0;  // [scale][16] codes of the scale format
-    std::size_t zeros = 0;   // [scale][16] bytes, or codes of the minimum's format
-    std::size_t codes = 0;   // [step] as layout.hpp has them
-    std::size_t bytes = 0;   // the whole panel
+    std::size_t scales = 0;      // [scale][16] codes of the scale format
+    std::size_t zeros = 0;       // [scale][16] bytes, or codes of the minimum's format
+    std::size_t codes = 0;       // [step] as layout.hpp has them
+    std::size_t bytes = 0;       // the whole panel
 };
 
 } // namespace detail
@@ -38,8 +38,7 @@ struct panel_sections {
 // it hold the code of zero. The row factor is the outer scale if rows have one each and nothing is added to scaled
 // codes (1 otherwise), and NaN if the row holds a NaN code, of a weight, a scale or a minimum, that the kernels'
 // arithmetic would read as a number: a NaN makes every output of its row NaN for any input.
-template <any_scheme Scheme>
-class packed {
+template <any_scheme Scheme> class packed {
 public:
     using scheme_type = Scheme;
     using traits = detail::scheme_traits<Scheme>;
@@ -121,8 +120,7 @@ private:
 };
 
 // As of the quantized form: all bits of codes, scales and zero points, without padding and row factors.
-template <any_scheme Scheme>
-[[nodiscard]] double bits_per_weight(const packed<Scheme>& w) noexcept {
+template <any_scheme Scheme> [[nodiscard]] double bits_per_weight(const packed<Scheme>& w) noexcept {
     return bits_per_weight<Scheme>(w.rows(), w.cols());
 }
 

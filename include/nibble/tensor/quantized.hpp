@@ -1,4 +1,5 @@
-// quantized.hpp: codes and scales in plain order, documented byte by byte; made by quantize, read by pack and dequantize.
+// quantized.hpp: codes and scales in plain order, documented byte by byte; made by quantize, read by pack and
+// dequantize.
 #pragma once
 
 #include <nibble/core/bits.hpp>
@@ -29,8 +30,7 @@ namespace nibble::inline NIBBLE_ABI {
 //             = fma(scale(slot), decode(code), minimum(slot)) minimum
 // where scale(slot) is fp32: the stored scale, for two_level the fp32 product inner x outer, with a mean_offset that
 // product + offset; and minimum(slot) the stored one, for two_level_minimum the fp32 product -(inner x outer).
-template <any_scheme Scheme>
-class quantized {
+template <any_scheme Scheme> class quantized {
 public:
     using scheme_type = Scheme;
     using traits = detail::scheme_traits<Scheme>;
@@ -47,7 +47,8 @@ public:
 
     // Total size in bytes; fails the contract if it does not fit in size_t.
     [[nodiscard]] static std::size_t bytes_for(std::size_t rows, std::size_t cols) {
-        NIBBLE_CHECK(cols == 0 || rows <= (SIZE_MAX / 64) / cols, "quantized: rows x cols does not fit in the address space");
+        NIBBLE_CHECK(cols == 0 || rows <= (SIZE_MAX / 64) / cols,
+                     "quantized: rows x cols does not fit in the address space");
         return offset_offset(rows, cols) + (Scheme::has_offset ? 64 : 0);
     }
 
@@ -130,8 +131,8 @@ public:
             if constexpr (!Scheme::scaled) {
                 return 1.0f;
             } else {
-                const float inner = detail::decoded<typename traits::scale_element>(
-                    scales[traits::granularity::index(row, col, cols)]);
+                const float inner =
+                    detail::decoded<typename traits::scale_element>(scales[traits::granularity::index(row, col, cols)]);
                 if constexpr (Scheme::two_level)
                     return detail::two_level_product<Scheme>(
                         inner,
@@ -146,10 +147,10 @@ public:
             if constexpr (Scheme::has_integer_zero)
                 return static_cast<float>(zeros[traits::granularity::index(row, col, cols)]);
             else if constexpr (Scheme::has_two_level_minimum)
-                return -(detail::decoded<typename traits::zero_element>(
-                             zeros[traits::granularity::index(row, col, cols)]) *
-                         detail::decoded<typename traits::outer_zero_element>(
-                             outer_zeros[traits::outer_granularity::index(row, col, cols)]));
+                return -(
+                    detail::decoded<typename traits::zero_element>(zeros[traits::granularity::index(row, col, cols)]) *
+                    detail::decoded<typename traits::outer_zero_element>(
+                        outer_zeros[traits::outer_granularity::index(row, col, cols)]));
             else if constexpr (Scheme::has_minimum)
                 return detail::decoded<typename traits::zero_element>(
                     zeros[traits::granularity::index(row, col, cols)]);
@@ -203,8 +204,7 @@ private:
     buffer memory_{};
 };
 
-template <any_scheme Scheme>
-[[nodiscard]] double bits_per_weight(const quantized<Scheme>& q) noexcept {
+template <any_scheme Scheme> [[nodiscard]] double bits_per_weight(const quantized<Scheme>& q) noexcept {
     return bits_per_weight<Scheme>(q.rows(), q.cols());
 }
 

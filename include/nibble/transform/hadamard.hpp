@@ -1,5 +1,5 @@
-// hadamard.hpp: the fast Walsh-Hadamard transform, which spreads what is large in one channel over all of them; applied to numbers
-// before they are stored, and to what meets them in a product.
+// hadamard.hpp: the fast Walsh-Hadamard transform, which spreads what is large in one channel over all of them; applied
+// to numbers before they are stored, and to what meets them in a product.
 #pragma once
 
 #include <nibble/core/array_view.hpp>
@@ -22,8 +22,8 @@ namespace nibble::inline NIBBLE_ABI {
 
 namespace detail {
 
-// Rounds of strides 1, 2 and 4 on 8 numbers, times `by`. One vector: stores of halves would not reach the next round's loads
-// without a detour through the cache.
+// Rounds of strides 1, 2 and 4 on 8 numbers, times `by`. One vector: stores of halves would not reach the next round's
+// loads without a detour through the cache.
 NIBBLE_INLINE void hadamard_8(float* x, float by) noexcept {
     using eight = float __attribute__((vector_size(32)));
     constexpr eight odd{1.0f, -1.0f, 1.0f, -1.0f, 1.0f, -1.0f, 1.0f, -1.0f};
@@ -32,16 +32,18 @@ NIBBLE_INLINE void hadamard_8(float* x, float by) noexcept {
     eight a;
     __builtin_memcpy(&a, x, sizeof a);
     // A product with 1 or -1 is exact, fused or not.
-    a = __builtin_shufflevector(a, a, 0, 0, 2, 2, 4, 4, 6, 6) + __builtin_shufflevector(a, a, 1, 1, 3, 3, 5, 5, 7, 7) * odd;
-    a = __builtin_shufflevector(a, a, 0, 1, 0, 1, 4, 5, 4, 5) + __builtin_shufflevector(a, a, 2, 3, 2, 3, 6, 7, 6, 7) * third;
-    a = __builtin_shufflevector(a, a, 0, 1, 2, 3, 0, 1, 2, 3) + __builtin_shufflevector(a, a, 4, 5, 6, 7, 4, 5, 6, 7) * high;
+    a = __builtin_shufflevector(a, a, 0, 0, 2, 2, 4, 4, 6, 6) +
+        __builtin_shufflevector(a, a, 1, 1, 3, 3, 5, 5, 7, 7) * odd;
+    a = __builtin_shufflevector(a, a, 0, 1, 0, 1, 4, 5, 4, 5) +
+        __builtin_shufflevector(a, a, 2, 3, 2, 3, 6, 7, 6, 7) * third;
+    a = __builtin_shufflevector(a, a, 0, 1, 2, 3, 0, 1, 2, 3) +
+        __builtin_shufflevector(a, a, 4, 5, 6, 7, 4, 5, 6, 7) * high;
     a = a * by;
     __builtin_memcpy(x, &a, sizeof a);
 }
 
 // One block of n numbers, a power of two.
-template <isa Isa>
-NIBBLE_INLINE void hadamard_of(float* x, std::size_t n, float norm) noexcept {
+template <isa Isa> NIBBLE_INLINE void hadamard_of(float* x, std::size_t n, float norm) noexcept {
     using L = lanes<Isa>;
     if (n < 8) {
         for (std::size_t stride = 1; stride < n; stride *= 2)
@@ -81,15 +83,15 @@ NIBBLE_INLINE void hadamard_of(float* x, std::size_t n, float norm) noexcept {
 
 } // namespace detail
 
-// x = H x for every `block` numbers of x in turn, in place: H[i][j] = (-1)^(number of ones in i and j) / sqrt(block), the
-// normalised Walsh-Hadamard matrix in natural order, which is its own transpose and its own inverse. `block` is a power of two
-// that divides the length of x.
+// x = H x for every `block` numbers of x in turn, in place: H[i][j] = (-1)^(number of ones in i and j) / sqrt(block),
+// the normalised Walsh-Hadamard matrix in natural order, which is its own transpose and its own inverse. `block` is a
+// power of two that divides the length of x.
 //
-// log2(block) rounds of sums and differences of numbers 1, 2, 4 ... apart, then one product with 1 / sqrt(block): the same bits
-// on every ISA, within (log2(block) + 1) x 2^-24 of the exact result, relative to the norm of the block. A NaN or an infinity
-// makes NaN or infinity of all its block; sums beyond the largest float are infinite. Allocates nothing.
-template <isa Isa = best_isa>
-NIBBLE_NOINLINE void hadamard(array_view<float> x, std::size_t block) {
+// log2(block) rounds of sums and differences of numbers 1, 2, 4 ... apart, then one product with 1 / sqrt(block): the
+// same bits on every ISA, within (log2(block) + 1) x 2^-24 of the exact result, relative to the norm of the block. A
+// NaN or an infinity makes NaN or infinity of all its block; sums beyond the largest float are infinite. Allocates
+// nothing.
+template <isa Isa = best_isa> NIBBLE_NOINLINE void hadamard(array_view<float> x, std::size_t block) {
     NIBBLE_CHECK(detail::has_single_bit(block) && x.size() % block == 0,
                  "hadamard: a block must be a power of two that divides the length");
     const int rounds = detail::countr_zero(block);

@@ -14,7 +14,8 @@ const std::vector<std::unique_ptr<kv_pair>>& kv_pairs() {
         std::vector<std::unique_ptr<kv_pair>> joined;
         [&]<std::size_t... Slice>(std::index_sequence<Slice...>) {
             const auto take = [&](std::vector<std::unique_ptr<kv_pair>> slice) {
-                joined.insert(joined.end(), std::make_move_iterator(slice.begin()), std::make_move_iterator(slice.end()));
+                joined.insert(joined.end(), std::make_move_iterator(slice.begin()),
+                              std::make_move_iterator(slice.end()));
             };
             (take(make_kv_slice<Slice>()), ...);
         }(std::make_index_sequence<kv_slices>{});

@@ -52,7 +52,7 @@ concept product_family = requires(const std::byte* codes, std::byte* lanes, std:
     requires element<typename F::element_type>;
     { F::order } -> std::same_as<const activation_order&>;
     { F::tiles } -> std::same_as<const token_tiles&>;
-    {F::unit_columns + F::phase_units + F::lane_bytes + F::most_panels + F::streamed_quads + F::most_tokens};
+    { F::unit_columns + F::phase_units + F::lane_bytes + F::most_panels + F::streamed_quads + F::most_tokens };
     { F::unit } -> std::same_as<const float&>;
     { F::lane_offset } -> std::same_as<const int&>;
     { F::lanes_are_codes&& F::always_packed } -> std::same_as<bool>;
@@ -65,21 +65,21 @@ concept product_family = requires(const std::byte* codes, std::byte* lanes, std:
     F::template multiply<false>(packed, n, n, a, r);
 };
 
-// Has F register tiles of sources, as tile_ladder puts them together? Attention multiplies with those of bytes, words and fp32; where
-// a family has none, in fp32.
+// Has F register tiles of sources, as tile_ladder puts them together? Attention multiplies with those of bytes, words
+// and fp32; where a family has none, in fp32.
 template <class F>
 concept has_tile_sources = product_family<F> && requires {
     typename F::packed_source;
     typename F::lanes_source;
-    { F::few_packed && F::decoded } -> std::same_as<bool>;
+    { F::few_packed&& F::decoded } -> std::same_as<bool>;
 };
 
 // What serves small activations, if that is another family: F itself if it has none.
-template <class F> struct small_family { using type = F; };
+template <class F> struct small_family {
+    using type = F;
+};
 template <class F>
-requires requires {
-    typename F::for_small_activations;
-}
+    requires requires { typename F::for_small_activations; }
 struct small_family<F> {
     using type = typename F::for_small_activations;
 };
@@ -94,8 +94,7 @@ template <class F, bool Zeros> struct tile_ladder {
             return ((tokens == First + More ? (F::template tile<Source, Panels, First + More, Zeros>(a, r), true)
                                             : false) ||
                     ...);
-        }
-        (std::make_index_sequence<F::tiles.shorter + 1 - First>{});
+        }(std::make_index_sequence<F::tiles.shorter + 1 - First>{});
         if constexpr (F::tiles.longest > F::tiles.shorter && F::template has_longest<Source>)
             if (!done) F::template tile<Source, Panels, F::tiles.longest, Zeros>(a, r);
     }
