@@ -27,6 +27,7 @@ nibble_structure_test(rules "${CMAKE_COMMAND}" "-DROOT=${PROJECT_SOURCE_DIR}"
     -P "${PROJECT_SOURCE_DIR}/cmake/check_rules.cmake")
 nibble_structure_test(readme "${CMAKE_COMMAND}" "-DROOT=${PROJECT_SOURCE_DIR}"
     -P "${PROJECT_SOURCE_DIR}/cmake/check_readme.cmake")
+nibble_structure_test(format bash "${PROJECT_SOURCE_DIR}/cmake/check_format.sh" "${PROJECT_SOURCE_DIR}" ${skipped})
 
 foreach(folder headers odr fail contract consume codegen)
     add_subdirectory(${folder})
