@@ -19,7 +19,8 @@ namespace nibble::inline NIBBLE_ABI {
 // the largest power of two for which no integer is above Limit in magnitude. So no level moves by more than 1 / (2 f),
 // scales keep their meaning, and recode turns weights of Element into these with the codes and scales that they have.
 // Quantizing is to the levels as they are after rounding, with thresholds halfway between them (ties go to the even
-// code): that loses less than to take over Element's codes. Levels that meet in one integer have one code, the lowest,
+// code of the two levels, to the lower level if both codes are even or neither is): that loses less than to take over
+// Element's codes. Levels that meet in one integer have one code, the lowest,
 // although all of them decode. Element has at most 8 bits, finite values, and not all of them 0. What it costs is that,
 // and that activations are quantized to int8 as for any integer element. Mean squared error of weights over that of
 // Element, normally distributed, quantized (and recoded):
