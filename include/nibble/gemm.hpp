@@ -35,16 +35,17 @@ struct gemm_options {
 };
 
 // Bytes of workspace that calls with up to `tokens` rows of x need, for an engine that sizes its memory beforehand.
-// Enough for prepared activations too, which need less; gemm_gated of two such matrices needs at most twice as much.
-template <any_scheme S>
+// Enough for prepared activations too, which need less; gemm_gated of two such matrices needs at most twice as much. For
+// calls of gemm<Isa>.
+template <isa Isa = best_isa, any_scheme S>
 [[nodiscard]] std::size_t gemm_workspace_bytes(const packed<S>& w, std::size_t tokens, std::size_t concurrency,
                                                const gemm_options& options = {}) {
     (void)detail::checked_concurrency(concurrency);
     const auto plan_of = [&](std::size_t m, int limit) {
-        return kernel::gemm_plan<S, best_isa>(w, m, detail::scales_per_group<S>(options.activations), limit);
+        return kernel::gemm_plan<S, Isa>(w, m, detail::scales_per_group<S>(options.activations), limit);
     };
     const activation_grid& grid = options.activations.grid;
-    const kernel::gemm_plan<S, best_isa> all = plan_of(tokens, grid.limit);
+    const kernel::gemm_plan<S, Isa> all = plan_of(tokens, grid.limit);
     // What a worker needs grows with the tokens of a chunk, and those may be fewer for more tokens, as chunks are of
     // one size; a single token takes more panels at once than others do. Prepared activations may have any limit.
     std::size_t worker = 0;

@@ -20,8 +20,8 @@ namespace nibble::inline NIBBLE_ABI {
 // calibration, and stay as they are: y is to be made as quantized<S>(tokens, outputs) and its scales set before. Then
 //   code = encode(r / scale), encode(r / scale + zero) with an integer zero, encode((r - minimum) / scale) with a
 //   minimum
-// in fp32, rounded to nearest even and saturated, as quantize does it; under a scale of 0, below 0 or NaN the code of
-// zero. A NaN becomes the NaN of an element that has one, else the code of zero; y.nonfinite() is not set. y goes on
+// in fp32, rounded to nearest even and saturated, as quantize does it, under a negative scale too; under one of 0 or
+// NaN the code of zero. A NaN becomes the NaN of an element that has one, else the code of zero; y.nonfinite() is not set. y goes on
 // into prepare, as the activations of the next product, without a pass in between.
 template <any_scheme S> class requantize {
     using traits = detail::scheme_traits<S>;

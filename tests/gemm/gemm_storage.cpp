@@ -77,7 +77,7 @@ void check_product(const nb::packed<S>& w, const plain_weights& plain, const std
     guarded_matrix<U> y(m, n, gap);
     nb::gemm_options options;
     options.activations = scaled_by(per_group);
-    nb::workspace scratch(nb::gemm_workspace_bytes(w, m, 1, options), guarded_allocator());
+    nb::workspace scratch(nb::gemm_workspace_bytes<I>(w, m, 1, options), guarded_allocator());
     const std::size_t held = scratch.size();
     options.workspace = &scratch;
     nb::gemm<I>(from.view(), w, y.view(), options);

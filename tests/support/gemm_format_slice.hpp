@@ -79,7 +79,12 @@ public:
     }
     [[nodiscard]] std::size_t workspace_bytes(std::size_t tokens, std::size_t concurrency,
                                               const nibble::gemm_options& options) const override {
-        return nibble::gemm_workspace_bytes(packed_, tokens, concurrency, options);
+        std::size_t most = 0; // of calls on any of the ISAs
+        for_each_own_isa([&]<class I>() {
+            const std::size_t bytes = nibble::gemm_workspace_bytes<I>(packed_, tokens, concurrency, options);
+            most = bytes > most ? bytes : most;
+        });
+        return most;
     }
     [[nodiscard]] std::unique_ptr<gemm_weights> copy_to(nibble::allocator from) const override {
         nibble::packed<S> copy(packed_.rows(), packed_.cols(), from);
