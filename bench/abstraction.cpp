@@ -41,7 +41,8 @@ void time_line(benchmark::State& state, bench::machine_limits& limits, bench::we
     const bench::weight_tensor& tensor = work.tensors.front();
     const nibble::matrix_view<const float> x = work.inputs(tensor).first(tokens);
     const nibble::packed<scheme> w = nibble::pack(nibble::quantize<scheme>(tensor.weights.view()));
-    const nibble::prepared_activations prepared = nibble::prepare<scheme>(x);
+    const nibble::prepared_activations prepared =
+        nibble::prepare<scheme>(x, {.scale = nibble::activation_scale::per_token});
     const bench::by_hand_activations by_hand = bench::by_hand_activations::of(x);
     nibble::workspace scratch;
     nibble::gemm_options options;

@@ -31,7 +31,10 @@ TEST_CASE("products written by hand are nibble's, bit for bit") {
                     nibble::quantize<nibble::int4_g128>(nibble::matrix_view<const float>(w.data(), outputs, columns)));
                 const nibble::matrix_view<const float> in(x.data(), tokens, columns);
                 std::vector<float> y(tokens * outputs), by_hand(tokens * outputs);
-                nibble::gemm(in, packed, nibble::matrix_view<float>(y.data(), tokens, outputs));
+                nibble::gemm_options options;
+                options.activations.scale = nibble::activation_scale::per_token;
+                nibble::gemm(in, packed, nibble::matrix_view<float>(y.data(), tokens, outputs), nibble::identity{},
+                             options);
                 bench::multiply_by_hand(bench::by_hand_activations::of(in), packed,
                                         nibble::matrix_view<float>(by_hand.data(), tokens, outputs));
                 CHECK(std::memcmp(y.data(), by_hand.data(), y.size() * sizeof(float)) == 0);

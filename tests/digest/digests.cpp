@@ -162,6 +162,7 @@ void add_attention(std::vector<computed_digest>& to) {
             o.value_size = s.value_size;
             o.capacity = std::max<std::size_t>(s.tokens, 64);
             o.page_tokens = std::max<std::size_t>(64, pair->tokens_per_group());
+            o.storing = nb::kv_storing::at_append; // all of what is read and attended to is stored
             if (s.waiting) {
                 o.key_window = 7;
                 o.value_window = 19;

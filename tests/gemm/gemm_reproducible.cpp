@@ -109,10 +109,11 @@ TEST_CASE("a workspace left dirty by another shape and format changes nothing") 
     for (std::size_t round = 0; round < 2; ++round)
         for (std::size_t f = 0; f < formats.size(); ++f) {
             const job work(*formats[f], 1 + (f * 7 + round) % 9, 20 + f, 16 + 13 * f);
-            const std::vector<float> fresh = work.run(0, 0, work.tokens, round == 1, any_executor{});
+            const bool per_group = round == 1 && scalings_of(work.weights->plain()).back();
+            const std::vector<float> fresh = work.run(0, 0, work.tokens, per_group, any_executor{});
             std::byte* dirt = scratch.reserve(std::size_t{1} << 18);
             for (std::size_t i = 0; i < scratch.size(); ++i) dirt[i] = static_cast<std::byte>(0xff);
-            const std::vector<float> reused = work.run(0, 0, work.tokens, round == 1, scrambled(3, f), &scratch);
+            const std::vector<float> reused = work.run(0, 0, work.tokens, per_group, scrambled(3, f), &scratch);
             const std::string found = difference(reused, fresh.data(), work.outputs);
             if (!found.empty()) FAIL_CHECK(formats[f]->name() << ": " << found);
         }
