@@ -35,8 +35,8 @@ struct gemm_options {
 };
 
 // Bytes of workspace that calls with up to `tokens` rows of x need, for an engine that sizes its memory beforehand.
-// Enough for prepared activations too, which need less; gemm_gated of two such matrices needs at most twice as much. For
-// calls of gemm<Isa>.
+// Enough for prepared activations too, which need less; gemm_gated of two such matrices needs at most twice as much.
+// For calls of gemm<Isa>.
 template <isa Isa = best_isa, any_scheme S>
 [[nodiscard]] std::size_t gemm_workspace_bytes(const packed<S>& w, std::size_t tokens, std::size_t concurrency,
                                                const gemm_options& options = {}) {

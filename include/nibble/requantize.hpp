@@ -21,8 +21,8 @@ namespace nibble::inline NIBBLE_ABI {
 //   code = encode(r / scale), encode(r / scale + zero) with an integer zero, encode((r - minimum) / scale) with a
 //   minimum
 // in fp32, rounded to nearest even and saturated, as quantize does it, under a negative scale too; under one of 0 or
-// NaN the code of zero. A NaN becomes the NaN of an element that has one, else the code of zero; y.nonfinite() is not set. y goes on
-// into prepare, as the activations of the next product, without a pass in between.
+// NaN the code of zero. A NaN becomes the NaN of an element that has one, else the code of zero; y.nonfinite() is not
+// set. y goes on into prepare, as the activations of the next product, without a pass in between.
 template <any_scheme S> class requantize {
     using traits = detail::scheme_traits<S>;
     using element = typename traits::element;

@@ -5,8 +5,6 @@
 #include <nibble/core/config.hpp>
 #include <nibble/core/exchange.hpp>
 
-#include <utility>
-
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::detail {
 
@@ -16,13 +14,13 @@ namespace nibble::inline NIBBLE_ABI::detail {
 template <class T, auto... Default> class reset_on_move {
 public:
     constexpr reset_on_move() noexcept = default;
-    constexpr reset_on_move(T value) noexcept : value_(std::move(value)) {}
+    constexpr reset_on_move(T value) noexcept : value_(static_cast<T&&>(value)) {}
     constexpr reset_on_move(const reset_on_move&) = default;
     constexpr reset_on_move(reset_on_move&& other) noexcept : value_(detail::exchange(other.value_, T{Default...})) {}
     constexpr reset_on_move& operator=(const reset_on_move&) = default;
     constexpr reset_on_move& operator=(reset_on_move&& other) noexcept {
         T taken = detail::exchange(other.value_, T{Default...});
-        value_ = std::move(taken);
+        value_ = static_cast<T&&>(taken);
         return *this;
     }
     ~reset_on_move() = default;

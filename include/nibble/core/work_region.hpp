@@ -72,7 +72,7 @@ void for_each_in_regions(std::size_t count, std::byte* memory, std::size_t strid
         return *__builtin_launder(reinterpret_cast<work_region*>(memory + i * stride));
     };
     for (std::size_t i = 0; i < regions; ++i)
-        ::new (static_cast<void*>(memory + i * stride)) work_region(count * i / regions, count * (i + 1) / regions);
+        new (memory + i * stride) work_region(count * i / regions, count * (i + 1) / regions);
     for_each_task(regions, threads, [&](std::size_t index, std::size_t worker) {
         work_region& own = region(index);
         std::size_t item = 0;
