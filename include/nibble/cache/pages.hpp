@@ -20,8 +20,7 @@ namespace nibble::inline NIBBLE_ABI {
 // When the tokens of an append are stored as Keys and Values: until then they are in fp32, as they came.
 enum class kv_storing {
     // at_next_append where keys or values pass through a window or groups of tokens (along_tokens, key_flush,
-    // key_window,
-    // value_window), else at_append.
+    // key_window, value_window), else at_append.
     automatic,
     // At once. Where there is a window, the tokens of a long append have left it before their own queries see them.
     at_append,

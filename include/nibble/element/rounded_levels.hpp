@@ -20,10 +20,10 @@ namespace nibble::inline NIBBLE_ABI {
 // scales keep their meaning, and recode turns weights of Element into these with the codes and scales that they have.
 // Quantizing is to the levels as they are after rounding, with thresholds halfway between them (ties go to the even
 // code of the two levels, to the lower level if both codes are even or neither is): that loses less than to take over
-// Element's codes. Levels that meet in one integer have one code, the lowest,
-// although all of them decode. Element has at most 8 bits, finite values, and not all of them 0. What it costs is that,
-// and that activations are quantized to int8 as for any integer element. Mean squared error of weights over that of
-// Element, normally distributed, quantized (and recoded):
+// Element's codes. Levels that meet in one integer have one code, the lowest, although all of them decode. Element has
+// at most 8 bits, finite values, and not all of them 0. What it costs is that, and that activations are quantized to
+// int8 as for any integer element. Mean squared error of weights over that of Element, normally distributed, quantized
+// (and recoded):
 //                                Limit    f    worst level      against Element's MSE    distinct levels
 //   NF4, groups of 64              32    32    0.0142 of 1      1.024 (1.037)            16 of 16
 //                              64, 127   64    0.0069 of 1      1.002 (1.008)            16
