@@ -91,18 +91,13 @@ template <isa Isa, any_scheme S, bool Integers> struct attention_side {
                 widen_vector<detail::panel_isa_of<Isa>>(scales + i, zeros + i, fixed, scale + i, at(i));
         for (; i < count; i += 8) widen_vector<Isa>(scales + i, zeros + i, fixed, scale + i, at(i));
     }
-    // Has W vectors of 16 of what is stored?
-    template <class W, class E>
-    static constexpr bool decodes_stored = requires(const typename E::code* codes) {
-        { W::template decode_stored<E>(codes) } -> std::same_as<typename W::f32>;
-    };
     template <class W>
     static constexpr bool widens = [] {
         if constexpr (W::width != 16)
             return false;
         else
-            return (!detail::token_format<S>::stores_scales || decodes_stored<W, typename traits::scale_element>)&&(
-                !S::has_minimum || decodes_stored<W, typename traits::zero_element>);
+            return (!detail::token_format<S>::stores_scales || decodes_sixteen<W, typename traits::scale_element>)&&(
+                !S::has_minimum || decodes_sixteen<W, typename traits::zero_element>);
     }();
     template <class W>
     static NIBBLE_INLINE void widen_vector(const scale_code* scales, const zero_code* zeros, float fixed, float* scale,

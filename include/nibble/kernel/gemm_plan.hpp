@@ -128,6 +128,9 @@ template <any_scheme S, isa Isa> struct gemm_plan : activation_layout {
     }
 
 private:
+    // Of long parts several at a time, or what begins a block would cost as much as its products.
+    static constexpr std::size_t streamed_parts = 4;
+
     template <class F> void cut() noexcept {
         const std::size_t m = tokens;
         order = F::order;
@@ -150,7 +153,8 @@ private:
         // a burst.
         const std::size_t part_units = detail::max_of<std::size_t>(1, depth.padded_part / unit_columns);
         const std::size_t units_at_once = m == 1 ? F::streamed_quads * panel_layout::quad / unit_columns : block_units;
-        block_parts = detail::min_of(detail::max_of<std::size_t>(1, units_at_once / part_units), 128 / panel_group);
+        block_parts = detail::min_of(
+            detail::max_of<std::size_t>(m == 1 ? streamed_parts : 1, units_at_once / part_units), 128 / panel_group);
         round_block();
         panel_groups = detail::ceil_div(panels, panel_group);
         token_chunks = detail::ceil_div(blocks.count, chunk_blocks);

@@ -49,6 +49,7 @@ template <class F, isa Isa, any_scheme S, bool Integers> class group_sums {
     using plan_type = gemm_plan<S, Isa>;
     using element = typename S::element_type;
     static constexpr std::size_t rows = panel_layout::rows;
+    static constexpr std::size_t step_columns = detail::step_quads<element> * panel_layout::quad;
 
 public:
     group_sums(const plan_type& plan, const packed<S>& w, const activation_memory& shared,
@@ -85,8 +86,8 @@ private:
         if constexpr (Integers) b.range.finish = false;
         b.stride = range.parts * rows;
         b.units = (range.parts - 1) * range.part_units + range.last_units;
-        b.offset = w_.sections().codes + range.begin / plan_.depth.step * detail::step_bytes<element>;
-        b.code_bytes = b.units * F::unit_columns / plan_.depth.step * detail::step_bytes<element>;
+        b.offset = w_.sections().codes + range.begin / step_columns * detail::step_bytes<element>;
+        b.code_bytes = b.units * F::unit_columns / step_columns * detail::step_bytes<element>;
         b.last = range.part + range.parts == plan_.depth.count && range.finish;
         unpack(b);
         prefetch_next_scales(b, range.finish);
@@ -172,10 +173,13 @@ private:
         a.results_stride = tokens_ * rows;
         a.weights_stride = plan_.packed_tiles ? w_.panel_bytes() : b.units * F::lane_bytes;
         a.widened_stride = b.stride;
-        a.prefetches.next_stride = w_.panel_bytes();
-        const std::size_t share = b.code_bytes / (work_.end_block - work_.first_block);
-        a.prefetches.next_pace =
-            once() ? 256 : detail::ceil_div(share * 256, plan_.packed_tiles ? b.code_bytes : b.units * F::lane_bytes);
+        if (tokens_ > 1) { // one token's tiles prefetch what they read alone
+            a.prefetches.next_stride = w_.panel_bytes();
+            const std::size_t share = b.code_bytes / (work_.end_block - work_.first_block);
+            a.prefetches.next_pace =
+                once() ? 256
+                       : detail::ceil_div(share * 256, plan_.packed_tiles ? b.code_bytes : b.units * F::lane_bytes);
+        }
         if constexpr (plan_type::integers) {
             a.phases_per_part = plan_.phases.per_part;
             a.phase_quads = plan_.phases.quads;

@@ -93,15 +93,26 @@ template <isa Isa, any_scheme S>
 NIBBLE_INLINE void prefetch_scales(const packed<S>& w, const std::byte* panel, std::size_t part,
                                    std::size_t parts) noexcept {
     using traits = detail::scheme_traits<S>;
-    const auto prefetch = [&](std::size_t section, std::size_t bytes_per_slot) {
-        const std::size_t first = w.depth().scale_of(part);
-        const std::size_t last = w.depth().scale_of(part + parts - 1);
+    const auto prefetch = [&](std::size_t section, std::size_t bytes_per_slot, std::size_t first, std::size_t last) {
         const std::byte* end = panel + section + (last + 1) * bytes_per_slot;
         for (const std::byte* at = panel + section + first * bytes_per_slot; at < end; at += 64) Isa::prefetch(at);
     };
-    if constexpr (S::scaled) prefetch(w.sections().scales, panel_layout::rows * sizeof(typename traits::scale_code));
+    constexpr std::size_t rows = panel_layout::rows;
+    const std::size_t first = w.depth().scale_of(part);
+    const std::size_t last = w.depth().scale_of(part + parts - 1);
+    if constexpr (S::scaled) prefetch(w.sections().scales, rows * sizeof(typename traits::scale_code), first, last);
     if constexpr (traits::has_zero)
-        prefetch(w.sections().zeros, panel_layout::rows * sizeof(typename traits::zero_code));
+        prefetch(w.sections().zeros, rows * sizeof(typename traits::zero_code), first, last);
+    if constexpr (S::two_level) {
+        if (packed<S>::outer_is_factor(w.cols())) return;
+        const std::size_t run = traits::outer_granularity::run(w.cols());
+        const std::size_t outer_first = w.depth().column(part) / run;
+        const std::size_t outer_last = w.depth().column(part + parts - 1) / run;
+        prefetch(w.sections().outer, rows * sizeof(typename traits::outer_code), outer_first, outer_last);
+        if constexpr (S::has_two_level_minimum)
+            prefetch(w.sections().outer_zeros, rows * sizeof(typename traits::outer_zero_code), outer_first,
+                     outer_last);
+    }
 }
 
 } // namespace nibble::inline NIBBLE_ABI::kernel

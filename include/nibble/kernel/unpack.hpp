@@ -201,79 +201,123 @@ NIBBLE_NOINLINE void unpack_real(const std::uint8_t* in, std::size_t columns, fl
     }
 }
 
+// Has W vectors of 16 of what is stored as E?
+template <class W, class E>
+inline constexpr bool decodes_sixteen = W::width == panel_layout::rows && requires(const typename E::code* codes) {
+    { W::template decode_stored<E>(codes) } -> std::same_as<typename W::f32>;
+};
+// What decodes all of several elements that scales are stored in: the 16 rows at once if the ISA can.
+template <isa Isa, element... E>
+using stored_decoder_of =
+    std::conditional_t<(decodes_sixteen<detail::panel_isa_of<Isa>, E> && ...), detail::panel_isa_of<Isa>, Isa>;
+
+// visit(from, to, slot) for the parts [from, to) under each slot of outer scales, of parts [first, first + parts).
+template <any_scheme S, class Visit>
+NIBBLE_INLINE void for_each_outer_slot(const packed<S>& w, std::size_t first, std::size_t parts, const Visit& visit) {
+    const detail::depth_plan& depth = w.depth();
+    const std::size_t run = detail::scheme_traits<S>::outer_granularity::run(w.cols());
+    const std::size_t end = first + parts;
+    for (std::size_t from = first; from < end;) {
+        const std::size_t slot = depth.column(from) / run; // one division for all parts under it
+        std::size_t to = from + 1;
+        while (to < end && depth.column(to) < (slot + 1) * run) ++to;
+        visit(from, to, slot);
+        from = to;
+    }
+}
+
 // Scales of parts [first, first + parts) of a panel as fp32, [part][16]: inner x outer where outer scales differ along
 // a row, times the unit of the family's lanes.
-template <isa Isa, class Family, any_scheme S>
+template <isa Given, class Family, any_scheme S>
 inline void widen_scales(const packed<S>& w, const std::byte* panel, std::size_t first, std::size_t parts,
                          float* out) noexcept {
     using traits = detail::scheme_traits<S>;
     constexpr float unit = Family::unit;
+    constexpr std::size_t rows = panel_layout::rows;
     if constexpr (!S::scaled) {
-        for (std::size_t i = 0; i < parts * panel_layout::rows; i += 8) Isa::store(out + i, Isa::broadcast(unit));
+        for (std::size_t i = 0; i < parts * rows; i += 8) Given::store(out + i, Given::broadcast(unit));
     } else {
         const auto* codes = reinterpret_cast<const typename traits::scale_code*>(panel + w.sections().scales);
-        const auto one = [&](const typename traits::scale_code* from) NIBBLE_INLINE_LAMBDA {
-            return Isa::template decode_stored<typename traits::scale_element>(from);
-        };
-        const auto in_units = [&](const typename Isa::f32& s) NIBBLE_INLINE_LAMBDA {
-            return unit == 1.0f ? s : Isa::multiply(s, Isa::broadcast(unit));
-        };
-        const detail::depth_plan depth = w.depth();
+        const detail::depth_plan& depth = w.depth();
         if constexpr (S::two_level) {
             if (!packed<S>::outer_is_factor(w.cols())) {
-                const std::size_t run = packed<S>::outer_run(w.cols());
+                using outer_element = typename traits::outer_element;
+                using Isa = stored_decoder_of<Given, typename traits::scale_element, outer_element>;
                 const auto* outers = reinterpret_cast<const typename traits::outer_code*>(panel + w.sections().outer);
-                for (std::size_t part = first; part < first + parts; ++part, out += panel_layout::rows) {
-                    const auto* outer = outers + (depth.column(part) / run) * panel_layout::rows;
-                    const auto* inner = codes + depth.scale_of(part) * panel_layout::rows;
-                    for (std::size_t half = 0; half < 2; ++half) {
-                        typename Isa::f32 s = Isa::multiply(
-                            one(inner + 8 * half),
-                            Isa::template decode_stored<typename traits::outer_element>(outer + 8 * half));
-                        if constexpr (S::has_offset) {
-                            Isa::keep(s); // the product is rounded by itself
-                            s = Isa::add(s, Isa::broadcast(w.offset()));
+                for_each_outer_slot(
+                    w, first, parts, [&](std::size_t from, std::size_t to, std::size_t slot) NIBBLE_INLINE_LAMBDA {
+                        typename Isa::f32 outer[rows / Isa::width];
+                        for (std::size_t at = 0; at < rows; at += Isa::width)
+                            outer[at / Isa::width] =
+                                Isa::template decode_stored<outer_element>(outers + slot * rows + at);
+                        for (std::size_t part = from; part < to; ++part, out += rows) {
+                            const auto* inner = codes + depth.scale_of(part) * rows;
+                            for (std::size_t at = 0; at < rows; at += Isa::width) {
+                                typename Isa::f32 s = Isa::multiply(
+                                    Isa::template decode_stored<typename traits::scale_element>(inner + at),
+                                    outer[at / Isa::width]);
+                                if constexpr (S::has_offset) {
+                                    Isa::keep(s); // the product is rounded by itself
+                                    s = Isa::add(s, Isa::broadcast(w.offset()));
+                                }
+                                if constexpr (unit != 1.0f) s = Isa::multiply(s, Isa::broadcast(unit));
+                                Isa::store(out + at, s);
+                            }
                         }
-                        Isa::store(out + 8 * half, in_units(s));
-                    }
-                }
+                    });
                 return;
             }
         }
+        using Isa = stored_decoder_of<Given, typename traits::scale_element>;
+        const auto widen = [&](std::size_t slot, float* to) NIBBLE_INLINE_LAMBDA {
+            for (std::size_t at = 0; at < rows; at += Isa::width) {
+                typename Isa::f32 s =
+                    Isa::template decode_stored<typename traits::scale_element>(codes + slot * rows + at);
+                if constexpr (unit != 1.0f) s = Isa::multiply(s, Isa::broadcast(unit));
+                Isa::store(to + at, s);
+            }
+        };
         if (depth.parts_per_run == 1) { // a part, a scale: one stretch of codes
-            codes += first * panel_layout::rows;
-#pragma GCC unroll 4
-            for (std::size_t i = 0; i < parts * panel_layout::rows; i += 8)
-                Isa::store(out + i, in_units(one(codes + i)));
+#pragma GCC unroll 2
+            for (std::size_t i = 0; i < parts; ++i) widen(first + i, out + i * rows);
         } else {
-            for (std::size_t part = first; part < first + parts; ++part, out += panel_layout::rows)
-                for (std::size_t half = 0; half < 2; ++half)
-                    Isa::store(out + 8 * half,
-                               in_units(one(codes + depth.scale_of(part) * panel_layout::rows + 8 * half)));
+            for (std::size_t i = 0; i < parts; ++i) widen(depth.scale_of(first + i), out + i * rows);
         }
     }
 }
 
 // Minimums of those parts as fp32, [part][16].
-template <isa Isa, any_scheme S>
+template <isa Given, any_scheme S>
 inline void widen_minimums(const packed<S>& w, const std::byte* panel, std::size_t first, std::size_t parts,
                            float* out) noexcept {
     using traits = detail::scheme_traits<S>;
-    for (std::size_t part = first; part < first + parts; ++part, out += panel_layout::rows) {
-        const auto* codes = reinterpret_cast<const typename traits::zero_code*>(panel + w.sections().zeros) +
-                            w.depth().scale_of(part) * panel_layout::rows;
-        for (std::size_t half = 0; half < 2; ++half) {
-            typename Isa::f32 m = Isa::template decode_stored<typename traits::zero_element>(codes + 8 * half);
-            if constexpr (S::has_two_level_minimum) {
-                const auto* outer =
-                    reinterpret_cast<const typename traits::outer_zero_code*>(panel + w.sections().outer_zeros) +
-                    (w.depth().column(part) / packed<S>::outer_run(w.cols())) * panel_layout::rows;
-                const typename Isa::f32 o =
-                    Isa::template decode_stored<typename traits::outer_zero_element>(outer + 8 * half);
-                m = Isa::multiply(m, Isa::multiply(o, Isa::broadcast(-1.0f))); // -(inner x outer), in one rounding
-            }
-            Isa::store(out + 8 * half, m);
-        }
+    using zero_element = typename traits::zero_element;
+    constexpr std::size_t rows = panel_layout::rows;
+    const detail::depth_plan& depth = w.depth();
+    const auto* codes = reinterpret_cast<const typename traits::zero_code*>(panel + w.sections().zeros);
+    if constexpr (S::has_two_level_minimum) {
+        using outer_element = typename traits::outer_zero_element;
+        using Isa = stored_decoder_of<Given, zero_element, outer_element>;
+        const auto* outers =
+            reinterpret_cast<const typename traits::outer_zero_code*>(panel + w.sections().outer_zeros);
+        for_each_outer_slot(
+            w, first, parts, [&](std::size_t from, std::size_t to, std::size_t slot) NIBBLE_INLINE_LAMBDA {
+                typename Isa::f32 outer[rows / Isa::width]; // -(inner x outer), in one rounding
+                for (std::size_t at = 0; at < rows; at += Isa::width)
+                    outer[at / Isa::width] = Isa::multiply(
+                        Isa::template decode_stored<outer_element>(outers + slot * rows + at), Isa::broadcast(-1.0f));
+                for (std::size_t part = from; part < to; ++part, out += rows)
+                    for (std::size_t at = 0; at < rows; at += Isa::width)
+                        Isa::store(out + at, Isa::multiply(Isa::template decode_stored<zero_element>(
+                                                               codes + depth.scale_of(part) * rows + at),
+                                                           outer[at / Isa::width]));
+            });
+    } else {
+        using Isa = stored_decoder_of<Given, zero_element>;
+        for (std::size_t part = first; part < first + parts; ++part, out += rows)
+            for (std::size_t at = 0; at < rows; at += Isa::width)
+                Isa::store(out + at,
+                           Isa::template decode_stored<zero_element>(codes + depth.scale_of(part) * rows + at));
     }
 }
 
