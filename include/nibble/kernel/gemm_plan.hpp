@@ -153,8 +153,11 @@ private:
         // a burst.
         const std::size_t part_units = detail::max_of<std::size_t>(1, depth.padded_part / unit_columns);
         const std::size_t units_at_once = m == 1 ? F::streamed_quads * panel_layout::quad / unit_columns : block_units;
-        block_parts = detail::min_of(
-            detail::max_of<std::size_t>(m == 1 ? streamed_parts : 1, units_at_once / part_units), 128 / panel_group);
+        const std::size_t parts_at_once =
+            m == 1 ? detail::min_of(streamed_parts, block_units / part_units) : std::size_t{1};
+        block_parts =
+            detail::min_of(detail::max_of(detail::max_of<std::size_t>(1, parts_at_once), units_at_once / part_units),
+                           128 / panel_group);
         round_block();
         panel_groups = detail::ceil_div(panels, panel_group);
         token_chunks = detail::ceil_div(blocks.count, chunk_blocks);
