@@ -229,22 +229,37 @@ struct avx512_vnni_panel : private avx512 {
                 return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(words), 16))};
         }
     }
-    // Of codes that scales are of.
+    // Of codes that scales and minimums are of.
     template <element E>
-        requires(E::bits <= 8 && (decodes<E> || detail::real_lanes_of<E>.kind == detail::real_decode::power_of_two))
+        requires(E::bits <= 8 && (decodes<E> || detail::real_lanes_of<E>.kind == detail::real_decode::power_of_two ||
+                                  detail::real_lanes_of<E>.kind == detail::real_decode::integer))
     [[nodiscard]] static NIBBLE_INLINE f32 decode_stored(const typename E::code* from) noexcept {
-        const __m512i codes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
-        if constexpr (detail::real_lanes_of<E>.kind == detail::real_decode::power_of_two) {
+        constexpr detail::real_lanes how = detail::real_lanes_of<E>;
+        const __m128i stored = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+        if constexpr (how.kind == detail::real_decode::integer && !how.has_sign) {
+            __m512i x = _mm512_cvtepu8_epi32(_mm_and_si128(stored, _mm_set1_epi8(static_cast<char>(code_mask<E>))));
+            if constexpr (how.offset != 0) x = _mm512_add_epi32(x, _mm512_set1_epi32(how.offset));
+            return scaled<E>(_mm512_cvtepi32_ps(x));
+        } else if constexpr (how.kind == detail::real_decode::integer) {
+            __m512i x = _mm512_srai_epi32(_mm512_slli_epi32(_mm512_cvtepu8_epi32(stored), 32 - E::bits), 32 - E::bits);
+            if constexpr (how.offset != 0) x = _mm512_add_epi32(x, _mm512_set1_epi32(how.offset));
+            return scaled<E>(_mm512_cvtepi32_ps(x));
+        } else if constexpr (how.kind == detail::real_decode::power_of_two) {
             // As in avx2: code 0 is subnormal, 255 NaN.
+            const __m512i codes = _mm512_cvtepu8_epi32(stored);
             const __m512i value = _mm512_max_epi32(_mm512_slli_epi32(codes, 23), _mm512_set1_epi32(0x00400000));
             const __mmask16 nan = _mm512_cmpeq_epi32_mask(codes, _mm512_set1_epi32(255));
             return {_mm512_castsi512_ps(_mm512_mask_mov_epi32(value, nan, _mm512_set1_epi32(0x7fc00000)))};
         } else {
-            return decode<E>(i32{codes});
+            return decode<E>(i32{_mm512_cvtepu8_epi32(stored)});
         }
     }
 
 private:
+    template <element E> [[nodiscard]] static NIBBLE_INLINE f32 scaled(__m512 x) noexcept {
+        constexpr float factor = detail::real_lanes_of<E>.factor;
+        return factor == 1.0f ? f32{x} : f32{_mm512_mul_ps(x, _mm512_set1_ps(factor))};
+    }
     [[nodiscard]] static NIBBLE_INLINE __mmask16 first(std::size_t count) noexcept {
         return static_cast<__mmask16>((1u << count) - 1);
     }

@@ -66,6 +66,8 @@ public:
             if (done_.call != nullptr) done_.call(done_.by, first_token_, tokens_);
             return;
         }
+        if constexpr (plan_type::has_zeros && !S::has_integer_zero) // the lanes' offset, everywhere the same
+            fill_zeros<element>(work_.panels * plan_.block_parts, own_.zeros);
         if (work_.begins) prefetch_beginning(work_.first_panel);
         plan_.for_each_block([&](const tile_range& range) { columns(range); });
     }
@@ -101,7 +103,7 @@ private:
             const std::byte* panel = w_.panel(work_.first_panel + p);
             if constexpr (!Integers) widen_scales<Isa, F>(w_, panel, r.part, r.parts, own_.scales + p * b.stride);
             if constexpr (S::has_minimum) widen_minimums<Isa>(w_, panel, r.part, r.parts, own_.minimums + p * b.stride);
-            if constexpr (plan_type::has_zeros) widen_zeros(w_, panel, r.part, r.parts, own_.zeros + p * b.stride);
+            if constexpr (S::has_integer_zero) widen_zeros(w_, panel, r.part, r.parts, own_.zeros + p * b.stride);
             if constexpr (!F::always_packed)
                 if (!plan_.packed_tiles) F::unpack(panel + b.offset, b.units, own_.lanes + p * b.units * F::lane_bytes);
         }

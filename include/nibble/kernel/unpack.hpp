@@ -323,26 +323,27 @@ inline void widen_minimums(const packed<S>& w, const std::byte* panel, std::size
 
 // What comes on top of each lane of an unsigned element, given its centre, twice as int16 in an int32, [part][16]:
 // offset - zero, so that centred lane + this = code - zero.
+[[nodiscard]] NIBBLE_INLINE std::int32_t zero_pair(int value) noexcept {
+    const std::uint32_t one = static_cast<std::uint16_t>(value);
+    return static_cast<std::int32_t>(one | (one << 16));
+}
 template <any_scheme S>
+    requires(S::has_integer_zero)
 inline void widen_zeros(const packed<S>& w, const std::byte* panel, std::size_t first, std::size_t parts,
                         std::int32_t* out) noexcept {
     using traits = detail::scheme_traits<S>;
     constexpr int offset = detail::lane_offset<typename traits::element>;
-    const auto twice = [](int value) NIBBLE_INLINE_LAMBDA {
-        const std::uint32_t one = static_cast<std::uint16_t>(value);
-        return static_cast<std::int32_t>(one | (one << 16));
-    };
-    if constexpr (!S::has_integer_zero) {
-        for (std::size_t i = 0; i < parts * panel_layout::rows; ++i) out[i] = twice(offset);
-    } else {
-        const auto* zeros = reinterpret_cast<const std::uint8_t*>(panel + w.sections().zeros);
-        for (std::size_t part = first; part < first + parts; ++part, out += panel_layout::rows) {
-            // A copy of its own: a byte may alias anything, which would keep the loop scalar.
-            std::uint8_t from[panel_layout::rows];
-            __builtin_memcpy(from, zeros + w.depth().scale_of(part) * panel_layout::rows, sizeof from);
-            for (std::size_t r = 0; r < panel_layout::rows; ++r) out[r] = twice(offset - from[r]);
-        }
+    const auto* zeros = reinterpret_cast<const std::uint8_t*>(panel + w.sections().zeros);
+    for (std::size_t part = first; part < first + parts; ++part, out += panel_layout::rows) {
+        // A copy of its own: a byte may alias anything, which would keep the loop scalar.
+        std::uint8_t from[panel_layout::rows];
+        __builtin_memcpy(from, zeros + w.depth().scale_of(part) * panel_layout::rows, sizeof from);
+        for (std::size_t r = 0; r < panel_layout::rows; ++r) out[r] = zero_pair(offset - from[r]);
     }
+}
+// Of schemes without zero points, for any `parts` parts.
+template <element E> NIBBLE_INLINE void fill_zeros(std::size_t parts, std::int32_t* out) noexcept {
+    for (std::size_t i = 0; i < parts * panel_layout::rows; ++i) out[i] = zero_pair(detail::lane_offset<E>);
 }
 
 } // namespace nibble::inline NIBBLE_ABI::kernel
