@@ -92,7 +92,8 @@ struct depth_plan {
         return (p / parts_per_run) * padded_run + (p % parts_per_run) * padded_part;
     }
     [[nodiscard]] constexpr std::size_t scale_of(std::size_t p) const noexcept {
-        return parts_per_run == 1 ? p : p / parts_per_run;
+        // As p / parts_per_run, which compilers would take for both cases: a division for every part.
+        return parts_per_run == 1 ? p : column(p) / run;
     }
 };
 
