@@ -18,8 +18,8 @@
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::kernel {
 
-template <isa Isa, element E> struct int16_family : integer_family<Isa, E> {
-    using common = integer_family<Isa, E>;
+template <isa Isa, element E> struct int16_family : integer_family<int16_family<Isa, E>, Isa, E> {
+    using common = integer_family<int16_family, Isa, E>;
     using common::linear;
     // Up to this magnitude of the activations byte products, two of them added by one instruction, are exact as well.
     using for_small_activations = int8_family<Isa, E, true>;
@@ -53,15 +53,6 @@ template <isa Isa, element E> struct int16_family : integer_family<Isa, E> {
     using packed_source = packed_word_source<Isa, E::bits, typename common::table>;
     using lanes_source = word_source<Isa>;
     [[nodiscard]] static constexpr bool requests(std::size_t, bool, bool) noexcept { return false; }
-    template <class Source, std::size_t Panels, std::size_t Tokens, bool Zeros>
-    static NIBBLE_INLINE void tile(const tile_arguments& a, const tile_range& r) noexcept {
-        integer_tile<Source, Panels, Tokens, Zeros>(a, r);
-    }
-    template <bool Zeros>
-    static NIBBLE_INLINE void multiply(bool packed, std::size_t panels, std::size_t tokens, const tile_arguments& a,
-                                       const tile_range& r) noexcept {
-        tile_ladder<int16_family, Zeros>::multiply(packed, panels, tokens, a, r);
-    }
 };
 
 } // namespace nibble::inline NIBBLE_ABI::kernel

@@ -19,9 +19,9 @@
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::kernel {
 
-// What integer families have in common. Linear elements of one width share their tiles: codes are stored so that
-// masking alone makes lanes of them.
-template <isa Isa, element E> struct integer_family {
+// What the integer families Self have in common. Linear elements of one width share their tiles: codes are stored so
+// that masking alone makes lanes of them.
+template <class Self, isa Isa, element E> struct integer_family {
     using isa_type = Isa;
     using element_type = E;
     static constexpr token_tiles tiles = Isa::facts.integer_tiles;
@@ -33,6 +33,15 @@ template <isa Isa, element E> struct integer_family {
     static constexpr bool decoded = false;
     [[nodiscard]] static constexpr std::size_t panels_in_cache(std::size_t) noexcept { return 2; }
     template <class Source> static constexpr bool has_longest = true;
+    template <class Source, std::size_t Panels, std::size_t Tokens, bool Zeros>
+    static NIBBLE_INLINE void tile(const tile_arguments& a, const tile_range& r) noexcept {
+        integer_tile<Source, Panels, Tokens, Zeros>(a, r);
+    }
+    template <bool Zeros>
+    static NIBBLE_INLINE void multiply(bool packed, std::size_t panels, std::size_t tokens, const tile_arguments& a,
+                                       const tile_range& r) noexcept {
+        tile_ladder<Self, Zeros>::multiply(packed, panels, tokens, a, r);
+    }
 
 protected:
     // Panels that one token goes through at once: as many as there are registers for their sums, of which short phases
@@ -46,8 +55,9 @@ protected:
 };
 
 // Small: of an element whose products int16 has no room for (int16.hpp), with activations of which it has room for two.
-template <isa Isa, element E, bool Small = false> struct int8_family : integer_family<Isa, E> {
-    using common = integer_family<Isa, E>;
+template <isa Isa, element E, bool Small = false>
+struct int8_family : integer_family<int8_family<Isa, E, Small>, Isa, E> {
+    using common = integer_family<int8_family, Isa, E>;
     using common::linear;
     using common::tiles;
     static constexpr activation_order order = byte_quads;
@@ -93,15 +103,6 @@ template <isa Isa, element E, bool Small = false> struct int8_family : integer_f
         return pairs && tokens == tiles.longest &&
                (packed ? makes_requests<packed_source, 2, tiles.longest>
                        : makes_requests<lanes_source, 2, tiles.longest>);
-    }
-    template <class Source, std::size_t Panels, std::size_t Tokens, bool Zeros>
-    static NIBBLE_INLINE void tile(const tile_arguments& a, const tile_range& r) noexcept {
-        integer_tile<Source, Panels, Tokens, Zeros>(a, r);
-    }
-    template <bool Zeros>
-    static NIBBLE_INLINE void multiply(bool packed, std::size_t panels, std::size_t tokens, const tile_arguments& a,
-                                       const tile_range& r) noexcept {
-        tile_ladder<int8_family, Zeros>::multiply(packed, panels, tokens, a, r);
     }
 };
 
