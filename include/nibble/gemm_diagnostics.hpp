@@ -12,6 +12,7 @@
 #include <nibble/prepare.hpp>
 #include <nibble/scheme/scheme.hpp>
 #include <nibble/tensor/packed.hpp>
+#include <nibble/tensor/packed_view.hpp>
 
 #include <concepts>
 #include <type_traits>
@@ -27,7 +28,7 @@ namespace detail {
 template <class T>
     requires(stored_float<std::remove_const_t<T>>)
 void take_float_matrix(const matrix_view<T>&);
-template <any_scheme S> void take_packed(const packed<S>&);
+template <any_scheme S> void take_packed(const packed_view<S>&);
 template <class List> void take_packed(const any_format<packed, List>&);
 
 // The arguments that some gemm takes.
@@ -36,6 +37,10 @@ concept gemm_activations = std::convertible_to<const X&, matrix_view<const float
                            std::derived_from<X, prepared_activations> || requires(const X& x) { take_float_matrix(x); };
 template <class W>
 concept gemm_weights = requires(const W& w) { take_packed(w); };
+// packed and packed_view are; and any two of one type.
+template <class A, class B>
+concept of_one_scheme =
+    std::same_as<A, B> || requires { requires std::same_as<typename A::scheme_type, typename B::scheme_type>; };
 template <class Y>
 concept gemm_result = std::convertible_to<const Y&, matrix_view<float>> || destination<Y> || requires(const Y& y) {
     take_float_matrix(y);
@@ -101,12 +106,12 @@ template <isa Isa = best_isa, class X = matrix_view<const float>, class Gate, cl
           class Activation, class Finish = identity, class Options = gemm_options, class Executor = serial,
           detail::gemm_fault Fault = detail::fault_of_gemm<X, detail::gemm_weights<Gate> && detail::gemm_weights<Up>, Y,
                                                            Finish, Options, Executor>()>
-    requires(Fault != detail::gemm_fault::none || !epilogue<Activation> || !std::same_as<Gate, Up>)
+    requires(Fault != detail::gemm_fault::none || !epilogue<Activation> || !detail::of_one_scheme<Gate, Up>)
 void gemm_gated(const X&, const Gate&, const Up&, const Y&, const Activation&, const Finish& = {}, const Options& = {},
                 const Executor& = {}) {
     static_assert(epilogue<Activation>,
                   "gemm_gated: after y comes the activation of the gate, such as silu, gelu or relu");
-    static_assert(std::same_as<Gate, Up> || Fault == detail::gemm_fault::weights,
+    static_assert(detail::of_one_scheme<Gate, Up> || Fault == detail::gemm_fault::weights,
                   "gemm_gated: gate and up must be packed in one scheme; of two call gemm twice, the second time with "
                   "the epilogue "
                   "multiply_by(first)");

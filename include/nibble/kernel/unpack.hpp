@@ -7,7 +7,7 @@
 #include <nibble/element/lanes.hpp>
 #include <nibble/isa/isa.hpp>
 #include <nibble/tensor/layout.hpp>
-#include <nibble/tensor/packed.hpp>
+#include <nibble/tensor/packed_view.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -204,7 +204,7 @@ NIBBLE_NOINLINE void unpack_real(const std::uint8_t* in, std::size_t columns, fl
 // Scales of parts [first, first + parts) of a panel as fp32, [part][16]: inner x outer where outer scales differ along
 // a row, times the unit of the family's lanes.
 template <isa Isa, class Family, any_scheme S>
-inline void widen_scales(const packed<S>& w, const std::byte* panel, std::size_t first, std::size_t parts,
+inline void widen_scales(const packed_view<S>& w, const std::byte* panel, std::size_t first, std::size_t parts,
                          float* out) noexcept {
     using traits = detail::scheme_traits<S>;
     constexpr float unit = Family::unit;
@@ -220,8 +220,8 @@ inline void widen_scales(const packed<S>& w, const std::byte* panel, std::size_t
         };
         const detail::depth_plan depth = w.depth();
         if constexpr (S::two_level) {
-            if (!packed<S>::outer_is_factor(w.cols())) {
-                const std::size_t run = packed<S>::outer_run(w.cols());
+            if (!packed_shape<S>::outer_is_factor(w.cols())) {
+                const std::size_t run = packed_shape<S>::outer_run(w.cols());
                 const auto* outers = reinterpret_cast<const typename traits::outer_code*>(panel + w.sections().outer);
                 for (std::size_t part = first; part < first + parts; ++part, out += panel_layout::rows) {
                     const auto* outer = outers + (depth.column(part) / run) * panel_layout::rows;
@@ -256,7 +256,7 @@ inline void widen_scales(const packed<S>& w, const std::byte* panel, std::size_t
 
 // Minimums of those parts as fp32, [part][16].
 template <isa Isa, any_scheme S>
-inline void widen_minimums(const packed<S>& w, const std::byte* panel, std::size_t first, std::size_t parts,
+inline void widen_minimums(const packed_view<S>& w, const std::byte* panel, std::size_t first, std::size_t parts,
                            float* out) noexcept {
     using traits = detail::scheme_traits<S>;
     for (std::size_t part = first; part < first + parts; ++part, out += panel_layout::rows) {
@@ -267,7 +267,7 @@ inline void widen_minimums(const packed<S>& w, const std::byte* panel, std::size
             if constexpr (S::has_two_level_minimum) {
                 const auto* outer =
                     reinterpret_cast<const typename traits::outer_zero_code*>(panel + w.sections().outer_zeros) +
-                    (w.depth().column(part) / packed<S>::outer_run(w.cols())) * panel_layout::rows;
+                    (w.depth().column(part) / packed_shape<S>::outer_run(w.cols())) * panel_layout::rows;
                 const typename Isa::f32 o =
                     Isa::template decode_stored<typename traits::outer_zero_element>(outer + 8 * half);
                 m = Isa::multiply(m, Isa::multiply(o, Isa::broadcast(-1.0f))); // -(inner x outer), in one rounding
@@ -280,7 +280,7 @@ inline void widen_minimums(const packed<S>& w, const std::byte* panel, std::size
 // What comes on top of each lane of an unsigned element, given its centre, twice as int16 in an int32, [part][16]:
 // offset - zero, so that centred lane + this = code - zero.
 template <any_scheme S>
-inline void widen_zeros(const packed<S>& w, const std::byte* panel, std::size_t first, std::size_t parts,
+inline void widen_zeros(const packed_view<S>& w, const std::byte* panel, std::size_t first, std::size_t parts,
                         std::int32_t* out) noexcept {
     using traits = detail::scheme_traits<S>;
     constexpr int offset = detail::lane_offset<typename traits::element>;
