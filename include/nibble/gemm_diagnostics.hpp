@@ -30,6 +30,7 @@ template <class T>
 void take_float_matrix(const matrix_view<T>&);
 template <any_scheme S> void take_packed(const packed_view<S>&);
 template <class List> void take_packed(const any_format<packed, List>&);
+template <class List> void take_packed(const any_format<packed_view, List>&);
 
 // The arguments that some gemm takes.
 template <class X>
