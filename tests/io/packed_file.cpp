@@ -1,6 +1,7 @@
 // packed_file.cpp: files of packed weights: what is written, mapped and multiplied from, and every way in which one is
 // refused. That every format and width comes back is tested in pack/every_pack_*.cpp.
 #include "io/io_support.hpp"
+#include "io/packed_support.hpp"
 #include "support/catch.hpp"
 #include "support/contracts.hpp"
 
@@ -66,11 +67,6 @@ struct placed_file {
 
 template <class T> void set(bytes& file, std::size_t at, T value) {
     nb::detail::store_little(file.data() + at, value);
-}
-// What is in the directory now is what was meant to be.
-void sign_directory(bytes& file) {
-    const auto size = static_cast<std::size_t>(nb::detail::load_little<std::uint64_t>(file.data() + 32));
-    set(file, 40, nb::detail::packed_checksum(std::span<const std::byte>(file).subspan(64, size)));
 }
 nb::status parsed(const bytes& file) {
     const placed_file placed(file);
@@ -258,7 +254,7 @@ TEST_CASE("packed file: headers and directories that are refused", "[io]") {
     const auto changed = [&](std::size_t at, auto value) {
         bytes file = good;
         set(file, at, value);
-        if (at >= 64) sign_directory(file);
+        if (at >= 64) nibble_test::sign(file);
         return file;
     };
     const std::string size = std::to_string(good.size());
@@ -329,7 +325,7 @@ TEST_CASE("packed file: headers and directories that are refused", "[io]") {
     REQUIRE(two.add("b", nb::packed<scheme>()).ok());
     bytes twice = two.bytes();
     set(twice, 64 + 192 + 1, 'a');
-    sign_directory(twice);
+    nibble_test::sign(twice);
     refused(parsed(twice), code::malformed, "packed: directory at byte 160: matrix 'a' is there twice");
 }
 
@@ -339,7 +335,7 @@ TEST_CASE("packed file: matrices that are refused", "[io]") {
     const auto changed = [&](std::size_t at, auto value) {
         bytes file = good;
         set(file, at, value);
-        sign_directory(file);
+        nibble_test::sign(file);
         return file;
     };
     CHECK(viewed<scheme>(good).ok());

@@ -85,7 +85,7 @@ struct stored_scheme {
     template <any_scheme S> [[nodiscard]] static constexpr stored_scheme of() noexcept {
         using traits = scheme_traits<S>;
         constexpr std::size_t long_row = std::size_t{1} << 30;
-        const auto columns = [](std::size_t run) { return run < long_row ? std::uint64_t{run} : 0; };
+        const auto columns = [](std::size_t of_a_slot) { return of_a_slot < long_row ? std::uint64_t{of_a_slot} : 0; };
         stored_scheme s{};
         s.code_bits = static_cast<std::uint8_t>(traits::element::bits);
         if constexpr (S::scaled) {
