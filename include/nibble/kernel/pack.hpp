@@ -109,13 +109,22 @@ inline void copy_codes(Code* codes, std::size_t stride, std::size_t columns, std
                        Byte* stream) noexcept {
     constexpr bool to_panel = Direction == panel_direction::to_panel;
     if constexpr (Bits > 8) {
-        for (std::size_t k = 0; k < columns; ++k)
-            for (std::size_t r = 0; r < Rows; ++r, stream += sizeof(Code)) {
-                if constexpr (to_panel)
-                    __builtin_memcpy(stream, codes + r * stride + k, sizeof(Code));
-                else
-                    __builtin_memcpy(codes + r * stride + k, stream, sizeof(Code));
+        if constexpr (to_panel) {
+            for (std::size_t k = 0; k < columns; ++k) {
+                Code column[Rows];
+                for (std::size_t r = 0; r < Rows; ++r) column[r] = codes[r * stride + k];
+                __builtin_memcpy(stream + k * sizeof column, column, sizeof column);
             }
+        } else {
+            // Some columns at a time: rows lie a power of two apart as a rule, in the same few lines of the cache.
+            constexpr std::size_t at_once = 64 / sizeof(Code);
+            for (std::size_t k = 0; k < columns; k += at_once) {
+                const std::size_t end = detail::min_of(columns, k + at_once);
+                for (std::size_t r = 0; r < Rows; ++r)
+                    for (std::size_t i = k; i < end; ++i)
+                        __builtin_memcpy(codes + r * stride + i, stream + (i * Rows + r) * sizeof(Code), sizeof(Code));
+            }
+        }
     } else {
         constexpr std::size_t quads = detail::step_quads_of(Bits, Rows);
         std::uint8_t lanes[panel_layout::quad * Rows * quads];

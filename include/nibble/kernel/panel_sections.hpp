@@ -44,9 +44,11 @@ public:
     // All codes; allocates what the panel's rows take with a byte or more for each.
     void codes() const {
         using stream = std::conditional_t<to_panel, std::uint8_t, const std::uint8_t>;
-        const detail::depth_plan& depth = w_.depth();
+        // Copies: a code of a byte may alias anything.
+        const detail::depth_plan depth = w_.depth();
+        const std::size_t cols = w_.cols();
         const std::size_t panel_rows = w_.panel_rows();
-        dynamic_array<code> plain(detail::round_up(w_.cols(), 8));
+        dynamic_array<code> plain(detail::round_up(cols, 8));
         dynamic_array<code> padded(panel_rows * depth.padded, padding_code<element>);
         const auto between = [&] {
             copy_codes<Direction, element::bits>(panel_rows, padded.data(), depth.padded, depth.padded,
@@ -55,17 +57,19 @@ public:
         };
         if constexpr (!to_panel) between();
         for (std::size_t r = 0; r < rows_; ++r) {
-            if constexpr (to_panel) detail::load_codes<element>(q_.row_codes(first_ + r), 0, w_.cols(), plain.data());
+            if constexpr (to_panel) detail::load_codes<element>(q_.row_codes(first_ + r), 0, cols, plain.data());
             for (std::size_t part = 0; part < depth.count; ++part) {
                 code* const in_row = plain.data() + depth.column(part);
                 code* const in_panel = padded.data() + r * depth.padded + depth.begin(part);
                 __builtin_memcpy(to_panel ? in_panel : in_row, to_panel ? in_row : in_panel,
                                  depth.columns(part) * sizeof(code));
             }
-            if constexpr (!to_panel) detail::store_codes<element>(plain.data(), w_.cols(), q_.row_codes(first_ + r), 0);
-            if constexpr (to_panel && detail::marks_nan<element>)
-                for (std::size_t k = 0; k < w_.cols(); ++k)
-                    if (detail::is_nan(decode_table<element>.at[plain[k]])) factors()[r] = detail::quiet_nan;
+            if constexpr (!to_panel) detail::store_codes<element>(plain.data(), cols, q_.row_codes(first_ + r), 0);
+            if constexpr (to_panel && detail::marks_nan<element>) {
+                bool nan = false;
+                for (std::size_t k = 0; k < cols; ++k) nan |= detail::is_nan(decode_table<element>.at[plain[k]]);
+                if (nan) factors()[r] = detail::quiet_nan;
+            }
         }
         if constexpr (to_panel) between();
     }
