@@ -16,18 +16,24 @@ namespace nibble::inline NIBBLE_ABI {
 
 namespace detail {
 
+template <any_scheme S>
+using panel_packing = kernel::panel_copy<kernel::panel_direction::to_panel, S, const quantized<S>>;
+template <any_scheme S>
+using panel_unpacking = kernel::panel_copy<kernel::panel_direction::from_panel, S, quantized<S>>;
+
+// `copy` is that of panel_rows.
 template <any_scheme S, executor Executor>
-[[nodiscard]] packed<S> pack_panels(const quantized<S>& q, std::size_t panel_rows, const Executor& threads) {
+[[nodiscard]] packed<S> pack_panels(const quantized<S>& q, std::size_t panel_rows,
+                                    typename panel_packing<S>::code_copy copy, const Executor& threads) {
     check_executor(threads);
     packed<S> out(packed_shape<S>(q.rows(), q.cols(), panel_rows));
     if (q.rows() == 0 || q.cols() == 0) return out;
     if constexpr (S::has_offset) out.set_offset(q.offset());
     for_each_task(out.panels(), threads, [&](std::size_t p, std::size_t) {
-        const kernel::panel_copy<kernel::panel_direction::to_panel, S, const quantized<S>> panel(q, out, p,
-                                                                                                 out.panel(p));
+        const panel_packing<S> panel(q, out, p, out.panel(p));
         panel.numbers();
         panel.row_factors();
-        panel.codes();
+        panel.codes(copy);
     });
     return out;
 }
@@ -38,7 +44,7 @@ template <any_scheme S, executor Executor>
 // pass; allocates the result and, per panel in work, 16 rows of codes.
 template <any_scheme S, executor Executor = serial>
 [[nodiscard]] packed<S> pack(const quantized<S>& q, const Executor& threads = {}) {
-    return detail::pack_panels(q, panel_layout::rows, threads);
+    return detail::pack_panels(q, panel_layout::rows, detail::panel_packing<S>::copy_of_kernels, threads);
 }
 
 // The exact inverse of pack, of panels of any width. (nonfinite() is not part of the packed form and comes back false.)
@@ -48,9 +54,10 @@ template <any_scheme S, executor Executor = serial>
     quantized<S> out(w.rows(), w.cols());
     if (w.rows() == 0 || w.cols() == 0) return out;
     if constexpr (S::has_offset) out.set_offset(w.offset());
-    using panel = kernel::panel_copy<kernel::panel_direction::from_panel, S, quantized<S>>;
+    using panel = detail::panel_unpacking<S>;
+    const auto copy = panel::copy_of(w.panel_rows());
     detail::for_each_task(w.panels(), threads,
-                          [&](std::size_t p, std::size_t) { panel(out, w, p, w.panel(p)).codes(); });
+                          [&](std::size_t p, std::size_t) { panel(out, w, p, w.panel(p)).codes(copy); });
     // Not in parallel: rows of several panels may share a slot.
     for (std::size_t p = 0; p < w.panels(); ++p) panel(out, w, p, w.panel(p)).numbers();
     return out;
@@ -61,7 +68,7 @@ template <any_scheme S, executor Executor = serial>
 template <any_scheme S, executor Executor = serial>
 [[nodiscard]] packed<S> repack(const packed_view<S>& w, std::size_t panel_rows, const Executor& threads = {}) {
     NIBBLE_CHECK(panel_layout::is_width(panel_rows), "repack: panels have 8, 16 or 32 rows");
-    return detail::pack_panels(unpack(w, threads), panel_rows, threads);
+    return detail::pack_panels(unpack(w, threads), panel_rows, detail::panel_packing<S>::copy_of(panel_rows), threads);
 }
 
 } // namespace nibble::inline NIBBLE_ABI

@@ -35,15 +35,24 @@ template <panel_direction Direction, any_scheme S, class Quantized> class panel_
     using element = typename traits::element;
     using code = typename element::code;
     using byte = std::conditional_t<to_panel, std::byte, const std::byte>;
+    using stream = std::conditional_t<to_panel, std::uint8_t, const std::uint8_t>;
 
 public:
+    // What copies the codes of panels of the width that kernels read, or of one that is known at run time: most
+    // programs have code for the one alone.
+    using code_copy = void (*)(code*, std::size_t, std::size_t, std::uint32_t, stream*) noexcept;
+    static constexpr code_copy copy_of_kernels =
+        &copy_codes<Direction, element::bits, panel_layout::rows, code, stream>;
+    [[nodiscard]] static code_copy copy_of(std::size_t panel_rows) noexcept {
+        return copy_codes_of<Direction, element::bits, code, stream>(panel_rows);
+    }
+
     panel_copy(Quantized& q, const packed_shape<S>& w, std::size_t p, byte* panel) noexcept
         : q_(q), w_(w), panel_(panel), first_(p * w.panel_rows()),
           rows_(detail::min_of(w.panel_rows(), w.rows() - first_)) {}
 
     // All codes; allocates what the panel's rows take with a byte or more for each.
-    void codes() const {
-        using stream = std::conditional_t<to_panel, std::uint8_t, const std::uint8_t>;
+    void codes(code_copy copy) const {
         // Copies: a code of a byte may alias anything.
         const detail::depth_plan depth = w_.depth();
         const std::size_t cols = w_.cols();
@@ -51,9 +60,8 @@ public:
         dynamic_array<code> plain(detail::round_up(cols, 8));
         dynamic_array<code> padded(panel_rows * depth.padded, padding_code<element>);
         const auto between = [&] {
-            copy_codes<Direction, element::bits>(panel_rows, padded.data(), depth.padded, depth.padded,
-                                                 panel_flip<element>,
-                                                 reinterpret_cast<stream*>(panel_ + w_.sections().codes));
+            copy(padded.data(), depth.padded, depth.padded, panel_flip<element>,
+                 reinterpret_cast<stream*>(panel_ + w_.sections().codes));
         };
         if constexpr (!to_panel) between();
         for (std::size_t r = 0; r < rows_; ++r) {
