@@ -11,6 +11,7 @@
 #include <nibble/core/reset_on_move.hpp>
 #include <nibble/core/status.hpp>
 #include <nibble/scheme/scheme.hpp>
+#include <nibble/tensor/packed.hpp>
 #include <nibble/tensor/packed_layout.hpp>
 #include <nibble/tensor/packed_view.hpp>
 
@@ -35,6 +36,8 @@ public:
     template <any_scheme S> [[nodiscard]] status add(std::string_view name, const packed_view<S>& w) {
         return add(name, w.untyped(), detail::stored_scheme::of<S>());
     }
+    // What owns its memory and is gone after the call cannot stay.
+    template <any_scheme S> status add(std::string_view name, packed<S>&& w) = delete;
 
     // The whole file.
     [[nodiscard]] std::vector<std::byte> bytes() const {
