@@ -16,6 +16,7 @@
 #include <nibble/kernel/gemm.hpp>
 #include <nibble/prepare.hpp>
 #include <nibble/tensor/packed.hpp>
+#include <nibble/tensor/packed_view.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -38,9 +39,10 @@ struct gemm_options {
 // Enough for prepared activations too, which need less; gemm_gated of two such matrices needs at most twice as much.
 // For calls of gemm<Isa>.
 template <isa Isa = best_isa, any_scheme S>
-[[nodiscard]] std::size_t gemm_workspace_bytes(const packed<S>& w, std::size_t tokens, std::size_t concurrency,
+[[nodiscard]] std::size_t gemm_workspace_bytes(const packed_view<S>& w, std::size_t tokens, std::size_t concurrency,
                                                const gemm_options& options = {}) {
     (void)detail::checked_concurrency(concurrency);
+    detail::check_panel_rows(w);
     const auto plan_of = [&](std::size_t m, int limit) {
         return kernel::gemm_plan<S, Isa>(w, m, detail::scales_per_group<S>(options.activations), limit);
     };
@@ -65,6 +67,7 @@ template <class Product, class Destination, epilogue Epilogue>
 void check_product(std::size_t tokens, std::size_t cols, const Product& product, const Destination& y,
                    const Epilogue& finish) {
     const auto& w = product.matrix(0);
+    for (std::size_t i = 0; i < Product::matrices; ++i) check_panel_rows(product.matrix(i));
     for (std::size_t i = 1; i < Product::matrices; ++i)
         NIBBLE_CHECK(product.matrix(i).rows() == w.rows() && product.matrix(i).cols() == w.cols(),
                      "gemm_gated: gate and up must have the same shape");
@@ -145,9 +148,10 @@ void gemm_of_prepared(const prepared_activations& x, const Product& product, con
 // factor(n): the product, as gemm computes it, of the weights and a token of exact ones; minimums take no part. N
 // numbers, computed once per matrix, for activations with offsets.
 template <isa Isa = best_isa, any_scheme S, executor Executor = serial>
-void weight_sums(const packed<S>& w, array_view<float> sums, const gemm_options& options = {},
+void weight_sums(const packed_view<S>& w, array_view<float> sums, const gemm_options& options = {},
                  const Executor& threads = {}) {
     detail::check_executor(threads);
+    detail::check_panel_rows(w);
     NIBBLE_CHECK(sums.size() == w.rows(), "weight_sums: one number per row of the weights is needed");
     if (w.rows() == 0) return;
     const kernel::gemm_plan<S, Isa> plan(w, 1, false, 1);
@@ -181,7 +185,7 @@ void weight_sums(const packed<S>& w, array_view<float> sums, const gemm_options&
 // NaN or infinity in x: the whole row m of y is NaN in the integer family, IEEE arithmetic in the other. A NaN weight
 // makes its output NaN for every row. y must not overlap x or w, except as an epilogue documents.
 template <isa Isa = best_isa, any_scheme S, epilogue Epilogue = identity, executor Executor = serial>
-void gemm(matrix_view<const float> x, const packed<S>& w, matrix_view<float> y, const Epilogue& finish = {},
+void gemm(matrix_view<const float> x, const packed_view<S>& w, matrix_view<float> y, const Epilogue& finish = {},
           const gemm_options& options = {}, const Executor& threads = {}) {
     detail::gemm_of_rows<Isa>(kernel::token_rows<float>{x, options.activations.rows}, kernel::plain_product<S>{w}, y,
                               finish, options, threads);
@@ -193,7 +197,7 @@ void gemm(matrix_view<const float> x, const packed<S>& w, matrix_view<float> y, 
 // only NaN of float16_t or bfloat16.
 template <isa Isa = best_isa, class T, any_scheme S, class U, epilogue Epilogue = identity, executor Executor = serial>
     requires(stored_float<std::remove_const_t<T>> && stored_float<U> && (sizeof(T) == 2 || sizeof(U) == 2))
-void gemm(matrix_view<T> x, const packed<S>& w, matrix_view<U> y, const Epilogue& finish = {},
+void gemm(matrix_view<T> x, const packed_view<S>& w, matrix_view<U> y, const Epilogue& finish = {},
           const gemm_options& options = {}, const Executor& threads = {}) {
     detail::gemm_of_rows<Isa>(kernel::token_rows<std::remove_const_t<T>>{x, options.activations.rows},
                               kernel::plain_product<S>{w}, y, finish, options, threads);
@@ -201,13 +205,13 @@ void gemm(matrix_view<T> x, const packed<S>& w, matrix_view<U> y, const Epilogue
 
 // Without an epilogue.
 template <isa Isa = best_isa, any_scheme S, executor Executor = serial>
-void gemm(matrix_view<const float> x, const packed<S>& w, matrix_view<float> y, const gemm_options& options,
+void gemm(matrix_view<const float> x, const packed_view<S>& w, matrix_view<float> y, const gemm_options& options,
           const Executor& threads = {}) {
     gemm<Isa>(x, w, y, identity{}, options, threads);
 }
 template <isa Isa = best_isa, class T, any_scheme S, class U, executor Executor = serial>
     requires(stored_float<std::remove_const_t<T>> && stored_float<U> && (sizeof(T) == 2 || sizeof(U) == 2))
-void gemm(matrix_view<T> x, const packed<S>& w, matrix_view<U> y, const gemm_options& options,
+void gemm(matrix_view<T> x, const packed_view<S>& w, matrix_view<U> y, const gemm_options& options,
           const Executor& threads = {}) {
     gemm<Isa>(x, w, y, identity{}, options, threads);
 }
@@ -216,13 +220,13 @@ void gemm(matrix_view<T> x, const packed<S>& w, matrix_view<U> y, const gemm_opt
 // braces is fp32.
 template <isa Isa = best_isa, any_scheme S, class U = float, epilogue Epilogue = identity, executor Executor = serial>
     requires(stored_float<U>)
-void gemm(const prepared_activations& x, const packed<S>& w, matrix_view<U> y, const Epilogue& finish = {},
+void gemm(const prepared_activations& x, const packed_view<S>& w, matrix_view<U> y, const Epilogue& finish = {},
           const gemm_options& options = {}, const Executor& threads = {}) {
     detail::gemm_of_prepared<Isa>(x, kernel::plain_product<S>{w}, y, finish, options, threads);
 }
 template <isa Isa = best_isa, any_scheme S, class U = float, executor Executor = serial>
     requires(stored_float<U>)
-void gemm(const prepared_activations& x, const packed<S>& w, matrix_view<U> y, const gemm_options& options,
+void gemm(const prepared_activations& x, const packed_view<S>& w, matrix_view<U> y, const gemm_options& options,
           const Executor& threads = {}) {
     gemm<Isa>(x, w, y, identity{}, options, threads);
 }
@@ -233,23 +237,24 @@ void gemm(const prepared_activations& x, const packed<S>& w, matrix_view<U> y, c
 template <isa Isa = best_isa, class T = const float, any_scheme S, destination D, epilogue Epilogue = identity,
           executor Executor = serial>
     requires(stored_float<std::remove_const_t<T>>)
-void gemm(matrix_view<T> x, const packed<S>& w, const D& y, const Epilogue& finish = {},
+void gemm(matrix_view<T> x, const packed_view<S>& w, const D& y, const Epilogue& finish = {},
           const gemm_options& options = {}, const Executor& threads = {}) {
     detail::gemm_of_rows<Isa>(kernel::token_rows<std::remove_const_t<T>>{x, options.activations.rows},
                               kernel::plain_product<S>{w}, y, finish, options, threads);
 }
 template <isa Isa = best_isa, any_scheme S, destination D, epilogue Epilogue = identity, executor Executor = serial>
-void gemm(const prepared_activations& x, const packed<S>& w, const D& y, const Epilogue& finish = {},
+void gemm(const prepared_activations& x, const packed_view<S>& w, const D& y, const Epilogue& finish = {},
           const gemm_options& options = {}, const Executor& threads = {}) {
     detail::gemm_of_prepared<Isa>(x, kernel::plain_product<S>{w}, y, finish, options, threads);
 }
 template <isa Isa = best_isa, class T = const float, any_scheme S, destination D, executor Executor = serial>
     requires(stored_float<std::remove_const_t<T>>)
-void gemm(matrix_view<T> x, const packed<S>& w, const D& y, const gemm_options& options, const Executor& threads = {}) {
+void gemm(matrix_view<T> x, const packed_view<S>& w, const D& y, const gemm_options& options,
+          const Executor& threads = {}) {
     gemm<Isa>(x, w, y, identity{}, options, threads);
 }
 template <isa Isa = best_isa, any_scheme S, destination D, executor Executor = serial>
-void gemm(const prepared_activations& x, const packed<S>& w, const D& y, const gemm_options& options,
+void gemm(const prepared_activations& x, const packed_view<S>& w, const D& y, const gemm_options& options,
           const Executor& threads = {}) {
     gemm<Isa>(x, w, y, identity{}, options, threads);
 }
@@ -262,14 +267,15 @@ void gemm(const prepared_activations& x, const packed<S>& w, const D& y, const g
 template <isa Isa = best_isa, class T = const float, any_scheme S, detail::gemm_result Y = matrix_view<float>,
           epilogue Activation, epilogue Epilogue = identity, executor Executor = serial>
     requires(stored_float<std::remove_const_t<T>>)
-void gemm_gated(matrix_view<T> x, const packed<S>& gate, const packed<S>& up, const Y& y, const Activation& activation,
-                const Epilogue& finish = {}, const gemm_options& options = {}, const Executor& threads = {}) {
+void gemm_gated(matrix_view<T> x, const packed_view<S>& gate, const packed_view<S>& up, const Y& y,
+                const Activation& activation, const Epilogue& finish = {}, const gemm_options& options = {},
+                const Executor& threads = {}) {
     detail::gemm_of_rows<Isa>(kernel::token_rows<std::remove_const_t<T>>{x, options.activations.rows},
                               kernel::gated_product<S, Activation>{gate, up, activation}, y, finish, options, threads);
 }
 template <isa Isa = best_isa, any_scheme S, detail::gemm_result Y = matrix_view<float>, epilogue Activation,
           epilogue Epilogue = identity, executor Executor = serial>
-void gemm_gated(const prepared_activations& x, const packed<S>& gate, const packed<S>& up, const Y& y,
+void gemm_gated(const prepared_activations& x, const packed_view<S>& gate, const packed_view<S>& up, const Y& y,
                 const Activation& activation, const Epilogue& finish = {}, const gemm_options& options = {},
                 const Executor& threads = {}) {
     detail::gemm_of_prepared<Isa>(x, kernel::gated_product<S, Activation>{gate, up, activation}, y, finish, options,
@@ -279,8 +285,8 @@ void gemm_gated(const prepared_activations& x, const packed<S>& gate, const pack
 // Without an epilogue.
 template <isa Isa = best_isa, detail::gemm_activations X = matrix_view<const float>, any_scheme S,
           detail::gemm_result Y = matrix_view<float>, epilogue Activation, executor Executor = serial>
-void gemm_gated(const X& x, const packed<S>& gate, const packed<S>& up, const Y& y, const Activation& activation,
-                const gemm_options& options, const Executor& threads = {}) {
+void gemm_gated(const X& x, const packed_view<S>& gate, const packed_view<S>& up, const Y& y,
+                const Activation& activation, const gemm_options& options, const Executor& threads = {}) {
     gemm_gated<Isa>(x, gate, up, y, activation, identity{}, options, threads);
 }
 

@@ -12,6 +12,7 @@
 #include <nibble/prepare.hpp>
 #include <nibble/scheme/scheme.hpp>
 #include <nibble/tensor/packed.hpp>
+#include <nibble/tensor/packed_view.hpp>
 
 #include <concepts>
 #include <type_traits>
@@ -27,8 +28,11 @@ namespace detail {
 template <class T>
     requires(stored_float<std::remove_const_t<T>>)
 void take_float_matrix(const matrix_view<T>&);
-template <any_scheme S> void take_packed(const packed<S>&);
+template <any_scheme S> void take_packed(const packed_view<S>&);
+template <any_scheme S> void take_view(const packed_view<S>&);
+template <any_scheme S> void take_views(const packed_view<S>&, const packed_view<S>&);
 template <class List> void take_packed(const any_format<packed, List>&);
+template <class List> void take_packed(const any_format<packed_view, List>&);
 
 // The arguments that some gemm takes.
 template <class X>
@@ -36,6 +40,11 @@ concept gemm_activations = std::convertible_to<const X&, matrix_view<const float
                            std::derived_from<X, prepared_activations> || requires(const X& x) { take_float_matrix(x); };
 template <class W>
 concept gemm_weights = requires(const W& w) { take_packed(w); };
+// A packed_view, or a packed, which is one; two of one scheme.
+template <class W>
+concept is_view = requires(const W& w) { take_view(w); };
+template <class A, class B>
+concept are_views = requires(const A& a, const B& b) { take_views(a, b); };
 template <class Y>
 concept gemm_result = std::convertible_to<const Y&, matrix_view<float>> || destination<Y> || requires(const Y& y) {
     take_float_matrix(y);
@@ -88,29 +97,54 @@ template <gemm_fault Fault> constexpr void explain_gemm() {
 
 } // namespace detail
 
-// Both are chosen only where no other takes the call; braces stand for the types that they become there.
+// These are chosen only where no other takes the call; braces stand for the types that they become there. Views are
+// taken as the others take them: a packed is no better match here than there.
 template <isa Isa = best_isa, class X = matrix_view<const float>, class W, class Y = matrix_view<float>,
           class Finish = identity, class Options = gemm_options, class Executor = serial,
           detail::gemm_fault Fault = detail::fault_of_gemm<X, detail::gemm_weights<W>, Y, Finish, Options, Executor>()>
-    requires(Fault != detail::gemm_fault::none)
+    requires(Fault != detail::gemm_fault::none && !detail::is_view<W>)
 void gemm(const X&, const W&, const Y&, const Finish& = {}, const Options& = {}, const Executor& = {}) {
     detail::explain_gemm<Fault>();
 }
+template <isa Isa = best_isa, class X = matrix_view<const float>, any_scheme S, class Y = matrix_view<float>,
+          class Finish = identity, class Options = gemm_options, class Executor = serial,
+          detail::gemm_fault Fault = detail::fault_of_gemm<X, true, Y, Finish, Options, Executor>()>
+    requires(Fault != detail::gemm_fault::none)
+void gemm(const X&, const packed_view<S>&, const Y&, const Finish& = {}, const Options& = {}, const Executor& = {}) {
+    detail::explain_gemm<Fault>();
+}
+
+namespace detail {
+
+template <gemm_fault Fault, class Activation> constexpr void explain_gated() {
+    static_assert(epilogue<Activation>,
+                  "gemm_gated: after y comes the activation of the gate, such as silu, gelu or relu");
+    explain_gemm<Fault>();
+}
+
+} // namespace detail
 
 template <isa Isa = best_isa, class X = matrix_view<const float>, class Gate, class Up, class Y = matrix_view<float>,
           class Activation, class Finish = identity, class Options = gemm_options, class Executor = serial,
           detail::gemm_fault Fault = detail::fault_of_gemm<X, detail::gemm_weights<Gate> && detail::gemm_weights<Up>, Y,
                                                            Finish, Options, Executor>()>
-    requires(Fault != detail::gemm_fault::none || !epilogue<Activation> || !std::same_as<Gate, Up>)
+    requires((Fault != detail::gemm_fault::none || !epilogue<Activation> || !std::same_as<Gate, Up>) &&
+             !detail::are_views<Gate, Up>)
 void gemm_gated(const X&, const Gate&, const Up&, const Y&, const Activation&, const Finish& = {}, const Options& = {},
                 const Executor& = {}) {
-    static_assert(epilogue<Activation>,
-                  "gemm_gated: after y comes the activation of the gate, such as silu, gelu or relu");
     static_assert(std::same_as<Gate, Up> || Fault == detail::gemm_fault::weights,
                   "gemm_gated: gate and up must be packed in one scheme; of two call gemm twice, the second time with "
                   "the epilogue "
                   "multiply_by(first)");
-    detail::explain_gemm<Fault>();
+    detail::explain_gated<Fault, Activation>();
+}
+template <isa Isa = best_isa, class X = matrix_view<const float>, any_scheme S, class Y = matrix_view<float>,
+          class Activation, class Finish = identity, class Options = gemm_options, class Executor = serial,
+          detail::gemm_fault Fault = detail::fault_of_gemm<X, true, Y, Finish, Options, Executor>()>
+    requires(Fault != detail::gemm_fault::none || !epilogue<Activation>)
+void gemm_gated(const X&, const packed_view<S>&, const packed_view<S>&, const Y&, const Activation&, const Finish& = {},
+                const Options& = {}, const Executor& = {}) {
+    detail::explain_gated<Fault, Activation>();
 }
 
 } // namespace nibble::inline NIBBLE_ABI

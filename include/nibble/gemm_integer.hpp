@@ -12,7 +12,8 @@
 #include <nibble/kernel/gemm_integer.hpp>
 #include <nibble/kernel/quantize.hpp>
 #include <nibble/prepare.hpp>
-#include <nibble/tensor/packed.hpp>
+#include <nibble/tensor/code_stream.hpp>
+#include <nibble/tensor/packed_view.hpp>
 #include <nibble/tensor/quantized.hpp>
 
 #include <cstddef>
@@ -70,12 +71,13 @@ struct integer_output {
 namespace detail {
 
 template <isa Isa, any_scheme S, class Put, executor Executor>
-void integer_product(const prepared_activations& x, const packed<S>& w, std::size_t rows, std::size_t cols,
+void integer_product(const prepared_activations& x, const packed_view<S>& w, std::size_t rows, std::size_t cols,
                      const Put& put, const gemm_options& options, const Executor& threads) {
     check_executor(threads);
     static_assert(kernel::gemm_plan<S, Isa>::integers,
                   "gemm_integer: the weights are no integers (INT, MXINT, E2M1, ternary, binary); use gemm");
     static_assert(!S::has_minimum, "gemm_integer: a minimum per group is a number in fp32; use gemm");
+    check_panel_rows(w);
     NIBBLE_CHECK(x.cols() == w.cols(), "gemm_integer: x must have as many columns as the weights");
     NIBBLE_CHECK(rows == x.tokens(), "gemm_integer: y must have as many rows as x");
     NIBBLE_CHECK(cols == w.rows(), "gemm_integer: y must have as many columns as the weights have rows");
@@ -98,7 +100,7 @@ void integer_product(const prepared_activations& x, const packed<S>& w, std::siz
 // scales take no part. Weights have one scale per row or per tensor and at most 65536 columns. Of `options` only the
 // workspace is used.
 template <isa Isa = best_isa, any_scheme S, executor Executor = serial>
-void gemm_integer(const prepared_activations& x, const packed<S>& w, matrix_view<std::int32_t> y,
+void gemm_integer(const prepared_activations& x, const packed_view<S>& w, matrix_view<std::int32_t> y,
                   const gemm_options& options = {}, const Executor& threads = {}) {
     detail::integer_product<Isa>(
         x, w, y.rows(), y.cols(),
@@ -111,7 +113,7 @@ void gemm_integer(const prepared_activations& x, const packed<S>& w, matrix_view
 // The sums of w's rows, exact: what a zero point of x is multiplied by, to be taken off in integer_output::bias:
 // bias(n) - (offset of x) x sums(n), the offset as the integers have it (zero point - 128 for unsigned 8-bit codes).
 template <isa Isa = best_isa, any_scheme S, executor Executor = serial>
-void weight_sums(const packed<S>& w, array_view<std::int32_t> sums, const gemm_options& options = {},
+void weight_sums(const packed_view<S>& w, array_view<std::int32_t> sums, const gemm_options& options = {},
                  const Executor& threads = {}) {
     NIBBLE_CHECK(sums.size() == w.rows(), "weight_sums: one number per row of the weights is needed");
     prepared_activations ones;
@@ -123,7 +125,7 @@ void weight_sums(const packed<S>& w, array_view<std::int32_t> sums, const gemm_o
 // number in floating point is made on the way. y's scale and zero point are the caller's and stay, so that prepare(y)
 // feeds the next product. Activations with offsets need a bias (see weight_sums).
 template <isa Isa = best_isa, any_scheme S, any_scheme Y, executor Executor = serial>
-void gemm_integer(const prepared_activations& x, const packed<S>& w, quantized<Y>& y, const integer_output& how,
+void gemm_integer(const prepared_activations& x, const packed_view<S>& w, quantized<Y>& y, const integer_output& how,
                   const gemm_options& options = {}, const Executor& threads = {}) {
     using element = typename Y::element_type;
     constexpr detail::integer_grid grid = detail::integer_grid_of<element>;
@@ -190,7 +192,7 @@ void gemm_integer(const prepared_activations& x, const packed<S>& w, quantized<Y
                 __builtin_memcpy(integers + i, &words, sizeof words);
             }
             for (std::size_t i = 0; i < width; ++i) codes[i] = kernel::code_of_integer<element>(integers[i]);
-            kernel::store_codes<element>(codes, outputs, y.row_codes(token), output);
+            detail::store_codes<element>(codes, outputs, y.row_codes(token), output);
         },
         options, threads);
 }

@@ -15,7 +15,7 @@
 #include <nibble/kernel/coded_activations.hpp>
 #include <nibble/kernel/gemm.hpp>
 #include <nibble/scheme/scheme.hpp>
-#include <nibble/tensor/packed.hpp>
+#include <nibble/tensor/packed_view.hpp>
 #include <nibble/tensor/quantized.hpp>
 
 #include <cstddef>
@@ -145,7 +145,7 @@ template <any_scheme S> void check_activations(const activation_options& options
 
 // One token of exact ones for weights of `cols` columns.
 template <any_scheme S> void prepare_ones(std::size_t cols, prepared_activations& into) {
-    const kernel::gemm_plan<S, best_isa> plan(packed<S>(0, cols), 1, false, 1);
+    const kernel::gemm_plan<S, best_isa> plan(packed_shape<S>(0, cols), 1, false, 1);
     const kernel::activation_layout& layout = plan;
     std::byte* base = prepared_access::reserve(into, plan, false, round_up(layout.row_bytes(), 64));
     if (base == nullptr) return;
@@ -170,12 +170,12 @@ void prepare_tokens(const kernel::activation_layout& layout, const kernel::token
 // schemes with groups. What nothing was prepared into fits nothing.
 template <any_scheme S, isa Isa = best_isa> [[nodiscard]] bool fits(const prepared_activations& x) noexcept {
     const kernel::activation_layout& layout = detail::prepared_access::layout(x);
-    const kernel::gemm_plan<S, Isa> plan(packed<S>(0, x.cols()), x.tokens(), layout.per_part, layout.limit);
+    const kernel::gemm_plan<S, Isa> plan(packed_shape<S>(0, x.cols()), x.tokens(), layout.per_part, layout.limit);
     return layout == plan && (!layout.per_part || detail::scheme_traits<S>::has_groups());
 }
-// ... with these weights: of that scheme, and of as many columns.
-template <any_scheme S> [[nodiscard]] bool fits(const prepared_activations& x, const packed<S>& w) noexcept {
-    return x.cols() == w.cols() && fits<S>(x);
+// ... with these weights: of that scheme, of as many columns, and in the panels that kernels read.
+template <any_scheme S> [[nodiscard]] bool fits(const prepared_activations& x, const packed_view<S>& w) noexcept {
+    return w.panel_rows() == panel_layout::rows && x.cols() == w.cols() && fits<S>(x);
 }
 
 namespace detail {
@@ -198,8 +198,8 @@ void prepare(matrix_view<T> x, prepared_activations& into, const activation_opti
     const kernel::token_rows<std::remove_const_t<T>> rows{x, options.rows};
     detail::check_rows(rows);
     // Of weights the order of activations depends on nothing but the number of columns.
-    const kernel::gemm_plan<S, Isa> plan(packed<S>(0, x.cols()), rows.count(), detail::scales_per_group<S>(options),
-                                         options.grid.limit);
+    const kernel::gemm_plan<S, Isa> plan(packed_shape<S>(0, x.cols()), rows.count(),
+                                         detail::scales_per_group<S>(options), options.grid.limit);
     if (plan.integers) detail::check_activations<S>(options, rows.count());
     const kernel::activation_layout& layout = plan;
     const std::size_t stride = detail::round_up(layout.row_bytes(), 64);
@@ -241,7 +241,7 @@ void prepare(const quantized<A>& x, prepared_activations& into, const Executor& 
                   "prepare: a minimum has no place in integer activations; dequantize x");
     const std::size_t run = detail::scheme_traits<A>::run(x.cols());
     const bool per_part = run < x.cols();
-    const P plan(packed<S>(0, x.cols()), x.rows(), per_part, kernel::activation_magnitude<element>);
+    const P plan(packed_shape<S>(0, x.cols()), x.rows(), per_part, kernel::activation_magnitude<element>);
     if constexpr (P::integers) {
         NIBBLE_CHECK(
             !per_part || run % plan.depth.run == 0,

@@ -11,6 +11,7 @@
 #include <nibble/kernel/quantize.hpp>
 #include <nibble/quantize/slots.hpp>
 #include <nibble/scheme/scheme.hpp>
+#include <nibble/tensor/code_stream.hpp>
 #include <nibble/tensor/quantized.hpp>
 
 #include <cstddef>
@@ -121,7 +122,7 @@ void dequantize(const quantized<S>& q, matrix_view<float> out, const Executor& t
             std::size_t left = run; // columns until the next slot
             for (std::size_t start = 0; start < q.cols(); start += kernel::quantize_block) {
                 const std::size_t n = detail::min_of(kernel::quantize_block, q.cols() - start);
-                kernel::load_codes<typename traits::element>(q.row_codes(row), start, n, codes);
+                detail::load_codes<typename traits::element>(q.row_codes(row), start, n, codes);
                 for (std::size_t i = 0; i < n;) {
                     const std::size_t m = detail::min_of(n - i, left);
                     kernel::decode_run<Isa, S>(codes + i, m, slots.scale(row, start + i), slots.zero(row, start + i),

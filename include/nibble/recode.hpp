@@ -8,6 +8,7 @@
 #include <nibble/element/element.hpp>
 #include <nibble/kernel/quantize.hpp>
 #include <nibble/scheme/scheme.hpp>
+#include <nibble/tensor/code_stream.hpp>
 #include <nibble/tensor/quantized.hpp>
 
 #include <concepts>
@@ -108,9 +109,9 @@ template <any_scheme To, rounding Rounding = rounding::nearest_even, any_scheme 
         std::uint8_t codes[kernel::quantize_block];
         for (std::size_t start = 0; start < q.cols(); start += kernel::quantize_block) {
             const std::size_t n = detail::min_of(kernel::quantize_block, q.cols() - start);
-            kernel::load_codes<from_element>(q.row_codes(row), start, n, codes);
+            detail::load_codes<from_element>(q.row_codes(row), start, n, codes);
             for (std::size_t i = 0; i < n; ++i) codes[i] = table.at[codes[i]];
-            kernel::store_codes<to_element>(codes, n, out.row_codes(row), start);
+            detail::store_codes<to_element>(codes, n, out.row_codes(row), start);
         }
     });
     // The outer scale carries the factor where there is one, so that inner scales stay in their narrow formats.

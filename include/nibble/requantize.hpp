@@ -7,6 +7,7 @@
 #include <nibble/epilogue/epilogue.hpp>
 #include <nibble/kernel/quantize.hpp>
 #include <nibble/scheme/scheme.hpp>
+#include <nibble/tensor/code_stream.hpp>
 #include <nibble/tensor/quantized.hpp>
 
 #include <cstddef>
@@ -50,7 +51,7 @@ public:
             else
                 __builtin_memcpy(units, results, sizeof units);
             kernel::encode_eight_units<element, rounding::nearest_even, kernel::overflow_of<S>>(units, codes);
-            kernel::store_codes<element>(codes, Lanes::width, codes_ + at.token * row_bytes_, at.output);
+            detail::store_codes<element>(codes, Lanes::width, codes_ + at.token * row_bytes_, at.output);
             return;
         }
         x.store(results, at.count);
@@ -67,7 +68,7 @@ public:
         }
         kernel::encode_units<element, rounding::nearest_even, kernel::overflow_of<S>>(units, at.count, 0, 0, nullptr,
                                                                                       codes);
-        kernel::store_codes<element>(codes, at.count, codes_ + at.token * row_bytes_, at.output);
+        detail::store_codes<element>(codes, at.count, codes_ + at.token * row_bytes_, at.output);
     }
 
 private:

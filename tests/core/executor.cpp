@@ -205,4 +205,13 @@ TEST_CASE("as many workers as there may be have memory") {
     nb::gemm({x.data(), 1, 32}, w, {alone.data(), 1, 2});
     nb::gemm({x.data(), 1, 32}, w, {y.data(), 1, 2}, {}, promises{65536});
     CHECK(y == alone);
+    const nb::packed_view<nb::int4_g32> view = w;
+    nb::gemm({x.data(), 1, 32}, view, {y.data(), 1, 2}, {}, promises{65536});
+    CHECK(y == alone);
+    // One argument left out, of a packed or of a view of one.
+    std::vector<float> gated(2), other(2);
+    nb::gemm_gated({x.data(), 1, 32}, w, view, {gated.data(), 1, 2}, nb::identity{}, {}, promises{2});
+    nb::gemm_gated({x.data(), 1, 32}, view, w, {other.data(), 1, 2}, nb::identity{});
+    CHECK(gated == other);
+    CHECK(gated[0] == alone[0] * alone[0]);
 }

@@ -3,6 +3,7 @@
 #include "../io/broken_safetensors.hpp"
 #include "../io/io_support.hpp"
 #include "../io/layer_support.hpp"
+#include "../io/packed_support.hpp"
 
 #include <nibble/io/gguf_types.hpp>
 #include <nibble/io/safetensors_parser.hpp>
@@ -12,6 +13,7 @@
 #include <fstream>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace nb = nibble;
@@ -89,6 +91,13 @@ std::vector<bytes> safetensors_files() {
     return files;
 }
 
+std::vector<bytes> packed_files() {
+    std::vector<bytes> files;
+    for (const std::size_t panel_rows : {std::size_t{8}, std::size_t{16}, std::size_t{32}})
+        for (bytes& file : nibble_test::packed_files(panel_rows)) files.push_back(std::move(file));
+    return files;
+}
+
 // Empties the folder first: what an earlier version of this program wrote has no place in it.
 bool write_all(const std::filesystem::path& folder, const std::vector<bytes>& files) {
     std::filesystem::remove_all(folder);
@@ -110,5 +119,8 @@ int main(int count, char** arguments) {
         return 2;
     }
     const std::filesystem::path folder(arguments[1]);
-    return write_all(folder / "gguf", gguf_files()) && write_all(folder / "safetensors", safetensors_files()) ? 0 : 1;
+    return write_all(folder / "gguf", gguf_files()) && write_all(folder / "safetensors", safetensors_files()) &&
+                   write_all(folder / "packed", packed_files())
+               ? 0
+               : 1;
 }

@@ -1,5 +1,6 @@
-// kernels.cpp: every verb, to be compiled with different flags into one program; ENTRY names its only function. Without
-// standard containers of its own, as in any unit that is compiled for one instruction set among several.
+// kernels.cpp: every verb, to be compiled with different flags into one program; ENTRY names its function,
+// ENTRY_weights and ENTRY_product those that hand packed weights from one such unit to the other. Without standard
+// containers of its own, as in any unit that is compiled for one instruction set among several.
 #include <nibble/any.hpp>
 #include <nibble/nibble.hpp>
 #include <nibble/quantize/complex.hpp>
@@ -206,5 +207,23 @@ extern "C" std::uint32_t ENTRY() {
     add_product<nibble::nvfp4>(d);      // two levels of scales
     add_product<nibble::mxfp6_e3m2>(d); // float family
 #endif
+    return d.value;
+}
+
+#define NIBBLE_TEST_JOIN(a, b) a##b
+#define NIBBLE_TEST_NAME(a, b) NIBBLE_TEST_JOIN(a, b)
+using exchanged = nibble::int4_g128;
+
+extern "C" const nibble::untyped_packed* NIBBLE_TEST_NAME(ENTRY, _weights)() {
+    static matrices in;
+    static const nibble::packed<exchanged> w = nibble::pack(nibble::quantize<exchanged>(in.weights()));
+    static const nibble::untyped_packed weights = w.untyped();
+    return &weights;
+}
+extern "C" std::uint32_t NIBBLE_TEST_NAME(ENTRY, _product)(const nibble::untyped_packed* weights) {
+    static matrices in;
+    digest d;
+    nibble::gemm(in.tokens(), nibble::packed_view<exchanged>(*weights), in.results());
+    d.add(in.y, m * n);
     return d.value;
 }

@@ -1,4 +1,5 @@
-// every_format.hpp: pack and unpack of a part of the named formats: exact inverses, and codes where layout.hpp says.
+// every_format.hpp: pack and unpack of a part of the named formats: exact inverses, and codes where layout.hpp says;
+// and through panels of other widths and files.
 #pragma once
 
 #include "support/catch.hpp"
@@ -8,6 +9,8 @@
 #include "support/random.hpp"
 
 #include <nibble/element/element.hpp>
+#include <nibble/io/packed_file.hpp>
+#include <nibble/io/packed_file_writer.hpp>
 #include <nibble/pack.hpp>
 #include <nibble/scheme/formats.hpp>
 #include <nibble/tensor/packed.hpp>
@@ -58,6 +61,46 @@ inline constexpr std::size_t pack_shapes[][2] = {{0, 0},   {0, 5},   {5, 0},    
                                                  {2, 17},  {15, 31}, {16, 32},  {17, 33},  {16, 64},
                                                  {33, 67}, {7, 128}, {31, 129}, {19, 251}, {3, 1037}};
 
+// What of packed weights has no type.
+[[nodiscard]] bool same_panels(const nibble::untyped_packed& a, const nibble::untyped_packed& b);
+
+// A file in memory as a mapping has it, on a 64-byte boundary.
+struct aligned_file {
+    nibble::buffer memory;
+    nibble::packed_file file;
+};
+[[nodiscard]] aligned_file opened(const nibble::packed_file_writer& writer);
+
+// Panels of 8 and 32 rows and back, and a file of all three, mapped and copied. One answer for all: assertions in a
+// template of every format take compilers long. 0, or the number of what went wrong.
+template <class Scheme>
+[[nodiscard]] int fault_of_widths_and_files(const nibble::packed<Scheme>& w, const nibble::quantized<Scheme>& q) {
+    const test_executor threads{2};
+    const nibble::packed<Scheme> all[] = {w, nibble::repack(w, 8, threads), nibble::repack(w, 32, threads)};
+    const char* const names[] = {"16", "8", "32"};
+    nibble::packed_file_writer writer;
+    for (std::size_t i = 0; i < 3; ++i) {
+        const std::size_t width = i == 0 ? 16 : i == 1 ? 8 : 32;
+        if (all[i].panel_rows() != width || all[i].panels() != (w.rows() + width - 1) / width) return 1;
+        if (w.rows() * w.cols() != 0 &&
+            std::memcmp(nibble::unpack(all[i], threads).row_codes(0), q.row_codes(0), q.bytes()) != 0)
+            return 2;
+        if (!same_panels(nibble::repack(all[i], 16, threads).untyped(), w.untyped())) return 3;
+        if (!same_panels(nibble::repack(all[i], 32, threads).untyped(), all[2].untyped())) return 4;
+        if (!writer.add(names[i], all[i]).ok()) return 5;
+    }
+    const aligned_file file = opened(writer);
+    for (std::size_t i = 0; i < 3; ++i) {
+        const nibble::packed_entry& entry = *file.file.find(names[i]);
+        nibble::packed_view<Scheme> view;
+        nibble::packed<Scheme> copy;
+        if (!nibble::view_packed(entry, view).ok() || !same_panels(view.untyped(), all[i].untyped())) return 6;
+        if (view.bytes() != 0 && view.data() != entry.panels) return 7; // not copied
+        if (!nibble::read_packed(entry, copy).ok() || !same_panels(copy.untyped(), all[i].untyped())) return 8;
+    }
+    return 0;
+}
+
 template <class Scheme> void check_pack(const std::string& name) {
     using traits = nibble::detail::scheme_traits<Scheme>;
     using element = typename traits::element;
@@ -77,6 +120,7 @@ template <class Scheme> void check_pack(const std::string& name) {
         REQUIRE(back.rows() == rows);
         REQUIRE(back.cols() == cols);
         REQUIRE(back.bytes() == q.bytes());
+        CHECK(fault_of_widths_and_files(w, q) == 0);
         if (rows * cols == 0) continue;
         CHECK(std::memcmp(back.row_codes(0), q.row_codes(0), q.bytes()) == 0); // all sections, and what lies between
 

@@ -45,6 +45,22 @@ code_number code_in_panel(const unsigned char* codes, int bits, std::size_t row,
     return code;
 }
 
+bool same_panels(const nibble::untyped_packed& a, const nibble::untyped_packed& b) {
+    const nibble::packed_layout& x = a.layout;
+    const nibble::packed_layout& y = b.layout;
+    return x.scheme == y.scheme && x.version == y.version && x.panel_rows == y.panel_rows && x.rows == y.rows &&
+           x.cols == y.cols && x.bytes == y.bytes && x.offset == y.offset &&
+           (x.bytes == 0 || std::memcmp(a.panels, b.panels, x.bytes) == 0);
+}
+
+aligned_file opened(const nibble::packed_file_writer& writer) {
+    const std::vector<std::byte> bytes = writer.bytes();
+    aligned_file made{nibble::buffer(bytes.size()), {}};
+    std::memcpy(made.memory.data(), bytes.data(), bytes.size());
+    REQUIRE(nibble::packed_file::parse({made.memory.data(), bytes.size()}, made.file).ok());
+    return made;
+}
+
 } // namespace nibble_test
 
 namespace {

@@ -74,5 +74,16 @@ template <class T> [[nodiscard]] NIBBLE_INLINE T load_little(const std::byte* fr
     return detail::bit_cast<T>(word);
 }
 
+// A number to its little-endian bytes.
+template <class T> inline void store_little(std::byte* to, T value) noexcept {
+    if constexpr (std::endian::native == std::endian::big) {
+        std::byte raw[sizeof(T)];
+        std::memcpy(raw, &value, sizeof value);
+        for (std::size_t i = 0; i < sizeof(T); ++i) to[i] = raw[sizeof(T) - 1 - i];
+    } else {
+        std::memcpy(to, &value, sizeof value);
+    }
+}
+
 } // namespace nibble::inline NIBBLE_ABI::detail
 NIBBLE_HEADER_END;

@@ -13,7 +13,6 @@
 #include <nibble/core/reset_on_move.hpp>
 #include <nibble/core/status.hpp>
 
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -27,17 +26,6 @@ NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 namespace detail {
-
-// A number to its little-endian bytes.
-template <class T> inline void store_little(std::byte* to, T value) noexcept {
-    if constexpr (std::endian::native == std::endian::big) {
-        std::byte raw[sizeof(T)];
-        std::memcpy(raw, &value, sizeof value);
-        for (std::size_t i = 0; i < sizeof(T); ++i) to[i] = raw[sizeof(T) - 1 - i];
-    } else {
-        std::memcpy(to, &value, sizeof value);
-    }
-}
 
 inline void append_json_string(std::string& to, std::string_view text) {
     constexpr std::string_view digits = "0123456789abcdef";

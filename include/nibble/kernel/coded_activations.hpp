@@ -8,6 +8,7 @@
 #include <nibble/kernel/activations.hpp>
 #include <nibble/kernel/quantize.hpp>
 #include <nibble/scheme/scheme.hpp>
+#include <nibble/tensor/code_stream.hpp>
 #include <nibble/tensor/quantized.hpp>
 
 #include <cstddef>
@@ -83,7 +84,7 @@ template <any_scheme A>
     bool below = false;
     for (std::size_t t = 0; t < tokens; ++t) {
         const std::size_t token = first + t;
-        load_codes<element>(x.row_codes(token), 0, x.cols(), codes);
+        detail::load_codes<element>(x.row_codes(token), 0, x.cols(), codes);
         if (!layout.order.quantized()) {
             code_reader<A> from(x, token, codes);
             copy_token(layout, from, t, tokens, out);

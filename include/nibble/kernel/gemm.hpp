@@ -15,7 +15,7 @@
 #include <nibble/kernel/arena.hpp>
 #include <nibble/kernel/gemm_plan.hpp>
 #include <nibble/kernel/gemm_sum.hpp>
-#include <nibble/tensor/packed.hpp>
+#include <nibble/tensor/packed_view.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -55,8 +55,8 @@ template <isa Isa>
 template <any_scheme S> struct plain_product {
     using scheme_type = S;
     static constexpr std::size_t matrices = 1;
-    const packed<S>& weights;
-    [[nodiscard]] const packed<S>& matrix(std::size_t) const noexcept { return weights; }
+    const packed_view<S>& weights;
+    [[nodiscard]] const packed_view<S>& matrix(std::size_t) const noexcept { return weights; }
     template <isa Isa>
     [[nodiscard]] NIBBLE_INLINE lanes<Isa> result(const panel_numbers* by, std::size_t t, std::size_t half,
                                                   const position& at) const noexcept {
@@ -67,10 +67,10 @@ template <any_scheme S> struct plain_product {
 template <any_scheme S, epilogue Activation> struct gated_product {
     using scheme_type = S;
     static constexpr std::size_t matrices = 2;
-    const packed<S>& gate;
-    const packed<S>& up;
+    const packed_view<S>& gate;
+    const packed_view<S>& up;
     const Activation& activation;
-    [[nodiscard]] const packed<S>& matrix(std::size_t i) const noexcept { return i == 0 ? gate : up; }
+    [[nodiscard]] const packed_view<S>& matrix(std::size_t i) const noexcept { return i == 0 ? gate : up; }
     template <isa Isa>
     [[nodiscard]] NIBBLE_INLINE lanes<Isa> result(const panel_numbers* by, std::size_t t, std::size_t half,
                                                   const position& at) const noexcept {
@@ -146,7 +146,7 @@ inline void multiply(const gemm_plan<typename Product::scheme_type, Isa>& plan, 
                 const std::size_t output = (work.first_panel + p) * panel_layout::rows;
                 panel_numbers by[Product::matrices]{};
                 for (std::size_t i = 0; i < Product::matrices; ++i) {
-                    const packed<S>& w = product.matrix(i);
+                    const packed_view<S>& w = product.matrix(i);
                     by[i].results = results[i] + (p * tokens + token - first_token) * panel_layout::rows;
                     by[i].factors =
                         reinterpret_cast<const float*>(w.panel(work.first_panel + p) + w.sections().factors);

@@ -7,7 +7,7 @@
 #include <nibble/kernel/gemm.hpp>
 #include <nibble/kernel/gemm_plan.hpp>
 #include <nibble/kernel/gemm_sum.hpp>
-#include <nibble/tensor/packed.hpp>
+#include <nibble/tensor/packed_view.hpp>
 
 #include <bit>
 #include <cstddef>
@@ -18,7 +18,7 @@ namespace nibble::inline NIBBLE_ABI::kernel {
 
 // put(token, first output, outputs, sums) for every panel and token; outputs is at most 16.
 template <isa Isa, any_scheme S, class Put, executor Executor>
-inline void multiply_integers(const gemm_plan<S, Isa>& plan, const activation_memory& x, const packed<S>& w,
+inline void multiply_integers(const gemm_plan<S, Isa>& plan, const activation_memory& x, const packed_view<S>& w,
                               const Put& put, std::byte* workers, const Executor& threads) {
     const std::size_t stride = worker_bytes(plan);
     for_each_group(plan, workers, stride, threads, [&](const panel_work& work, std::size_t worker) {

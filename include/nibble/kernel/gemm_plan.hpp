@@ -12,7 +12,7 @@
 #include <nibble/kernel/family.hpp>
 #include <nibble/kernel/tile.hpp>
 #include <nibble/tensor/layout.hpp>
-#include <nibble/tensor/packed.hpp>
+#include <nibble/tensor/packed_view.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -52,7 +52,7 @@ template <any_scheme S, isa Isa> struct gemm_plan : activation_layout {
     std::size_t panel_groups = 1;
     std::size_t token_chunks = 1;
 
-    gemm_plan(const packed<S>& w, std::size_t m, bool scale_per_part, int largest_activation) noexcept
+    gemm_plan(const packed_shape<S>& w, std::size_t m, bool scale_per_part, int largest_activation) noexcept
         : tokens(m), outputs(w.rows()), panels(w.panels()) {
         depth = w.depth();
         per_part = scale_per_part && integers;

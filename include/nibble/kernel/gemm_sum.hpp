@@ -11,7 +11,7 @@
 #include <nibble/kernel/prefetch.hpp>
 #include <nibble/kernel/tile.hpp>
 #include <nibble/kernel/unpack.hpp>
-#include <nibble/tensor/packed.hpp>
+#include <nibble/tensor/packed_view.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -52,7 +52,7 @@ template <class F, isa Isa, any_scheme S, bool Integers> class group_sums {
     static constexpr std::size_t step_columns = detail::step_quads<element> * panel_layout::quad;
 
 public:
-    group_sums(const plan_type& plan, const packed<S>& w, const activation_memory& shared,
+    group_sums(const plan_type& plan, const packed_view<S>& w, const activation_memory& shared,
                const typename plan_type::worker_memory& own, const panel_work& work, const tokens_done& done) noexcept
         : plan_(plan), w_(w), shared_(shared), own_(own), work_(work), done_(done),
           first_token_(plan.blocks.first(work.first_block)), tokens_(plan.blocks.first(work.end_block) - first_token_),
@@ -233,7 +233,7 @@ private:
     }
 
     const plan_type& plan_;
-    const packed<S>& w_;
+    const packed_view<S>& w_;
     const activation_memory& shared_;
     const typename plan_type::worker_memory& own_;
     const panel_work& work_;
@@ -246,7 +246,7 @@ private:
 
 // Not inline: one copy for all epilogues and destinations.
 template <isa Isa, any_scheme S, bool Integers = false>
-NIBBLE_NOINLINE void sum_group(const gemm_plan<S, Isa>& plan, const packed<S>& w, const activation_memory& shared,
+NIBBLE_NOINLINE void sum_group(const gemm_plan<S, Isa>& plan, const packed_view<S>& w, const activation_memory& shared,
                                const typename gemm_plan<S, Isa>::worker_memory& own, const panel_work& work,
                                const tokens_done& done) {
     using P = gemm_plan<S, Isa>;

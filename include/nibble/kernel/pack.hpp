@@ -1,4 +1,4 @@
-// kernel/pack.hpp: the loops behind pack and unpack: 16 rows of codes to bit planes of quads and back.
+// kernel/pack.hpp: the loops behind pack and unpack: a panel's rows of codes to bit planes of quads and back.
 #pragma once
 
 #include <nibble/core/bits.hpp>
@@ -33,114 +33,127 @@ NIBBLE_INLINE void store_word(std::uint8_t* to, std::uint32_t word) noexcept {
     __builtin_memcpy(to, &word, 4);
 }
 
-// One step of codes, one per byte in lanes[quad][64] (A then B), to its planes.
-template <element E> inline void squeeze_step(const std::uint8_t* lanes, std::uint8_t* out) noexcept {
-    constexpr std::size_t quads = detail::step_quads<E>;
-    if constexpr (E::bits == 8) {
-        __builtin_memcpy(out, lanes, 64);
-    } else {
-        int low = 0; // bits already placed
-        if constexpr (E::bits >= 4) {
-            for (std::size_t q = 0; q < quads; ++q, out += 32)
-                for (std::size_t i = 0; i < 32; i += 4)
-                    store_word(out + i, (load_word(lanes + 64 * q + i) & 0x0f0f0f0fu) |
-                                            ((load_word(lanes + 64 * q + 32 + i) & 0x0f0f0f0fu) << 4));
-            low = 4;
-        }
-        if constexpr ((E::bits & 2) != 0) {
-            for (std::size_t q = 0; q < quads; q += 2, out += 32)
-                for (std::size_t i = 0; i < 32; i += 4) {
-                    std::uint32_t word = 0;
-                    for (std::size_t v = 0; v < 4; ++v)
-                        word |= ((load_word(lanes + 64 * q + 32 * v + i) >> low) & 0x03030303u) << (2 * v);
-                    store_word(out + i, word);
-                }
-            low += 2;
-        }
-        if constexpr ((E::bits & 1) != 0) {
+// One step of codes of a panel, one per byte in lanes[quad][row][4] (vectors of 32: A, B ...), to its planes.
+template <int Bits, std::size_t Rows> inline void squeeze_step(const std::uint8_t* lanes, std::uint8_t* out) noexcept {
+    static_assert(Bits < 8);
+    constexpr std::size_t vectors = detail::step_quads_of(Bits, Rows) * Rows / 8;
+    int low = 0; // bits already placed
+    if constexpr (Bits >= 4) {
+        for (std::size_t v = 0; v < vectors; v += 2, out += 32)
+            for (std::size_t i = 0; i < 32; i += 4)
+                store_word(out + i, (load_word(lanes + 32 * v + i) & 0x0f0f0f0fu) |
+                                        ((load_word(lanes + 32 * v + 32 + i) & 0x0f0f0f0fu) << 4));
+        low = 4;
+    }
+    if constexpr ((Bits & 2) != 0) {
+        for (std::size_t four = 0; four < vectors; four += 4, out += 32)
             for (std::size_t i = 0; i < 32; i += 4) {
                 std::uint32_t word = 0;
-                for (std::size_t v = 0; v < 8; ++v) word |= ((load_word(lanes + 32 * v + i) >> low) & 0x01010101u) << v;
+                for (std::size_t v = 0; v < 4; ++v)
+                    word |= ((load_word(lanes + 32 * (four + v) + i) >> low) & 0x03030303u) << (2 * v);
                 store_word(out + i, word);
             }
+        low += 2;
+    }
+    if constexpr ((Bits & 1) != 0) {
+        for (std::size_t i = 0; i < 32; i += 4) {
+            std::uint32_t word = 0;
+            for (std::size_t v = 0; v < 8; ++v) word |= ((load_word(lanes + 32 * v + i) >> low) & 0x01010101u) << v;
+            store_word(out + i, word);
         }
     }
 }
 
 // The inverse of squeeze_step.
-template <element E> inline void spread_step(const std::uint8_t* in, std::uint8_t* lanes) noexcept {
-    constexpr std::size_t quads = detail::step_quads<E>;
-    if constexpr (E::bits == 8) {
-        __builtin_memcpy(lanes, in, 64);
-    } else {
-        for (std::size_t i = 0; i < 64 * quads; ++i) lanes[i] = 0;
-        int low = 0;
-        if constexpr (E::bits >= 4) {
-            for (std::size_t q = 0; q < quads; ++q, in += 32)
-                for (std::size_t i = 0; i < 32; ++i) {
-                    lanes[64 * q + i] = static_cast<std::uint8_t>(in[i] & 15);
-                    lanes[64 * q + 32 + i] = static_cast<std::uint8_t>(in[i] >> 4);
-                }
-            low = 4;
-        }
-        if constexpr ((E::bits & 2) != 0) {
-            for (std::size_t q = 0; q < quads; q += 2, in += 32)
-                for (std::size_t v = 0; v < 4; ++v)
-                    for (std::size_t i = 0; i < 32; ++i)
-                        lanes[64 * q + 32 * v + i] =
-                            static_cast<std::uint8_t>(lanes[64 * q + 32 * v + i] | (((in[i] >> (2 * v)) & 3) << low));
-            low += 2;
-        }
-        if constexpr ((E::bits & 1) != 0) {
-            for (std::size_t v = 0; v < 8; ++v)
+template <int Bits, std::size_t Rows> inline void spread_step(const std::uint8_t* in, std::uint8_t* lanes) noexcept {
+    static_assert(Bits < 8);
+    constexpr std::size_t vectors = detail::step_quads_of(Bits, Rows) * Rows / 8;
+    for (std::size_t i = 0; i < 32 * vectors; ++i) lanes[i] = 0;
+    int low = 0;
+    if constexpr (Bits >= 4) {
+        for (std::size_t v = 0; v < vectors; v += 2, in += 32)
+            for (std::size_t i = 0; i < 32; ++i) {
+                lanes[32 * v + i] = static_cast<std::uint8_t>(in[i] & 15);
+                lanes[32 * v + 32 + i] = static_cast<std::uint8_t>(in[i] >> 4);
+            }
+        low = 4;
+    }
+    if constexpr ((Bits & 2) != 0) {
+        for (std::size_t four = 0; four < vectors; four += 4, in += 32)
+            for (std::size_t v = four; v < four + 4; ++v)
                 for (std::size_t i = 0; i < 32; ++i)
-                    lanes[32 * v + i] = static_cast<std::uint8_t>(lanes[32 * v + i] | (((in[i] >> v) & 1) << low));
+                    lanes[32 * v + i] =
+                        static_cast<std::uint8_t>(lanes[32 * v + i] | (((in[i] >> (2 * (v - four))) & 3) << low));
+        low += 2;
+    }
+    if constexpr ((Bits & 1) != 0) {
+        for (std::size_t v = 0; v < 8; ++v)
+            for (std::size_t i = 0; i < 32; ++i)
+                lanes[32 * v + i] = static_cast<std::uint8_t>(lanes[32 * v + i] | (((in[i] >> v) & 1) << low));
+    }
+}
+
+// Which way numbers go between plain order and a panel.
+enum class panel_direction { to_panel, from_panel };
+
+// codes[row][column] of a panel's rows, `stride` apart, for `columns` columns (a multiple of a step), to its stream or
+// back; `flip` is panel_flip of the element, on every code. One function for all elements of so many bits.
+template <panel_direction Direction, int Bits, std::size_t Rows, class Code, class Byte>
+NIBBLE_NOINLINE void copy_codes(Code* codes, std::size_t stride, std::size_t columns, std::uint32_t flip,
+                                Byte* stream) noexcept {
+    constexpr bool to_panel = Direction == panel_direction::to_panel;
+    if constexpr (Bits > 8) {
+        if constexpr (to_panel) {
+            for (std::size_t k = 0; k < columns; ++k) {
+                Code column[Rows];
+                for (std::size_t r = 0; r < Rows; ++r) column[r] = codes[r * stride + k];
+                __builtin_memcpy(stream + k * sizeof column, column, sizeof column);
+            }
+        } else {
+            // Some columns at a time: rows lie a power of two apart as a rule, in the same few lines of the cache.
+            constexpr std::size_t at_once = 64 / sizeof(Code);
+            for (std::size_t k = 0; k < columns; k += at_once) {
+                const std::size_t end = detail::min_of(columns, k + at_once);
+                for (std::size_t r = 0; r < Rows; ++r)
+                    for (std::size_t i = k; i < end; ++i)
+                        __builtin_memcpy(codes + r * stride + i, stream + (i * Rows + r) * sizeof(Code), sizeof(Code));
+            }
+        }
+    } else {
+        constexpr std::size_t quads = detail::step_quads_of(Bits, Rows);
+        // Words of a quad of each row, to lanes[] or from them.
+        const auto words = [&](auto* lanes, std::size_t k) NIBBLE_INLINE_LAMBDA {
+            for (std::size_t q = 0; q < quads; ++q)
+                for (std::size_t r = 0; r < Rows; ++r) {
+                    auto* const lane = lanes + panel_layout::quad * (q * Rows + r);
+                    Code* const code = codes + r * stride + k + panel_layout::quad * q;
+                    if constexpr (to_panel)
+                        store_word(lane, load_word(code) ^ (flip * 0x01010101u));
+                    else
+                        store_word(code, load_word(lane) ^ (flip * 0x01010101u));
+                }
+        };
+        for (std::size_t k = 0; k < columns; k += quads * panel_layout::quad) {
+            if constexpr (Bits == 8) {
+                words(stream, k); // lanes as they are
+            } else {
+                std::uint8_t lanes[panel_layout::quad * Rows * quads];
+                if constexpr (!to_panel) spread_step<Bits, Rows>(stream, lanes);
+                words(lanes, k);
+                if constexpr (to_panel) squeeze_step<Bits, Rows>(lanes, stream);
+            }
+            stream += detail::step_bytes_of(Bits, Rows);
         }
     }
 }
 
-// codes[row][column] of 16 rows, `stride` apart, for `columns` columns (a multiple of a step), to the panel's stream.
-template <element E>
-inline void squeeze_panel(const typename E::code* codes, std::size_t stride, std::size_t columns,
-                          std::uint8_t* out) noexcept {
-    constexpr std::size_t step = detail::step_quads<E> * panel_layout::quad;
-    if constexpr (E::bits > 8) {
-        using code = typename E::code;
-        for (std::size_t k = 0; k < columns; ++k)
-            for (std::size_t r = 0; r < panel_layout::rows; ++r, out += sizeof(code))
-                __builtin_memcpy(out, codes + r * stride + k, sizeof(code));
-    } else {
-        std::uint8_t lanes[64 * detail::step_quads<E>];
-        for (std::size_t k = 0; k < columns; k += step, out += detail::step_bytes<E>) {
-            for (std::size_t q = 0; q < detail::step_quads<E>; ++q)
-                for (std::size_t r = 0; r < panel_layout::rows; ++r)
-                    store_word(lanes + 64 * q + 4 * r,
-                               load_word(codes + r * stride + k + 4 * q) ^ (panel_flip<E> * 0x01010101u));
-            squeeze_step<E>(lanes, out);
-        }
-    }
-}
-
-// The inverse of squeeze_panel.
-template <element E>
-inline void spread_panel(const std::uint8_t* in, std::size_t columns, typename E::code* codes,
-                         std::size_t stride) noexcept {
-    constexpr std::size_t step = detail::step_quads<E> * panel_layout::quad;
-    if constexpr (E::bits > 8) {
-        using code = typename E::code;
-        for (std::size_t k = 0; k < columns; ++k)
-            for (std::size_t r = 0; r < panel_layout::rows; ++r, in += sizeof(code))
-                __builtin_memcpy(codes + r * stride + k, in, sizeof(code));
-    } else {
-        std::uint8_t lanes[64 * detail::step_quads<E>];
-        for (std::size_t k = 0; k < columns; k += step, in += detail::step_bytes<E>) {
-            spread_step<E>(in, lanes);
-            for (std::size_t q = 0; q < detail::step_quads<E>; ++q)
-                for (std::size_t r = 0; r < panel_layout::rows; ++r)
-                    store_word(codes + r * stride + k + 4 * q,
-                               load_word(lanes + 64 * q + 4 * r) ^ (panel_flip<E> * 0x01010101u));
-        }
-    }
+// That of a width of panels that is known at run time.
+template <panel_direction Direction, int Bits, class Code, class Byte>
+[[nodiscard]] inline auto copy_codes_of(std::size_t panel_rows) noexcept
+    -> void (*)(Code*, std::size_t, std::size_t, std::uint32_t, Byte*) noexcept {
+    return panel_rows == 8    ? &copy_codes<Direction, Bits, 8, Code, Byte>
+           : panel_rows == 32 ? &copy_codes<Direction, Bits, 32, Code, Byte>
+                              : &copy_codes<Direction, Bits, 16, Code, Byte>;
 }
 
 // The bits of one row's quad within a step: visit(bytes that hold them, shift of the first, bits of a code, its lowest)

@@ -6,7 +6,7 @@
 #include <nibble/core/config.hpp>
 #include <nibble/isa/isa.hpp>
 #include <nibble/tensor/layout.hpp>
-#include <nibble/tensor/packed.hpp>
+#include <nibble/tensor/packed_view.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -90,7 +90,7 @@ NIBBLE_INLINE void for_each_stream(std::size_t panels, const AtOnce& at_once, co
 // What decoding the scales of parts [part, part + parts) of a panel reads: a short stretch between long streams, which
 // the hardware prefetcher only notices when it is over.
 template <isa Isa, any_scheme S>
-NIBBLE_INLINE void prefetch_scales(const packed<S>& w, const std::byte* panel, std::size_t part,
+NIBBLE_INLINE void prefetch_scales(const packed_view<S>& w, const std::byte* panel, std::size_t part,
                                    std::size_t parts) noexcept {
     using traits = detail::scheme_traits<S>;
     const auto prefetch = [&](std::size_t section, std::size_t bytes_per_slot, std::size_t first, std::size_t last) {

@@ -450,25 +450,5 @@ template <any_scheme S>
     return ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7]));
 }
 
-// Codes in their place in a row's bit stream: `position` is the column of codes[0], a multiple of 8 unless the row ends
-// with them.
-template <element E>
-inline void store_codes(const typename E::code* codes, std::size_t count, std::uint8_t* row,
-                        std::size_t position) noexcept {
-    if constexpr (E::bits <= 8)
-        detail::squeeze_codes<E::bits>(codes, count, row + position * static_cast<std::size_t>(E::bits) / 8);
-    else if (count != 0)
-        __builtin_memcpy(row + position * sizeof(typename E::code), codes, count * sizeof(typename E::code));
-}
-
-template <element E>
-inline void load_codes(const std::uint8_t* row, std::size_t position, std::size_t count,
-                       typename E::code* codes) noexcept {
-    if constexpr (E::bits <= 8)
-        detail::spread_codes<E::bits>(row + position * static_cast<std::size_t>(E::bits) / 8, count, codes);
-    else if (count != 0)
-        __builtin_memcpy(codes, row + position * sizeof(typename E::code), count * sizeof(typename E::code));
-}
-
 } // namespace nibble::inline NIBBLE_ABI::kernel
 NIBBLE_HEADER_END;

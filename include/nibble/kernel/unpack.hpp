@@ -7,7 +7,7 @@
 #include <nibble/element/lanes.hpp>
 #include <nibble/isa/isa.hpp>
 #include <nibble/tensor/layout.hpp>
-#include <nibble/tensor/packed.hpp>
+#include <nibble/tensor/packed_view.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -213,7 +213,8 @@ using stored_decoder_of =
 
 // visit(from, to, slot) for the parts [from, to) under each slot of outer scales, of parts [first, first + parts).
 template <any_scheme S, class Visit>
-NIBBLE_INLINE void for_each_outer_slot(const packed<S>& w, std::size_t first, std::size_t parts, const Visit& visit) {
+NIBBLE_INLINE void for_each_outer_slot(const packed_view<S>& w, std::size_t first, std::size_t parts,
+                                       const Visit& visit) {
     const detail::depth_plan& depth = w.depth();
     const std::size_t run = detail::scheme_traits<S>::outer_granularity::run(w.cols());
     const std::size_t end = first + parts;
@@ -229,7 +230,7 @@ NIBBLE_INLINE void for_each_outer_slot(const packed<S>& w, std::size_t first, st
 // Scales of parts [first, first + parts) of a panel as fp32, [part][16]: inner x outer where outer scales differ along
 // a row, times the unit of the family's lanes.
 template <isa Given, class Family, any_scheme S>
-inline void widen_scales(const packed<S>& w, const std::byte* panel, std::size_t first, std::size_t parts,
+inline void widen_scales(const packed_view<S>& w, const std::byte* panel, std::size_t first, std::size_t parts,
                          float* out) noexcept {
     using traits = detail::scheme_traits<S>;
     constexpr float unit = Family::unit;
@@ -240,7 +241,7 @@ inline void widen_scales(const packed<S>& w, const std::byte* panel, std::size_t
         const auto* codes = reinterpret_cast<const typename traits::scale_code*>(panel + w.sections().scales);
         const detail::depth_plan& depth = w.depth();
         if constexpr (S::two_level) {
-            if (!packed<S>::outer_is_factor(w.cols())) {
+            if (!packed_shape<S>::outer_is_factor(w.cols())) {
                 using outer_element = typename traits::outer_element;
                 using Isa = stored_decoder_of<Given, typename traits::scale_element, outer_element>;
                 const auto* outers = reinterpret_cast<const typename traits::outer_code*>(panel + w.sections().outer);
@@ -288,7 +289,7 @@ inline void widen_scales(const packed<S>& w, const std::byte* panel, std::size_t
 
 // Minimums of those parts as fp32, [part][16].
 template <isa Given, any_scheme S>
-inline void widen_minimums(const packed<S>& w, const std::byte* panel, std::size_t first, std::size_t parts,
+inline void widen_minimums(const packed_view<S>& w, const std::byte* panel, std::size_t first, std::size_t parts,
                            float* out) noexcept {
     using traits = detail::scheme_traits<S>;
     using zero_element = typename traits::zero_element;
@@ -329,7 +330,7 @@ inline void widen_minimums(const packed<S>& w, const std::byte* panel, std::size
 }
 template <any_scheme S>
     requires(S::has_integer_zero)
-inline void widen_zeros(const packed<S>& w, const std::byte* panel, std::size_t first, std::size_t parts,
+inline void widen_zeros(const packed_view<S>& w, const std::byte* panel, std::size_t first, std::size_t parts,
                         std::int32_t* out) noexcept {
     using traits = detail::scheme_traits<S>;
     constexpr int offset = detail::lane_offset<typename traits::element>;

@@ -9,6 +9,7 @@
 #include <nibble/kernel/slot_search.hpp>
 #include <nibble/kernel/super_block_search.hpp>
 #include <nibble/scheme/scheme.hpp>
+#include <nibble/tensor/code_stream.hpp>
 #include <nibble/tensor/quantized.hpp>
 
 #include <concepts>
@@ -367,7 +368,7 @@ template <any_scheme S> struct quantizer {
                 from = units;
             }
             encode(from, n, options.seed, std::uint64_t{row} * w.cols() + start, options.round_up, codes);
-            kernel::store_codes<element>(codes, n, out.row_codes(row), start);
+            detail::store_codes<element>(codes, n, out.row_codes(row), start);
         }
     }
     // With the parameters that are stored already.

@@ -1,11 +1,12 @@
-// any_format.hpp: weights whose number format is known only at run time: any_quantized and any_packed over a list of
-// formats; made by a reader of model files, read by pack and gemm.
+// any_format.hpp: weights whose number format is known only at run time: any_quantized, any_packed and any_packed_view
+// over a list of formats; made by a reader of model files, read by pack and gemm.
 #pragma once
 
 #include <nibble/core/check.hpp>
 #include <nibble/core/exchange.hpp>
 #include <nibble/scheme/formats.hpp>
 #include <nibble/tensor/packed.hpp>
+#include <nibble/tensor/packed_view.hpp>
 #include <nibble/tensor/quantized.hpp>
 
 #include <cstddef>
@@ -117,6 +118,7 @@ private:
 
 template <class List> using any_quantized = any_format<quantized, List>;
 template <class List> using any_packed = any_format<packed, List>;
+template <class List> using any_packed_view = any_format<packed_view, List>; // whose copies are of the view
 
 } // namespace nibble::inline NIBBLE_ABI
 NIBBLE_HEADER_END;

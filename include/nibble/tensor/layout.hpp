@@ -11,9 +11,10 @@
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
-// A panel is 16 consecutive rows. A quad is 4 consecutive columns of a panel: 64 codes, seen as two 32-byte vectors of
-// lanes, A for rows 0-7 and B for rows 8-15, where byte 4r + j is row r (or 8 + r), column 4 quad + j. One broadcast of
-// four activations thus meets 8 rows in one instruction.
+// A panel is 16 consecutive rows: the width that kernels read. (8 and 32 are there for kernels to come; repack of
+// pack.hpp converts, and what follows holds for them with as many vectors of 8 rows.) A quad is 4 consecutive columns
+// of a panel: 64 codes, seen as two 32-byte vectors of lanes, A for rows 0-7 and B for rows 8-15, where byte 4r + j is
+// row r (or 8 + r), column 4 quad + j. One broadcast of four activations thus meets 8 rows in one instruction.
 //
 // A step is the smallest run of quads that fills whole 32-byte vectors in every bit plane: 1 quad if the element has 4
 // or 8 bits, 2 if it has a plane of 2 bits (2, 6), 4 if it has one of 1 bit (1, 3, 5, 7). Codes of a step, plane by
@@ -22,19 +23,27 @@ namespace nibble::inline NIBBLE_ABI {
 //   4 bits:   per quad 32 bytes, byte b = A[b] | B[b] << 4
 //   2 bits:   per 2 quads 32 bytes, byte b = A0[b] | B0[b] << 2 | A1[b] << 4 | B1[b] << 6
 //   1 bit:    per 4 quads 32 bytes, byte b = A0[b] | B0[b] << 1 | A1[b] << 2 | ... | B3[b] << 7
-// with 3 = 2 + 1, 5 = 4 + 1, 6 = 4 + 2, 7 = 4 + 2 + 1. 16- and 32-bit codes: per column the 16 codes of the rows.
+// with 3 = 2 + 1, 5 = 4 + 1, 6 = 4 + 2, 7 = 4 + 2 + 1. 16- and 32-bit codes: per column the codes of the rows. In
+// panels of 8 rows a quad is A alone, and 4, 2 and 1 bits join the vectors of 2, 4 and 8 quads; in panels of 32 rows it
+// is A, B, C, D, and they join pairs of them, all four, and the eight of 2 quads.
 struct panel_layout {
     static constexpr std::size_t rows = 16;
     static constexpr std::size_t quad = 4;
+    // Is that a width of panels that pack, unpack and files know?
+    [[nodiscard]] static constexpr bool is_width(std::size_t panel_rows) noexcept {
+        return panel_rows == 8 || panel_rows == 16 || panel_rows == 32;
+    }
 };
 
 namespace detail {
 
-[[nodiscard]] constexpr std::size_t step_quads_of(int bits) noexcept {
-    return bits == 2 || bits == 6 ? 2 : bits < 8 && bits % 2 == 1 ? 4 : 1;
+[[nodiscard]] constexpr std::size_t step_quads_of(int bits, std::size_t panel_rows = panel_layout::rows) noexcept {
+    // The vectors of 8 rows that fill one of 32 bytes in the narrowest plane.
+    const std::size_t vectors = bits >= 8 ? 1 : bits % 2 == 1 ? 8 : bits == 4 ? 2 : 4;
+    return max_of<std::size_t>(1, vectors * 8 / panel_rows);
 }
-[[nodiscard]] constexpr std::size_t step_bytes_of(int bits) noexcept {
-    return step_quads_of(bits) * panel_layout::rows * panel_layout::quad * static_cast<std::size_t>(bits) / 8;
+[[nodiscard]] constexpr std::size_t step_bytes_of(int bits, std::size_t panel_rows = panel_layout::rows) noexcept {
+    return step_quads_of(bits, panel_rows) * panel_rows * panel_layout::quad * static_cast<std::size_t>(bits) / 8;
 }
 template <element E> inline constexpr std::size_t step_quads = step_quads_of(E::bits);
 template <element E> inline constexpr std::size_t step_bytes = step_bytes_of(E::bits);
