@@ -39,16 +39,16 @@ namespace nibble::inline NIBBLE_ABI {
 //           q2_k
 //   normal        87        81            90           79      85    73    94         81   75     72   80   55   62 62
 //   t             90        82            92           80      89    79    94         71   76     72   81   57   62 62
-// It takes about 10 to 20 times as long as absmax, for elements that are a list of levels 25, and for the K types 30 to
-// 150 times; bench/codec.cpp has a line for each format. No value of finite weights is beyond fp32: a scale under which
-// the largest code's would be is the largest one that is not. A slot of zeros gets scale 0 and the codes of 0. Values
-// that are not finite count as zeros in the range, and nonfinite() of the result tells. Under nonfinite_policy::mark
-// they become: under an MX scale (E8M0) a NaN scale, so that the whole block reads as NaN; in elements that have such
-// codes (FP8, f16, bf16) NaN, and infinity saturates (unscaled: stays infinity); in all others NaN becomes the code
-// nearest to 0 and infinity the largest code of its sign. Results do not depend on the executor. Allocates the result;
-// 40 bytes per run for slots that span rows; and 5 bytes per run, with a zero point or a minimum 13, for two levels
-// whose outer scale follows from the inner ones (a minimum, an offset, by_mean) and spans more than 512 columns; a copy
-// of w for a search over slots that span rows.
+// It takes about 5 to 12 times as long as absmax, and for the K types 20 to 60 times; bench/codec.cpp has a line for
+// each format. No value of finite weights is beyond fp32: a scale under which the largest code's would be is the
+// largest one that is not. A slot of zeros gets scale 0 and the codes of 0. Values that are not finite count as zeros
+// in the range, and nonfinite() of the result tells. Under nonfinite_policy::mark they become: under an MX scale (E8M0)
+// a NaN scale, so that the whole block reads as NaN; in elements that have such codes (FP8, f16, bf16) NaN, and
+// infinity saturates (unscaled: stays infinity); in all others NaN becomes the code nearest to 0 and infinity the
+// largest code of its sign. Results do not depend on the executor. Allocates the result; 40 bytes per run for slots
+// that span rows; and 5 bytes per run, with a zero point or a minimum 13, for two levels whose outer scale follows from
+// the inner ones (a minimum, an offset, by_mean) and spans more than 512 columns; a copy of w for a search over slots
+// that span rows.
 template <any_scheme S, executor Executor = serial>
 [[nodiscard]] quantized<S> quantize(matrix_view<const float> w, const quantize_options& options = {},
                                     const Executor& threads = {}) {

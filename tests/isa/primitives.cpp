@@ -84,6 +84,44 @@ float opaque(float x) {
     return v;
 }
 
+// A list of `known` values, the last repeated behind thresholds that nothing is above.
+struct ascending_list {
+    nb::detail::table<float, 16> values{};
+    nb::detail::table<float, 16> thresholds{};
+    explicit ascending_list(std::size_t known) {
+        for (std::size_t i = 0; i < 16; ++i) {
+            values.at[i] = static_cast<float>(i < known ? i * i : (known - 1) * (known - 1)) - 60.0f;
+            thresholds.at[i] = i + 1 < known ? values.at[i] + static_cast<float>(i) + 0.5f : INFINITY;
+        }
+    }
+    // What a lane of it must be.
+    [[nodiscard]] float between(float a) const {
+        std::size_t below = 0;
+        for (std::size_t i = 0; i < 15; ++i) below += thresholds.at[i] < a ? 1u : 0u;
+        return values.at[below];
+    }
+};
+// On ordinary numbers, and at and beside each threshold.
+template <class I> bool finds_values_between(std::size_t known) {
+    const ascending_list list(known);
+    std::vector<float> v = operands();
+    for (const float t : list.thresholds.at) {
+        v.push_back(t);
+        v.push_back(std::nextafter(t, -INFINITY));
+        v.push_back(std::nextafter(t, INFINITY));
+    }
+    for (std::size_t i = 0; i + I::width <= v.size(); i += I::width) {
+        std::vector<float> got(I::width);
+        I::store(got.data(), I::value_between(list.values, list.thresholds, I::load(v.data() + i)));
+        for (std::size_t j = 0; j < I::width; ++j)
+            if (!same_bits(got[j], list.between(v[i + j]))) {
+                UNSCOPED_INFO(I::name << ": " << v[i + j] << " gave " << got[j]);
+                return false;
+            }
+    }
+    return true;
+}
+
 template <class I> void check_float_primitives() {
     using f32 = typename I::f32;
     INFO(I::name);
@@ -103,6 +141,19 @@ template <class I> void check_float_primitives() {
     CHECK(as_scalar<I>([](f32 a, f32 b) { return I::copy_sign(a, b); },
                        [](float a, float b) { return std::copysign(a, b); }));
     CHECK(as_scalar<I>([](f32 a, f32) { return I::round(a); }, [](float a, float) { return std::nearbyint(a); }));
+    CHECK(as_scalar<I>([](f32 a, f32) { return I::power_below(a); },
+                       [](float a, float) {
+                           return std::isfinite(a) && std::fabs(a) >= 0x1p-126f ? std::ldexp(1.0f, std::ilogb(a))
+                                  : std::isfinite(a)                            ? 0.0f
+                                                                                : INFINITY;
+                       }));
+    for (const std::size_t known : {2u, 3u, 8u, 11u, 16u}) CHECK(finds_values_between<I>(known));
+    double wide[8];
+    for (const std::size_t at : {0u, 8u, 16u, 32u}) {
+        const std::vector<float> v = operands();
+        I::store_wide(wide, I::load(v.data() + at));
+        for (std::size_t i = 0; i < 8; ++i) CHECK(same_bits(static_cast<float>(wide[i]), v[at + i]));
+    }
     // Signs of NaN and zero are bits too.
     const float signs[8] = {0.0f, -0.0f, 1.0f, -1.0f, std::nanf(""), -std::nanf(""), 2.0f, -2.0f};
     std::vector<float> kept = values<I>(I::load(signs));
@@ -617,6 +668,12 @@ TEST_CASE("tiles of twice the width give generic's bits in both halves") {
             CHECK(is_two_of_generic<W>(
                 []<class I>(const auto& a, const auto& b) { return I::fma(a, b, I::broadcast(1.0f)); }));
             CHECK(is_two_of_generic<W>([]<class I>(const auto& a, const auto& b) { return I::fma(a, a, b); }));
+            CHECK(is_two_of_generic<W>([]<class I>(const auto& a, const auto&) { return I::power_below(a); }));
+            for (const std::size_t known : {2u, 3u, 8u, 11u, 16u}) CHECK(finds_values_between<W>(known));
+            const std::vector<float> numbers = operands();
+            double wide[W::width];
+            W::store_wide(wide, W::load(numbers.data()));
+            for (std::size_t i = 0; i < W::width; ++i) CHECK(same_bits(static_cast<float>(wide[i]), numbers[i]));
             check_wide_integers<W>();
             int decoded = 0;
             int stored = 0;

@@ -86,6 +86,10 @@ struct avx2 : generic {
     static NIBBLE_INLINE void store_some(float* to, const f32& a, std::size_t count) noexcept {
         _mm256_maskstore_ps(to, mask(count), a);
     }
+    static NIBBLE_INLINE void store_wide(double* to, const f32& a) noexcept {
+        _mm256_storeu_pd(to, _mm256_cvtps_pd(_mm256_castps256_ps128(a)));
+        _mm256_storeu_pd(to + 4, _mm256_cvtps_pd(_mm256_extractf128_ps(a, 1)));
+    }
     [[nodiscard]] static NIBBLE_INLINE f32 broadcast(float a) noexcept { return f32(_mm256_set1_ps(a)); }
     [[nodiscard]] static NIBBLE_INLINE f32 add(const f32& a, const f32& b) noexcept { return a + b; }
     [[nodiscard]] static NIBBLE_INLINE f32 subtract(const f32& a, const f32& b) noexcept { return a - b; }
@@ -123,6 +127,34 @@ struct avx2 : generic {
     [[nodiscard]] static NIBBLE_INLINE f32 exp2i(const f32& n) noexcept {
         return f32(_mm256_castsi256_ps(
             _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvttps_epi32(n), _mm256_set1_epi32(127)), 23)));
+    }
+
+    [[nodiscard]] static NIBBLE_INLINE f32 power_below(const f32& a) noexcept {
+        return f32(_mm256_and_ps(a, _mm256_castsi256_ps(_mm256_set1_epi32(0x7f800000))));
+    }
+    // Four comparisons, each with the threshold that halves what is left; of 4 and of 8 those come from a shuffle.
+    [[nodiscard]] static NIBBLE_INLINE f32 value_between(const detail::table<float, 16>& values,
+                                                         const detail::table<float, 16>& thresholds,
+                                                         const f32& a) noexcept {
+        const float* t = thresholds.at;
+        const float* v = values.at;
+        const auto beyond = [&](const __m256& limit) NIBBLE_INLINE_LAMBDA {
+            return _mm256_castps_si256(_mm256_cmp_ps(limit, a, _CMP_LT_OQ));
+        };
+        const __m256i eight = beyond(_mm256_set1_ps(t[7]));
+        const __m256i four =
+            beyond(_mm256_blendv_ps(_mm256_set1_ps(t[3]), _mm256_set1_ps(t[11]), _mm256_castsi256_ps(eight)));
+        // Masks are -1: what is subtracted counts.
+        const __m256i quarter = _mm256_sub_epi32(_mm256_and_si256(eight, _mm256_set1_epi32(2)), four);
+        const __m256i two =
+            beyond(_mm256_permutevar8x32_ps(_mm256_setr_ps(t[1], t[5], t[9], t[13], t[1], t[5], t[9], t[13]), quarter));
+        const __m256i pair = _mm256_sub_epi32(_mm256_add_epi32(quarter, quarter), two);
+        const __m256i one =
+            beyond(_mm256_permutevar8x32_ps(_mm256_setr_ps(t[0], t[2], t[4], t[6], t[8], t[10], t[12], t[14]), pair));
+        return f32(_mm256_blendv_ps(
+            _mm256_permutevar8x32_ps(_mm256_setr_ps(v[0], v[2], v[4], v[6], v[8], v[10], v[12], v[14]), pair),
+            _mm256_permutevar8x32_ps(_mm256_setr_ps(v[1], v[3], v[5], v[7], v[9], v[11], v[13], v[15]), pair),
+            _mm256_castsi256_ps(one)));
     }
 
     static NIBBLE_INLINE void keep(f32& a) noexcept {

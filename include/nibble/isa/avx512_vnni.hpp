@@ -61,6 +61,13 @@ struct avx512_vnni_panel : private avx512 {
 
     [[nodiscard]] static NIBBLE_INLINE f32 load(const float* from) noexcept { return {_mm512_loadu_ps(from)}; }
     static NIBBLE_INLINE void store(float* to, const f32& a) noexcept { _mm512_storeu_ps(to, a.v); }
+    static NIBBLE_INLINE void store_wide(double* to, const f32& a) noexcept {
+        const __m256 high = _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a.v), 1));
+        _mm256_storeu_pd(to, _mm256_cvtps_pd(_mm512_castps512_ps128(a.v)));
+        _mm256_storeu_pd(to + 4, _mm256_cvtps_pd(_mm512_extractf32x4_ps(a.v, 1)));
+        _mm256_storeu_pd(to + 8, _mm256_cvtps_pd(_mm256_castps256_ps128(high)));
+        _mm256_storeu_pd(to + 12, _mm256_cvtps_pd(_mm256_extractf128_ps(high, 1)));
+    }
     [[nodiscard]] static NIBBLE_INLINE f32 broadcast(float a) noexcept { return {_mm512_set1_ps(a)}; }
     [[nodiscard]] static NIBBLE_INLINE f32 multiply(const f32& a, const f32& b) noexcept {
         return {_mm512_mul_ps(a.v, b.v)};
@@ -109,6 +116,29 @@ struct avx512_vnni_panel : private avx512 {
     }
     static NIBBLE_INLINE void store_rounded(std::int8_t* to, const f32& a) noexcept {
         _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a.v)));
+    }
+    [[nodiscard]] static NIBBLE_INLINE f32 power_below(const f32& a) noexcept {
+        return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(a.v), _mm512_set1_epi32(0x7f800000)))};
+    }
+    // Four comparisons, each with the threshold that halves what is left, which a shuffle finds.
+    [[nodiscard]] static NIBBLE_INLINE f32 value_between(const detail::table<float, 16>& values,
+                                                         const detail::table<float, 16>& thresholds,
+                                                         const f32& a) noexcept {
+        const float* t = thresholds.at;
+        const auto count = [&](const __m512i& at, const __m512& limit, int step) NIBBLE_INLINE_LAMBDA {
+            return _mm512_mask_add_epi32(at, _mm512_cmp_ps_mask(limit, a.v, _CMP_LT_OQ), at, _mm512_set1_epi32(step));
+        };
+        const __m512 all = _mm512_setr_ps(t[0], t[1], t[2], t[3], t[4], t[5], t[6], t[7], t[8], t[9], t[10], t[11],
+                                          t[12], t[13], t[14], t[14]);
+        const __m512 next = _mm512_setr_ps(t[1], t[2], t[3], t[4], t[5], t[6], t[7], t[8], t[9], t[10], t[11], t[12],
+                                           t[13], t[14], t[14], t[14]);
+        const __m512 fourth = _mm512_setr_ps(t[3], t[4], t[5], t[6], t[7], t[8], t[9], t[10], t[11], t[12], t[13],
+                                             t[14], t[14], t[14], t[14], t[14]);
+        __m512i at = count(_mm512_setzero_si512(), _mm512_set1_ps(t[7]), 8);
+        at = count(at, _mm512_permutexvar_ps(at, fourth), 4);
+        at = count(at, _mm512_permutexvar_ps(at, next), 2);
+        at = count(at, _mm512_permutexvar_ps(at, all), 1);
+        return {_mm512_permutexvar_ps(at, _mm512_loadu_ps(values.at))};
     }
     static NIBBLE_INLINE void keep(f32& a) noexcept { __asm__("" : "+v"(a.v)); }
     [[nodiscard]] static NIBBLE_INLINE i32 load(const std::int32_t* from) noexcept {

@@ -75,6 +75,10 @@ public:
         for (float& x : r.v) x = a;
         return r;
     }
+    // As many doubles as there are lanes.
+    static NIBBLE_INLINE void store_wide(double* to, const f32& a) noexcept {
+        for (int i = 0; i < 8; ++i) to[i] = static_cast<double>(a.v[i]);
+    }
     template <class Function>
     [[nodiscard]] static NIBBLE_INLINE f32 each(const f32& a, const f32& b, Function f) noexcept {
         f32 r;
@@ -143,6 +147,23 @@ public:
             return detail::bit_cast<float>(static_cast<std::uint32_t>(static_cast<std::int32_t>(n_or_zero) + 127)
                                            << 23);
         });
+    }
+
+    // The power of two at or below |a|, as bits: |a| without its mantissa; 0 for subnormals, infinity for NaN.
+    [[nodiscard]] static NIBBLE_INLINE f32 power_below(const f32& a) noexcept {
+        return each(a, a, [](float x, float) {
+            return detail::bit_cast<float>(detail::bit_cast<std::uint32_t>(x) & 0x7f800000u);
+        });
+    }
+    // Of an ascending list of 16 values the one with as many before it as there are thresholds below a; the first for
+    // NaN. The 15 thresholds do not descend.
+    [[nodiscard]] static NIBBLE_INLINE f32 value_between(const detail::table<float, 16>& values,
+                                                         const detail::table<float, 16>& thresholds,
+                                                         const f32& a) noexcept {
+        f32 r = broadcast(values.at[0]);
+        for (std::size_t i = 0; i < 15; ++i)
+            r = select_less(broadcast(thresholds.at[i]), a, broadcast(values.at[i + 1]), r);
+        return r;
     }
 
     // Makes a value opaque to the optimiser.

@@ -2,6 +2,7 @@
 // planned by.
 #pragma once
 
+#include <nibble/core/bits.hpp>
 #include <nibble/core/config.hpp>
 #include <nibble/element/float32.hpp>
 
@@ -58,29 +59,32 @@ struct isa_tuning {
 //   words             2 int16 per lane: rows x 2 columns
 //   sums              what integer products are summed in (int16 or int32 lanes)
 template <class Isa>
-concept float_lanes =
-    requires(const float* from, float* to, std::int8_t* rounded, typename Isa::f32 a, std::size_t count) {
-        { Isa::load(from) } -> std::same_as<typename Isa::f32>;
-        { Isa::load_some(from, count) } -> std::same_as<typename Isa::f32>;
-        { Isa::broadcast(1.0f) } -> std::same_as<typename Isa::f32>;
-        { Isa::add(a, a) } -> std::same_as<typename Isa::f32>;
-        { Isa::subtract(a, a) } -> std::same_as<typename Isa::f32>;
-        { Isa::multiply(a, a) } -> std::same_as<typename Isa::f32>;
-        { Isa::divide(a, a) } -> std::same_as<typename Isa::f32>;
-        { Isa::fma(a, a, a) } -> std::same_as<typename Isa::f32>;
-        { Isa::smaller(a, a) } -> std::same_as<typename Isa::f32>;
-        { Isa::larger(a, a) } -> std::same_as<typename Isa::f32>;
-        { Isa::select_less(a, a, a, a) } -> std::same_as<typename Isa::f32>;
-        { Isa::absolute(a) } -> std::same_as<typename Isa::f32>;
-        { Isa::copy_sign(a, a) } -> std::same_as<typename Isa::f32>;
-        { Isa::round(a) } -> std::same_as<typename Isa::f32>;
-        { Isa::exp2i(a) } -> std::same_as<typename Isa::f32>;
-        Isa::keep(a);
-        // stores
-        Isa::store(to, a);
-        Isa::store_some(to, a, count);
-        Isa::store_rounded(rounded, a);
-    };
+concept float_lanes = requires(const float* from, float* to, std::int8_t* rounded, typename Isa::f32 a,
+                               std::size_t count, double* wide, const detail::table<float, 16>& list) {
+    { Isa::load(from) } -> std::same_as<typename Isa::f32>;
+    { Isa::load_some(from, count) } -> std::same_as<typename Isa::f32>;
+    { Isa::broadcast(1.0f) } -> std::same_as<typename Isa::f32>;
+    { Isa::add(a, a) } -> std::same_as<typename Isa::f32>;
+    { Isa::subtract(a, a) } -> std::same_as<typename Isa::f32>;
+    { Isa::multiply(a, a) } -> std::same_as<typename Isa::f32>;
+    { Isa::divide(a, a) } -> std::same_as<typename Isa::f32>;
+    { Isa::fma(a, a, a) } -> std::same_as<typename Isa::f32>;
+    { Isa::smaller(a, a) } -> std::same_as<typename Isa::f32>;
+    { Isa::larger(a, a) } -> std::same_as<typename Isa::f32>;
+    { Isa::select_less(a, a, a, a) } -> std::same_as<typename Isa::f32>;
+    { Isa::absolute(a) } -> std::same_as<typename Isa::f32>;
+    { Isa::copy_sign(a, a) } -> std::same_as<typename Isa::f32>;
+    { Isa::round(a) } -> std::same_as<typename Isa::f32>;
+    { Isa::exp2i(a) } -> std::same_as<typename Isa::f32>;
+    { Isa::power_below(a) } -> std::same_as<typename Isa::f32>;
+    { Isa::value_between(list, list, a) } -> std::same_as<typename Isa::f32>;
+    Isa::keep(a);
+    // stores
+    Isa::store(to, a);
+    Isa::store_some(to, a, count);
+    Isa::store_wide(wide, a);
+    Isa::store_rounded(rounded, a);
+};
 
 template <class Isa>
 concept byte_dots =

@@ -2,6 +2,7 @@
 // functions that epilogues and attention need; the same bits everywhere.
 #pragma once
 
+#include <nibble/core/bits.hpp>
 #include <nibble/core/config.hpp>
 #include <nibble/isa/isa.hpp>
 
@@ -66,6 +67,12 @@ template <isa Isa> struct lanes {
     friend NIBBLE_INLINE lanes absolute(const lanes& a) noexcept { return Isa::absolute(a.value); }
     friend NIBBLE_INLINE lanes copy_sign(const lanes& a, const lanes& b) noexcept {
         return Isa::copy_sign(a.value, b.value);
+    }
+    // See generic.hpp.
+    friend NIBBLE_INLINE lanes power_below(const lanes& a) noexcept { return Isa::power_below(a.value); }
+    friend NIBBLE_INLINE lanes value_between(const detail::table<float, 16>& values,
+                                             const detail::table<float, 16>& thresholds, const lanes& a) noexcept {
+        return Isa::value_between(values, thresholds, a.value);
     }
     friend NIBBLE_INLINE lanes round_even(const lanes& a) noexcept { return Isa::round(a.value); }
 

@@ -4,6 +4,11 @@
 
 #include <nibble/core/config.hpp>
 #include <nibble/element/element.hpp>
+#include <nibble/isa/isa.hpp>
+#include <nibble/isa/lanes.hpp>
+#include <nibble/kernel/many_groups.hpp>
+#include <nibble/kernel/nearest_lanes.hpp>
+#include <nibble/kernel/offset_search.hpp>
 #include <nibble/kernel/scale_search.hpp>
 #include <nibble/scheme/scheme.hpp>
 
@@ -25,8 +30,9 @@ template <any_scheme S, std::size_t Elements> struct super_block_parameters {
 
 // Integer scales, and minimums, under others. Each group's best scale is known first; then, for a few outer scales,
 // every group takes the best integers near its own, and the outer ones are fitted to all codes, in turn while that
-// gains.
-template <any_scheme S, std::size_t Elements> class super_block {
+// gains. Of one block that is some 20 to 60 passes over its values, each of about 10 operations of all lanes per value,
+// and as much again for the choices between them: this is what limits the speed.
+template <isa Isa, any_scheme S, std::size_t Elements> class super_block {
     using traits = detail::scheme_traits<S>;
     using element = typename traits::element;
     using inner = typename traits::scale_element;
@@ -36,6 +42,8 @@ template <any_scheme S, std::size_t Elements> class super_block {
     static constexpr std::size_t run = parts::run;
     static constexpr bool affine_codes = S::has_two_level_minimum;
     static constexpr double count = static_cast<double>(run);
+    static constexpr std::size_t copies = many_groups / slots;
+    static_assert((copies == 1 || copies == 2) && slots * copies == many_groups);
 
     // Integers of every group under outer scales as stored, with their error, and the outer scales that suit them best.
     struct trial {
@@ -59,14 +67,24 @@ public:
             b.sums_[s] = sum_group(x + s * run, run);
             positive = positive && b.sums_[s].low > 0.0f;
         }
-        for (std::size_t s = 0; s < slots; ++s) {
-            // Minimums of a block have one sign; positive ones, under a negative dmin, suit a block without other
-            // values.
-            if constexpr (affine_codes)
-                b.wanted_[s] = positive ? search_affine<element, false>(x + s * run, run, b.sums_[s])
-                                        : search_affine<element, true>(x + s * run, run, b.sums_[s]);
+        // Minimums of a block have one sign; positive ones, under a negative dmin, suit a block without other values.
+        if constexpr (affine_codes) {
+            if (positive)
+                search_affines<Isa, element, false, slots>(x, run, b.sums_, b.wanted_);
             else
-                b.wanted_[s].scale = search_scale<element>(x + s * run, run, b.sums_[s]);
+                search_affines<Isa, element, true, slots>(x, run, b.sums_, b.wanted_);
+        } else {
+            double scales[slots];
+            search_scales<Isa, element, true>(x, run, slots, b.sums_, scales);
+            for (std::size_t s = 0; s < slots; ++s) b.wanted_[s].scale = scales[s];
+        }
+        b.lanes_.template load<true>(x, run, slots, b.sums_);
+        for (std::size_t l = 0; l < many_groups; ++l) {
+            const double per_power = 1.0 / b.lanes_.power(l);
+            b.totals_.at[l] = b.sums_[l % slots].x * per_power;
+            b.squares_.at[l] = b.sums_[l % slots].xx * per_power * per_power;
+        }
+        for (std::size_t s = 0; s < slots; ++s) {
             const double scale = b.wanted_[s].scale;
             if ((scale < 0.0 ? -scale : scale) > (top < 0.0 ? -top : top)) top = scale;
             const double minimum = -b.wanted_[s].offset;
@@ -97,14 +115,18 @@ private:
         trial t;
         t.outer_scale = rounded(scale);
         t.outer_minimum = rounded(minimum);
+        chosen of;
+        choose(t.outer_scale, t.outer_minimum, of);
         double a = 0.0;
         double b = 0.0;
         double c = 0.0;
         double u = 0.0;
         double v = 0.0;
         for (std::size_t s = 0; s < slots; ++s) {
-            code_sums codes;
-            t.error += choose(s, t.outer_scale, t.outer_minimum, t.scales[s], t.minimums[s], codes);
+            const code_sums codes{of.q.at[s], of.qq.at[s], of.xq.at[s] * lanes_.power(s)};
+            t.error += of.error.at[s] * (lanes_.power(s) * lanes_.power(s));
+            t.scales[s] = static_cast<float>(of.scale.at[s]);
+            t.minimums[s] = static_cast<float>(of.minimum.at[s]);
             const double sc = static_cast<double>(t.scales[s]);
             const double mn = static_cast<double>(t.minimums[s]);
             // Products of integers are exact.
@@ -135,46 +157,113 @@ private:
         }
     }
 
-    // The best integers near the wanted ones; returns the error.
-    double choose(std::size_t s, float outer_scale, float outer_minimum, float& scale, float& minimum,
-                  code_sums& sums) const noexcept {
-        const float* x = x_ + s * run;
-        const value_sums& g = sums_[s];
-        const affine& wanted = wanted_[s];
-        const float middle = nearest_value<inner>(ratio(wanted.scale, outer_scale));
-        double least = 0.0;
-        bool found = false;
-        for (int step = -1; step <= 1; ++step) {
-            const float sc = middle + static_cast<float>(step);
-            if (sc < lowest<inner> || sc > highest<inner>) continue;
-            const float product = sc * outer_scale;
-            const float inverse = product != 0.0f ? 1.0f / product : 0.0f;
-            const double factor = static_cast<double>(product);
-            float mn = affine_codes ? nearest_value<inner>(ratio(-wanted.offset, outer_minimum)) : 0.0f;
+    // What a slot takes: its integers, the error and the sums of its codes, in units of its lane's power of two.
+    struct chosen {
+        of_groups<double> scale{}, minimum{}, error, q{}, qq{}, xq{};
+
+        // Takes over, four lanes from j on, what errs less.
+        NIBBLE_INLINE void take(std::size_t j, const four_choices& usable, const chosen& from,
+                                std::size_t at) noexcept {
+            const four_choices better = usable & (four_at(from.error.at + at) < four_at(error.at + j));
+            const auto choose = [&](of_groups<double>& to, const of_groups<double>& other) NIBBLE_INLINE_LAMBDA {
+                set_four(to.at + j, better ? four_at(other.at + at) : four_at(to.at + j));
+            };
+            choose(error, from.error);
+            choose(scale, from.scale);
+            choose(minimum, from.minimum);
+            choose(q, from.q);
+            choose(qq, from.qq);
+            choose(xq, from.xq);
+        }
+    };
+    // The best integers near the wanted ones, of all slots: a slot in each lane, or in two, with another integer.
+    NIBBLE_INLINE void choose(float outer_scale, float outer_minimum, chosen& best) const noexcept {
+        using wide = detail::panel_isa_of<Isa>;
+        using vector = lanes<wide>;
+        const auto nearest_integers = [](of_groups<float>& v) NIBBLE_INLINE_LAMBDA {
+            for (std::size_t first = 0; first < many_groups; first += wide::width)
+                nearest_values<inner>(vector(wide::load(v.at + first))).store(v.at + first, wide::width);
+        };
+        of_groups<float> middle, minimum;
+        for (std::size_t l = 0; l < many_groups; ++l) {
+            middle.at[l] = ratio(wanted_[l % slots].scale, outer_scale);
+            minimum.at[l] = affine_codes ? ratio(-wanted_[l % slots].offset, outer_minimum) : 0.0f;
+        }
+        nearest_integers(middle);
+        if constexpr (affine_codes) nearest_integers(minimum);
+        for (double& error : best.error.at) error = static_cast<double>(detail::infinity);
+        for (int step = -1; step <= 1; step += static_cast<int>(copies)) {
+            chosen now;
+            of_groups<double> usable;
+            of_groups<float> inverse, offset, mn = minimum;
+            of_groups<double> factor, start;
+            for (std::size_t l = 0; l < many_groups; ++l) {
+                const int at = step + static_cast<int>(l / slots);
+                const float sc = middle.at[l] + static_cast<float>(at);
+                const float product = sc * outer_scale;
+                const float power = static_cast<float>(lanes_.power(l));
+                const float quotient = 1.0f / (product != 0.0f ? product : 1.0f) * power;
+                inverse.at[l] = product != 0.0f ? quotient : 0.0f;
+                factor.at[l] = static_cast<double>(product) / lanes_.power(l);
+                now.scale.at[l] = static_cast<double>(sc);
+                usable.at[l] = at <= 1 && sc >= lowest<inner> && sc <= highest<inner> ? 1.0 : 0.0;
+            }
             for (int again = 0; again < 2; ++again) {
-                const float offset = -(mn * outer_minimum);
-                code_sums c;
-                if (product != 0.0f) c = sum_codes<element, affine_codes>(x, run, inverse, offset);
-                const double b = static_cast<double>(offset);
-                const double error = affine_codes ? error_of(g, c, count, factor, b) : error_of(g, c, factor);
-                if (!found || error < least) {
-                    found = true;
-                    least = error;
-                    scale = sc;
-                    minimum = mn;
-                    sums = c;
+                for (std::size_t l = 0; l < many_groups; ++l) {
+                    start.at[l] = static_cast<double>(-(mn.at[l] * outer_minimum)) / lanes_.power(l);
+                    offset.at[l] = static_cast<float>(start.at[l]);
+                    now.minimum.at[l] = static_cast<double>(mn.at[l]);
                 }
+                lanes_.template sum<affine_codes>(now.q, now.qq, now.xq, [&](std::size_t first) NIBBLE_INLINE_LAMBDA {
+                    const vector per_scale(wide::load(inverse.at + first));
+                    const vector from(wide::load(offset.at + first));
+                    return [=](const vector& value) NIBBLE_INLINE_LAMBDA {
+                        if constexpr (affine_codes)
+                            return nearest_values<element>((value - from) * per_scale);
+                        else
+                            return nearest_values<element>(value * per_scale);
+                    };
+                });
+                of_groups<float> next;
+                for (std::size_t l = 0; l < many_groups; ++l) {
+                    const double used = factor.at[l] != 0.0 ? 1.0 : 0.0; // under a scale of 0 codes say nothing
+                    const double q = affine_codes ? now.q.at[l] * used : 0.0;
+                    const double qq = now.qq.at[l] * used;
+                    const double xq = now.xq.at[l] * used;
+                    const double s = factor.at[l];
+                    const double b = start.at[l];
+                    const double with_codes = __builtin_fma(s, __builtin_fma(s, qq, -2.0 * xq), squares_.at[l]);
+                    now.error.at[l] =
+                        affine_codes
+                            ? __builtin_fma(b, __builtin_fma(b, count, __builtin_fma(2.0 * s, q, -2.0 * totals_.at[l])),
+                                            with_codes)
+                            : with_codes;
+                    now.q.at[l] = q;
+                    now.qq.at[l] = qq;
+                    now.xq.at[l] = xq;
+                    if constexpr (affine_codes)
+                        next.at[l] =
+                            ratio(__builtin_fma(s, q, -totals_.at[l]) / count * lanes_.power(l), outer_minimum);
+                }
+                for (std::size_t j = 0; j < many_groups; j += 4)
+                    best.take(j, four_at(usable.at + j) > four_doubles{}, now, j);
                 if constexpr (!affine_codes) break;
                 // The best offset for these codes.
-                const float next = nearest_value<inner>(ratio(__builtin_fma(factor, c.q, -g.x) / count, outer_minimum));
-                if (next == mn) break;
+                nearest_integers(next);
+                bool same = true;
+                for (std::size_t l = 0; l < many_groups; ++l) same = same && next.at[l] == mn.at[l];
+                if (same) break;
                 mn = next;
             }
         }
-        return least;
+        if constexpr (copies == 2)
+            for (std::size_t j = 0; j < slots; j += 4)
+                best.take(j, four_doubles{} < four_doubles{} + 1.0, best, j + slots);
     }
-    [[nodiscard]] static float ratio(double value, float unit) noexcept {
-        return unit != 0.0f ? static_cast<float>(value / static_cast<double>(unit)) : 0.0f;
+    [[nodiscard]] static NIBBLE_INLINE float ratio(double value, float unit) noexcept {
+        // Without a branch, so that loops over it vectorize.
+        const float quotient = static_cast<float>(value / static_cast<double>(unit != 0.0f ? unit : 1.0f));
+        return unit != 0.0f ? quotient : 0.0f;
     }
 
     void store(const trial& t, parts& p) const noexcept {
@@ -189,6 +278,9 @@ private:
     const float* x_ = nullptr;
     value_sums sums_[slots];
     affine wanted_[slots];
+    group_lanes<Isa, element> lanes_;
+    of_groups<double> totals_; // sum x and sum x^2, in units of the lanes' powers
+    of_groups<double> squares_;
 };
 
 } // namespace nibble::inline NIBBLE_ABI::kernel

@@ -5,6 +5,7 @@
 #include <nibble/core/check.hpp>
 #include <nibble/core/dynamic_array.hpp>
 #include <nibble/core/view.hpp>
+#include <nibble/dispatch/fixed.hpp>
 #include <nibble/kernel/quantize.hpp>
 #include <nibble/kernel/slot_search.hpp>
 #include <nibble/kernel/super_block_search.hpp>
@@ -202,11 +203,14 @@ template <any_scheme S> struct quantizer {
         if (options.range == range::least_squares) {
             for (std::size_t i = 0; i < count;) {
                 const std::size_t first = col + i * run;
-                const std::size_t together = search_super_block(row, first, n - i * run, s.from(i));
-                if (together == 0)
+                std::size_t together = search_super_block(row, first, n - i * run, s.from(i));
+                if (together == 0) together = choose_many(row, first, n - i * run, s.from(i));
+                if (together == 0) {
                     store(slot(row, first), choose(at(s, i, first), outer_of(row, first), w.row(row) + first,
                                                    min_of(run, w.cols() - first)));
-                for (const std::size_t end = i + max_of<std::size_t>(1, together); i < end; ++i) {
+                    together = 1;
+                }
+                for (const std::size_t end = i + together; i < end; ++i) {
                     scale[i] = slots.scale(row, col + i * run);
                     zero[i] = slots.zero(row, col + i * run);
                 }
@@ -251,7 +255,32 @@ template <any_scheme S> struct quantizer {
         const parameters plain = kernel::parameters_of<S>(known(g), outer);
         if (!(g.largest > 0.0f) || plain.poisoned) return plain;
         dynamic_array<float> copy;
-        return kernel::search_slot<S>(searched(x, n, g.nonfinite, copy), n, outer, plain);
+        return kernel::search_slot<best_isa, S>(searched(x, n, g.nonfinite, copy), n, outer, plain);
+    }
+    // Searches and stores as many whole slots from column `col` on as a search takes at once, if the n columns hold
+    // those and it sees them as they stand. Returns their number, or 0.
+    std::size_t choose_many(std::size_t row, std::size_t col, std::size_t n, const kernel::run_statistics& s) const {
+        if constexpr (kernel::searches_many<S>) {
+            constexpr std::size_t count = kernel::many_groups;
+            if (n < count * run || run > kernel::short_group || options.flush_subnormals) return 0;
+            kernel::outer_parameters outer[count];
+            parameters p[count];
+            bool searched[count];
+            for (std::size_t i = 0; i < count; ++i) {
+                const group_statistics g = at(s, i, col + i * run);
+                if (g.nonfinite) return 0;
+                outer[i] = outer_of(row, col + i * run);
+                p[i] = kernel::parameters_of<S>(known(g), outer[i]);
+                searched[i] = g.largest > 0.0f && !p[i].poisoned;
+                if (!searched[i]) store(slot(row, col + i * run), p[i]);
+            }
+            kernel::search_slots<best_isa, S>(w.row(row) + col, run, outer, p);
+            for (std::size_t i = 0; i < count; ++i)
+                if (searched[i]) store(slot(row, col + i * run), p[i]);
+            return count;
+        } else {
+            return 0;
+        }
     }
     // Searches the slots from column `col` on and the outer slot that they fill together, if the scheme has such and
     // `n` columns hold one. Returns the number of slots, or 0.
@@ -278,7 +307,7 @@ template <any_scheme S> struct quantizer {
             }
             if (!(largest_magnitude > 0.0f)) return block::slots;
             block found;
-            kernel::super_block<S, elements>::choose_best(x, found);
+            kernel::super_block<best_isa, S, elements>::choose_best(x, found);
             kernel::outer_parameters under{};
             under.scale = decoded<typename traits::outer_element>(found.outer);
             if constexpr (S::has_two_level_minimum)
