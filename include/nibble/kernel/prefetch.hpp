@@ -104,7 +104,7 @@ NIBBLE_INLINE void prefetch_scales(const packed_view<S>& w, const std::byte* pan
     if constexpr (traits::has_zero)
         prefetch(w.sections().zeros, rows * sizeof(typename traits::zero_code), first, last);
     if constexpr (S::two_level) {
-        if (packed<S>::outer_is_factor(w.cols())) return;
+        if (packed_shape<S>::outer_is_factor(w.cols())) return;
         const std::size_t run = traits::outer_granularity::run(w.cols());
         const std::size_t outer_first = w.depth().column(part) / run;
         const std::size_t outer_last = w.depth().column(part + parts - 1) / run;
