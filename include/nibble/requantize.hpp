@@ -31,7 +31,7 @@ public:
     explicit requantize(quantized<S>& to) noexcept
         : codes_(to.rows() != 0 ? to.row_codes(0) : nullptr), row_bytes_(to.row_bytes()), rows_(to.rows()),
           cols_(to.cols()), run_(detail::max_of<std::size_t>(1, traits::run(to.cols()))),
-          one_slot_(run_ % 8 == 0 || run_ >= cols_), slots_(static_cast<const quantized<S>&>(to).slots()) {}
+          one_slot_(run_ % 8 == 0 || run_ >= cols_), slots_(static_cast<const quantized<S>&>(to).read_scales()) {}
 
     [[nodiscard]] std::size_t rows() const noexcept { return rows_; }
     [[nodiscard]] std::size_t cols() const noexcept { return cols_; }
@@ -77,7 +77,7 @@ private:
     std::size_t cols_;
     std::size_t run_;
     bool one_slot_; // eight columns from a multiple of 8 on share their slot
-    typename quantized<S>::slot_reader slots_;
+    typename quantized<S>::scale_reader slots_;
 };
 
 } // namespace nibble::inline NIBBLE_ABI

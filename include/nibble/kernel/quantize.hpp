@@ -393,6 +393,30 @@ NIBBLE_INLINE void encode_eight_units(const float (&units)[8], typename E::code 
 // Values beyond the largest saturate under a scale; without one infinities stay what they are.
 template <any_scheme S> inline constexpr overflow overflow_of = S::scaled ? overflow::saturate : overflow::special;
 
+// encode_units with one rounding, picked at run time, and what it needs besides the units.
+template <element E> struct unit_encoder {
+    void (*encode)(const float*, std::size_t, std::uint64_t, std::uint64_t, const std::uint8_t*,
+                   typename E::code*) noexcept;
+    std::uint64_t seed = 0;
+    const std::uint8_t* up = nullptr;
+};
+
+// The codes of x[0, count) under given scales and zeros, one of each per group: the first group has `first` columns,
+// each further one `group_size`, the last what is left; zeros are not read of schemes without. `index` is that of x[0]
+// in the whole matrix; `units` is scratch for `count` numbers.
+template <any_scheme S>
+NIBBLE_INLINE void encode_groups(const float* x, std::size_t count, std::size_t first, std::size_t group_size,
+                                 const float* scales, const float* zeros,
+                                 const unit_encoder<typename S::element_type>& rounded, std::uint64_t index,
+                                 float* units, typename S::element_type::code* codes) noexcept {
+    if constexpr (S::scaled) {
+        scale_runs<unit_rule_of<S>>(x, count, first, group_size, scales,
+                                    detail::scheme_traits<S>::has_zero ? zeros : nullptr, units);
+        x = units;
+    }
+    rounded.encode(x, count, rounded.seed, index, rounded.up, codes);
+}
+
 // The value a code stands for, as quantized::value_at has it.
 template <any_scheme S>
 [[nodiscard]] NIBBLE_INLINE float decode_value(typename detail::scheme_traits<S>::code c, float scale,

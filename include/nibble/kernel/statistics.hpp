@@ -191,5 +191,32 @@ template <bool WithRange>
     return beyond < 0x7f800000;
 }
 
+// The statistics of `count` groups of x, each of `group_size` columns but that `columns` are left of x: the last may be
+// shorter. True if a value is not finite.
+template <bool WithRange, bool WithSum>
+inline bool measure_groups(const float* x, std::size_t count, std::size_t group_size, std::size_t columns,
+                           const run_statistics& to) noexcept {
+    std::size_t i = 0;
+    if constexpr (!WithSum)
+        for (std::size_t together; (together = detail::min_of(detail::min_of(count, columns / group_size) - i,
+                                                              quantize_block / group_size)) != 0;
+             i += together)
+            if (!measure_runs<WithRange>(x + i * group_size, group_size, together, to.from(i))) break;
+    bool nonfinite = false;
+    for (; i < count; ++i) {
+        const group_statistics g =
+            measure<WithRange>(x + i * group_size, detail::min_of(group_size, columns - i * group_size), WithSum);
+        to.largest[i] = g.largest;
+        if constexpr (WithRange) {
+            to.low[i] = g.low;
+            to.high[i] = g.high;
+        }
+        if constexpr (WithSum) to.sum_magnitude[i] = g.sum_magnitude;
+        to.nonfinite[i] = g.nonfinite ? 1 : 0;
+        nonfinite = nonfinite || g.nonfinite;
+    }
+    return nonfinite;
+}
+
 } // namespace nibble::inline NIBBLE_ABI::kernel
 NIBBLE_HEADER_END;

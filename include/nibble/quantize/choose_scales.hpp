@@ -1,48 +1,26 @@
-// quantize/slots.hpp: how quantize chooses what the slots of a matrix store, and its options.
+// quantize/choose_scales.hpp: the first half of quantize: what the scale groups of a matrix store. The second is
+// encode.hpp.
 #pragma once
 
 #include <nibble/core/bits.hpp>
 #include <nibble/core/check.hpp>
 #include <nibble/core/dynamic_array.hpp>
+#include <nibble/core/executor.hpp>
 #include <nibble/core/view.hpp>
 #include <nibble/kernel/quantize.hpp>
 #include <nibble/kernel/slot_search.hpp>
 #include <nibble/kernel/super_block_search.hpp>
+#include <nibble/quantize/any_row.hpp>
+#include <nibble/quantize/options.hpp>
 #include <nibble/scheme/scheme.hpp>
-#include <nibble/tensor/quantized.hpp>
+#include <nibble/tensor/scale_groups.hpp>
 
 #include <concepts>
 #include <cstddef>
-#include <cstdint>
 #include <type_traits>
 
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
-
-// How the range of a slot is chosen.
-enum class range {
-    absmax, // the scheme's own rule, from the largest magnitude (or, if it says so, the mean): the default, and fast
-    least_squares, // a search for the stored scale, and zero point or minimum, of least squared error of the slot: see
-                   // quantize
-};
-
-// What becomes of NaN and infinities. Ranges never see them, and nonfinite() of the result tells of them.
-enum class nonfinite_policy {
-    mark,   // kept where the format can say it, see quantize: the default
-    zero,   // NaN is quantized as 0, infinity as the largest value of its slot's codes; nothing stored is NaN
-    refuse, // an error of the caller (NIBBLE_CHECK), before anything is returned
-};
-
-struct quantize_options {
-    nibble::range range = nibble::range::absmax;
-    nibble::rounding rounding = nibble::rounding::nearest_even;
-    std::uint64_t seed = 0; // of stochastic rounding
-    // Of learned rounding, and needed for it: rows x cols bytes, row after row without gaps; the lowest bit of each
-    // says whether that weight goes to the code above (1) or below (0). A weight that a code holds exactly stays.
-    const std::uint8_t* round_up = nullptr;
-    nibble::nonfinite_policy nonfinite = nonfinite_policy::mark;
-    bool flush_subnormals = false; // fp32 subnormals count as zeros, as on hardware that flushes its inputs
-};
 
 namespace detail {
 
@@ -93,7 +71,7 @@ inline constexpr std::size_t super_block_columns = [] {
     }
 }();
 
-template <any_scheme S> struct quantizer {
+template <any_scheme S> struct scale_chooser {
     using traits = scheme_traits<S>;
     using granularity = typename traits::granularity;
     using outer_granularity = typename traits::outer_granularity;
@@ -102,12 +80,9 @@ template <any_scheme S> struct quantizer {
 
     matrix_view<const float> w;
     quantize_options options;
-    quantized<S>& out;
+    scale_storage<S> out;
     std::size_t run = traits::run(w.cols());
-    // Where the numbers of slots lie, worked out once: short runs ask for them often.
-    typename quantized<S>::slot_reader slots = out.slots(); // anew after set_offset
-    typename traits::scale_code* scales = out.scales();
-    typename traits::zero_code* zeros = out.zeros();
+    scale_reader<S> slots = out.reader(); // anew after the offset is set
     static constexpr bool with_range = kernel::asks_range<S>;
     static constexpr bool with_sum = kernel::asks_sum<S>;
     [[nodiscard]] group_statistics measure(std::size_t row, std::size_t col, std::size_t n) const {
@@ -124,18 +99,6 @@ template <any_scheme S> struct quantizer {
         g.nonfinite = g.nonfinite && options.nonfinite != nonfinite_policy::zero;
         return g;
     }
-    // A row as the options have it, where that is not as it stands.
-    [[nodiscard]] dynamic_array<float> cleaned(std::size_t row) const {
-        dynamic_array<float> x(w.row(row), w.row(row) + w.cols());
-        constexpr float top = S::scaled ? 3.4028234e38f : largest<element>;
-        for (float& v : x) {
-            if (options.flush_subnormals) v = flush_subnormal_input(v);
-            if (options.nonfinite == nonfinite_policy::zero && !is_finite(v))
-                v = is_nan(v) ? 0.0f : v < 0.0f ? -top : top;
-        }
-        return x;
-    }
-
     [[nodiscard]] std::size_t slot(std::size_t row, std::size_t col) const {
         return granularity::index(row, col, w.cols());
     }
@@ -151,30 +114,15 @@ template <any_scheme S> struct quantizer {
         return outer;
     }
     void store(std::size_t at, const parameters& p) const {
-        if constexpr (S::scaled) scales[at] = p.scale_code;
-        if constexpr (traits::has_zero) zeros[at] = p.zero_code;
+        if constexpr (S::scaled) out.scales[at] = p.scale_code;
+        if constexpr (traits::has_zero) out.zeros[at] = p.zero_code;
     }
 
     // Statistics of the runs of columns [col, col + n) of a row, `col` the first of one, before subnormals are flushed.
     // True if a value is not finite.
     bool measure_runs(std::size_t row, std::size_t col, std::size_t n, const kernel::run_statistics& to) const {
-        std::size_t i = 0;
-        if constexpr (!with_sum)
-            if (kernel::measure_runs<with_range>(w.row(row) + col, run, n / run, to)) i = n / run;
-        bool nonfinite = false;
-        for (; i * run < n; ++i) {
-            const group_statistics g = kernel::measure<with_range>(w.row(row) + col + i * run,
-                                                                   min_of(run, w.cols() - col - i * run), with_sum);
-            to.largest[i] = g.largest;
-            if constexpr (with_range) {
-                to.low[i] = g.low;
-                to.high[i] = g.high;
-            }
-            if constexpr (with_sum) to.sum_magnitude[i] = g.sum_magnitude;
-            to.nonfinite[i] = g.nonfinite ? 1 : 0;
-            nonfinite = nonfinite || g.nonfinite;
-        }
-        return nonfinite;
+        return kernel::measure_groups<with_range, with_sum>(w.row(row) + col, ceil_div(n, run), run, w.cols() - col,
+                                                            to);
     }
     void flush(const kernel::run_statistics& s, std::size_t count) const {
         if (!options.flush_subnormals) return;
@@ -227,8 +175,8 @@ template <any_scheme S> struct quantizer {
         // Copies: what is stored may be bytes, and those might lie anywhere, in *this too.
         const std::size_t cols = w.cols();
         const std::size_t step = run;
-        typename traits::scale_code* const scales_to = scales;
-        [[maybe_unused]] typename traits::zero_code* const zeros_to = zeros;
+        typename traits::scale_code* const scales_to = out.scales;
+        [[maybe_unused]] typename traits::zero_code* const zeros_to = out.zeros;
         for (std::size_t i = 0; i < count; ++i) {
             const std::size_t where = granularity::index(row, col + i * step, cols);
             scales_to[where] = scale_codes[i];
@@ -294,90 +242,13 @@ template <any_scheme S> struct quantizer {
             }
             if (!(error < plain_error)) return block::slots;
             const std::size_t outer_at = outer_granularity::index(row, col, w.cols());
-            out.outer_scales()[outer_at] = found.outer;
-            if constexpr (S::has_two_level_minimum) out.outer_zeros()[outer_at] = found.outer_zero;
+            out.outer[outer_at] = found.outer;
+            if constexpr (S::has_two_level_minimum) out.outer_zeros[outer_at] = found.outer_zero;
             for (std::size_t i = 0; i < block::slots; ++i) store(slot(row, col + i * run), p[i]);
             return block::slots;
         } else {
             return 0;
         }
-    }
-
-    using encoder = void (*)(const float*, std::size_t, std::uint64_t, std::uint64_t, const std::uint8_t*,
-                             typename traits::code*) noexcept;
-    template <rounding Rounding>
-    static constexpr encoder encode_units = &kernel::encode_units<element, Rounding, kernel::overflow_of<S>>;
-    [[nodiscard]] static encoder encoder_of(rounding mode) {
-        switch (mode) {
-        case rounding::nearest_even:
-            return encode_units<rounding::nearest_even>;
-        case rounding::toward_zero:
-            return encode_units<rounding::toward_zero>;
-        case rounding::half_away:
-            return encode_units<rounding::half_away>;
-        case rounding::stochastic:
-            return encode_units<rounding::stochastic>;
-        case rounding::half_up:
-            return encode_units<rounding::half_up>;
-        case rounding::half_toward_zero:
-            return encode_units<rounding::half_toward_zero>;
-        case rounding::floor:
-            return encode_units<rounding::floor>;
-        case rounding::ceiling:
-            return encode_units<rounding::ceiling>;
-        case rounding::learned:
-            return encode_units<rounding::learned>;
-        }
-        NIBBLE_CHECK(false, "quantize: no rounding of that number");
-        return nullptr;
-    }
-    encoder encode = encoder_of(options.rounding);
-
-    // The codes of a row; parameters_of_runs(first column, columns, scale[], zero[]) is asked once for the runs that
-    // begin in each block, in order: the parameters of many before the values of any.
-    template <class ParametersOfRuns>
-    void encode_row(std::size_t row, const ParametersOfRuns& parameters_of_runs) const {
-        constexpr std::size_t block = kernel::quantize_block;
-        dynamic_array<float> clean;
-        if (options.flush_subnormals || options.nonfinite == nonfinite_policy::zero) clean = cleaned(row);
-        const float* x = clean.empty() ? w.row(row) : clean.data();
-        float scale[block + 1];
-        float zero[block + 1];
-        float units[block];
-        typename traits::code codes[block];
-        std::size_t open =
-            0; // columns that are still to come of the last run, whose parameters are the first in scale[]
-        for (std::size_t start = 0; start < w.cols(); start += block) {
-            const std::size_t n = min_of(block, w.cols() - start);
-            const float* from = x + start;
-            if constexpr (S::scaled) {
-                const std::size_t first = min_of(open, n);
-                const std::size_t carried = open != 0 ? 1 : 0;
-                if (first < n) parameters_of_runs(start + first, n - first, scale + carried, zero + carried);
-                kernel::scale_runs<kernel::unit_rule_of<S>>(from, n, carried != 0 ? first : run, run, scale, zero,
-                                                            units);
-                if (first < n) {
-                    const std::size_t last = carried + (n - first - 1) / run;
-                    scale[0] = scale[last];
-                    if constexpr (traits::has_zero) zero[0] = zero[last];
-                    open = round_up(n - first, run) - (n - first);
-                } else {
-                    open -= n;
-                }
-                from = units;
-            }
-            encode(from, n, options.seed, std::uint64_t{row} * w.cols() + start, options.round_up, codes);
-            kernel::store_codes<element>(codes, n, out.row_codes(row), start);
-        }
-    }
-    // With the parameters that are stored already.
-    void encode_row(std::size_t row) const {
-        encode_row(row, [&](std::size_t col, std::size_t n, float* scale, float* zero) {
-            for (std::size_t i = 0; i * run < n; ++i) {
-                scale[i] = slots.scale(row, col + i * run);
-                zero[i] = slots.zero(row, col + i * run);
-            }
-        });
     }
 };
 
@@ -399,13 +270,13 @@ template <any_scheme S> [[nodiscard]] auto outer_zero_of(float wanted) {
     using traits = scheme_traits<S>;
     return encode<typename traits::outer_zero_element>(wanted / largest<typename traits::zero_element>);
 }
-template <any_scheme S> void store_outer(quantized<S>& out, const dynamic_array<float>& wanted) {
-    for (std::size_t i = 0; i < wanted.size(); ++i) out.outer_scales()[i] = outer_scale_of<S>(wanted[i]);
+template <any_scheme S> void store_outer(const scale_storage<S>& out, const dynamic_array<float>& wanted) {
+    for (std::size_t i = 0; i < wanted.size(); ++i) out.outer[i] = outer_scale_of<S>(wanted[i]);
 }
 
 // The outer numbers of the slots of columns [col, col + n) of a row, from their statistics.
 template <any_scheme S>
-void choose_outer_of_runs(const quantizer<S>& job, std::size_t row, std::size_t col, std::size_t n,
+void choose_outer_of_runs(const scale_chooser<S>& job, std::size_t row, std::size_t col, std::size_t n,
                           const kernel::run_statistics& s) {
     constexpr std::size_t outer_run = outer_run_of_block<S>;
     for (std::size_t first = 0; first < n; first += outer_run) {
@@ -418,40 +289,40 @@ void choose_outer_of_runs(const quantizer<S>& job, std::size_t row, std::size_t 
             if constexpr (S::has_two_level_minimum) minimum = max_of(minimum, -kernel::offset_range<S>(g).low);
         }
         const std::size_t at = scheme_traits<S>::outer_granularity::index(row, col + first, job.w.cols());
-        job.out.outer_scales()[at] = outer_scale_of<S>(scale);
-        if constexpr (S::has_two_level_minimum) job.out.outer_zeros()[at] = outer_zero_of<S>(minimum);
+        job.out.outer[at] = outer_scale_of<S>(scale);
+        if constexpr (S::has_two_level_minimum) job.out.outer_zeros[at] = outer_zero_of<S>(minimum);
     }
 }
 
 // The outer numbers of any other two_level scheme from the statistics of each run's slot, slot_of(row, run).
-template <any_scheme S, class Statistics> void choose_outer(quantizer<S>& job, const Statistics& slot_of) {
+template <any_scheme S, class Statistics> void choose_outer(scale_chooser<S>& job, const Statistics& slot_of) {
     using traits = scheme_traits<S>;
     using outer_granularity = typename traits::outer_granularity;
     const std::size_t runs = ceil_div(job.w.cols(), job.run);
     if constexpr (S::has_offset) {
         // Each slot once, however many runs it has.
-        dynamic_array<float> wanted(job.out.scale_count());
+        dynamic_array<float> wanted(scheme_traits<S>::scale_count(job.w.rows(), job.w.cols()));
         for (std::size_t row = 0; row < job.w.rows(); ++row)
             for (std::size_t index = 0; index < runs; ++index)
                 wanted[job.slot(row, index * job.run)] = kernel::wanted_scale<S>(slot_of(row, index));
         double sum = 0.0;
         for (const float scale : wanted) sum += static_cast<double>(scale);
-        job.out.set_offset(static_cast<float>(sum / static_cast<double>(wanted.size())));
-        job.slots = job.out.slots();
+        *job.out.offset = static_cast<float>(sum / static_cast<double>(wanted.size()));
+        job.slots = job.out.reader();
     }
-    dynamic_array<float> scales(job.out.outer_count(), 0.0f);
-    dynamic_array<float> minimums(job.out.outer_zero_count(), 0.0f);
+    dynamic_array<float> scales(scheme_traits<S>::outer_count(job.w.rows(), job.w.cols()), 0.0f);
+    dynamic_array<float> minimums(scheme_traits<S>::outer_zero_count(job.w.rows(), job.w.cols()), 0.0f);
     for (std::size_t row = 0; row < job.w.rows(); ++row)
         for (std::size_t index = 0; index < runs; ++index) {
             const group_statistics g = slot_of(row, index);
             const std::size_t at = outer_granularity::index(row, index * job.run, job.w.cols());
-            scales[at] = max_of(scales[at], abs_of(kernel::wanted_scale<S>(g) - job.out.offset()));
+            scales[at] = max_of(scales[at], abs_of(kernel::wanted_scale<S>(g) - job.slots.offset));
             if constexpr (S::has_two_level_minimum)
                 minimums[at] = max_of(minimums[at], -kernel::offset_range<S>(g).low);
         }
     store_outer(job.out, scales);
     if constexpr (S::has_two_level_minimum)
-        for (std::size_t i = 0; i < minimums.size(); ++i) job.out.outer_zeros()[i] = outer_zero_of<S>(minimums[i]);
+        for (std::size_t i = 0; i < minimums.size(); ++i) job.out.outer_zeros[i] = outer_zero_of<S>(minimums[i]);
 }
 
 // Memory for the statistics of `count` runs.
@@ -462,21 +333,24 @@ template <any_scheme S> struct run_statistics_of_matrix {
     kernel::run_statistics all;
 
     explicit run_statistics_of_matrix(std::size_t count)
-        : numbers(count * (quantizer<S>::with_range ? 3 : 1)), sums(quantizer<S>::with_sum ? count : 0),
+        : numbers(count * (scale_chooser<S>::with_range ? 3 : 1)), sums(scale_chooser<S>::with_sum ? count : 0),
           nonfinite(count) {
         all.largest = numbers.data();
-        if constexpr (quantizer<S>::with_range) {
+        if constexpr (scale_chooser<S>::with_range) {
             all.low = numbers.data() + count;
             all.high = numbers.data() + 2 * count;
         }
-        if constexpr (quantizer<S>::with_sum) all.sum_magnitude = sums.data();
+        if constexpr (scale_chooser<S>::with_sum) all.sum_magnitude = sums.data();
         all.nonfinite = nonfinite.data();
     }
 };
 
 // Slots that are one run of one row each. over_rows(body) calls body(row) for every row, in any order and on any
-// thread; what it returns says whether the row holds a value that is not finite.
-template <any_scheme S, class OverRows> void quantize_runs(quantizer<S>& job, const OverRows& over_rows) {
+// thread; what it returns says whether the row holds a value that is not finite. use_row(row, choose) is called for
+// each row; choose(first column, columns, scale[], zero[]) chooses and stores the numbers of the groups of these
+// columns, all of which lie in one block of quantize_block columns or begin there, and tells them.
+template <any_scheme S, class OverRows, class UseRow>
+bool choose_runs_of_rows(scale_chooser<S>& job, const OverRows& over_rows, const UseRow& use_row) {
     using traits = scheme_traits<S>;
     using outer_granularity = typename traits::outer_granularity;
     constexpr std::size_t block = kernel::quantize_block;
@@ -486,7 +360,7 @@ template <any_scheme S, class OverRows> void quantize_runs(quantizer<S>& job, co
     if constexpr (S::two_level && !outer_in_block && !outer_by_largest<S>) {
         const std::size_t runs = ceil_div(cols, job.run);
         const run_statistics_of_matrix<S> memory(rows * runs);
-        over_rows([&](std::size_t row) {
+        const bool nonfinite_seen = over_rows([&](std::size_t row) {
             const kernel::run_statistics s = memory.all.from(row * runs);
             const bool nonfinite = job.measure_runs(row, 0, cols, s);
             job.flush(s, runs);
@@ -496,11 +370,12 @@ template <any_scheme S, class OverRows> void quantize_runs(quantizer<S>& job, co
             return job.at(memory.all, row * runs + index, index * job.run);
         });
         over_rows([&](std::size_t row) {
-            job.encode_row(row, [&](std::size_t col, std::size_t n, float* scale, float* zero) {
+            use_row(row, [&](std::size_t col, std::size_t n, float* scale, float* zero) {
                 job.choose_runs(row, col, n, memory.all.from(row * runs + col / job.run), scale, zero);
             });
             return false;
         });
+        return nonfinite_seen;
     } else {
         if constexpr (S::two_level && !outer_in_block) {
             const std::size_t outer_run = outer_granularity::run(cols);
@@ -515,7 +390,7 @@ template <any_scheme S, class OverRows> void quantize_runs(quantizer<S>& job, co
                 });
                 return false;
             });
-            dynamic_array<float> wanted(job.out.outer_count(), 0.0f);
+            dynamic_array<float> wanted(scheme_traits<S>::outer_count(job.w.rows(), job.w.cols()), 0.0f);
             for (std::size_t i = 0; i < tops.size(); ++i) {
                 float& top = wanted[outer_granularity::index(i / outer_runs, i % outer_runs * outer_run, cols)];
                 top = max_of(top, tops[i]);
@@ -523,14 +398,14 @@ template <any_scheme S, class OverRows> void quantize_runs(quantizer<S>& job, co
             store_outer(job.out, wanted);
         }
         // Each row stands alone: range and codes while it is in cache.
-        over_rows([&](std::size_t row) {
+        return over_rows([&](std::size_t row) {
             bool nonfinite = false;
-            job.encode_row(row, [&](std::size_t col, std::size_t n, float* scale, float* zero) {
-                float numbers[quantizer<S>::with_range ? 3 : 1][block];
-                double sums[quantizer<S>::with_sum ? block : 1];
+            use_row(row, [&](std::size_t col, std::size_t n, float* scale, float* zero) {
+                float numbers[scale_chooser<S>::with_range ? 3 : 1][block];
+                double sums[scale_chooser<S>::with_sum ? block : 1];
                 unsigned char flags[block];
                 kernel::run_statistics s{numbers[0], nullptr, nullptr, sums, flags};
-                if constexpr (quantizer<S>::with_range) {
+                if constexpr (scale_chooser<S>::with_range) {
                     s.low = numbers[1];
                     s.high = numbers[2];
                 }
@@ -545,16 +420,17 @@ template <any_scheme S, class OverRows> void quantize_runs(quantizer<S>& job, co
     }
 }
 
-// Slots that are several runs, of one row or of many.
-template <any_scheme S, class OverRows, class OverSlots>
-void quantize_shared_slots(quantizer<S>& job, const OverRows& over_rows, const OverSlots& over_slots) {
+// Slots that are several runs, of one row or of many: chosen before the first row is used.
+template <any_scheme S, class OverRows, class OverSlots, class UseRow>
+bool choose_shared_slots(scale_chooser<S>& job, const OverRows& over_rows, const OverSlots& over_slots,
+                         const UseRow& use_row) {
     using traits = scheme_traits<S>;
     using outer_granularity = typename traits::outer_granularity;
     const matrix_view<const float> w = job.w;
     const std::size_t run = job.run;
     const std::size_t runs = ceil_div(w.cols(), run);
     dynamic_array<group_statistics> parts(w.rows() * runs);
-    over_rows([&](std::size_t row) {
+    const bool nonfinite_seen = over_rows([&](std::size_t row) {
         bool nonfinite = false;
         for_each_run(w.cols(), run, [&](std::size_t index, std::size_t col, std::size_t n) {
             parts[row * runs + index] = job.measure(row, col, n);
@@ -563,13 +439,13 @@ void quantize_shared_slots(quantizer<S>& job, const OverRows& over_rows, const O
         return nonfinite;
     });
     // A slot counts once, with the statistics of all of it.
-    dynamic_array<group_statistics> slots(job.out.scale_count());
+    dynamic_array<group_statistics> slots(scheme_traits<S>::scale_count(job.w.rows(), job.w.cols()));
     for (std::size_t row = 0; row < w.rows(); ++row)
         for (std::size_t index = 0; index < runs; ++index)
             kernel::join(slots[job.slot(row, index * run)], parts[row * runs + index]);
     if constexpr (S::two_level) {
         if constexpr (outer_by_largest<S>) {
-            dynamic_array<float> wanted(job.out.outer_count(), 0.0f);
+            dynamic_array<float> wanted(scheme_traits<S>::outer_count(job.w.rows(), job.w.cols()), 0.0f);
             for (std::size_t i = 0; i < parts.size(); ++i) {
                 float& top = wanted[outer_granularity::index(i / runs, i % runs * run, w.cols())];
                 top = max_of(top, parts[i].largest);
@@ -603,12 +479,73 @@ void quantize_shared_slots(quantizer<S>& job, const OverRows& over_rows, const O
             job.store(at, kernel::parameters_of<S>(job.known(slots[at]), outer[at]));
     }
     over_rows([&](std::size_t row) {
-        job.encode_row(row);
+        use_row(row, [&](std::size_t col, std::size_t n, float* scale, float* zero) {
+            for (std::size_t i = 0; i * run < n; ++i) {
+                scale[i] = job.slots.scale(row, col + i * run);
+                zero[i] = job.slots.zero(row, col + i * run);
+            }
+        });
         return false;
     });
+    return nonfinite_seen;
+}
+
+// Chooses the numbers of all groups of a matrix that is not empty, row by row where rows share none; use_row as above.
+// True if a value is not finite.
+template <any_scheme S, executor Executor, class UseRow>
+bool choose_groups(scale_chooser<S>& job, const Executor& threads, const UseRow& use_row) {
+    using granularity = typename scheme_traits<S>::granularity;
+    const matrix_view<const float> w = job.w;
+    const auto over_rows = [&](const auto& body) { return any_row(w.rows(), w.cols(), threads, body); };
+    if constexpr (!S::scaled) {
+        return over_rows([&](std::size_t row) {
+            use_row(row, [](std::size_t, std::size_t, float*, float*) {});
+            return job.measure(row, 0, w.cols()).nonfinite;
+        });
+    } else if constexpr (granularity::row_local) {
+        return choose_runs_of_rows<S>(job, over_rows, use_row);
+    } else {
+        // Spans are runs too where they divide the rows.
+        if (granularity::count(w.rows(), w.cols()) == w.rows() * ceil_div(w.cols(), job.run))
+            return choose_runs_of_rows<S>(job, over_rows, use_row);
+        return choose_shared_slots<S>(
+            job, over_rows,
+            [&](std::size_t slots, const auto& body) {
+                for_each_task(slots, threads, [&](std::size_t at, std::size_t) { body(at); });
+            },
+            use_row);
+    }
 }
 
 } // namespace detail
+
+// What the scale groups of w (N x K) store in scheme S: scales, zero points or minimums, outer scales and minimums, and
+// the offset, by the rules of quantize (which see) and in its options; of these range, nonfinite and flush_subnormals
+// count. Empty, with the shape of w, for a scheme without scales. quantize(w, options) is encode of w under them, bit
+// for bit. NaN and infinities count as zeros; nonfinite() of the result tells of them, and under
+// nonfinite_policy::mark the E8M0 scale of their group is NaN. Results do not depend on the executor. It takes the
+// first of the two passes of quantize, and allocates what quantize does, the codes excepted.
+template <any_scheme S, executor Executor = serial>
+[[nodiscard]] scale_groups<S> choose_scales(matrix_view<const float> w, const quantize_options& options = {},
+                                            const Executor& threads = {}) {
+    detail::check_executor(threads);
+    scale_groups<S> out(w.rows(), w.cols());
+    if (w.empty()) return out;
+    detail::scale_chooser<S> job{w, options, out.write_scales()};
+    out.set_nonfinite(detail::choose_groups<S>(job, threads, [&](std::size_t, const auto& choose) {
+        constexpr std::size_t block = kernel::quantize_block;
+        float scale[block];
+        float zero[block];
+        for (std::size_t start = 0; start < w.cols(); start += block) {
+            const std::size_t first = detail::round_up(start, job.run);
+            const std::size_t end = detail::min_of(w.cols(), start + block);
+            if (first < end) choose(first, end - first, scale, zero);
+        }
+    }));
+    NIBBLE_CHECK(!out.nonfinite() || options.nonfinite != nonfinite_policy::refuse,
+                 "choose_scales: the weights hold a NaN or an infinity, and the options refuse them");
+    return out;
+}
 
 } // namespace nibble::inline NIBBLE_ABI
 NIBBLE_HEADER_END;
