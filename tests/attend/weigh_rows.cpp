@@ -4,14 +4,12 @@
 
 #include <nibble/dispatch/fixed.hpp>
 #include <nibble/kernel/softmax.hpp>
-#include <nibble/kernel/turn_rows.hpp>
 #include <nibble/tensor/layout.hpp>
 
 #include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -21,27 +19,6 @@ namespace {
 
 constexpr std::size_t rows16 = nb::panel_layout::rows;
 constexpr float infinity = std::numeric_limits<float>::infinity();
-
-template <std::size_t Width, std::size_t Rows> void check_turned() {
-    typename nb::kernel::float_vector<Width>::type rows[4] = {};
-    for (std::size_t r = 0; r < 4; ++r) {
-        float numbers[Width];
-        for (std::size_t i = 0; i < Width; ++i) numbers[i] = static_cast<float>(100 * r + i);
-        std::memcpy(&rows[r], numbers, sizeof numbers);
-    }
-    constexpr std::size_t stride = 7;
-    std::vector<float> to(Width * stride, -1.0f);
-    nb::kernel::store_turned<Width, Rows>(rows, to.data(), stride);
-    for (std::size_t i = 0; i < Width; ++i)
-        for (std::size_t r = 0; r < stride; ++r)
-            REQUIRE(to[i * stride + r] == (r < Rows ? static_cast<float>(100 * r + i) : -1.0f));
-}
-template <std::size_t Width> void check_turned_rows() {
-    check_turned<Width, 1>();
-    check_turned<Width, 2>();
-    check_turned<Width, 3>();
-    check_turned<Width, 4>();
-}
 
 struct weighed {
     std::vector<float> scores, rescale;
@@ -105,12 +82,6 @@ template <nb::isa Isa> void check_rows_alone() {
 }
 
 } // namespace
-
-TEST_CASE("rows are turned to columns") {
-    check_turned_rows<4>();
-    check_turned_rows<8>();
-    check_turned_rows<16>();
-}
 
 TEST_CASE("the weights of a row do not depend on the rows beside it") {
     nb::for_each_isa([]<class Isa>() { check_rows_alone<Isa>(); });

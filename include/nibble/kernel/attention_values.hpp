@@ -5,6 +5,7 @@
 #include <nibble/core/bits.hpp>
 #include <nibble/core/config.hpp>
 #include <nibble/element/lanes.hpp>
+#include <nibble/isa/fixed_vector.hpp>
 #include <nibble/isa/isa.hpp>
 #include <nibble/isa/lanes.hpp>
 #include <nibble/kernel/activations.hpp>
@@ -13,7 +14,6 @@
 #include <nibble/kernel/prefetch.hpp>
 #include <nibble/kernel/softmax.hpp>
 #include <nibble/kernel/tile.hpp>
-#include <nibble/kernel/turn_rows.hpp>
 #include <nibble/tensor/kv_layout.hpp>
 
 #include <cstddef>
@@ -151,7 +151,7 @@ private:
             soon.prefetch<Isa>(Many);
             for (std::size_t h = 0; h < halves; ++h) {
                 const std::size_t token = at + h * L::width;
-                typename float_vector<L::width>::type scaled[4] = {};
+                detail::fixed_vector<float, L::width> scaled[4] = {};
                 for (std::size_t r = 0; r < Many; ++r) {
                     const L w = L::load(of_row + at * rows_ + r * apart + h * L::width, L::width);
                     const L scale = L::load(scales + r * scales_apart + token, L::width);
@@ -162,7 +162,7 @@ private:
                     if constexpr (side::integer)
                         top[r][h] = larger(absolute(w * scale), top[r][h]);
                     else
-                        to_vector(w * scale, scaled[r]);
+                        detail::to_vector(w * scale, scaled[r]);
                 }
                 if constexpr (!side::integer) {
                     float* const to = memory_.floats() + place * layout_.depth.padded + token * n + t;
@@ -170,16 +170,16 @@ private:
                         for (std::size_t r = 0; r < Many; ++r)
                             __builtin_memcpy(to + r * layout_.depth.padded, &scaled[r], sizeof scaled[r]);
                     else
-                        store_turned<L::width, Many>(scaled, to, n);
+                        detail::store_transposed<L::width, Many>(scaled, to, n);
                 }
             }
         }
         if constexpr (side::has_minimum) {
-            const four_floats sums = sums_of(offset);
+            const detail::four_floats sums = sums_of(offset);
             for (std::size_t r = 0; r < Many; ++r) offsets_[place + t + r] = sums[r];
         }
         if constexpr (side::integer) {
-            const four_floats largest = largest_of(top);
+            const detail::four_floats largest = largest_of(top);
             for (std::size_t r = 0; r < Many; ++r) {
                 const activation_memory x = memory_.block(layout_, EachGroup ? place + r : place);
                 group_statistics statistics{};
@@ -211,11 +211,11 @@ private:
         } else if constexpr (!side::wide && Rows > 1) {
             for (std::size_t at = first; at < last;
                  at += panel_layout::rows, to += panel_layout::rows / quad * n * bytes) {
-                four_floats rows[4] = {}; // of four bytes each
+                detail::four_floats rows[4] = {}; // of four bytes each
                 for (std::size_t r = 0; r < Rows; ++r)
                     __builtin_memcpy(&rows[r], row + r * attention_block + at, sizeof rows[r]);
-                four_floats quads[4];
-                turn_rows<4>(rows, quads);
+                detail::four_floats quads[4];
+                detail::transpose<4>(rows, quads);
                 for (std::size_t q = 0; q < 4; ++q) __builtin_memcpy(to + q * n * bytes, &quads[q], Rows * bytes);
             }
         } else {
@@ -240,7 +240,7 @@ private:
     }
     // The sums over columns 0, 1 and over columns 2, 3 of the quads of row[begin, end), as int16.
     [[nodiscard]] static std::int32_t pairs(const std::int8_t* row, std::size_t begin, std::size_t end) noexcept {
-        using words = std::int16_t __attribute__((vector_size(16)));
+        using words = detail::fixed_vector<std::int16_t, 8>;
         words sums{};
         for (; begin < end; begin += 16) {
             words v;
@@ -342,10 +342,10 @@ private:
                 constexpr std::size_t width = token_lanes<Isa>::width;
                 for (std::size_t c = 0; c < panel_layout::rows; c += 4)
                     for (std::size_t i = 0; i < panel_layout::rows; i += width) {
-                        typename float_vector<width>::type rows[4];
+                        detail::fixed_vector<float, width> rows[4];
                         for (std::size_t j = 0; j < 4; ++j)
                             __builtin_memcpy(&rows[j], from + (c + j) * panel_layout::rows + i, sizeof rows[j]);
-                        store_turned<width, 4>(rows, out + i * panel_layout::rows + c, panel_layout::rows);
+                        detail::store_transposed<width, 4>(rows, out + i * panel_layout::rows + c, panel_layout::rows);
                     }
                 to += panel_layout::rows * side::lane_bytes;
             }
@@ -353,7 +353,7 @@ private:
     }
     // [quad of channels][16 tokens][4 channels] to [quad of tokens][16 channels][4 tokens].
     static void turn_quads(const std::uint8_t* from, std::uint8_t* to) noexcept {
-        using bytes = std::uint8_t __attribute__((vector_size(16)));
+        using bytes = detail::fixed_vector<std::uint8_t, 16>;
         for (std::size_t c = 0; c < 4; ++c)
             for (std::size_t t = 0; t < 4; ++t) {
                 bytes v;

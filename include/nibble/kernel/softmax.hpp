@@ -4,10 +4,10 @@
 
 #include <nibble/core/bits.hpp>
 #include <nibble/core/config.hpp>
+#include <nibble/isa/fixed_vector.hpp>
 #include <nibble/isa/isa.hpp>
 #include <nibble/isa/lanes.hpp>
 #include <nibble/kernel/prefetch.hpp>
-#include <nibble/kernel/turn_rows.hpp>
 #include <nibble/tensor/layout.hpp>
 
 #include <cstddef>
@@ -81,30 +81,30 @@ template <isa Isa>
 // All lanes of up to four rows' vectors joined by join(a, b), which leaves a joined to b in a; sums are those of
 // sum_of.
 template <class L, std::size_t Rows, std::size_t Halves, class Join>
-[[nodiscard]] NIBBLE_INLINE four_floats joined_lanes(const L (&x)[Rows][Halves], const Join& join) noexcept {
+[[nodiscard]] NIBBLE_INLINE detail::four_floats joined_lanes(const L (&x)[Rows][Halves], const Join& join) noexcept {
     static_assert(Rows <= 4);
-    eight_floats rows[4] = {};
+    detail::eight_floats rows[4] = {};
     for (std::size_t r = 0; r < Rows; ++r) {
         float v[16];
         for (std::size_t h = 0; h < Halves; ++h) x[r][h].store(v + h * L::width, L::width);
-        eight_floats high;
+        detail::eight_floats high;
         __builtin_memcpy(&rows[r], v, sizeof high);
         __builtin_memcpy(&high, v + 8, sizeof high);
         join(rows[r], high);
     }
     if constexpr (Rows == 1) {
-        four_floats c = four_of<0>(rows[0]);
-        join(c, four_of<1>(rows[0]));
+        detail::four_floats c = detail::four_of<0>(rows[0]);
+        join(c, detail::four_of<1>(rows[0]));
         join(c, __builtin_shufflevector(c, c, 2, 3, 0, 1));
         join(c, __builtin_shufflevector(c, c, 1, 0, 3, 2));
         return c;
     }
-    eight_floats columns[4];
-    turn_rows<8>(rows, columns);
-    four_floats c[4];
+    detail::eight_floats columns[4];
+    detail::transpose<8>(rows, columns);
+    detail::four_floats c[4];
     for (std::size_t j = 0; j < 4; ++j) {
-        c[j] = four_of<0>(columns[j]);
-        join(c[j], four_of<1>(columns[j]));
+        c[j] = detail::four_of<0>(columns[j]);
+        join(c[j], detail::four_of<1>(columns[j]));
     }
     join(c[0], c[2]);
     join(c[1], c[3]);
@@ -112,11 +112,11 @@ template <class L, std::size_t Rows, std::size_t Halves, class Join>
     return c[0];
 }
 template <class L, std::size_t Rows, std::size_t Halves>
-[[nodiscard]] NIBBLE_INLINE four_floats sums_of(const L (&x)[Rows][Halves]) noexcept {
+[[nodiscard]] NIBBLE_INLINE detail::four_floats sums_of(const L (&x)[Rows][Halves]) noexcept {
     return joined_lanes(x, [](auto& a, const auto& b) NIBBLE_INLINE_LAMBDA { a += b; });
 }
 template <class L, std::size_t Rows, std::size_t Halves>
-[[nodiscard]] NIBBLE_INLINE four_floats largest_of(const L (&x)[Rows][Halves]) noexcept {
+[[nodiscard]] NIBBLE_INLINE detail::four_floats largest_of(const L (&x)[Rows][Halves]) noexcept {
     return joined_lanes(x, [](auto& a, const auto& b) NIBBLE_INLINE_LAMBDA { a = a > b ? a : b; });
 }
 
@@ -141,7 +141,7 @@ NIBBLE_NOINLINE void weigh_rows(float* scores, std::size_t stride, std::size_t p
             for (std::size_t h = 0; h < halves; ++h)
                 top[r][h] =
                     larger(L::load(scores + p * stride + r * panel_layout::rows + h * L::width, L::width), top[r][h]);
-    const four_floats block = largest_of(top);
+    const detail::four_floats block = largest_of(top);
     float less[8] = {};
     bool grows = false;
     for (std::size_t r = 0; r < Rows; ++r) {
@@ -174,7 +174,7 @@ NIBBLE_NOINLINE void weigh_rows(float* scores, std::size_t stride, std::size_t p
                 sums[r][h] = sums[r][h] + weight;
             }
     }
-    const four_floats sum = sums_of(sums);
+    const detail::four_floats sum = sums_of(sums);
     for (std::size_t r = 0; r < Rows; ++r) {
         rescale[r] = factors[r];
         states[r].sum = __builtin_fmaf(states[r].sum, factors[r], sum[r]);

@@ -3,6 +3,7 @@
 
 #include <nibble/core/bits.hpp>
 #include <nibble/core/config.hpp>
+#include <nibble/isa/fixed_vector.hpp>
 #include <nibble/scheme/scheme.hpp>
 
 #include <concepts>
@@ -119,8 +120,8 @@ struct run_statistics {
 
 // Eight lanes, as the compiler has them on any machine. Loops over them because compilers differ in what they make of
 // short loops of scalars: GCC takes a run of 16 apart into vectors of 8, 4, 2 and two single numbers.
-using eight_floats = float __attribute__((vector_size(32)));
-using eight_words = std::int32_t __attribute__((vector_size(32)));
+using detail::eight_floats;
+using detail::eight_words;
 
 // One number for each `lanes` (a multiple of 8 and a power of two) of the `count` x lanes in a[]: the largest or the
 // smallest; at the start of a[]. Neighbours are joined until one is left, the last steps for eight results at a time.
