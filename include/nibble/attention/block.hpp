@@ -293,15 +293,15 @@ protected:
         spoil_open(cache_.newest_values(), at.new_values, first, true);
     }
 
-    // Scores to weights, in place: the rest of the softmax is in `states` and rescale_.
-    void weigh(std::size_t first, std::size_t count, kernel::softmax_state* states,
-               kernel::prefetch_cursor& asked) noexcept {
+    // Scores to probabilities, in place: the rest of the softmax is in `states` and rescale_.
+    void softmax(std::size_t first, std::size_t count, kernel::softmax_state* states,
+                 kernel::prefetch_cursor& asked) noexcept {
         const std::size_t panels = ceil_div(count, rows16);
         for (std::size_t r = 0; r < rows_; ++r) adjust(r, first, count, panels);
-        kernel::weigh<Isa>(scores_, rows_, panels, states, rescale_, asked);
+        kernel::softmax<Isa>(scores_, rows_, panels, states, rescale_, asked);
     }
     // mass[t] += the sum over the rows of e^(score - log_sums[row]), for the tokens t of a block that any row sees.
-    void add_weights(std::size_t first, std::size_t count, const float* log_sums, float* mass) noexcept {
+    void add_probabilities(std::size_t first, std::size_t count, const float* log_sums, float* mass) noexcept {
         using L = lanes<Isa>;
         for (std::size_t r = 0; r < rows_; ++r) {
             adjust(r, first, count, ceil_div(count, rows16));

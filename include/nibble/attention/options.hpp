@@ -16,7 +16,7 @@ namespace nibble::inline NIBBLE_ABI {
 enum class attention_precision {
     fp32,           // all products in fp32
     integer_scores, // queries in 8 bits, one scale per query and head: exact integer products with integer keys
-    integer,        // the weights of the tokens in 8 bits too, one scale per query, head and 256 tokens
+    integer,        // the probabilities of the tokens in 8 bits too, one scale per query, head and 256 tokens
 };
 
 struct attend_options {

@@ -103,7 +103,7 @@ private:
         std::size_t sinks, first, last; // spans [0, sinks) and [first, last)
     };
     [[nodiscard]] stretch stretches(const attention_rows& rows) const noexcept {
-        constexpr std::size_t span = kernel::attention_span;
+        constexpr std::size_t span = kernel::kv_split;
         const std::size_t sinks = ceil_div(min_of(sinks_, size_), span);
         const std::size_t to = end(rows.position(rows.rows() - 1));
         const std::size_t from = min_of(begin(rows.position(0)), to);

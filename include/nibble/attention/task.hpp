@@ -86,8 +86,8 @@ public:
 
     // The tokens of one span; whether those of the next are read after it.
     void span(std::size_t index, bool goes_on, const attention_sums& to) noexcept {
-        const std::size_t begin = index * kernel::attention_span;
-        const std::size_t end = min_of(cache_.size(), begin + kernel::attention_span);
+        const std::size_t begin = index * kernel::kv_split;
+        const std::size_t end = min_of(cache_.size(), begin + kernel::kv_split);
         goes_to_ = goes_on ? cache_.size() : end;
         to.clear(o_, rows_);
         // What the scores lack: the query x the keys' mean. (A soft cap wants it in every score: adjust.)
@@ -100,13 +100,13 @@ public:
     // mass[t] += the sum over the rows of e^(score - log_sums[row]), for the tokens t of one span.
     void add_mass(std::size_t index, const float* log_sums, float* mass) noexcept {
         partners_ = false; // no values are read
-        const std::size_t begin = index * kernel::attention_span;
-        const std::size_t end = min_of(cache_.size(), begin + kernel::attention_span);
+        const std::size_t begin = index * kernel::kv_split;
+        const std::size_t end = min_of(cache_.size(), begin + kernel::kv_split);
         for (std::size_t first = begin; first < end; first += kernel::attention_block) {
             const std::size_t count = min_of(kernel::attention_block, end - first);
             if (!seen_.any(at_, first, first + count)) continue;
             block_scores(base::places_of(first, count), first, count);
-            base::add_weights(first, count, log_sums, mass);
+            base::add_probabilities(first, count, log_sums, mass);
         }
     }
 
@@ -143,7 +143,7 @@ private:
         if (!at.keys.empty()) page_scores(at.keys, first, soon);
         base::newest_scores(at, first);
     }
-    // What is asked for while scores are weighed and no tile asks: the block's values, whose beginning the keys' tiles
+    // What is asked for during the softmax, when no tile asks: the block's values, whose beginning the keys' tiles
     // have asked for; or, where those asked for all of them, the next block's keys (1.02 to 1.1 times as fast as asking
     // for nothing).
     [[nodiscard]] kernel::prefetch_cursor asked_meanwhile(const range& values, std::size_t first) const noexcept {
@@ -162,7 +162,7 @@ private:
         const places at = base::places_of(first, count);
         block_scores(at, first, count);
         kernel::prefetch_cursor asked = asked_meanwhile(at.values, first);
-        base::weigh(first, count, states, asked);
+        base::softmax(first, count, states, asked);
         const std::size_t after = first + kernel::attention_block;
         for (std::size_t i = after / o_.page_tokens; i * o_.page_tokens < after + kernel::attention_block; ++i)
             ask_for_scales(i, false);

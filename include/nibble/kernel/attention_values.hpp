@@ -1,5 +1,5 @@
-// kernel/attention_values.hpp: the weighted sum of the values of a block of tokens: channels are the rows of panels,
-// the weights of the tokens the activations, with the tokens' scales in them.
+// kernel/attention_values.hpp: the values of a block of tokens summed, each times its probability: channels are the
+// rows of panels, the probabilities of the tokens the activations, with the tokens' scales in them.
 #pragma once
 
 #include <nibble/core/bits.hpp>
@@ -41,11 +41,11 @@ template <isa Isa, class Values, bool Integers> class value_side {
 public:
     value_side(const Values& values, std::size_t rows, float fixed, arena& memory) noexcept
         : values_(values), rows_(rows), fixed_(fixed), layout_(side::layout(depth(), phases(values.tokens), rows)),
-          together_(layout_.blocks.count == 1 ? detail::min_of(rows_weighed, values.groups) : 1),
+          together_(layout_.blocks.count == 1 ? detail::min_of(rows_together, values.groups) : 1),
           memory_(activation_memory::take(layout_, rows * together_, false, memory)) {
         scales_ = memory.take<float>(together_ * attention_block);
         minimums_ = side::has_minimum ? memory.take<float>(together_ * attention_block) : nullptr;
-        row_ = memory.take<std::int8_t>(rows_weighed * attention_block);
+        row_ = memory.take<std::int8_t>(rows_together * attention_block);
         offsets_ = memory.take<float>(rows * together_);
         totals_ = memory.take<std::byte>(values.panels() * rows * panel_layout::rows * 4);
         lanes_ = memory.take<std::byte>(side::few_panels * attention_block / side::unit_columns * side::lane_bytes);
@@ -54,16 +54,17 @@ public:
     // As of keys.
     [[nodiscard]] bool prefetches() const noexcept { return !turned && !side::unpacks(layout_.blocks); }
 
-    // out[panel][row][16 channels] += the sum of weight x value over the tokens [begin, end) of a block, all of
-    // which the pieces have; weights[16 tokens][row][16], finite ones for the others too.
+    // out[panel][row][16 channels] += the sum of probability x value over the tokens [begin, end) of a block, all of
+    // which the pieces have; probabilities[16 tokens][row][16], finite ones for the others too.
     NIBBLE_NOINLINE void accumulate(const value_piece* pieces, std::size_t count, std::size_t begin, std::size_t end,
-                                    const float* weights, float* out, const std::byte* next,
+                                    const float* probabilities, float* out, const std::byte* next,
                                     prefetch_cursor& soon) noexcept {
         for (std::size_t group = 0; group < values_.groups; group += together_) {
             const std::size_t groups = detail::min_of(together_, values_.groups - group);
             for (std::size_t g = 0; g < groups; ++g)
                 scales_of(pieces, count, group + g, begin, end, g * attention_block);
-            weigh_tokens(weights, pieces[0].first, pieces[count - 1].first + pieces[count - 1].count, groups, soon);
+            scale_probabilities(probabilities, pieces[0].first, pieces[count - 1].first + pieces[count - 1].count,
+                                groups, soon);
             // Page by page, all of it as it lies in memory; the sums of all channels wait meanwhile.
             const auto codes_of = [&](std::size_t i, std::size_t g) {
                 return pieces[i].codes + g * values_.panels_per_group() * values_.panel_bytes;
@@ -116,19 +117,19 @@ private:
             if constexpr (side::has_minimum) minimums_[from] = 0.0f;
         }
     }
-    // The rows as the tiles read them: weight x scale, and their sums of weight x minimum. What must be known of a
-    // row's weights before they are integers takes as long for one as for four: four rows at once, or four groups of
-    // channels of a single one.
-    void weigh_tokens(const float* weights, std::size_t first, std::size_t last, std::size_t groups,
-                      prefetch_cursor& soon) noexcept {
-        if (rows_ == 1 && groups == rows_weighed)
-            return weigh_many<rows_weighed, true>(weights, 0, first, last, 0, 0, 1, soon);
+    // The rows as the tiles read them: probability x scale, and their sums of probability x minimum. What must be known
+    // of a row's probabilities before they are integers takes as long for one as for four: four rows at once, or four
+    // groups of channels of a single one.
+    void scale_probabilities(const float* probabilities, std::size_t first, std::size_t last, std::size_t groups,
+                             prefetch_cursor& soon) noexcept {
+        if (rows_ == 1 && groups == rows_together)
+            return scale_rows<rows_together, true>(probabilities, 0, first, last, 0, 0, 1, soon);
         for (std::size_t g = 0; g < groups; ++g)
             for (std::size_t block = 0; block < layout_.blocks.count; ++block) {
                 const std::size_t block_first = layout_.blocks.first(block);
                 const std::size_t n = layout_.blocks.first(block + 1) - block_first;
                 for_each_rows(n, [&]<std::size_t Rows>(std::size_t t) {
-                    weigh_many<Rows, false>(weights + (block_first + t) * panel_layout::rows, g, first, last,
+                    scale_rows<Rows, false>(probabilities + (block_first + t) * panel_layout::rows, g, first, last,
                                             g * rows_ + block_first, t, n, soon);
                 });
             }
@@ -136,7 +137,7 @@ private:
     // Rows t, t + 1, ... of a tile of n with the scales of group g, into the memory of that tile; or, EachGroup, a
     // single row with those of groups g, g + 1, ..., into the memories from there on.
     template <std::size_t Many, bool EachGroup>
-    NIBBLE_NOINLINE void weigh_many(const float* of_row, std::size_t g, std::size_t first, std::size_t last,
+    NIBBLE_NOINLINE void scale_rows(const float* of_row, std::size_t g, std::size_t first, std::size_t last,
                                     std::size_t place, std::size_t t, std::size_t n, prefetch_cursor& soon) noexcept {
         using L = token_lanes<Isa>;
         constexpr std::size_t halves = lane_halves<Isa>;
@@ -275,7 +276,7 @@ private:
         const bool unpacked = turned || side::unpacks(layout_.blocks);
         const std::byte* codes = turned ? piece.codes : piece.codes + p * values_.panel_bytes;
         tile_arguments a = side::arguments_of(layout_);
-        a.scales = ones(); // the tokens' scales are in the weights
+        a.scales = ones(); // the tokens' scales are in the probabilities
         a.minimums = side::has_minimum ? ones() : nullptr;
         a.widened_stride = rows16;
         a.results_stride = apart * rows_ * rows16;
@@ -382,7 +383,7 @@ private:
     std::size_t rows_;
     float fixed_;
     activation_layout layout_;
-    std::size_t together_; // groups of channels whose weights are there at once
+    std::size_t together_; // groups of channels whose probabilities are there at once
     activation_memory memory_;
     float* scales_ = nullptr;
     float* minimums_ = nullptr;

@@ -1,5 +1,5 @@
-// kernel/softmax.hpp: the online softmax of attention: a block of scores to weights, what came before rescaled, and the
-// exact merge of two parts.
+// kernel/softmax.hpp: the online softmax of attention: a block of scores to probabilities (before they are divided by
+// their sum), what came before rescaled, and the exact merge of two parts.
 #pragma once
 
 #include <nibble/core/bits.hpp>
@@ -21,7 +21,7 @@ namespace nibble::inline NIBBLE_ABI::kernel {
 // depend on neither. Blocks are joined in order within a span, and spans in order, so that spans may be worked on by
 // several threads.
 inline constexpr std::size_t attention_block = 256;
-inline constexpr std::size_t attention_span = 512;
+inline constexpr std::size_t kv_split = 512;
 inline constexpr std::size_t attention_panels = attention_block / panel_layout::rows;
 
 // ln x for x > 0 within 1e-7 relative to max(1, |ln x|): no library, the same bits everywhere.
@@ -61,7 +61,7 @@ template <isa Isa> [[nodiscard]] NIBBLE_INLINE float exp_of(float x) noexcept {
 }
 
 // What attention has of a row so far: the largest score, the sum of e^(score - largest), and that of the values, each
-// times its weight, in `sums` elsewhere.
+// times its probability, in `sums` elsewhere.
 struct softmax_state {
     float largest = -detail::infinity;
     float sum = 0.0f;
@@ -120,15 +120,16 @@ template <class L, std::size_t Rows, std::size_t Halves>
     return joined_lanes(x, [](auto& a, const auto& b) NIBBLE_INLINE_LAMBDA { a = a > b ? a : b; });
 }
 
-// Rows that are weighed together: what must be known of a row before its weights are takes as long for one as for four.
-inline constexpr std::size_t rows_weighed = 4;
+// Rows whose softmax is computed together: what must be known of a row before its probabilities are takes as long for
+// one as for four.
+inline constexpr std::size_t rows_together = 4;
 
 // Scores [panel][stride][16] of `panels` panels of some rows to e^(score - largest so far), in place; `rescale` is what
-// the rows' earlier sums are to be multiplied by. A score of -infinity has no weight; one of NaN or +infinity makes the
-// sum NaN.
+// the rows' earlier sums are to be multiplied by. A score of -infinity has probability 0; one of NaN or +infinity makes
+// the sum NaN.
 template <isa Isa, std::size_t Rows>
-NIBBLE_NOINLINE void weigh_rows(float* scores, std::size_t stride, std::size_t panels, softmax_state* states,
-                                float* rescale, prefetch_cursor& soon) noexcept {
+NIBBLE_NOINLINE void softmax_rows(float* scores, std::size_t stride, std::size_t panels, softmax_state* states,
+                                  float* rescale, prefetch_cursor& soon) noexcept {
     using L = token_lanes<Isa>;
     constexpr std::size_t halves = lane_halves<Isa>;
     L top[Rows][halves];
@@ -169,9 +170,9 @@ NIBBLE_NOINLINE void weigh_rows(float* scores, std::size_t stride, std::size_t p
 #pragma GCC unroll 2
             for (std::size_t h = 0; h < halves; ++h) {
                 float* const part = at + r * panel_layout::rows + h * L::width;
-                const L weight = exp_of_negative(L::load(part, L::width) - shift[r]);
-                weight.store(part, L::width);
-                sums[r][h] = sums[r][h] + weight;
+                const L probability = exp_of_negative(L::load(part, L::width) - shift[r]);
+                probability.store(part, L::width);
+                sums[r][h] = sums[r][h] + probability;
             }
     }
     const detail::four_floats sum = sums_of(sums);
@@ -180,10 +181,10 @@ NIBBLE_NOINLINE void weigh_rows(float* scores, std::size_t stride, std::size_t p
         states[r].sum = __builtin_fmaf(states[r].sum, factors[r], sum[r]);
     }
 }
-// run.operator()<how many>(first row) for rows [0, count), rows_weighed at a time.
+// run.operator()<how many>(first row) for rows [0, count), rows_together at a time.
 template <class Run> NIBBLE_INLINE void for_each_rows(std::size_t count, const Run& run) noexcept {
     std::size_t r = 0;
-    for (; r + rows_weighed <= count; r += rows_weighed) run.template operator()<rows_weighed>(r);
+    for (; r + rows_together <= count; r += rows_together) run.template operator()<rows_together>(r);
     switch (count - r) {
     case 1:
         return run.template operator()<1>(r);
@@ -197,11 +198,11 @@ template <class Run> NIBBLE_INLINE void for_each_rows(std::size_t count, const R
 }
 // Of all `rows` rows.
 template <isa Isa>
-void weigh(float* scores, std::size_t rows, std::size_t panels, softmax_state* states, float* rescale,
-           prefetch_cursor& soon) noexcept {
+void softmax(float* scores, std::size_t rows, std::size_t panels, softmax_state* states, float* rescale,
+             prefetch_cursor& soon) noexcept {
     for_each_rows(rows, [&]<std::size_t Rows>(std::size_t r) {
-        weigh_rows<Isa, Rows>(scores + r * panel_layout::rows, rows * panel_layout::rows, panels, states + r,
-                              rescale + r, soon);
+        softmax_rows<Isa, Rows>(scores + r * panel_layout::rows, rows * panel_layout::rows, panels, states + r,
+                                rescale + r, soon);
     });
 }
 
