@@ -45,10 +45,10 @@ protected:
     attention_base(const kv_sequence& cache, const attention_rows& rows, const attend_options& options,
                    kernel::arena& memory) noexcept
         : cache_(cache), memory_(cache.memory()), o_(cache.options()), at_(rows), options_(options),
-          seen_(cache, options), rows_(rows.rows()), key_transform_(cache.key_transform().get()),
+          visible_(cache, options), rows_(rows.rows()), key_transform_(cache.key_transform().get()),
           rotary_(cache.key_rotary()), queries_(memory.take<float>(rows_ * o_.head_size)),
           offsets_(memory.take<float>(rows_)), scores_(memory.take<float>(kernel::attention_block * rows_)),
-          mixed_(memory.take<float>(rows16 * rows_)), rescale_(memory.take<float>(rows_)),
+          boundary_scores_(memory.take<float>(rows16 * rows_)), rescale_(memory.take<float>(rows_)),
           open_keys_layout_(cache.newest_keys().tokens, o_.head_size),
           open_values_layout_(open_values(cache.newest_values().tokens)),
           first_keys_layout_(cache.first_keys().tokens, o_.head_size),
@@ -128,8 +128,8 @@ protected:
     };
     [[nodiscard]] places places_of(std::size_t first, std::size_t count) const noexcept {
         const std::size_t sinks = min_of(o_.sinks, cache_.size());
-        const std::size_t begin = max_of(sinks, seen_.begin(at_.position(0)));
-        const std::size_t end = seen_.end(at_.position(rows_ - 1));
+        const std::size_t begin = max_of(sinks, visible_.begin(at_.position(0)));
+        const std::size_t end = visible_.end(at_.position(rows_ - 1));
         const range sunk = meet(0, sinks, first, count);
         return {.first_keys = sunk,
                 .keys = meet(begin, min_of(cache_.stored_keys(), end), first, count),
@@ -159,10 +159,10 @@ protected:
         if (begin > position) {
             key_piece one = piece;
             one.panels = 1;
-            products(one, mixed_, nullptr);
+            products(one, boundary_scores_, nullptr);
             for (std::size_t r = 0; r < rows_; ++r)
                 for (std::size_t i = begin - position; i < rows16; ++i)
-                    scores_[(panel * rows_ + r) * rows16 + i] = mixed_[r * rows16 + i];
+                    scores_[(panel * rows_ + r) * rows16 + i] = boundary_scores_[r * rows16 + i];
         } else {
             products(piece, scores_ + panel * rows_ * rows16, next);
         }
@@ -195,7 +195,7 @@ protected:
             p += turned.panels;
         }
     }
-    void open_scores(const open_tokens& open, const key_layout<f32_plain>& layout, const range& r, std::size_t first,
+    void open_scores(const fp32_window& open, const key_layout<f32_plain>& layout, const range& r, std::size_t first,
                      bool newest) noexcept {
         for (std::size_t position = r.begin / rows16 * rows16; position < r.end;) {
             const auto products = [&](const key_piece& part, float* out, const std::byte* after) {
@@ -215,26 +215,26 @@ protected:
             scores_of(products, piece, position, r.begin, first, nullptr);
             position += panels * rows16;
         }
-        spoil_open(open, r, first, newest);
+        set_nan_of_window(open, r, first, newest);
     }
-    void spoil_open(const open_tokens& open, const range& r, std::size_t first, bool newest) noexcept {
+    void set_nan_of_window(const fp32_window& open, const range& r, std::size_t first, bool newest) noexcept {
         if (open.marked == 0) return;
         for (std::size_t position = r.begin; position < r.end; ++position)
-            if (open.marks[at_.head * open.tokens + (newest ? position % open.tokens : position)] != 0)
-                spoil(position - first);
+            if (open.nonfinite[at_.head * open.tokens + (newest ? position % open.tokens : position)] != 0)
+                set_nan(position - first);
     }
-    void spoil_pages(const range& r, std::size_t first) noexcept {
+    void set_nan_of_pages(const range& r, std::size_t first) noexcept {
         if (r.empty()) return;
         const std::size_t size = o_.page_tokens;
         for (std::size_t page = r.begin / size; page * size < r.end; ++page) {
             if (!memory_.has_marks(cache_.page(page))) continue;
-            const std::uint8_t* marks = memory_.marks(cache_.page(page), at_.head);
+            const std::uint8_t* nonfinite = memory_.nonfinite(cache_.page(page), at_.head);
             for (std::size_t t = max_of(r.begin, page * size); t < min_of(r.end, (page + 1) * size); ++t)
-                if (marks[t - page * size] != 0) spoil(t - first);
+                if (nonfinite[t - page * size] != 0) set_nan(t - first);
         }
     }
     // All scores of a token whose key or value is not finite.
-    void spoil(std::size_t t) noexcept {
+    void set_nan(std::size_t t) noexcept {
         for (std::size_t r = 0; r < rows_; ++r) scores_[(t / rows16 * rows_ + r) * rows16 + t % rows16] = quiet_nan;
     }
 
@@ -270,9 +270,9 @@ protected:
                 s = mask[t] == -infinity ? -infinity : s + mask[t];
             }
         }
-        const std::size_t last = seen_.end(at_.position(r));
+        const std::size_t last = visible_.end(at_.position(r));
         const std::size_t end = min_of(first + count, max_of(last, first));
-        const std::size_t begin = min_of(max_of(seen_.begin(at_.position(r)), first), first + panels * rows16);
+        const std::size_t begin = min_of(max_of(visible_.begin(at_.position(r)), first), first + panels * rows16);
         if (begin > first)
             for (std::size_t t = first; t < begin; ++t)
                 if (t >= o_.sinks || t >= last) row[(t - first) / rows16 * stride + (t - first) % rows16] = -infinity;
@@ -281,16 +281,16 @@ protected:
     }
 
     // The scores of sinks; and, when those of pages are there, of the newest tokens, and NaN for what is not finite: a
-    // value spoils its token wherever the key lies.
+    // value makes its token NaN wherever the key lies.
     void first_scores(const places& at, std::size_t first) noexcept {
         if (rotary_ != nullptr) rotary_->turns_at(first, block_turns_);
         if (!at.first_keys.empty()) open_scores(cache_.first_keys(), first_keys_layout_, at.first_keys, first, false);
     }
     void newest_scores(const places& at, std::size_t first) noexcept {
         if (!at.new_keys.empty()) open_scores(cache_.newest_keys(), open_keys_layout_, at.new_keys, first, true);
-        spoil_open(cache_.first_values(), at.first_values, first, false);
-        spoil_pages(at.values, first);
-        spoil_open(cache_.newest_values(), at.new_values, first, true);
+        set_nan_of_window(cache_.first_values(), at.first_values, first, false);
+        set_nan_of_pages(at.values, first);
+        set_nan_of_window(cache_.newest_values(), at.new_values, first, true);
     }
 
     // Scores to probabilities, in place: the rest of the softmax is in `states` and rescale_.
@@ -328,7 +328,7 @@ protected:
                 }
         }
     }
-    [[nodiscard]] value_piece open_piece(const open_tokens& open, std::size_t first, std::size_t begin,
+    [[nodiscard]] value_piece open_piece(const fp32_window& open, std::size_t first, std::size_t begin,
                                          std::size_t end) const noexcept {
         value_piece piece{};
         const std::size_t from = begin / rows16 * rows16;
@@ -343,7 +343,7 @@ protected:
         first_values_.accumulate(&piece, 1, r.begin - first, r.end - first, scores_, out, nullptr, asked);
     }
     void newest_values(const range& r, std::size_t first, float* out, kernel::prefetch_cursor& asked) noexcept {
-        const open_tokens& open = cache_.newest_values();
+        const fp32_window& open = cache_.newest_values();
         value_piece pieces[kernel::most_pieces];
         std::size_t count = 0;
         for (std::size_t position = r.begin; position < r.end;) {
@@ -359,14 +359,14 @@ protected:
     const kv_cache_options& o_;
     attention_rows at_;
     const attend_options& options_;
-    seen_tokens seen_;
+    visible_range visible_;
     std::size_t rows_;
     const kv_transform* key_transform_;
     const kernel::rotary_tables* rotary_;
     float* queries_;
     float* offsets_;
     float* scores_;
-    float* mixed_;
+    float* boundary_scores_;
     float* rescale_;
     key_layout<f32_plain> open_keys_layout_;
     open_value_layout open_values_layout_;

@@ -23,7 +23,7 @@ struct attend_options {
     bool causal = true;     // query i of n sees tokens up to its own position, size - n + i; else all, also if n > size
     std::size_t window = 0; // and at most the last so many of those, its own included; 0: no limit. Sinks stay visible
     // And none of the last so many, its own included: those that another cache has (with causal alone).
-    std::size_t lag = 0;
+    std::size_t exclude_recent = 0;
     float scale = 0.0f;               // of the products of queries and keys; 0: 1 / sqrt(head_size)
     float soft_cap = 0.0f;            // c: scores become c tanh(score / c) (Gemma 2); 0: none
     array_view<const float> slopes{}; // ALiBi, one per query head: slope x (token's position - query's) is added

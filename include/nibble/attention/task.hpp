@@ -62,7 +62,7 @@ private:
     using base::rows16;
     using base::rows_;
     using base::scores_;
-    using base::seen_;
+    using base::visible_;
     using typename base::key_piece;
     using typename base::places;
     using typename base::range;
@@ -93,7 +93,7 @@ public:
         // What the scores lack: the query x the keys' mean. (A soft cap wants it in every score: adjust.)
         for (std::size_t r = 0; r < rows_ && options_.soft_cap == 0.0f; ++r) to.offsets[r] = base::offsets_[r];
         for (std::size_t first = begin; first < end; first += kernel::attention_block)
-            if (seen_.any(at_, first, min_of(end, first + kernel::attention_block)))
+            if (visible_.any(at_, first, min_of(end, first + kernel::attention_block)))
                 block(first, min_of(kernel::attention_block, end - first), to.states, to.sums);
     }
 
@@ -104,7 +104,7 @@ public:
         const std::size_t end = min_of(cache_.size(), begin + kernel::kv_split);
         for (std::size_t first = begin; first < end; first += kernel::attention_block) {
             const std::size_t count = min_of(kernel::attention_block, end - first);
-            if (!seen_.any(at_, first, first + count)) continue;
+            if (!visible_.any(at_, first, first + count)) continue;
             block_scores(base::places_of(first, count), first, count);
             base::add_probabilities(first, count, log_sums, mass);
         }
@@ -228,7 +228,7 @@ private:
                 base::scores_of(products, piece_at(position, ceil_div(end - position, rows16)), position, position,
                                 first, next);
         }
-        base::spoil_pages(r, first);
+        base::set_nan_of_pages(r, first);
     }
     void page_values(const range& r, std::size_t first, float* out, kernel::prefetch_cursor& asked) noexcept {
         using format = token_format<typename value_layout_type::scheme_type>;

@@ -20,7 +20,7 @@ template <any_scheme S> struct slot_parameters {
     typename detail::scheme_traits<S>::zero_code zero_code{};
     float scale = 1.0f;
     float zero = 0.0f;
-    bool poisoned = false; // the stored scale is NaN: every value of the slot is
+    bool scale_is_nan = false; // the stored scale is NaN: every value of the slot is
 };
 
 // What a slot of a two_level scheme stands under.
@@ -164,10 +164,10 @@ template <any_scheme S>
             // A block scale that can say NaN says it (OCP MX): no value of the block can be trusted.
             if (nonfinite && !S::two_level) {
                 p.scale_code = encode<scale_element>(detail::quiet_nan);
-                p.poisoned = true;
+                p.scale_is_nan = true;
             }
         }
-        if (!p.poisoned) p.scale_code = encode<scale_element>(wanted);
+        if (!p.scale_is_nan) p.scale_code = encode<scale_element>(wanted);
         decode_scale<S>(p, outer);
         if constexpr (S::has_two_level_minimum) {
             p.zero_code = encode<typename traits::zero_element>(quotient_or_zero(-low, outer.minimum));
@@ -205,7 +205,7 @@ template <any_scheme S>
     if constexpr (S::has_offset)
         if (detail::abs_of(p.scale) < 0.5f * wanted) widen_scale<S>(p, wanted, outer);
     if constexpr (values_may_overflow<S>)
-        if (NIBBLE_UNLIKELY(!p.poisoned && !has_finite_values<S>(p))) limit_scale<S>(p, outer, low);
+        if (NIBBLE_UNLIKELY(!p.scale_is_nan && !has_finite_values<S>(p))) limit_scale<S>(p, outer, low);
     return p;
 }
 

@@ -196,7 +196,7 @@ template <any_scheme S> struct scale_chooser {
     [[nodiscard]] parameters choose(const group_statistics& g, const kernel::outer_parameters& outer, const float* x,
                                     std::size_t n) const {
         const parameters plain = kernel::parameters_of<S>(known(g), outer);
-        if (!(g.largest > 0.0f) || plain.poisoned) return plain;
+        if (!(g.largest > 0.0f) || plain.scale_is_nan) return plain;
         dynamic_array<float> copy;
         return kernel::search_slot<S>(searched(x, n, g.nonfinite, copy), n, outer, plain);
     }
