@@ -98,8 +98,8 @@ void dequantize(const quantized<S>& q, matrix_view<float> out, const Executor& t
                 kernel::load_codes<typename traits::element>(q.row_codes(row), start, n, codes);
                 for (std::size_t i = 0; i < n;) {
                     const std::size_t m = detail::min_of(n - i, left);
-                    kernel::decode_run<Isa, S>(codes + i, m, slots.scale(row, start + i), slots.zero(row, start + i),
-                                               to + start + i);
+                    kernel::decode_group<Isa, S>(codes + i, m, slots.scale(row, start + i), slots.zero(row, start + i),
+                                                 to + start + i);
                     i += m;
                     left = left == m ? run : left - m;
                 }

@@ -45,8 +45,8 @@ public:
             // All but rows' ends: constants and no loop over slots.
             x.store(results, Lanes::width);
             if constexpr (S::scaled)
-                kernel::scale_run<kernel::unit_rule_of<S>>(results, Lanes::width, slots_.scale(at.token, at.output),
-                                                           slots_.zero(at.token, at.output), units);
+                kernel::units_of_group<kernel::unit_rule_of<S>>(
+                    results, Lanes::width, slots_.scale(at.token, at.output), slots_.zero(at.token, at.output), units);
             else
                 __builtin_memcpy(units, results, sizeof units);
             kernel::encode_eight_units<element, rounding::nearest_even, kernel::overflow_of<S>>(units, codes);
@@ -58,8 +58,8 @@ public:
             for (std::size_t i = 0; i < at.count;) {
                 const std::size_t column = at.output + i;
                 const std::size_t n = detail::min_of(at.count - i, run_ - column % run_);
-                kernel::scale_run<kernel::unit_rule_of<S>>(results + i, n, slots_.scale(at.token, column),
-                                                           slots_.zero(at.token, column), units + i);
+                kernel::units_of_group<kernel::unit_rule_of<S>>(results + i, n, slots_.scale(at.token, column),
+                                                                slots_.zero(at.token, column), units + i);
                 i += n;
             }
         } else {

@@ -42,7 +42,7 @@ NIBBLE_NOINLINE void quantize_numbers(const float* x, std::size_t count, std::si
         float numbers[asks_range<S> ? 3 : 1][most];
         double sums[asks_sum<S> ? most : 1];
         unsigned char nonfinite[most];
-        run_statistics all{numbers[0], nullptr, nullptr, sums, nonfinite};
+        statistics_of_groups all{numbers[0], nullptr, nullptr, sums, nonfinite};
         if constexpr (asks_range<S>) {
             all.low = numbers[1];
             all.high = numbers[2];
@@ -51,8 +51,8 @@ NIBBLE_NOINLINE void quantize_numbers(const float* x, std::size_t count, std::si
         measure_groups<asks_range<S>, asks_sum<S>>(x, groups, group_size, count, all);
         outer_parameters outer{};
         outer.scale = fixed;
-        parameters_of_runs<S, asks_range<S>, asks_sum<S>>(all, groups, group_size, count, outer, true,
-                                                          {out.scales, out.zeros, scales, zeros});
+        parameters_of_groups<S, asks_range<S>, asks_sum<S>>(all, groups, group_size, count, outer, true,
+                                                            {out.scales, out.zeros, scales, zeros});
     } else {
         scales[0] = fixed;
         group_size = count;

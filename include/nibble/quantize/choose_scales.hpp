@@ -24,10 +24,10 @@ namespace nibble::inline NIBBLE_ABI {
 
 namespace detail {
 
-// One row's loop over its runs: visit(run index, first column, columns).
-template <class Visit> inline void for_each_run(std::size_t cols, std::size_t run, Visit&& visit) {
+// One row's loop over its segments of `size` columns: visit(index, first column, columns).
+template <class Visit> inline void for_each_segment(std::size_t cols, std::size_t size, Visit&& visit) {
     std::size_t index = 0;
-    for (std::size_t col = 0; col < cols; col += run, ++index) visit(index, col, min_of(run, cols - col));
+    for (std::size_t col = 0; col < cols; col += size, ++index) visit(index, col, min_of(size, cols - col));
 }
 
 // Do the outer scales of a two_level scheme follow from the largest magnitude under each? Then max|x| / (448 x 6), in
@@ -43,15 +43,15 @@ inline constexpr bool outer_by_largest = [] {
 // Columns under one outer scale, if that is a constant, no two rows share an outer scale and each lies inside of a
 // block of quantize_block columns; else 0. Such outer scales are chosen block by block, in the one pass over the row.
 template <any_scheme S>
-inline constexpr std::size_t outer_run_of_block = [] {
+inline constexpr std::size_t outer_columns_of_block = [] {
     using outer_granularity = typename scheme_traits<S>::outer_granularity;
     if constexpr (!S::two_level || S::has_offset || !scheme_traits<S>::granularity::row_local) {
         return std::size_t{0};
     } else if constexpr (requires { typename std::integral_constant<std::size_t, outer_granularity::run(1)>; }) {
-        constexpr std::size_t run = outer_granularity::run(1);
+        constexpr std::size_t size = outer_granularity::run(1);
         constexpr bool same =
-            run == outer_granularity::run(kernel::quantize_block) && run == outer_granularity::run(100003);
-        return same && outer_granularity::row_local && kernel::quantize_block % run == 0 ? run : std::size_t{0};
+            size == outer_granularity::run(kernel::quantize_block) && size == outer_granularity::run(100003);
+        return same && outer_granularity::row_local && kernel::quantize_block % size == 0 ? size : std::size_t{0};
     } else {
         return std::size_t{0};
     }
@@ -61,13 +61,13 @@ inline constexpr std::size_t outer_run_of_block = [] {
 // their own.
 template <any_scheme S>
 inline constexpr std::size_t super_block_columns = [] {
-    if constexpr (outer_run_of_block<S> == 0) {
+    if constexpr (outer_columns_of_block<S> == 0) {
         return std::size_t{0};
     } else {
         constexpr integer_grid inner = integer_grid_of<typename scheme_traits<S>::scale_element>;
         constexpr bool integers = inner.linear && inner.exponent == 0;
         constexpr bool fits = !S::has_integer_zero && S::has_minimum == S::has_two_level_minimum;
-        return integers && fits ? outer_run_of_block<S> : std::size_t{0};
+        return integers && fits ? outer_columns_of_block<S> : std::size_t{0};
     }
 }();
 
@@ -81,8 +81,8 @@ template <any_scheme S> struct scale_chooser {
     matrix_view<const float> w;
     quantize_options options;
     scale_storage<S> out;
-    std::size_t run = traits::run(w.cols());
-    scale_reader<S> slots = out.reader(); // anew after the offset is set
+    std::size_t group_size = traits::run(w.cols());
+    scale_reader<S> stored = out.reader(); // anew after the offset is set
     static constexpr bool with_range = kernel::asks_range<S>;
     static constexpr bool with_sum = kernel::asks_sum<S>;
     [[nodiscard]] group_statistics measure(std::size_t row, std::size_t col, std::size_t n) const {
@@ -94,22 +94,22 @@ template <any_scheme S> struct scale_chooser {
         }
         return g;
     }
-    // What the parameters of a slot follow from: under nonfinite_policy::zero no scale says NaN.
+    // What the parameters of a group follow from: under nonfinite_policy::zero no scale says NaN.
     [[nodiscard]] group_statistics known(group_statistics g) const {
         g.nonfinite = g.nonfinite && options.nonfinite != nonfinite_policy::zero;
         return g;
     }
-    [[nodiscard]] std::size_t slot(std::size_t row, std::size_t col) const {
+    [[nodiscard]] std::size_t group_at(std::size_t row, std::size_t col) const {
         return granularity::index(row, col, w.cols());
     }
     [[nodiscard]] kernel::outer_parameters outer_of(std::size_t row, std::size_t col) const {
         kernel::outer_parameters outer{};
         if constexpr (S::two_level) {
             const std::size_t at = outer_granularity::index(row, col, w.cols());
-            outer.scale = decoded<typename traits::outer_element>(slots.outer[at]);
+            outer.scale = decoded<typename traits::outer_element>(stored.outer[at]);
             if constexpr (S::has_two_level_minimum)
-                outer.minimum = decoded<typename traits::outer_zero_element>(slots.outer_zeros[at]);
-            outer.offset = slots.offset;
+                outer.minimum = decoded<typename traits::outer_zero_element>(stored.outer_zeros[at]);
+            outer.offset = stored.offset;
         }
         return outer;
     }
@@ -118,13 +118,14 @@ template <any_scheme S> struct scale_chooser {
         if constexpr (traits::has_zero) out.zeros[at] = p.zero_code;
     }
 
-    // Statistics of the runs of columns [col, col + n) of a row, `col` the first of one, before subnormals are flushed.
-    // True if a value is not finite.
-    bool measure_runs(std::size_t row, std::size_t col, std::size_t n, const kernel::run_statistics& to) const {
-        return kernel::measure_groups<with_range, with_sum>(w.row(row) + col, ceil_div(n, run), run, w.cols() - col,
-                                                            to);
+    // Statistics of the groups of columns [col, col + n) of a row, `col` the first of one, before subnormals are
+    // flushed. True if a value is not finite.
+    bool measure_whole_groups(std::size_t row, std::size_t col, std::size_t n,
+                              const kernel::statistics_of_groups& to) const {
+        return kernel::measure_groups<with_range, with_sum>(w.row(row) + col, ceil_div(n, group_size), group_size,
+                                                            w.cols() - col, to);
     }
-    void flush(const kernel::run_statistics& s, std::size_t count) const {
+    void flush(const kernel::statistics_of_groups& s, std::size_t count) const {
         if (!options.flush_subnormals) return;
         for (std::size_t i = 0; i < count; ++i) {
             s.largest[i] = flush_subnormal_input(s.largest[i]);
@@ -134,47 +135,47 @@ template <any_scheme S> struct scale_chooser {
             }
         }
     }
-    [[nodiscard]] group_statistics at(const kernel::run_statistics& s, std::size_t i, std::size_t col) const {
-        return kernel::statistics_at<with_range, with_sum>(s, i, min_of(run, w.cols() - col));
+    [[nodiscard]] group_statistics at(const kernel::statistics_of_groups& s, std::size_t i, std::size_t col) const {
+        return kernel::statistics_at<with_range, with_sum>(s, i, min_of(group_size, w.cols() - col));
     }
 
-    // Chooses and stores the parameters of the slots of columns [col, col + n) of a row, each a run of its own, from
+    // Chooses and stores the parameters of the groups of columns [col, col + n) of a row, each in one row, from
     // their statistics; what their codes stand under to scale[] and zero[].
-    void choose_runs(std::size_t row, std::size_t col, std::size_t n, const kernel::run_statistics& s, float* scale,
-                     float* zero) const {
+    void choose_in_row(std::size_t row, std::size_t col, std::size_t n, const kernel::statistics_of_groups& s,
+                       float* scale, float* zero) const {
         typename traits::scale_code scale_codes[kernel::quantize_block];
         typename traits::zero_code zero_codes[kernel::quantize_block];
-        const kernel::slot_arrays<S> to{scale_codes, zero_codes, scale, zero};
-        const std::size_t count = ceil_div(n, run);
+        const kernel::group_arrays<S> to{scale_codes, zero_codes, scale, zero};
+        const std::size_t count = ceil_div(n, group_size);
         if (options.range == range::least_squares) {
             for (std::size_t i = 0; i < count;) {
-                const std::size_t first = col + i * run;
-                const std::size_t together = search_super_block(row, first, n - i * run, s.from(i));
+                const std::size_t first = col + i * group_size;
+                const std::size_t together = search_super_block(row, first, n - i * group_size, s.from(i));
                 if (together == 0)
-                    store(slot(row, first), choose(at(s, i, first), outer_of(row, first), w.row(row) + first,
-                                                   min_of(run, w.cols() - first)));
+                    store(group_at(row, first), choose(at(s, i, first), outer_of(row, first), w.row(row) + first,
+                                                       min_of(group_size, w.cols() - first)));
                 for (const std::size_t end = i + max_of<std::size_t>(1, together); i < end; ++i) {
-                    scale[i] = slots.scale(row, col + i * run);
-                    zero[i] = slots.zero(row, col + i * run);
+                    scale[i] = stored.scale(row, col + i * group_size);
+                    zero[i] = stored.zero(row, col + i * group_size);
                 }
             }
             return;
         }
         for (std::size_t i = 0; i < count;) {
-            const std::size_t first = col + i * run;
-            std::size_t together = count - i; // under the same outer slot
+            const std::size_t first = col + i * group_size;
+            std::size_t together = count - i; // under the same outer group
             if constexpr (S::two_level) {
-                const std::size_t outer_run = outer_granularity::run(w.cols());
-                together = min_of(together, ceil_div(outer_run - first % outer_run, run));
+                const std::size_t outer_columns = outer_granularity::run(w.cols());
+                together = min_of(together, ceil_div(outer_columns - first % outer_columns, group_size));
             }
-            kernel::parameters_of_runs<S, with_range, with_sum>(
-                s.from(i), together, run, w.cols() - first, outer_of(row, first),
+            kernel::parameters_of_groups<S, with_range, with_sum>(
+                s.from(i), together, group_size, w.cols() - first, outer_of(row, first),
                 options.nonfinite == nonfinite_policy::zero, to.from(i));
             i += together;
         }
         // Copies: what is stored may be bytes, and those might lie anywhere, in *this too.
         const std::size_t cols = w.cols();
-        const std::size_t step = run;
+        const std::size_t step = group_size;
         typename traits::scale_code* const scales_to = out.scales;
         [[maybe_unused]] typename traits::zero_code* const zeros_to = out.zeros;
         for (std::size_t i = 0; i < count; ++i) {
@@ -192,7 +193,7 @@ template <any_scheme S> struct scale_chooser {
         for (float& v : copy) v = !is_finite(v) ? 0.0f : options.flush_subnormals ? flush_subnormal_input(v) : v;
         return copy.data();
     }
-    // The best parameters of a slot with all of its values x[0, n).
+    // The best parameters of a group with all of its values x[0, n).
     [[nodiscard]] parameters choose(const group_statistics& g, const kernel::outer_parameters& outer, const float* x,
                                     std::size_t n) const {
         const parameters plain = kernel::parameters_of<S>(known(g), outer);
@@ -200,10 +201,10 @@ template <any_scheme S> struct scale_chooser {
         dynamic_array<float> copy;
         return kernel::search_slot<S>(searched(x, n, g.nonfinite, copy), n, outer, plain);
     }
-    // Searches the slots from column `col` on and the outer slot that they fill together, if the scheme has such and
-    // `n` columns hold one. Returns the number of slots, or 0.
+    // Searches the groups from column `col` on and the outer group that they fill together, if the scheme has such and
+    // `n` columns hold one. Returns the number of groups, or 0.
     std::size_t search_super_block(std::size_t row, std::size_t col, std::size_t n,
-                                   const kernel::run_statistics& s) const {
+                                   const kernel::statistics_of_groups& s) const {
         constexpr std::size_t elements = super_block_columns<S>;
         if constexpr (elements != 0) {
             if (n < elements) return 0;
@@ -219,9 +220,9 @@ template <any_scheme S> struct scale_chooser {
             const kernel::outer_parameters outer = outer_of(row, col);
             double plain_error = 0.0;
             for (std::size_t i = 0; i < block::slots; ++i) {
-                const parameters plain = kernel::parameters_of<S>(known(at(s, i, col + i * run)), outer);
-                store(slot(row, col + i * run), plain);
-                plain_error += kernel::squared_error<S>(x + i * run, run, plain);
+                const parameters plain = kernel::parameters_of<S>(known(at(s, i, col + i * group_size)), outer);
+                store(group_at(row, col + i * group_size), plain);
+                plain_error += kernel::squared_error<S>(x + i * group_size, group_size, plain);
             }
             if (!(largest_magnitude > 0.0f)) return block::slots;
             block found;
@@ -238,13 +239,13 @@ template <any_scheme S> struct scale_chooser {
                 kernel::decode_scale<S>(p[i], under);
                 if constexpr (S::has_two_level_minimum)
                     p[i].zero = -(decoded<typename traits::zero_element>(found.zeros[i]) * under.minimum);
-                error += kernel::squared_error<S>(x + i * run, run, p[i]);
+                error += kernel::squared_error<S>(x + i * group_size, group_size, p[i]);
             }
             if (!(error < plain_error)) return block::slots;
             const std::size_t outer_at = outer_granularity::index(row, col, w.cols());
             out.outer[outer_at] = found.outer;
             if constexpr (S::has_two_level_minimum) out.outer_zeros[outer_at] = found.outer_zero;
-            for (std::size_t i = 0; i < block::slots; ++i) store(slot(row, col + i * run), p[i]);
+            for (std::size_t i = 0; i < block::slots; ++i) store(group_at(row, col + i * group_size), p[i]);
             return block::slots;
         } else {
             return 0;
@@ -252,7 +253,7 @@ template <any_scheme S> struct scale_chooser {
     }
 };
 
-// An outer scale from what its slots ask of it: the largest magnitude, or the largest of their scales. Under it no
+// An outer scale from what its groups ask of it: the largest magnitude, or the largest of their scales. Under it no
 // value is beyond fp32.
 template <any_scheme S> [[nodiscard]] auto outer_scale_of(float wanted) {
     using traits = scheme_traits<S>;
@@ -274,17 +275,17 @@ template <any_scheme S> void store_outer(const scale_storage<S>& out, const dyna
     for (std::size_t i = 0; i < wanted.size(); ++i) out.outer[i] = outer_scale_of<S>(wanted[i]);
 }
 
-// The outer numbers of the slots of columns [col, col + n) of a row, from their statistics.
+// The outer numbers of the groups of columns [col, col + n) of a row, from their statistics.
 template <any_scheme S>
-void choose_outer_of_runs(const scale_chooser<S>& job, std::size_t row, std::size_t col, std::size_t n,
-                          const kernel::run_statistics& s) {
-    constexpr std::size_t outer_run = outer_run_of_block<S>;
-    for (std::size_t first = 0; first < n; first += outer_run) {
+void choose_outer_of_groups(const scale_chooser<S>& job, std::size_t row, std::size_t col, std::size_t n,
+                            const kernel::statistics_of_groups& s) {
+    constexpr std::size_t outer_columns = outer_columns_of_block<S>;
+    for (std::size_t first = 0; first < n; first += outer_columns) {
         float scale = 0.0f;
         float minimum = 0.0f;
-        const std::size_t end = min_of(n, first + outer_run);
-        for (std::size_t at = first; at < end; at += job.run) {
-            const group_statistics g = job.at(s, at / job.run, col + at);
+        const std::size_t end = min_of(n, first + outer_columns);
+        for (std::size_t at = first; at < end; at += job.group_size) {
+            const group_statistics g = job.at(s, at / job.group_size, col + at);
             scale = max_of(scale, outer_by_largest<S> ? g.largest : abs_of(kernel::wanted_scale<S>(g)));
             if constexpr (S::has_two_level_minimum) minimum = max_of(minimum, -kernel::offset_range<S>(g).low);
         }
@@ -294,29 +295,30 @@ void choose_outer_of_runs(const scale_chooser<S>& job, std::size_t row, std::siz
     }
 }
 
-// The outer numbers of any other two_level scheme from the statistics of each run's slot, slot_of(row, run).
-template <any_scheme S, class Statistics> void choose_outer(scale_chooser<S>& job, const Statistics& slot_of) {
+// The outer numbers of any other two_level scheme from the statistics of each segment's group,
+// statistics_of(row, segment).
+template <any_scheme S, class Statistics> void choose_outer(scale_chooser<S>& job, const Statistics& statistics_of) {
     using traits = scheme_traits<S>;
     using outer_granularity = typename traits::outer_granularity;
-    const std::size_t runs = ceil_div(job.w.cols(), job.run);
+    const std::size_t segments = ceil_div(job.w.cols(), job.group_size);
     if constexpr (S::has_offset) {
-        // Each slot once, however many runs it has.
+        // Each group once, however many segments it has.
         dynamic_array<float> wanted(scheme_traits<S>::scale_count(job.w.rows(), job.w.cols()));
         for (std::size_t row = 0; row < job.w.rows(); ++row)
-            for (std::size_t index = 0; index < runs; ++index)
-                wanted[job.slot(row, index * job.run)] = kernel::wanted_scale<S>(slot_of(row, index));
+            for (std::size_t index = 0; index < segments; ++index)
+                wanted[job.group_at(row, index * job.group_size)] = kernel::wanted_scale<S>(statistics_of(row, index));
         double sum = 0.0;
         for (const float scale : wanted) sum += static_cast<double>(scale);
         *job.out.offset = static_cast<float>(sum / static_cast<double>(wanted.size()));
-        job.slots = job.out.reader();
+        job.stored = job.out.reader();
     }
     dynamic_array<float> scales(scheme_traits<S>::outer_count(job.w.rows(), job.w.cols()), 0.0f);
     dynamic_array<float> minimums(scheme_traits<S>::outer_zero_count(job.w.rows(), job.w.cols()), 0.0f);
     for (std::size_t row = 0; row < job.w.rows(); ++row)
-        for (std::size_t index = 0; index < runs; ++index) {
-            const group_statistics g = slot_of(row, index);
-            const std::size_t at = outer_granularity::index(row, index * job.run, job.w.cols());
-            scales[at] = max_of(scales[at], abs_of(kernel::wanted_scale<S>(g) - job.slots.offset));
+        for (std::size_t index = 0; index < segments; ++index) {
+            const group_statistics g = statistics_of(row, index);
+            const std::size_t at = outer_granularity::index(row, index * job.group_size, job.w.cols());
+            scales[at] = max_of(scales[at], abs_of(kernel::wanted_scale<S>(g) - job.stored.offset));
             if constexpr (S::has_two_level_minimum)
                 minimums[at] = max_of(minimums[at], -kernel::offset_range<S>(g).low);
         }
@@ -325,14 +327,14 @@ template <any_scheme S, class Statistics> void choose_outer(scale_chooser<S>& jo
         for (std::size_t i = 0; i < minimums.size(); ++i) job.out.outer_zeros[i] = outer_zero_of<S>(minimums[i]);
 }
 
-// Memory for the statistics of `count` runs.
-template <any_scheme S> struct run_statistics_of_matrix {
+// Memory for the statistics of `count` groups.
+template <any_scheme S> struct statistics_of_matrix {
     dynamic_array<float> numbers;
     dynamic_array<double> sums;
     dynamic_array<unsigned char> nonfinite;
-    kernel::run_statistics all;
+    kernel::statistics_of_groups all;
 
-    explicit run_statistics_of_matrix(std::size_t count)
+    explicit statistics_of_matrix(std::size_t count)
         : numbers(count * (scale_chooser<S>::with_range ? 3 : 1)), sums(scale_chooser<S>::with_sum ? count : 0),
           nonfinite(count) {
         all.largest = numbers.data();
@@ -345,54 +347,55 @@ template <any_scheme S> struct run_statistics_of_matrix {
     }
 };
 
-// Slots that are one run of one row each. over_rows(body) calls body(row) for every row, in any order and on any
+// Groups that lie in one row each. over_rows(body) calls body(row) for every row, in any order and on any
 // thread; what it returns says whether the row holds a value that is not finite. use_row(row, choose) is called for
 // each row; choose(first column, columns, scale[], zero[]) chooses and stores the numbers of the groups of these
 // columns, all of which lie in one block of quantize_block columns or begin there, and tells them.
 template <any_scheme S, class OverRows, class UseRow>
-bool choose_runs_of_rows(scale_chooser<S>& job, const OverRows& over_rows, const UseRow& use_row) {
+bool choose_groups_of_rows(scale_chooser<S>& job, const OverRows& over_rows, const UseRow& use_row) {
     using traits = scheme_traits<S>;
     using outer_granularity = typename traits::outer_granularity;
     constexpr std::size_t block = kernel::quantize_block;
-    constexpr bool outer_in_block = outer_run_of_block<S> != 0;
+    constexpr bool outer_in_block = outer_columns_of_block<S> != 0;
     const std::size_t cols = job.w.cols();
     const std::size_t rows = job.w.rows();
     if constexpr (S::two_level && !outer_in_block && !outer_by_largest<S>) {
-        const std::size_t runs = ceil_div(cols, job.run);
-        const run_statistics_of_matrix<S> memory(rows * runs);
+        const std::size_t segments = ceil_div(cols, job.group_size);
+        const statistics_of_matrix<S> memory(rows * segments);
         const bool nonfinite_seen = over_rows([&](std::size_t row) {
-            const kernel::run_statistics s = memory.all.from(row * runs);
-            const bool nonfinite = job.measure_runs(row, 0, cols, s);
-            job.flush(s, runs);
+            const kernel::statistics_of_groups s = memory.all.from(row * segments);
+            const bool nonfinite = job.measure_whole_groups(row, 0, cols, s);
+            job.flush(s, segments);
             return nonfinite;
         });
         choose_outer<S>(job, [&](std::size_t row, std::size_t index) {
-            return job.at(memory.all, row * runs + index, index * job.run);
+            return job.at(memory.all, row * segments + index, index * job.group_size);
         });
         over_rows([&](std::size_t row) {
             use_row(row, [&](std::size_t col, std::size_t n, float* scale, float* zero) {
-                job.choose_runs(row, col, n, memory.all.from(row * runs + col / job.run), scale, zero);
+                job.choose_in_row(row, col, n, memory.all.from(row * segments + col / job.group_size), scale, zero);
             });
             return false;
         });
         return nonfinite_seen;
     } else {
         if constexpr (S::two_level && !outer_in_block) {
-            const std::size_t outer_run = outer_granularity::run(cols);
-            const std::size_t outer_runs = ceil_div(cols, outer_run);
-            dynamic_array<float> tops(rows * outer_runs);
+            const std::size_t outer_columns = outer_granularity::run(cols);
+            const std::size_t outer_segments = ceil_div(cols, outer_columns);
+            dynamic_array<float> tops(rows * outer_segments);
             over_rows([&](std::size_t row) {
-                for_each_run(cols, outer_run, [&](std::size_t index, std::size_t col, std::size_t n) {
+                for_each_segment(cols, outer_columns, [&](std::size_t index, std::size_t col, std::size_t n) {
                     float top = kernel::measure<false>(job.w.row(row) + col, n, false).largest;
                     if (!traits::granularity::row_local && job.options.flush_subnormals)
                         top = flush_subnormal_input(top);
-                    tops[row * outer_runs + index] = top;
+                    tops[row * outer_segments + index] = top;
                 });
                 return false;
             });
             dynamic_array<float> wanted(scheme_traits<S>::outer_count(job.w.rows(), job.w.cols()), 0.0f);
             for (std::size_t i = 0; i < tops.size(); ++i) {
-                float& top = wanted[outer_granularity::index(i / outer_runs, i % outer_runs * outer_run, cols)];
+                float& top =
+                    wanted[outer_granularity::index(i / outer_segments, i % outer_segments * outer_columns, cols)];
                 top = max_of(top, tops[i]);
             }
             store_outer(job.out, wanted);
@@ -404,85 +407,86 @@ bool choose_runs_of_rows(scale_chooser<S>& job, const OverRows& over_rows, const
                 float numbers[scale_chooser<S>::with_range ? 3 : 1][block];
                 double sums[scale_chooser<S>::with_sum ? block : 1];
                 unsigned char flags[block];
-                kernel::run_statistics s{numbers[0], nullptr, nullptr, sums, flags};
+                kernel::statistics_of_groups s{numbers[0], nullptr, nullptr, sums, flags};
                 if constexpr (scale_chooser<S>::with_range) {
                     s.low = numbers[1];
                     s.high = numbers[2];
                 }
-                if (job.measure_runs(row, col, n, s)) nonfinite = true;
-                if constexpr (outer_in_block && outer_by_largest<S>) choose_outer_of_runs<S>(job, row, col, n, s);
-                job.flush(s, ceil_div(n, job.run));
-                if constexpr (outer_in_block && !outer_by_largest<S>) choose_outer_of_runs<S>(job, row, col, n, s);
-                job.choose_runs(row, col, n, s, scale, zero);
+                if (job.measure_whole_groups(row, col, n, s)) nonfinite = true;
+                if constexpr (outer_in_block && outer_by_largest<S>) choose_outer_of_groups<S>(job, row, col, n, s);
+                job.flush(s, ceil_div(n, job.group_size));
+                if constexpr (outer_in_block && !outer_by_largest<S>) choose_outer_of_groups<S>(job, row, col, n, s);
+                job.choose_in_row(row, col, n, s, scale, zero);
             });
             return nonfinite;
         });
     }
 }
 
-// Slots that are several runs, of one row or of many: chosen before the first row is used.
+// Groups that are several segments, of one row or of many: chosen before the first row is used.
 template <any_scheme S, class OverRows, class OverSlots, class UseRow>
-bool choose_shared_slots(scale_chooser<S>& job, const OverRows& over_rows, const OverSlots& over_slots,
-                         const UseRow& use_row) {
+bool choose_shared_groups(scale_chooser<S>& job, const OverRows& over_rows, const OverSlots& over_groups,
+                          const UseRow& use_row) {
     using traits = scheme_traits<S>;
     using outer_granularity = typename traits::outer_granularity;
     const matrix_view<const float> w = job.w;
-    const std::size_t run = job.run;
-    const std::size_t runs = ceil_div(w.cols(), run);
-    dynamic_array<group_statistics> parts(w.rows() * runs);
+    const std::size_t group_size = job.group_size;
+    const std::size_t segments = ceil_div(w.cols(), group_size);
+    dynamic_array<group_statistics> parts(w.rows() * segments);
     const bool nonfinite_seen = over_rows([&](std::size_t row) {
         bool nonfinite = false;
-        for_each_run(w.cols(), run, [&](std::size_t index, std::size_t col, std::size_t n) {
-            parts[row * runs + index] = job.measure(row, col, n);
-            nonfinite = nonfinite || parts[row * runs + index].nonfinite;
+        for_each_segment(w.cols(), group_size, [&](std::size_t index, std::size_t col, std::size_t n) {
+            parts[row * segments + index] = job.measure(row, col, n);
+            nonfinite = nonfinite || parts[row * segments + index].nonfinite;
         });
         return nonfinite;
     });
-    // A slot counts once, with the statistics of all of it.
-    dynamic_array<group_statistics> slots(scheme_traits<S>::scale_count(job.w.rows(), job.w.cols()));
+    // A group counts once, with the statistics of all of it.
+    dynamic_array<group_statistics> groups(scheme_traits<S>::scale_count(job.w.rows(), job.w.cols()));
     for (std::size_t row = 0; row < w.rows(); ++row)
-        for (std::size_t index = 0; index < runs; ++index)
-            kernel::join(slots[job.slot(row, index * run)], parts[row * runs + index]);
+        for (std::size_t index = 0; index < segments; ++index)
+            kernel::join(groups[job.group_at(row, index * group_size)], parts[row * segments + index]);
     if constexpr (S::two_level) {
         if constexpr (outer_by_largest<S>) {
             dynamic_array<float> wanted(scheme_traits<S>::outer_count(job.w.rows(), job.w.cols()), 0.0f);
             for (std::size_t i = 0; i < parts.size(); ++i) {
-                float& top = wanted[outer_granularity::index(i / runs, i % runs * run, w.cols())];
+                float& top = wanted[outer_granularity::index(i / segments, i % segments * group_size, w.cols())];
                 top = max_of(top, parts[i].largest);
             }
             store_outer(job.out, wanted);
         } else {
-            choose_outer<S>(job, [&](std::size_t row, std::size_t index) { return slots[job.slot(row, index * run)]; });
+            choose_outer<S>(
+                job, [&](std::size_t row, std::size_t index) { return groups[job.group_at(row, index * group_size)]; });
         }
     }
-    dynamic_array<kernel::outer_parameters> outer(slots.size());
+    dynamic_array<kernel::outer_parameters> outer(groups.size());
     for (std::size_t row = 0; row < w.rows(); ++row)
-        for (std::size_t index = 0; index < runs; ++index)
-            outer[job.slot(row, index * run)] = job.outer_of(row, index * run);
+        for (std::size_t index = 0; index < segments; ++index)
+            outer[job.group_at(row, index * group_size)] = job.outer_of(row, index * group_size);
     if (job.options.range == range::least_squares) {
-        // The values of each slot side by side.
-        dynamic_array<std::size_t> starts(slots.size() + 1, 0);
-        for (std::size_t at = 0; at < slots.size(); ++at) starts[at + 1] = starts[at] + slots[at].count;
+        // The values of each group side by side.
+        dynamic_array<std::size_t> starts(groups.size() + 1, 0);
+        for (std::size_t at = 0; at < groups.size(); ++at) starts[at + 1] = starts[at] + groups[at].count;
         dynamic_array<float> values(w.rows() * w.cols());
         dynamic_array<std::size_t> next(starts);
         for (std::size_t row = 0; row < w.rows(); ++row)
-            for_each_run(w.cols(), run, [&](std::size_t, std::size_t col, std::size_t n) {
-                std::size_t& to = next[job.slot(row, col)];
+            for_each_segment(w.cols(), group_size, [&](std::size_t, std::size_t col, std::size_t n) {
+                std::size_t& to = next[job.group_at(row, col)];
                 __builtin_memcpy(values.data() + to, w.row(row) + col, n * sizeof(float));
                 to += n;
             });
-        over_slots(slots.size(), [&](std::size_t at) {
-            job.store(at, job.choose(slots[at], outer[at], values.data() + starts[at], slots[at].count));
+        over_groups(groups.size(), [&](std::size_t at) {
+            job.store(at, job.choose(groups[at], outer[at], values.data() + starts[at], groups[at].count));
         });
     } else {
-        for (std::size_t at = 0; at < slots.size(); ++at)
-            job.store(at, kernel::parameters_of<S>(job.known(slots[at]), outer[at]));
+        for (std::size_t at = 0; at < groups.size(); ++at)
+            job.store(at, kernel::parameters_of<S>(job.known(groups[at]), outer[at]));
     }
     over_rows([&](std::size_t row) {
         use_row(row, [&](std::size_t col, std::size_t n, float* scale, float* zero) {
-            for (std::size_t i = 0; i * run < n; ++i) {
-                scale[i] = job.slots.scale(row, col + i * run);
-                zero[i] = job.slots.zero(row, col + i * run);
+            for (std::size_t i = 0; i * group_size < n; ++i) {
+                scale[i] = job.stored.scale(row, col + i * group_size);
+                zero[i] = job.stored.zero(row, col + i * group_size);
             }
         });
         return false;
@@ -503,15 +507,15 @@ bool choose_groups(scale_chooser<S>& job, const Executor& threads, const UseRow&
             return job.measure(row, 0, w.cols()).nonfinite;
         });
     } else if constexpr (granularity::row_local) {
-        return choose_runs_of_rows<S>(job, over_rows, use_row);
+        return choose_groups_of_rows<S>(job, over_rows, use_row);
     } else {
-        // Spans are runs too where they divide the rows.
-        if (granularity::count(w.rows(), w.cols()) == w.rows() * ceil_div(w.cols(), job.run))
-            return choose_runs_of_rows<S>(job, over_rows, use_row);
-        return choose_shared_slots<S>(
+        // Spans are groups of one row where they divide the rows.
+        if (granularity::count(w.rows(), w.cols()) == w.rows() * ceil_div(w.cols(), job.group_size))
+            return choose_groups_of_rows<S>(job, over_rows, use_row);
+        return choose_shared_groups<S>(
             job, over_rows,
-            [&](std::size_t slots, const auto& body) {
-                for_each_task(slots, threads, [&](std::size_t at, std::size_t) { body(at); });
+            [&](std::size_t groups, const auto& body) {
+                for_each_task(groups, threads, [&](std::size_t at, std::size_t) { body(at); });
             },
             use_row);
     }
@@ -537,7 +541,7 @@ template <any_scheme S, executor Executor = serial>
         float scale[block];
         float zero[block];
         for (std::size_t start = 0; start < w.cols(); start += block) {
-            const std::size_t first = detail::round_up(start, job.run);
+            const std::size_t first = detail::round_up(start, job.group_size);
             const std::size_t end = detail::min_of(w.cols(), start + block);
             if (first < end) choose(first, end - first, scale, zero);
         }

@@ -21,16 +21,16 @@ namespace nibble::inline NIBBLE_ABI {
 //   codes   rows x row_bytes(): row i is the little-endian bit stream of its cols codes (code 0 in the lowest bits of
 //           byte 0, no padding between codes; the last byte is filled with zeros); 16- and 32-bit codes are
 //           little-endian
-//   scales  one code of the scale format per slot, in slot order (absent for no_scale)
-//   outer   one code of the outer scale format per outer slot (two_level schemes only)
-//   zeros   one byte (integer_zero) or one code of the minimum's format per slot
-//   outer zeros  one code of the outer format of a two_level_minimum per outer slot
+//   scales  one code of the scale format per scale group, in their order (absent for no_scale)
+//   outer   one code of the outer scale format per outer group (two_level schemes only)
+//   zeros   one byte (integer_zero) or one code of the minimum's format per group
+//   outer zeros  one code of the outer format of a two_level_minimum per outer group
 //   offset  one fp32 (mean_offset only)
-// value(i, j) = scale(slot) x decode(code)                    no_zero
-//             = scale(slot) x (decode(code) - zero(slot))     integer_zero
-//             = fma(scale(slot), decode(code), minimum(slot)) minimum
-// where scale(slot) is fp32: the stored scale, for two_level the fp32 product inner x outer, with a mean_offset that
-// product + offset; and minimum(slot) the stored one, for two_level_minimum the fp32 product -(inner x outer).
+// value(i, j) = scale(group) x decode(code)                    no_zero
+//             = scale(group) x (decode(code) - zero(group))     integer_zero
+//             = fma(scale(group), decode(code), minimum(group)) minimum
+// where scale(group) is fp32: the stored scale, for two_level the fp32 product inner x outer, with a mean_offset that
+// product + offset; and minimum(group) the stored one, for two_level_minimum the fp32 product -(inner x outer).
 template <any_scheme Scheme> class quantized : public detail::scale_sections<quantized<Scheme>, Scheme> {
     using base = detail::scale_sections<quantized<Scheme>, Scheme>;
 
