@@ -61,14 +61,14 @@ public:
         : kv_cache(make_shared<pages_type>(options, from)) {}
     explicit kv_cache(shared_ptr<pages_type> pages) : kv_sequence(pages), pages_(std::move(pages)) {
         if constexpr (key_format::tokens_per_group != 0)
-            turned_.resize(options().heads * options().head_size * key_format::tokens_per_group);
+            transposed_.resize(options().heads * options().head_size * key_format::tokens_per_group);
     }
     kv_cache(kv_cache&& other) noexcept = default;
     kv_cache& operator=(kv_cache&& other) noexcept {
         if (this != &other) {
             kv_sequence::operator=(std::move(other));
             pages_ = std::move(other.pages_);
-            turned_ = std::move(other.turned_);
+            transposed_ = std::move(other.transposed_);
         }
         return *this;
     }
@@ -77,7 +77,7 @@ public:
 
     // What keys, or values, go through before they are stored, windows and sinks included; none (nullptr) at first. For
     // a sequence that has no token yet. read_keys and attend undo it (read_keys gives keys that no rotary embedding has
-    // turned). What a transform makes infinite counts as not finite. A fork shares it; whoever restores a page in
+    // rotated). What a transform makes infinite counts as not finite. A fork shares it; whoever restores a page in
     // another sequence sets the same.
     void set_key_transform(shared_ptr<const kv_transform> transform) {
         const kv_cache_options& o = options();
@@ -352,7 +352,7 @@ private:
                 };
                 kernel::store_key_group<Keys>(pages_->keys(), pages_->keys_of(table_[from / o.page_tokens], h),
                                               from % o.page_tokens, column, o.key_scale,
-                                              turned_.data() + h * o.head_size * group);
+                                              transposed_.data() + h * o.head_size * group);
                 for (std::size_t t = 0; t < group; ++t)
                     if (marked(from + t)) mark(h, from + t, nonfinite_key);
             }
@@ -425,7 +425,7 @@ private:
     }
 
     shared_ptr<pages_type> pages_;
-    dynamic_array<typename key_format::element::code> turned_; // scratch, [head][token of a group][channel]
+    dynamic_array<typename key_format::element::code> transposed_; // scratch, [head][token of a group][channel]
 };
 
 } // namespace nibble::inline NIBBLE_ABI

@@ -11,9 +11,9 @@
 #include <nibble/core/bits.hpp>
 #include <nibble/core/view.hpp>
 #include <nibble/isa/lanes.hpp>
-#include <nibble/kernel/attention_decode.hpp>
 #include <nibble/kernel/attention_keys.hpp>
 #include <nibble/kernel/attention_values.hpp>
+#include <nibble/kernel/dequantize_keys.hpp>
 #include <nibble/kernel/gemm_plan.hpp>
 #include <nibble/kernel/rotary.hpp>
 #include <nibble/kernel/softmax.hpp>
@@ -39,8 +39,8 @@ protected:
     using key_piece = kernel::key_piece;
     using value_piece = kernel::value_piece;
     static constexpr std::size_t rows16 = panel_layout::rows;
-    // Panels of keys that are turned before the next products: 32 KiB of 128 channels.
-    static constexpr std::size_t panels_turned = 4;
+    // Panels of keys that are rotated before the next products: 32 KiB of 128 channels.
+    static constexpr std::size_t panels_rotated = 4;
 
     attention_base(const kv_sequence& cache, const attention_rows& rows, const attend_options& options,
                    kernel::arena& memory) noexcept
@@ -58,10 +58,10 @@ protected:
           first_values_(first_values_layout_, rows_, 1.0f, memory),
           open_decoder_(open_keys_layout_, 1.0f, rotary_ != nullptr, memory) {
         if (rotary_ == nullptr) return;
-        query_turns_ = memory.take<kernel::turn>(rotary_->pairs());
-        block_turns_ = memory.take<float>(2 * rotary_->padded());
-        panel_turns_ = memory.take<float>(2 * rotary_->padded());
-        turned_keys_ = memory.take<std::byte>(panels_turned * open_keys_layout_.panel_bytes);
+        query_rotations_ = memory.take<kernel::rotation>(rotary_->pairs());
+        block_rotations_ = memory.take<float>(2 * rotary_->padded());
+        panel_rotations_ = memory.take<float>(2 * rotary_->padded());
+        rotated_keys_ = memory.take<std::byte>(panels_rotated * open_keys_layout_.panel_bytes);
     }
     attention_base(const attention_base&) = delete; // parts refer to one another
     attention_base& operator=(const attention_base&) = delete;
@@ -90,9 +90,9 @@ protected:
     NIBBLE_NOINLINE void transform_query(std::size_t r) noexcept {
         using L = lanes<Isa>;
         float* const query = queries_ + r * o_.head_size;
-        if (rotary_ != nullptr) { // keys get their mean back before they are turned
-            if (r % at_.group == 0) rotary_->turns_at(at_.position(r), query_turns_);
-            rotary_->rotate_row(query_turns_, query);
+        if (rotary_ != nullptr) { // keys get their mean back before they are rotated
+            if (r % at_.group == 0) rotary_->rotations_at(at_.position(r), query_rotations_);
+            rotary_->rotate_row(query_rotations_, query);
             return;
         }
         if (!key_transform_->mean.empty()) {
@@ -167,7 +167,7 @@ protected:
             products(piece, scores_ + panel * rows_ * rows16, next);
         }
     }
-    // Of keys that are turned as they are read: decode(decoder, piece, which panel of it, mean, to) makes them fp32;
+    // Of keys that are rotated as they are read: decode(decoder, piece, which panel of it, mean, to) makes them fp32;
     // `panel` is where in the block they begin.
     using decode_panel = void (*)(void* decoder, const key_piece& piece, std::size_t p, const float* mean,
                                   float* to) noexcept;
@@ -182,17 +182,17 @@ protected:
             key_transform_->mean.empty() ? nullptr : key_transform_->mean.data() + at_.head * o_.head_size;
         const std::size_t bytes = open_keys_layout_.panel_bytes;
         for (std::size_t p = 0; p < piece.panels;) {
-            key_piece turned{};
-            turned.panels = min_of(panels_turned, piece.panels - p);
-            for (std::size_t i = 0; i < turned.panels; ++i) {
-                auto* to = reinterpret_cast<float*>(turned_keys_ + i * bytes);
+            key_piece rotated{};
+            rotated.panels = min_of(panels_rotated, piece.panels - p);
+            for (std::size_t i = 0; i < rotated.panels; ++i) {
+                auto* to = reinterpret_cast<float*>(rotated_keys_ + i * bytes);
                 decode(decoder, piece, p + i, mean, to);
-                rotary_->rotate_panel<Isa>(block_turns_, panel + p + i, to, panel_turns_);
+                rotary_->rotate_panel<Isa>(block_rotations_, panel + p + i, to, panel_rotations_);
                 std::memset(to + o_.head_size * rows16, 0, bytes - o_.head_size * rows16 * sizeof *to); // padding
             }
-            turned.codes = turned.scales = turned.zeros = turned_keys_;
-            open_keys_.scores(turned, out + p * rows_ * rows16, nullptr);
-            p += turned.panels;
+            rotated.codes = rotated.scales = rotated.zeros = rotated_keys_;
+            open_keys_.scores(rotated, out + p * rows_ * rows16, nullptr);
+            p += rotated.panels;
         }
     }
     void open_scores(const fp32_window& open, const key_layout<f32_plain>& layout, const range& r, std::size_t first,
@@ -283,7 +283,7 @@ protected:
     // The scores of sinks; and, when those of pages are there, of the newest tokens, and NaN for what is not finite: a
     // value makes its token NaN wherever the key lies.
     void first_scores(const places& at, std::size_t first) noexcept {
-        if (rotary_ != nullptr) rotary_->turns_at(first, block_turns_);
+        if (rotary_ != nullptr) rotary_->rotations_at(first, block_rotations_);
         if (!at.first_keys.empty()) open_scores(cache_.first_keys(), first_keys_layout_, at.first_keys, first, false);
     }
     void newest_scores(const places& at, std::size_t first) noexcept {
@@ -375,12 +375,12 @@ protected:
     open_key_side open_keys_;
     open_value_side open_values_;
     open_value_side first_values_;
-    open_decoder open_decoder_;           // from here to turned_keys_ for a rotary embedding alone
-    kernel::turn* query_turns_ = nullptr; // of one position
-    float* block_turns_ = nullptr;
-    float* panel_turns_ = nullptr;
-    std::byte* turned_keys_ = nullptr; // panels in the layout of f32 pages
-    std::size_t goes_to_ = 0;          // tokens before which the span ends, and those that follow it
+    open_decoder open_decoder_;                   // from here to rotated_keys_ for a rotary embedding alone
+    kernel::rotation* query_rotations_ = nullptr; // of one position
+    float* block_rotations_ = nullptr;
+    float* panel_rotations_ = nullptr;
+    std::byte* rotated_keys_ = nullptr; // panels in the layout of f32 pages
+    std::size_t goes_to_ = 0;           // tokens before which the span ends, and those that follow it
 };
 
 } // namespace nibble::inline NIBBLE_ABI::detail

@@ -12,7 +12,7 @@ NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // In what the products are computed. Schemes whose elements are no small integers (FP8, NF4, f16, ...) always take
-// fp32, as do scores with keys that attend turns (kv_transform::rotary).
+// fp32, as do scores with keys that attend rotates (kv_transform::rotary).
 enum class attention_precision {
     fp32,           // all products in fp32
     integer_scores, // queries in 8 bits, one scale per query and head: exact integer products with integer keys

@@ -54,7 +54,7 @@ struct attention_rows {
     NIBBLE_CHECK(
         count <= cache.size() || !have_positions,
         "attention: more queries than tokens: append their keys and values first; or, for cross-attention, set "
-        "causal = false, without a window, slopes or keys that attend turns");
+        "causal = false, without a window, slopes or keys that attend rotates");
     NIBBLE_CHECK(options.exclude_recent == 0 || options.causal, "attention: exclude_recent is for causal attention");
     NIBBLE_CHECK(options.slopes.empty() || options.slopes.size() == heads, "attention: one slope per query head");
     NIBBLE_CHECK(options.mask.empty() || (options.mask.rows() == q.rows() && options.mask.cols() >= cache.size()),

@@ -33,9 +33,9 @@ struct value_piece {
 };
 inline constexpr std::size_t most_pieces = attention_panels + 2;
 
-// Values is detail::value_layout, or prefix_layout, whose codes are turned as they are unpacked.
+// Values is detail::value_layout, or prefix_layout, whose codes are transposed as they are unpacked.
 template <isa Isa, class Values, bool Integers> class value_side {
-    static constexpr bool turned = Values::turned;
+    static constexpr bool transposed = Values::transposed;
     using side = attention_side<Isa, typename Values::scheme_type, Integers>;
 
 public:
@@ -52,7 +52,7 @@ public:
     }
 
     // As of keys.
-    [[nodiscard]] bool prefetches() const noexcept { return !turned && !side::unpacks(layout_.blocks); }
+    [[nodiscard]] bool prefetches() const noexcept { return !transposed && !side::unpacks(layout_.blocks); }
 
     // out[panel][row][16 channels] += the sum of probability x value over the tokens [begin, end) of a block, all of
     // which the pieces have; probabilities[16 tokens][row][16], finite ones for the others too.
@@ -71,8 +71,8 @@ public:
             };
             for (std::size_t i = 0; i < count; ++i) {
                 const bool last = i + 1 == count;
-                const std::byte* const after = turned  ? nullptr // keys of this block, in cache
-                                               : !last ? codes_of(i + 1, group)
+                const std::byte* const after = transposed ? nullptr // keys of this block, in cache
+                                               : !last    ? codes_of(i + 1, group)
                                                : group + groups < values_.groups ? codes_of(0, group + groups)
                                                                                  : next;
                 products(pieces[i], i != 0, last, group, groups, after, out);
@@ -99,7 +99,7 @@ private:
             const value_piece& piece = pieces[i];
             const auto* scales = reinterpret_cast<const typename side::scale_code*>(piece.scales);
             const auto* zeros = reinterpret_cast<const typename side::zero_code*>(piece.zeros);
-            const std::size_t run = turned ? panel_layout::rows : piece.count; // of slots side by side
+            const std::size_t run = transposed ? panel_layout::rows : piece.count; // of slots side by side
             for (std::size_t t = 0; t < piece.count; t += run) {
                 const std::size_t slot = values_.slot(g, t);
                 const std::size_t at = to + piece.first + t;
@@ -273,8 +273,8 @@ private:
     void panel(const value_piece& piece, bool resume, bool finish, std::size_t place, std::size_t p,
                std::size_t together, std::size_t apart, const std::byte* next, float* out) noexcept {
         constexpr std::size_t rows16 = panel_layout::rows;
-        const bool unpacked = turned || side::unpacks(layout_.blocks);
-        const std::byte* codes = turned ? piece.codes : piece.codes + p * values_.panel_bytes;
+        const bool unpacked = transposed || side::unpacks(layout_.blocks);
+        const std::byte* codes = transposed ? piece.codes : piece.codes + p * values_.panel_bytes;
         tile_arguments a = side::arguments_of(layout_);
         a.scales = ones(); // the tokens' scales are in the probabilities
         a.minimums = side::has_minimum ? ones() : nullptr;
@@ -289,9 +289,9 @@ private:
         r.part_units = r.last_units = piece.count / side::unit_columns;
         r.resume = resume;
         r.finish = finish;
-        if constexpr (turned)
+        if constexpr (transposed)
             for (std::size_t j = 0; j < together; ++j)
-                turn_keys(codes, p + j * apart, piece.count, lanes_ + j * r.last_units * side::lane_bytes);
+                transpose_keys(codes, p + j * apart, piece.count, lanes_ + j * r.last_units * side::lane_bytes);
         else if (unpacked)
             for (std::size_t j = 0; j < together; ++j)
                 side::unpack(codes + j * apart * values_.panel_bytes, r.last_units,
@@ -311,8 +311,8 @@ private:
         }
     }
     // Lanes of a panel of channels from panels of keys of 16 tokens each.
-    NIBBLE_NOINLINE void turn_keys(const std::byte* codes, std::size_t p, std::size_t tokens,
-                                   std::byte* to) const noexcept {
+    NIBBLE_NOINLINE void transpose_keys(const std::byte* codes, std::size_t p, std::size_t tokens,
+                                        std::byte* to) const noexcept {
         using element = typename side::element;
         constexpr std::size_t quads = panel_layout::rows / panel_layout::quad; // of a panel's channels
         constexpr std::size_t steps = quads / detail::step_quads<element>;
@@ -324,9 +324,10 @@ private:
             if constexpr (side::integer) {
                 alignas(64) std::uint8_t lanes[quads * 64] = {};
                 unpack_integer<Isa, element>(reinterpret_cast<const std::uint8_t*>(codes), units, lanes);
-                alignas(64) std::uint8_t turned_lanes[quads * 64];
-                turn_quads(lanes, side::wide ? turned_lanes : reinterpret_cast<std::uint8_t*>(to));
-                if constexpr (side::wide) widen_lanes<Isa>(turned_lanes, quads, reinterpret_cast<std::int16_t*>(to));
+                alignas(64) std::uint8_t transposed_lanes[quads * 64];
+                transpose_quads(lanes, side::wide ? transposed_lanes : reinterpret_cast<std::uint8_t*>(to));
+                if constexpr (side::wide)
+                    widen_lanes<Isa>(transposed_lanes, quads, reinterpret_cast<std::int16_t*>(to));
                 to += quads * side::lane_bytes;
             } else {
                 alignas(64) float lanes[panel_layout::rows * panel_layout::rows] = {};
@@ -353,7 +354,7 @@ private:
         }
     }
     // [quad of channels][16 tokens][4 channels] to [quad of tokens][16 channels][4 tokens].
-    static void turn_quads(const std::uint8_t* from, std::uint8_t* to) noexcept {
+    static void transpose_quads(const std::uint8_t* from, std::uint8_t* to) noexcept {
         using bytes = detail::fixed_vector<std::uint8_t, 16>;
         for (std::size_t c = 0; c < 4; ++c)
             for (std::size_t t = 0; t < 4; ++t) {
@@ -364,7 +365,7 @@ private:
             }
     }
     [[nodiscard]] std::size_t panels_at_once(std::size_t left) const noexcept {
-        if constexpr (turned) return rows_ != 1 && left >= side::few_panels ? side::few_panels : 1;
+        if constexpr (transposed) return rows_ != 1 && left >= side::few_panels ? side::few_panels : 1;
         return side::panels_at_once(layout_.blocks, left);
     }
     [[nodiscard]] static const float* ones() noexcept {

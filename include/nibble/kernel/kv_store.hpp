@@ -168,11 +168,11 @@ inline void store_key(const detail::key_layout<Keys>& layout, std::byte* part, s
 }
 
 // A complete group of tokens from `token` on, whose channels have a scale each. column(channel) gives the fp32 keys of
-// those tokens in one channel; `turned` is scratch for a code of every token and channel.
+// those tokens in one channel; `transposed` is scratch for a code of every token and channel.
 template <class Keys, class Column>
 inline void store_key_group(const detail::key_layout<Keys>& layout, std::byte* part, std::size_t token,
                             const Column& column, float fixed,
-                            typename detail::key_format<Keys>::element::code* turned) noexcept {
+                            typename detail::key_format<Keys>::element::code* transposed) noexcept {
     using format = detail::key_format<Keys>;
     using scheme = typename format::scheme_type;
     constexpr std::size_t tokens = format::tokens_per_group;
@@ -192,10 +192,10 @@ inline void store_key_group(const detail::key_layout<Keys>& layout, std::byte* p
             if constexpr (format::stores_zeros)
                 reinterpret_cast<typename format::zero_code*>(part + layout.zeros)[at + first + c] = numbers.zeros[c];
             for (std::size_t t = 0; t < tokens; ++t)
-                turned[t * layout.channels + first + c] = numbers.codes[c * tokens + t];
+                transposed[t * layout.channels + first + c] = numbers.codes[c * tokens + t];
         }
     }
-    for (std::size_t t = 0; t < tokens; ++t) put_key_codes(layout, part, token + t, turned + t * layout.channels);
+    for (std::size_t t = 0; t < tokens; ++t) put_key_codes(layout, part, token + t, transposed + t * layout.channels);
 }
 
 template <class Keys>
