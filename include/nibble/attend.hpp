@@ -89,7 +89,7 @@ public:
     [[nodiscard]] bool may_split() const noexcept { return may_split_; }
     [[nodiscard]] bool splits() const noexcept { return splits_; }
     [[nodiscard]] std::size_t spans_of(const task& t) const noexcept {
-        return seen_tokens(*t.cache, options_).spans(t.rows);
+        return visible_range(*t.cache, options_).spans(t.rows);
     }
     // The largest task of a sequence.
     [[nodiscard]] attention_rows most(const sequence& s) const noexcept {
@@ -150,9 +150,9 @@ struct attention_work {
                    const attention_sums& part, const attention_sums* all) {
             task work(static_cast<const cache_type&>(cache), rows, options, memory);
             work.prepare(q);
-            const seen_tokens seen(cache, options);
+            const visible_range visible(cache, options);
             for (std::size_t i = begin; i < end; ++i) {
-                work.span(seen.span(rows, i), i + 1 < end, part);
+                work.span(visible.span(rows, i), i + 1 < end, part);
                 if (all != nullptr) join<Isa>(cache.options(), rows.rows(), *all, part);
             }
         };

@@ -61,14 +61,14 @@ public:
         : kv_cache(make_shared<pages_type>(options, from)) {}
     explicit kv_cache(shared_ptr<pages_type> pages) : kv_sequence(pages), pages_(std::move(pages)) {
         if constexpr (key_format::tokens_per_group != 0)
-            turned_.resize(options().heads * options().head_size * key_format::tokens_per_group);
+            transposed_.resize(options().heads * options().head_size * key_format::tokens_per_group);
     }
     kv_cache(kv_cache&& other) noexcept = default;
     kv_cache& operator=(kv_cache&& other) noexcept {
         if (this != &other) {
             kv_sequence::operator=(std::move(other));
             pages_ = std::move(other.pages_);
-            turned_ = std::move(other.turned_);
+            transposed_ = std::move(other.transposed_);
         }
         return *this;
     }
@@ -77,7 +77,7 @@ public:
 
     // What keys, or values, go through before they are stored, windows and sinks included; none (nullptr) at first. For
     // a sequence that has no token yet. read_keys and attend undo it (read_keys gives keys that no rotary embedding has
-    // turned). What a transform makes infinite counts as not finite. A fork shares it; whoever restores a page in
+    // rotated). What a transform makes infinite counts as not finite. A fork shares it; whoever restores a page in
     // another sequence sets the same.
     void set_key_transform(shared_ptr<const kv_transform> transform) {
         const kv_cache_options& o = options();
@@ -209,9 +209,11 @@ private:
             if constexpr (stores_values)
                 for (std::size_t t = detail::max_of(values, first); t < first + size; ++t)
                     kernel::clear_value<Values>(pages_->values(), pages_->values_of(table_[i], h), t - first);
-            std::uint8_t* marks = pages_->marks(table_[i], h);
-            for (std::size_t t = detail::max_of(keys, first); t < first + size; ++t) marks[t - first] &= value_mark;
-            for (std::size_t t = detail::max_of(values, first); t < first + size; ++t) marks[t - first] &= key_mark;
+            std::uint8_t* nonfinite = pages_->nonfinite(table_[i], h);
+            for (std::size_t t = detail::max_of(keys, first); t < first + size; ++t)
+                nonfinite[t - first] &= nonfinite_value;
+            for (std::size_t t = detail::max_of(values, first); t < first + size; ++t)
+                nonfinite[t - first] &= nonfinite_key;
         }
         pages_->count_marks(table_[i]);
     }
@@ -270,7 +272,7 @@ private:
         oldest_value_ = oldest_in(newest_values(), oldest_value_);
         for (const std::uint8_t found : found_) any = any || found != 0;
         if (!any) return;
-        for (detail::open_tokens* open : {&newest_.keys, &newest_.values, &first_keys_, &first_values_})
+        for (detail::fp32_window* open : {&newest_.keys, &newest_.values, &first_keys_, &first_values_})
             open->count_marks();
         const std::size_t first = detail::min_of(stored[0], stored[1]) / o.page_tokens;
         for (std::size_t i = first; i < table_.size(); ++i)
@@ -321,14 +323,14 @@ private:
             const std::size_t size = options().page_tokens;
             kernel::store_key<Keys>(pages_->keys(), pages_->keys_of(table_[position / size], h), position % size, x,
                                     options().key_scale);
-            if (marked) mark(h, position, key_mark);
+            if (marked) mark(h, position, nonfinite_key);
         }
     }
     // Keys [from, to) out of the window.
     void store_keys(std::size_t h, std::size_t from, std::size_t to) noexcept {
         const kv_cache_options& o = options();
         const auto marked = [&](std::size_t position) {
-            return newest_.keys.marks[h * newest_.keys.tokens + position % newest_.keys.tokens] != 0;
+            return newest_.keys.nonfinite[h * newest_.keys.tokens + position % newest_.keys.tokens] != 0;
         };
         if constexpr (key_format::tokens_per_group == 0) {
             float x[kernel::longest_head];
@@ -350,9 +352,9 @@ private:
                 };
                 kernel::store_key_group<Keys>(pages_->keys(), pages_->keys_of(table_[from / o.page_tokens], h),
                                               from % o.page_tokens, column, o.key_scale,
-                                              turned_.data() + h * o.head_size * group);
+                                              transposed_.data() + h * o.head_size * group);
                 for (std::size_t t = 0; t < group; ++t)
-                    if (marked(from + t)) mark(h, from + t, key_mark);
+                    if (marked(from + t)) mark(h, from + t, nonfinite_key);
             }
         }
     }
@@ -361,21 +363,21 @@ private:
         float x[kernel::longest_head];
         const std::size_t at = position % newest_.values.tokens;
         get_open_value(newest_.values, h, at, options().value_size, x);
-        store_value(h, position, x, newest_.values.marks[h * newest_.values.tokens + at] != 0);
+        store_value(h, position, x, newest_.values.nonfinite[h * newest_.values.tokens + at] != 0);
     }
     void store_value(std::size_t h, std::size_t position, const float* x, bool marked) noexcept {
         const std::size_t size = options().page_tokens;
         if constexpr (stores_values)
             kernel::store_value<Values>(pages_->values(), pages_->values_of(table_[position / size], h),
                                         position % size, x, options().value_scale);
-        if (marked) mark(h, position, value_mark);
+        if (marked) mark(h, position, nonfinite_value);
     }
 
     void read_key(std::size_t h, std::size_t position, float* x) const {
         const kv_cache_options& o = options();
-        const auto open = [&](const detail::open_tokens& from, std::size_t at) {
+        const auto open = [&](const detail::fp32_window& from, std::size_t at) {
             get_open_key(from, h, at, o.head_size, x);
-            return from.marks[h * from.tokens + at] != 0;
+            return from.nonfinite[h * from.tokens + at] != 0;
         };
         bool marked = false;
         if (position < o.sinks) {
@@ -385,7 +387,7 @@ private:
         } else {
             const std::uint32_t page = table_[position / o.page_tokens];
             kernel::load_key<Keys>(pages_->keys(), pages_->keys_of(page, h), position % o.page_tokens, o.key_scale, x);
-            marked = (pages_->marks(page, h)[position % o.page_tokens] & key_mark) != 0;
+            marked = (pages_->nonfinite(page, h)[position % o.page_tokens] & nonfinite_key) != 0;
         }
         if (marked)
             for (std::size_t c = 0; c < o.head_size; ++c) x[c] = detail::quiet_nan;
@@ -400,9 +402,9 @@ private:
             std::memcpy(x, key, o.value_size * sizeof(float));
             return;
         }
-        const auto open = [&](const detail::open_tokens& from, std::size_t at) {
+        const auto open = [&](const detail::fp32_window& from, std::size_t at) {
             get_open_value(from, h, at, o.value_size, x);
-            return from.marks[h * from.tokens + at] != 0;
+            return from.nonfinite[h * from.tokens + at] != 0;
         };
         bool marked = false;
         if (position < o.sinks) {
@@ -414,7 +416,7 @@ private:
             if constexpr (stores_values)
                 kernel::load_value<Values>(pages_->values(), pages_->values_of(page, h), position % o.page_tokens,
                                            o.value_scale, x);
-            marked = (pages_->marks(page, h)[position % o.page_tokens] & value_mark) != 0;
+            marked = (pages_->nonfinite(page, h)[position % o.page_tokens] & nonfinite_value) != 0;
         }
         if (marked)
             for (std::size_t c = 0; c < o.value_size; ++c) x[c] = detail::quiet_nan;
@@ -423,7 +425,7 @@ private:
     }
 
     shared_ptr<pages_type> pages_;
-    dynamic_array<typename key_format::element::code> turned_; // scratch, [head][token of a group][channel]
+    dynamic_array<typename key_format::element::code> transposed_; // scratch, [head][token of a group][channel]
 };
 
 } // namespace nibble::inline NIBBLE_ABI

@@ -9,7 +9,8 @@
 #include <nibble/dispatch/fixed.hpp>
 #include <nibble/kernel/dequantize.hpp>
 #include <nibble/kernel/quantize.hpp>
-#include <nibble/quantize/slots.hpp>
+#include <nibble/quantize/choose_scales.hpp>
+#include <nibble/quantize/encode.hpp>
 #include <nibble/scheme/scheme.hpp>
 #include <nibble/tensor/code_stream.hpp>
 #include <nibble/tensor/quantized.hpp>
@@ -19,7 +20,8 @@
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
-// w (N x K) in scheme S: two passes over each slot, the first for its range, the second for its codes.
+// w (N x K) in scheme S: two passes over each slot, the first for its range, the second for its codes: choose_scales
+// and encode, which can be called by themselves.
 //   scale   the scheme's rule, rounded to the scale's format; codes are encode(x / scale) with the scale as stored
 //   zero    integer_zero: round(-min / scale) with 0 inside the range; minimum: min, rounded to its format
 //   two levels: outer = max over its slots of (group scale) / largest<Inner>, then each inner scale under it
@@ -52,43 +54,15 @@ namespace nibble::inline NIBBLE_ABI {
 template <any_scheme S, executor Executor = serial>
 [[nodiscard]] quantized<S> quantize(matrix_view<const float> w, const quantize_options& options = {},
                                     const Executor& threads = {}) {
-    using granularity = typename detail::scheme_traits<S>::granularity;
     detail::check_executor(threads);
     quantized<S> out(w.rows(), w.cols());
-    NIBBLE_CHECK(options.rounding != rounding::learned || options.round_up != nullptr || w.empty(),
-                 "quantize: learned rounding needs quantize_options::round_up, one byte per weight");
     if (w.empty()) return out;
-    detail::quantizer<S> job{w, options, out};
-    // A power of two of rows per task: enough work to outweigh handing it out, few enough to balance.
-    const std::size_t rows_per_task = detail::max_of<std::size_t>(1, 32768 / w.cols());
-    const std::size_t tasks = detail::ceil_div(w.rows(), rows_per_task);
-    dynamic_array<unsigned char> nonfinite(tasks, 0);
-    const auto over_rows = [&](auto&& body) {
-        detail::for_each_task(tasks, threads, [&](std::size_t task, std::size_t) {
-            const std::size_t end = detail::min_of(w.rows(), (task + 1) * rows_per_task);
-            for (std::size_t row = task * rows_per_task; row < end; ++row)
-                if (body(row)) nonfinite[task] = 1;
-        });
-    };
-
-    if constexpr (!S::scaled) {
-        over_rows([&](std::size_t row) {
-            job.encode_row(row);
-            return job.measure(row, 0, w.cols()).nonfinite;
-        });
-    } else if constexpr (granularity::row_local) {
-        detail::quantize_runs<S>(job, over_rows);
-    } else {
-        // Spans are runs too where they divide the rows.
-        if (out.scale_count() == w.rows() * detail::ceil_div(w.cols(), job.run))
-            detail::quantize_runs<S>(job, over_rows);
-        else
-            detail::quantize_shared_slots<S>(job, over_rows, [&](std::size_t slots, auto&& body) {
-                detail::for_each_task(slots, threads, [&](std::size_t at, std::size_t) { body(at); });
-            });
-    }
-    for (unsigned char seen : nonfinite)
-        if (seen != 0) out.set_nonfinite(true);
+    detail::check_round_up(options);
+    // Both halves row by row, so that a row is read from memory once.
+    detail::scale_chooser<S> chooser{w, options, out.write_scales()};
+    const detail::row_encoder<S> encoder(out, options);
+    out.set_nonfinite(detail::choose_groups<S>(
+        chooser, threads, [&](std::size_t row, const auto& choose) { encoder.encode_row(row, w.row(row), choose); }));
     NIBBLE_CHECK(!out.nonfinite() || options.nonfinite != nonfinite_policy::refuse,
                  "quantize: the weights hold a NaN or an infinity, and the options refuse them");
     return out;
@@ -112,7 +86,7 @@ void dequantize(const quantized<S>& q, matrix_view<float> out, const Executor& t
                  "dequantize: the output must have the shape of the weights");
     if (out.empty()) return;
     const std::size_t run = traits::run(q.cols());
-    const auto slots = q.slots();
+    const auto slots = q.read_scales();
     const std::size_t rows_per_task = detail::max_of<std::size_t>(1, 32768 / q.cols());
     detail::for_each_task(detail::ceil_div(q.rows(), rows_per_task), threads, [&](std::size_t task, std::size_t) {
         typename traits::code codes[kernel::quantize_block + 8] = {};
@@ -125,8 +99,8 @@ void dequantize(const quantized<S>& q, matrix_view<float> out, const Executor& t
                 detail::load_codes<typename traits::element>(q.row_codes(row), start, n, codes);
                 for (std::size_t i = 0; i < n;) {
                     const std::size_t m = detail::min_of(n - i, left);
-                    kernel::decode_run<Isa, S>(codes + i, m, slots.scale(row, start + i), slots.zero(row, start + i),
-                                               to + start + i);
+                    kernel::decode_group<Isa, S>(codes + i, m, slots.scale(row, start + i), slots.zero(row, start + i),
+                                                 to + start + i);
                     i += m;
                     left = left == m ? run : left - m;
                 }

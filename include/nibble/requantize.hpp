@@ -32,7 +32,7 @@ public:
     explicit requantize(quantized<S>& to) noexcept
         : codes_(to.rows() != 0 ? to.row_codes(0) : nullptr), row_bytes_(to.row_bytes()), rows_(to.rows()),
           cols_(to.cols()), run_(detail::max_of<std::size_t>(1, traits::run(to.cols()))),
-          one_slot_(run_ % 8 == 0 || run_ >= cols_), slots_(static_cast<const quantized<S>&>(to).slots()) {}
+          one_slot_(run_ % 8 == 0 || run_ >= cols_), slots_(static_cast<const quantized<S>&>(to).read_scales()) {}
 
     [[nodiscard]] std::size_t rows() const noexcept { return rows_; }
     [[nodiscard]] std::size_t cols() const noexcept { return cols_; }
@@ -46,8 +46,8 @@ public:
             // All but rows' ends: constants and no loop over slots.
             x.store(results, Lanes::width);
             if constexpr (S::scaled)
-                kernel::scale_run<kernel::unit_rule_of<S>>(results, Lanes::width, slots_.scale(at.token, at.output),
-                                                           slots_.zero(at.token, at.output), units);
+                kernel::units_of_group<kernel::unit_rule_of<S>>(
+                    results, Lanes::width, slots_.scale(at.token, at.output), slots_.zero(at.token, at.output), units);
             else
                 __builtin_memcpy(units, results, sizeof units);
             kernel::encode_eight_units<element, rounding::nearest_even, kernel::overflow_of<S>>(units, codes);
@@ -59,8 +59,8 @@ public:
             for (std::size_t i = 0; i < at.count;) {
                 const std::size_t column = at.output + i;
                 const std::size_t n = detail::min_of(at.count - i, run_ - column % run_);
-                kernel::scale_run<kernel::unit_rule_of<S>>(results + i, n, slots_.scale(at.token, column),
-                                                           slots_.zero(at.token, column), units + i);
+                kernel::units_of_group<kernel::unit_rule_of<S>>(results + i, n, slots_.scale(at.token, column),
+                                                                slots_.zero(at.token, column), units + i);
                 i += n;
             }
         } else {
@@ -78,7 +78,7 @@ private:
     std::size_t cols_;
     std::size_t run_;
     bool one_slot_; // eight columns from a multiple of 8 on share their slot
-    typename quantized<S>::slot_reader slots_;
+    typename quantized<S>::scale_reader slots_;
 };
 
 } // namespace nibble::inline NIBBLE_ABI

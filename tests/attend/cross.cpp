@@ -195,7 +195,7 @@ TEST_CASE("positions are asked for by causal attention, windows, slopes and keys
         CHECK(refused([](auto& a) { a.causal = true; }).find(what) != std::string::npos);
         CHECK(refused([](auto& a) { a.window = 3; }).find(what) != std::string::npos);
         CHECK(refused([&](auto& a) { a.slopes = slopes; }).find(what) != std::string::npos);
-        CHECK(refused([](auto& a) { a.causal = true, a.lag = 1; }).find(what) != std::string::npos);
+        CHECK(refused([](auto& a) { a.causal = true, a.exclude_recent = 1; }).find(what) != std::string::npos);
         CHECK(refused([](auto& a) { a.window = 3; }, 5).empty());
         CHECK(refused([&](auto& a) { a.slopes = slopes; }, 5).empty());
         const matrix sums(6, 4);

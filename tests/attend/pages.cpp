@@ -54,7 +54,7 @@ template <class Keys, class Values> void check_places() {
                 parts.push_back({f.pages->values_of(page, h), f.pages->values().bytes});
             else
                 CHECK(f.pages->values_of(page, h) == f.pages->keys_of(page, h));
-            parts.push_back({reinterpret_cast<const std::byte*>(f.pages->marks(page, h)), f.options.page_tokens});
+            parts.push_back({reinterpret_cast<const std::byte*>(f.pages->nonfinite(page, h)), f.options.page_tokens});
             if (page == 0) continue;
             CHECK(f.pages->keys_of(page, h) == f.pages->keys_of(page - 1, h) + f.pages->keys().bytes);
             if constexpr (fixture<Keys, Values>::pages_type::stores_values)
@@ -91,7 +91,7 @@ TEST_CASE("a sequence takes neighbours in order, also those that another has giv
     CHECK(std::is_sorted(all.begin(), all.end()));
 }
 
-TEST_CASE("a saved page is, head by head, its keys, values and marks") {
+TEST_CASE("a saved page is, head by head, its keys, values and nonfinite flags") {
     const fixture<nb::int8_channel, nb::int4_g32> f;
     const auto s = f.sequence(64);
     std::vector<std::byte> saved(f.pages->page_bytes());
@@ -102,7 +102,7 @@ TEST_CASE("a saved page is, head by head, its keys, values and marks") {
         at += f.pages->keys().bytes;
         CHECK(std::memcmp(at, f.pages->values_of(s.page(1), h), f.pages->values().bytes) == 0);
         at += f.pages->values().bytes;
-        CHECK(std::memcmp(at, f.pages->marks(s.page(1), h), f.options.page_tokens) == 0);
+        CHECK(std::memcmp(at, f.pages->nonfinite(s.page(1), h), f.options.page_tokens) == 0);
         at += 64;
     }
     CHECK(at == saved.data() + saved.size());

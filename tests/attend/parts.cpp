@@ -97,7 +97,7 @@ TEST_CASE("the newest tokens and all before them are the whole, whatever a query
                 options.window = newest;
                 result got = attended(cache, q, options);
                 options.window = 0;
-                options.lag = newest;
+                options.exclude_recent = newest;
                 const result old = attended(cache, q, options);
                 CHECK(same_bits(attended(cache, q, options, 3).out, old.out));
                 merge(got, old);
@@ -119,9 +119,9 @@ TEST_CASE("the newest tokens and all before them are the whole, whatever a query
     nb::kv_cache<nb::f16_plain, nb::f16_plain> cache(o);
     append(cache, t.k, t.v);
     nb::attend_options options;
-    options.lag = 3;
+    options.exclude_recent = 3;
     options.causal = false;
-    CHECK(broken_by([&] { (void)attended(cache, q, options); }).find("lag") != std::string::npos);
+    CHECK(broken_by([&] { (void)attended(cache, q, options); }).find("exclude_recent") != std::string::npos);
 }
 
 TEST_CASE("a part that is not a number makes the whole none") {
@@ -306,8 +306,9 @@ TEST_CASE("CSKV: low rank for old tokens and full precision for the newest, exac
                     up[(h * rank + i) * size + c] = x;
                 }
         const float scale = 1.0f / std::sqrt(static_cast<float>(size));
-        const result latent = attended(low, times(q, down, 4, heads, size, rank),
-                                       {.lag = newest, .scale = scale, .precision = nb::attention_precision::fp32});
+        const result latent =
+            attended(low, times(q, down, 4, heads, size, rank),
+                     {.exclude_recent = newest, .scale = scale, .precision = nb::attention_precision::fp32});
         result got = attended(full, q, {.window = newest, .scale = scale, .precision = nb::attention_precision::fp32});
         merge(got, {times(latent.out, up, 4, heads, rank, size), latent.sums});
         errors.push_back(relative_mean_square(got.out, want.out));

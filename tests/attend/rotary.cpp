@@ -61,7 +61,7 @@ TEST_CASE("cosines and sines of turns are right up to the last position a cache 
             const double frequency = std::ldexp(static_cast<double>(nibble_test::random64(62, i) >> 31),
                                                 -30 - static_cast<int>(random >> 61));
             const long double angle = static_cast<long double>(position) * static_cast<long double>(frequency);
-            const nb::kernel::turn got = nb::kernel::turn_of(position, i % 3 == 0 ? -frequency : frequency);
+            const nb::kernel::rotation got = nb::kernel::rotation_of(position, i % 3 == 0 ? -frequency : frequency);
             const double sine = i % 3 == 0 ? -got.sine : got.sine;
             off = std::max(off, static_cast<double>(std::abs(static_cast<long double>(got.cosine) - std::cos(angle))));
             off = std::max(off, static_cast<double>(std::abs(static_cast<long double>(sine) - std::sin(angle))));
@@ -81,7 +81,7 @@ TEST_CASE("panels of keys are turned token by token, to the same bits on every I
                 for (const std::size_t panel : {0u, 1u, 15u}) {
                     const matrix x = matrix::normal(dims + 3, 16, block % 97 + panel);
                     std::vector<float> of_block(2 * tables->padded()), scratch(2 * tables->padded());
-                    tables->turns_at(block, of_block.data());
+                    tables->rotations_at(block, of_block.data());
                     matrix want(dims + 3, 16);
                     double off = 0.0;
                     nb::for_each_isa([&]<class Isa>() {
@@ -93,8 +93,8 @@ TEST_CASE("panels of keys are turned token by token, to the same bits on every I
                     for (std::size_t t = 0; t < 16; ++t) {
                         std::vector<float> column(dims + 3);
                         for (std::size_t c = 0; c < column.size(); ++c) column[c] = x.row(c)[t];
-                        std::vector<nb::kernel::turn> turns(dims / 2);
-                        tables->turns_at(block + panel * 16 + t, turns.data());
+                        std::vector<nb::kernel::rotation> turns(dims / 2);
+                        tables->rotations_at(block + panel * 16 + t, turns.data());
                         tables->rotate_row(turns.data(), column.data());
                         for (std::size_t i = 0; i < dims / 2; ++i)
                             for (const std::size_t c : {tables->first(i), tables->second(i)}) {

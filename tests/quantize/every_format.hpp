@@ -21,6 +21,19 @@ template <class Scheme> [[nodiscard]] format_verbs verbs_of(std::string name) {
         return plain(nibble::quantize<Scheme>(nibble::matrix_view<const float>(x, rows, cols, stride), options,
                                               test_executor{workers}));
     };
+    v.quantize_by_halves = [](const float* x, std::size_t rows, std::size_t cols,
+                              const nibble::quantize_options& options, bool by_blocks, std::size_t workers) {
+        const nibble::matrix_view<const float> w(x, rows, cols);
+        const test_executor threads{workers};
+        const nibble::scale_groups<Scheme> scales = nibble::choose_scales<Scheme>(w, options, threads);
+        if (!by_blocks) return plain(nibble::encode(w, scales, options, threads));
+        nibble::quantized<Scheme> q(scales);
+        for_each_block(rows, cols, [&](std::size_t row, std::size_t col, std::size_t height, std::size_t width) {
+            const nibble::matrix_view<const float> block(x + row * cols + col, height, width, cols);
+            nibble::encode_block(block, row, col, q, options, threads);
+        });
+        return plain(q);
+    };
     v.round_trip = [](const float* x, std::size_t rows, std::size_t cols, std::size_t out_stride, std::size_t workers) {
         const auto q = nibble::quantize<Scheme>(nibble::matrix_view<const float>(x, rows, cols), {}, test_executor{1});
         std::vector<float> out(rows * out_stride, 123.0f);

@@ -69,8 +69,8 @@ TEST_CASE("quantize: runs are measured together as one by one", "[quantize][sche
             x[x.size() - 1] = run % 32 == 0 ? -3.4e38f : 3.4e38f;
             std::vector<float> largest(runs), low(runs), high(runs);
             std::vector<unsigned char> nonfinite(runs, 1);
-            const kernel::run_statistics to{largest.data(), low.data(), high.data(), nullptr, nonfinite.data()};
-            REQUIRE(kernel::measure_runs<true>(x.data(), run, runs, to));
+            const kernel::statistics_of_groups to{largest.data(), low.data(), high.data(), nullptr, nonfinite.data()};
+            REQUIRE(kernel::measure_whole_groups<true>(x.data(), run, runs, to));
             for (std::size_t i = 0; i < runs; ++i) {
                 const group_statistics g = kernel::measure<true>(x.data() + i * run, run, false);
                 CHECK(std::bit_cast<std::uint32_t>(g.largest) == std::bit_cast<std::uint32_t>(largest[i]));
@@ -79,15 +79,15 @@ TEST_CASE("quantize: runs are measured together as one by one", "[quantize][sche
                 CHECK(nonfinite[i] == 0);
             }
             std::vector<float> again(runs);
-            const kernel::run_statistics magnitudes{again.data(), nullptr, nullptr, nullptr, nonfinite.data()};
-            REQUIRE(kernel::measure_runs<false>(x.data(), run, runs, magnitudes));
+            const kernel::statistics_of_groups magnitudes{again.data(), nullptr, nullptr, nullptr, nonfinite.data()};
+            REQUIRE(kernel::measure_whole_groups<false>(x.data(), run, runs, magnitudes));
             CHECK(again == largest);
             for (const float bad : {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()})
                 for (const std::size_t at : {std::size_t{0}, x.size() / 2, x.size() - 1}) {
                     std::vector<float> y = x;
                     y[at] = bad;
-                    CHECK_FALSE(kernel::measure_runs<true>(y.data(), run, runs, to));
-                    CHECK_FALSE(kernel::measure_runs<false>(y.data(), run, runs, magnitudes));
+                    CHECK_FALSE(kernel::measure_whole_groups<true>(y.data(), run, runs, to));
+                    CHECK_FALSE(kernel::measure_whole_groups<false>(y.data(), run, runs, magnitudes));
                 }
         }
 }

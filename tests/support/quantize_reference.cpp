@@ -429,6 +429,35 @@ void check_strides_and_executors(const format_verbs& format) {
     }
 }
 
+// quantize is its halves, for every option.
+void check_halves(const format_verbs& format) {
+    constexpr std::size_t shapes_of_halves[][2] = {{0, 7}, {1, 1}, {3, 67}, {9, 129}, {5, 515}, {2, 1031}};
+    for (const auto& [rows, cols] : shapes_of_halves)
+        for (const weights_kind kind : {weights_kind::normal, weights_kind::huge, weights_kind::nonfinite}) {
+            const std::vector<float> x = weights_of(kind, rows, cols, 13);
+            std::vector<unsigned char> up(rows * cols + 1);
+            for (std::size_t i = 0; i < up.size(); ++i) up[i] = static_cast<unsigned char>(i * 7 % 5);
+            const nibble::quantize_options all[] = {
+                {},
+                {.range = nibble::range::least_squares},
+                {.rounding = nibble::rounding::stochastic, .seed = 3},
+                {.rounding = nibble::rounding::learned, .round_up = up.data()},
+                {.nonfinite = nibble::nonfinite_policy::zero},
+                {.flush_subnormals = true},
+            };
+            for (const nibble::quantize_options& options : all) {
+                if (options.range == nibble::range::least_squares && cols > 129) continue;
+                CAPTURE(format.facts.name, rows, cols, static_cast<int>(kind), &options - all);
+                const int bits = format.facts.element->bits;
+                const plain_quantized wanted = format.quantize(x.data(), rows, cols, cols, options, 1);
+                for (const bool by_blocks : {false, true})
+                    CHECK(difference(
+                              format.quantize_by_halves(x.data(), rows, cols, options, by_blocks, by_blocks ? 1 : 3),
+                              wanted, bits) == "");
+            }
+        }
+}
+
 void check_least_squares(const format_verbs& format) {
     if (!format.facts.scaled) return;
     const nibble::quantize_options options{.range = nibble::range::least_squares};
@@ -458,7 +487,20 @@ void check_format(const format_verbs& format) {
     check_rules(format);
     check_dequantize(format);
     check_strides_and_executors(format);
+    check_halves(format);
     check_least_squares(format);
+}
+
+void for_each_block(std::size_t rows, std::size_t cols,
+                    const std::function<void(std::size_t, std::size_t, std::size_t, std::size_t)>& visit) {
+    std::size_t end = cols;
+    for (std::size_t most = 1; end != 0; ++most) {
+        const std::size_t width = std::min(most, end);
+        const std::size_t above = most % 2 == 0 ? rows / 2 : rows;
+        end -= width;
+        visit(0, end, above, width);
+        visit(above, end, rows - above, width);
+    }
 }
 
 } // namespace nibble_test

@@ -8,6 +8,7 @@
 #include <nibble/scheme/formats.hpp>
 
 #include <cstddef>
+#include <functional>
 #include <map>
 #include <string>
 #include <type_traits>
@@ -118,11 +119,20 @@ enum class weights_kind { normal, zeros, tiny, huge, nonfinite, constant, ties, 
 // Squared error of each slot, in double.
 [[nodiscard]] std::vector<double> errors_of_slots(const scheme_facts& scheme, const plain_quantized& q, const float* x);
 
+// A matrix cut into blocks, the columns from right to left: of 1, 2, 3 ... columns, every other one in two parts.
+void for_each_block(
+    std::size_t rows, std::size_t cols,
+    const std::function<void(std::size_t row, std::size_t col, std::size_t height, std::size_t width)>& visit);
+
 // A format behind pointers: what the tests call of it.
 struct format_verbs {
     scheme_facts facts;
     plain_quantized (*quantize)(const float* x, std::size_t rows, std::size_t cols, std::size_t stride,
                                 const nibble::quantize_options& options, std::size_t workers) = nullptr;
+    // The same by choose_scales and encode, or encode_block of one block after the other.
+    plain_quantized (*quantize_by_halves)(const float* x, std::size_t rows, std::size_t cols,
+                                          const nibble::quantize_options& options, bool by_blocks,
+                                          std::size_t workers) = nullptr;
     std::vector<float> (*round_trip)(const float* x, std::size_t rows, std::size_t cols, std::size_t out_stride,
                                      std::size_t workers) = nullptr;
 };

@@ -11,9 +11,9 @@
 #include <nibble/core/bits.hpp>
 #include <nibble/core/view.hpp>
 #include <nibble/isa/lanes.hpp>
-#include <nibble/kernel/attention_decode.hpp>
 #include <nibble/kernel/attention_keys.hpp>
 #include <nibble/kernel/attention_values.hpp>
+#include <nibble/kernel/dequantize_keys.hpp>
 #include <nibble/kernel/gemm_plan.hpp>
 #include <nibble/kernel/rotary.hpp>
 #include <nibble/kernel/softmax.hpp>
@@ -39,16 +39,16 @@ protected:
     using key_piece = kernel::key_piece;
     using value_piece = kernel::value_piece;
     static constexpr std::size_t rows16 = panel_layout::rows;
-    // Panels of keys that are turned before the next products: 32 KiB of 128 channels.
-    static constexpr std::size_t panels_turned = 4;
+    // Panels of keys that are rotated before the next products: 32 KiB of 128 channels.
+    static constexpr std::size_t panels_rotated = 4;
 
     attention_base(const kv_sequence& cache, const attention_rows& rows, const attend_options& options,
                    kernel::arena& memory) noexcept
         : cache_(cache), memory_(cache.memory()), o_(cache.options()), at_(rows), options_(options),
-          seen_(cache, options), rows_(rows.rows()), key_transform_(cache.key_transform().get()),
+          visible_(cache, options), rows_(rows.rows()), key_transform_(cache.key_transform().get()),
           rotary_(cache.key_rotary()), queries_(memory.take<float>(rows_ * o_.head_size)),
           offsets_(memory.take<float>(rows_)), scores_(memory.take<float>(kernel::attention_block * rows_)),
-          mixed_(memory.take<float>(rows16 * rows_)), rescale_(memory.take<float>(rows_)),
+          boundary_scores_(memory.take<float>(rows16 * rows_)), rescale_(memory.take<float>(rows_)),
           open_keys_layout_(cache.newest_keys().tokens, o_.head_size),
           open_values_layout_(open_values(cache.newest_values().tokens)),
           first_keys_layout_(cache.first_keys().tokens, o_.head_size),
@@ -58,10 +58,10 @@ protected:
           first_values_(first_values_layout_, rows_, 1.0f, memory),
           open_decoder_(open_keys_layout_, 1.0f, rotary_ != nullptr, memory) {
         if (rotary_ == nullptr) return;
-        query_turns_ = memory.take<kernel::turn>(rotary_->pairs());
-        block_turns_ = memory.take<float>(2 * rotary_->padded());
-        panel_turns_ = memory.take<float>(2 * rotary_->padded());
-        turned_keys_ = memory.take<std::byte>(panels_turned * open_keys_layout_.panel_bytes);
+        query_rotations_ = memory.take<kernel::rotation>(rotary_->pairs());
+        block_rotations_ = memory.take<float>(2 * rotary_->padded());
+        panel_rotations_ = memory.take<float>(2 * rotary_->padded());
+        rotated_keys_ = memory.take<std::byte>(panels_rotated * open_keys_layout_.panel_bytes);
     }
     attention_base(const attention_base&) = delete; // parts refer to one another
     attention_base& operator=(const attention_base&) = delete;
@@ -90,9 +90,9 @@ protected:
     NIBBLE_NOINLINE void transform_query(std::size_t r) noexcept {
         using L = lanes<Isa>;
         float* const query = queries_ + r * o_.head_size;
-        if (rotary_ != nullptr) { // keys get their mean back before they are turned
-            if (r % at_.group == 0) rotary_->turns_at(at_.position(r), query_turns_);
-            rotary_->rotate_row(query_turns_, query);
+        if (rotary_ != nullptr) { // keys get their mean back before they are rotated
+            if (r % at_.group == 0) rotary_->rotations_at(at_.position(r), query_rotations_);
+            rotary_->rotate_row(query_rotations_, query);
             return;
         }
         if (!key_transform_->mean.empty()) {
@@ -128,8 +128,8 @@ protected:
     };
     [[nodiscard]] places places_of(std::size_t first, std::size_t count) const noexcept {
         const std::size_t sinks = min_of(o_.sinks, cache_.size());
-        const std::size_t begin = max_of(sinks, seen_.begin(at_.position(0)));
-        const std::size_t end = seen_.end(at_.position(rows_ - 1));
+        const std::size_t begin = max_of(sinks, visible_.begin(at_.position(0)));
+        const std::size_t end = visible_.end(at_.position(rows_ - 1));
         const range sunk = meet(0, sinks, first, count);
         return {.first_keys = sunk,
                 .keys = meet(begin, min_of(cache_.stored_keys(), end), first, count),
@@ -159,15 +159,15 @@ protected:
         if (begin > position) {
             key_piece one = piece;
             one.panels = 1;
-            products(one, mixed_, nullptr);
+            products(one, boundary_scores_, nullptr);
             for (std::size_t r = 0; r < rows_; ++r)
                 for (std::size_t i = begin - position; i < rows16; ++i)
-                    scores_[(panel * rows_ + r) * rows16 + i] = mixed_[r * rows16 + i];
+                    scores_[(panel * rows_ + r) * rows16 + i] = boundary_scores_[r * rows16 + i];
         } else {
             products(piece, scores_ + panel * rows_ * rows16, next);
         }
     }
-    // Of keys that are turned as they are read: decode(decoder, piece, which panel of it, mean, to) makes them fp32;
+    // Of keys that are rotated as they are read: decode(decoder, piece, which panel of it, mean, to) makes them fp32;
     // `panel` is where in the block they begin.
     using decode_panel = void (*)(void* decoder, const key_piece& piece, std::size_t p, const float* mean,
                                   float* to) noexcept;
@@ -182,20 +182,20 @@ protected:
             key_transform_->mean.empty() ? nullptr : key_transform_->mean.data() + at_.head * o_.head_size;
         const std::size_t bytes = open_keys_layout_.panel_bytes;
         for (std::size_t p = 0; p < piece.panels;) {
-            key_piece turned{};
-            turned.panels = min_of(panels_turned, piece.panels - p);
-            for (std::size_t i = 0; i < turned.panels; ++i) {
-                auto* to = reinterpret_cast<float*>(turned_keys_ + i * bytes);
+            key_piece rotated{};
+            rotated.panels = min_of(panels_rotated, piece.panels - p);
+            for (std::size_t i = 0; i < rotated.panels; ++i) {
+                auto* to = reinterpret_cast<float*>(rotated_keys_ + i * bytes);
                 decode(decoder, piece, p + i, mean, to);
-                rotary_->rotate_panel<Isa>(block_turns_, panel + p + i, to, panel_turns_);
+                rotary_->rotate_panel<Isa>(block_rotations_, panel + p + i, to, panel_rotations_);
                 std::memset(to + o_.head_size * rows16, 0, bytes - o_.head_size * rows16 * sizeof *to); // padding
             }
-            turned.codes = turned.scales = turned.zeros = turned_keys_;
-            open_keys_.scores(turned, out + p * rows_ * rows16, nullptr);
-            p += turned.panels;
+            rotated.codes = rotated.scales = rotated.zeros = rotated_keys_;
+            open_keys_.scores(rotated, out + p * rows_ * rows16, nullptr);
+            p += rotated.panels;
         }
     }
-    void open_scores(const open_tokens& open, const key_layout<f32_plain>& layout, const range& r, std::size_t first,
+    void open_scores(const fp32_window& open, const key_layout<f32_plain>& layout, const range& r, std::size_t first,
                      bool newest) noexcept {
         for (std::size_t position = r.begin / rows16 * rows16; position < r.end;) {
             const auto products = [&](const key_piece& part, float* out, const std::byte* after) {
@@ -215,26 +215,26 @@ protected:
             scores_of(products, piece, position, r.begin, first, nullptr);
             position += panels * rows16;
         }
-        spoil_open(open, r, first, newest);
+        set_nan_of_window(open, r, first, newest);
     }
-    void spoil_open(const open_tokens& open, const range& r, std::size_t first, bool newest) noexcept {
+    void set_nan_of_window(const fp32_window& open, const range& r, std::size_t first, bool newest) noexcept {
         if (open.marked == 0) return;
         for (std::size_t position = r.begin; position < r.end; ++position)
-            if (open.marks[at_.head * open.tokens + (newest ? position % open.tokens : position)] != 0)
-                spoil(position - first);
+            if (open.nonfinite[at_.head * open.tokens + (newest ? position % open.tokens : position)] != 0)
+                set_nan(position - first);
     }
-    void spoil_pages(const range& r, std::size_t first) noexcept {
+    void set_nan_of_pages(const range& r, std::size_t first) noexcept {
         if (r.empty()) return;
         const std::size_t size = o_.page_tokens;
         for (std::size_t page = r.begin / size; page * size < r.end; ++page) {
             if (!memory_.has_marks(cache_.page(page))) continue;
-            const std::uint8_t* marks = memory_.marks(cache_.page(page), at_.head);
+            const std::uint8_t* nonfinite = memory_.nonfinite(cache_.page(page), at_.head);
             for (std::size_t t = max_of(r.begin, page * size); t < min_of(r.end, (page + 1) * size); ++t)
-                if (marks[t - page * size] != 0) spoil(t - first);
+                if (nonfinite[t - page * size] != 0) set_nan(t - first);
         }
     }
     // All scores of a token whose key or value is not finite.
-    void spoil(std::size_t t) noexcept {
+    void set_nan(std::size_t t) noexcept {
         for (std::size_t r = 0; r < rows_; ++r) scores_[(t / rows16 * rows_ + r) * rows16 + t % rows16] = quiet_nan;
     }
 
@@ -270,9 +270,9 @@ protected:
                 s = mask[t] == -infinity ? -infinity : s + mask[t];
             }
         }
-        const std::size_t last = seen_.end(at_.position(r));
+        const std::size_t last = visible_.end(at_.position(r));
         const std::size_t end = min_of(first + count, max_of(last, first));
-        const std::size_t begin = min_of(max_of(seen_.begin(at_.position(r)), first), first + panels * rows16);
+        const std::size_t begin = min_of(max_of(visible_.begin(at_.position(r)), first), first + panels * rows16);
         if (begin > first)
             for (std::size_t t = first; t < begin; ++t)
                 if (t >= o_.sinks || t >= last) row[(t - first) / rows16 * stride + (t - first) % rows16] = -infinity;
@@ -281,27 +281,27 @@ protected:
     }
 
     // The scores of sinks; and, when those of pages are there, of the newest tokens, and NaN for what is not finite: a
-    // value spoils its token wherever the key lies.
+    // value makes its token NaN wherever the key lies.
     void first_scores(const places& at, std::size_t first) noexcept {
-        if (rotary_ != nullptr) rotary_->turns_at(first, block_turns_);
+        if (rotary_ != nullptr) rotary_->rotations_at(first, block_rotations_);
         if (!at.first_keys.empty()) open_scores(cache_.first_keys(), first_keys_layout_, at.first_keys, first, false);
     }
     void newest_scores(const places& at, std::size_t first) noexcept {
         if (!at.new_keys.empty()) open_scores(cache_.newest_keys(), open_keys_layout_, at.new_keys, first, true);
-        spoil_open(cache_.first_values(), at.first_values, first, false);
-        spoil_pages(at.values, first);
-        spoil_open(cache_.newest_values(), at.new_values, first, true);
+        set_nan_of_window(cache_.first_values(), at.first_values, first, false);
+        set_nan_of_pages(at.values, first);
+        set_nan_of_window(cache_.newest_values(), at.new_values, first, true);
     }
 
-    // Scores to weights, in place: the rest of the softmax is in `states` and rescale_.
-    void weigh(std::size_t first, std::size_t count, kernel::softmax_state* states,
-               kernel::prefetch_cursor& asked) noexcept {
+    // Scores to probabilities, in place: the rest of the softmax is in `states` and rescale_.
+    void softmax(std::size_t first, std::size_t count, kernel::softmax_state* states,
+                 kernel::prefetch_cursor& asked) noexcept {
         const std::size_t panels = ceil_div(count, rows16);
         for (std::size_t r = 0; r < rows_; ++r) adjust(r, first, count, panels);
-        kernel::weigh<Isa>(scores_, rows_, panels, states, rescale_, asked);
+        kernel::softmax<Isa>(scores_, rows_, panels, states, rescale_, asked);
     }
     // mass[t] += the sum over the rows of e^(score - log_sums[row]), for the tokens t of a block that any row sees.
-    void add_weights(std::size_t first, std::size_t count, const float* log_sums, float* mass) noexcept {
+    void add_probabilities(std::size_t first, std::size_t count, const float* log_sums, float* mass) noexcept {
         using L = lanes<Isa>;
         for (std::size_t r = 0; r < rows_; ++r) {
             adjust(r, first, count, ceil_div(count, rows16));
@@ -328,7 +328,7 @@ protected:
                 }
         }
     }
-    [[nodiscard]] value_piece open_piece(const open_tokens& open, std::size_t first, std::size_t begin,
+    [[nodiscard]] value_piece open_piece(const fp32_window& open, std::size_t first, std::size_t begin,
                                          std::size_t end) const noexcept {
         value_piece piece{};
         const std::size_t from = begin / rows16 * rows16;
@@ -343,7 +343,7 @@ protected:
         first_values_.accumulate(&piece, 1, r.begin - first, r.end - first, scores_, out, nullptr, asked);
     }
     void newest_values(const range& r, std::size_t first, float* out, kernel::prefetch_cursor& asked) noexcept {
-        const open_tokens& open = cache_.newest_values();
+        const fp32_window& open = cache_.newest_values();
         value_piece pieces[kernel::most_pieces];
         std::size_t count = 0;
         for (std::size_t position = r.begin; position < r.end;) {
@@ -359,14 +359,14 @@ protected:
     const kv_cache_options& o_;
     attention_rows at_;
     const attend_options& options_;
-    seen_tokens seen_;
+    visible_range visible_;
     std::size_t rows_;
     const kv_transform* key_transform_;
     const kernel::rotary_tables* rotary_;
     float* queries_;
     float* offsets_;
     float* scores_;
-    float* mixed_;
+    float* boundary_scores_;
     float* rescale_;
     key_layout<f32_plain> open_keys_layout_;
     open_value_layout open_values_layout_;
@@ -375,12 +375,12 @@ protected:
     open_key_side open_keys_;
     open_value_side open_values_;
     open_value_side first_values_;
-    open_decoder open_decoder_;           // from here to turned_keys_ for a rotary embedding alone
-    kernel::turn* query_turns_ = nullptr; // of one position
-    float* block_turns_ = nullptr;
-    float* panel_turns_ = nullptr;
-    std::byte* turned_keys_ = nullptr; // panels in the layout of f32 pages
-    std::size_t goes_to_ = 0;          // tokens before which the span ends, and those that follow it
+    open_decoder open_decoder_;                   // from here to rotated_keys_ for a rotary embedding alone
+    kernel::rotation* query_rotations_ = nullptr; // of one position
+    float* block_rotations_ = nullptr;
+    float* panel_rotations_ = nullptr;
+    std::byte* rotated_keys_ = nullptr; // panels in the layout of f32 pages
+    std::size_t goes_to_ = 0;           // tokens before which the span ends, and those that follow it
 };
 
 } // namespace nibble::inline NIBBLE_ABI::detail

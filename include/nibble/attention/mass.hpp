@@ -32,7 +32,7 @@ void sum_mass(matrix_view<const float> q, const kv_cache<Keys, Values>& cache, m
     const kv_cache_options& o = cache.options();
     const std::size_t group = log_sums.cols() / o.heads;
     const std::size_t at_once = attention_rows::queries_at_once(group);
-    const std::size_t spans = ceil_div(cache.size(), kernel::attention_span);
+    const std::size_t spans = ceil_div(cache.size(), kernel::kv_split);
     const auto rows_from = [&](std::size_t head, std::size_t first) {
         return attention_rows::make(cache, head, 0, q.rows(), first, group);
     };
@@ -45,8 +45,8 @@ void sum_mass(matrix_view<const float> q, const kv_cache<Keys, Values>& cache, m
             const std::size_t head = index % o.heads;
             const std::size_t span = index / o.heads;
             float* const to = mass.row(head);
-            const std::size_t end = min_of(cache.size(), (span + 1) * kernel::attention_span);
-            for (std::size_t t = span * kernel::attention_span; t < end; ++t) to[t] = 0.0f;
+            const std::size_t end = min_of(cache.size(), (span + 1) * kernel::kv_split);
+            for (std::size_t t = span * kernel::kv_split; t < end; ++t) to[t] = 0.0f;
             for (std::size_t first = 0; first < q.rows(); first += at_once) {
                 kernel::arena own(memory + worker * bytes);
                 const attention_rows rows = rows_from(head, first);
@@ -69,10 +69,10 @@ void sum_mass(matrix_view<const float> q, const kv_cache<Keys, Values>& cache, m
 
 } // namespace detail
 
-// mass[h][t] = the sum of the weights of token t, over all queries and all query heads of key head h: what attend with
-// the same q and options gave the token, log_sums being those that it wrote. mass: the cache's heads x size(). Costs
-// half to three quarters of attend. The same bits for any number of threads. A query whose log-sum is NaN makes all of
-// its head NaN.
+// mass[h][t] = the sum of the probabilities of token t, over all queries and all query heads of key head h: what attend
+// with the same q and options gave the token, log_sums being those that it wrote. mass: the cache's heads x size().
+// Costs half to three quarters of attend. The same bits for any number of threads. A query whose log-sum is NaN makes
+// all of its head NaN.
 template <isa Isa = best_isa, class Keys, cached_values Values, executor Executor = serial>
 void attention_mass(matrix_view<const float> q, const kv_cache<Keys, Values>& cache, matrix_view<const float> log_sums,
                     matrix_view<float> mass, const attend_options& options = {}, const Executor& threads = {}) {

@@ -12,18 +12,18 @@ NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // In what the products are computed. Schemes whose elements are no small integers (FP8, NF4, f16, ...) always take
-// fp32, as do scores with keys that attend turns (kv_transform::rotary).
+// fp32, as do scores with keys that attend rotates (kv_transform::rotary).
 enum class attention_precision {
     fp32,           // all products in fp32
     integer_scores, // queries in 8 bits, one scale per query and head: exact integer products with integer keys
-    integer,        // the weights of the tokens in 8 bits too, one scale per query, head and 256 tokens
+    integer,        // the probabilities of the tokens in 8 bits too, one scale per query, head and 256 tokens
 };
 
 struct attend_options {
     bool causal = true;     // query i of n sees tokens up to its own position, size - n + i; else all, also if n > size
     std::size_t window = 0; // and at most the last so many of those, its own included; 0: no limit. Sinks stay visible
     // And none of the last so many, its own included: those that another cache has (with causal alone).
-    std::size_t lag = 0;
+    std::size_t exclude_recent = 0;
     float scale = 0.0f;               // of the products of queries and keys; 0: 1 / sqrt(head_size)
     float soft_cap = 0.0f;            // c: scores become c tanh(score / c) (Gemma 2); 0: none
     array_view<const float> slopes{}; // ALiBi, one per query head: slope x (token's position - query's) is added

@@ -64,7 +64,7 @@ inline void join(const kv_cache_options& o, std::size_t rows, const attention_su
             }
 }
 
-// What all spans gave, to the rows of out: sums over weights, and a sink's, in the caller's channels.
+// What all spans gave, to the rows of out: sums of probabilities, and a sink's, in the caller's channels.
 template <isa Isa>
 inline void finish(const kv_sequence& cache, const attention_rows& at, const attention_sums& all,
                    const attend_options& options, matrix_view<float> out) noexcept {

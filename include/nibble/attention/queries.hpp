@@ -54,8 +54,8 @@ struct attention_rows {
     NIBBLE_CHECK(
         count <= cache.size() || !have_positions,
         "attention: more queries than tokens: append their keys and values first; or, for cross-attention, set "
-        "causal = false, without a window, slopes or keys that attend turns");
-    NIBBLE_CHECK(options.lag == 0 || options.causal, "attention: lag is for causal attention");
+        "causal = false, without a window, slopes or keys that attend rotates");
+    NIBBLE_CHECK(options.exclude_recent == 0 || options.causal, "attention: exclude_recent is for causal attention");
     NIBBLE_CHECK(options.slopes.empty() || options.slopes.size() == heads, "attention: one slope per query head");
     NIBBLE_CHECK(options.mask.empty() || (options.mask.rows() == q.rows() && options.mask.cols() >= cache.size()),
                  "attention: the mask must be queries x tokens");
@@ -72,14 +72,14 @@ struct attention_rows {
 }
 
 // Which tokens of a sequence a query sees: sinks, and [begin, end) of its position.
-class seen_tokens {
+class visible_range {
 public:
-    seen_tokens(const kv_sequence& cache, const attend_options& options) noexcept
+    visible_range(const kv_sequence& cache, const attend_options& options) noexcept
         : size_(cache.size()), oldest_(cache.begin()), sinks_(cache.options().sinks), window_(options.window),
-          lag_(options.lag), causal_(options.causal) {}
+          exclude_recent_(options.exclude_recent), causal_(options.causal) {}
 
     [[nodiscard]] std::size_t end(std::size_t position) const noexcept {
-        return causal_ ? min_of(size_, position + 1 - min_of(position + 1, lag_)) : size_;
+        return causal_ ? min_of(size_, position + 1 - min_of(position + 1, exclude_recent_)) : size_;
     }
     [[nodiscard]] std::size_t begin(std::size_t position) const noexcept {
         return max_of(oldest_, window_ != 0 && position + 1 > window_ ? position + 1 - window_ : std::size_t{0});
@@ -103,7 +103,7 @@ private:
         std::size_t sinks, first, last; // spans [0, sinks) and [first, last)
     };
     [[nodiscard]] stretch stretches(const attention_rows& rows) const noexcept {
-        constexpr std::size_t span = kernel::attention_span;
+        constexpr std::size_t span = kernel::kv_split;
         const std::size_t sinks = ceil_div(min_of(sinks_, size_), span);
         const std::size_t to = end(rows.position(rows.rows() - 1));
         const std::size_t from = min_of(begin(rows.position(0)), to);
@@ -111,7 +111,7 @@ private:
         return {sinks, first, max_of(first, from == to ? std::size_t{0} : ceil_div(to, span))};
     }
 
-    std::size_t size_, oldest_, sinks_, window_, lag_;
+    std::size_t size_, oldest_, sinks_, window_, exclude_recent_;
     bool causal_;
 };
 

@@ -9,9 +9,9 @@
 #include <nibble/core/bits.hpp>
 #include <nibble/core/check.hpp>
 #include <nibble/core/view.hpp>
-#include <nibble/kernel/attention_decode.hpp>
 #include <nibble/kernel/attention_keys.hpp>
 #include <nibble/kernel/attention_values.hpp>
+#include <nibble/kernel/dequantize_keys.hpp>
 #include <nibble/kernel/gemm_plan.hpp>
 #include <nibble/kernel/softmax.hpp>
 #include <nibble/kv_cache.hpp>
@@ -62,7 +62,7 @@ private:
     using base::rows16;
     using base::rows_;
     using base::scores_;
-    using base::seen_;
+    using base::visible_;
     using typename base::key_piece;
     using typename base::places;
     using typename base::range;
@@ -75,8 +75,8 @@ public:
           keys_(pages_.keys(), rows_, base::queries_, o_.key_scale, memory),
           values_(pages_.values(), rows_, stores_values ? o_.value_scale : o_.key_scale, memory),
           decoder_(pages_.keys(), o_.key_scale, rotary_ != nullptr, memory),
-          partners_(has_partners(pages_.keys(), pages_.values(), o_.page_tokens) && rotary_ == nullptr &&
-                    keys_.prefetches() && values_.prefetches()) {}
+          paired_prefetch_(prefetches_in_pairs(pages_.keys(), pages_.values(), o_.page_tokens) && rotary_ == nullptr &&
+                           keys_.prefetches() && values_.prefetches()) {}
 
     // The queries of the task, as they meet what is stored.
     void prepare(matrix_view<const float> q) noexcept {
@@ -86,27 +86,27 @@ public:
 
     // The tokens of one span; whether those of the next are read after it.
     void span(std::size_t index, bool goes_on, const attention_sums& to) noexcept {
-        const std::size_t begin = index * kernel::attention_span;
-        const std::size_t end = min_of(cache_.size(), begin + kernel::attention_span);
+        const std::size_t begin = index * kernel::kv_split;
+        const std::size_t end = min_of(cache_.size(), begin + kernel::kv_split);
         goes_to_ = goes_on ? cache_.size() : end;
         to.clear(o_, rows_);
         // What the scores lack: the query x the keys' mean. (A soft cap wants it in every score: adjust.)
         for (std::size_t r = 0; r < rows_ && options_.soft_cap == 0.0f; ++r) to.offsets[r] = base::offsets_[r];
         for (std::size_t first = begin; first < end; first += kernel::attention_block)
-            if (seen_.any(at_, first, min_of(end, first + kernel::attention_block)))
+            if (visible_.any(at_, first, min_of(end, first + kernel::attention_block)))
                 block(first, min_of(kernel::attention_block, end - first), to.states, to.sums);
     }
 
     // mass[t] += the sum over the rows of e^(score - log_sums[row]), for the tokens t of one span.
     void add_mass(std::size_t index, const float* log_sums, float* mass) noexcept {
-        partners_ = false; // no values are read
-        const std::size_t begin = index * kernel::attention_span;
-        const std::size_t end = min_of(cache_.size(), begin + kernel::attention_span);
+        paired_prefetch_ = false; // no values are read
+        const std::size_t begin = index * kernel::kv_split;
+        const std::size_t end = min_of(cache_.size(), begin + kernel::kv_split);
         for (std::size_t first = begin; first < end; first += kernel::attention_block) {
             const std::size_t count = min_of(kernel::attention_block, end - first);
-            if (!seen_.any(at_, first, first + count)) continue;
+            if (!visible_.any(at_, first, first + count)) continue;
             block_scores(base::places_of(first, count), first, count);
-            base::add_weights(first, count, log_sums, mass);
+            base::add_probabilities(first, count, log_sums, mass);
         }
     }
 
@@ -115,10 +115,10 @@ private:
     // asked: keys ask for the values of their tokens as they are read, and values for the keys of the next block, at
     // the same place of a page. So all of it is asked for at one pace, as long before it is read as half a block takes
     // (Emerald Rapids, one query, against a distance within streams: int4_g32 1.17 to 1.20 times as fast, int8 1.01
-    // to 1.04; f16, whose halves are 64 KiB, 0.97). Only where the tiles of both do ask: not for keys that are turned
+    // to 1.04; f16, whose halves are 64 KiB, 0.97). Only where the tiles of both do ask: not for keys that are rotated
     // as they are read, nor for many rows, whose panels are unpacked.
-    [[nodiscard]] static bool has_partners(const key_layout<Keys>& keys, const value_layout_type& values,
-                                           std::size_t page_tokens) noexcept {
+    [[nodiscard]] static bool prefetches_in_pairs(const key_layout<Keys>& keys, const value_layout_type& values,
+                                                  std::size_t page_tokens) noexcept {
         if constexpr (stores_values) {
             // Of a first-level cache of 32 or 48 KiB; or, where requests of both halves go to it, of a second-level
             // one.
@@ -139,16 +139,16 @@ private:
         // while the processor is busy with the scores it asks for more of the values.
         const std::byte* const soon = base::values_at(at.values);
         for (std::size_t i = first / o_.page_tokens; i * o_.page_tokens < first + count; ++i)
-            ask_for_scales(i, stores_values);
+            prefetch_scales(i, stores_values);
         if (!at.keys.empty()) page_scores(at.keys, first, soon);
         base::newest_scores(at, first);
     }
-    // What is asked for while scores are weighed and no tile asks: the block's values, whose beginning the keys' tiles
+    // What is asked for during the softmax, when no tile asks: the block's values, whose beginning the keys' tiles
     // have asked for; or, where those asked for all of them, the next block's keys (1.02 to 1.1 times as fast as asking
     // for nothing).
-    [[nodiscard]] kernel::prefetch_cursor asked_meanwhile(const range& values, std::size_t first) const noexcept {
+    [[nodiscard]] kernel::prefetch_cursor prefetched_meanwhile(const range& values, std::size_t first) const noexcept {
         const std::size_t step = rows_ == 1 ? 128 : 64;
-        if (!partners_) {
+        if (!paired_prefetch_) {
             const std::byte* const at = base::values_at(values);
             return at == nullptr ? kernel::prefetch_cursor{}
                                  : kernel::prefetch_cursor{at + 8192, at + pages_.values().scales, step};
@@ -161,29 +161,29 @@ private:
     void block(std::size_t first, std::size_t count, kernel::softmax_state* states, float* out) noexcept {
         const places at = base::places_of(first, count);
         block_scores(at, first, count);
-        kernel::prefetch_cursor asked = asked_meanwhile(at.values, first);
-        base::weigh(first, count, states, asked);
+        kernel::prefetch_cursor asked = prefetched_meanwhile(at.values, first);
+        base::softmax(first, count, states, asked);
         const std::size_t after = first + kernel::attention_block;
         for (std::size_t i = after / o_.page_tokens; i * o_.page_tokens < after + kernel::attention_block; ++i)
-            ask_for_scales(i, false);
+            prefetch_scales(i, false);
         base::rescale(out);
         if (!at.first_values.empty()) base::first_values(at.first_values, first, out, asked);
         if (!at.values.empty()) page_values(at.values, first, out, asked);
         if (!at.new_values.empty()) base::newest_values(at.new_values, first, out, asked);
     }
 
-    static void ask_for(const std::byte* at, std::size_t bytes) noexcept {
+    static void prefetch(const std::byte* at, std::size_t bytes) noexcept {
         for (std::size_t i = 0; i < bytes; i += 64) Isa::prefetch(at + i);
     }
     // Scales and zero points: short stretches beside the codes, which no prefetch of a tile reaches.
-    void ask_for_scales(std::size_t page, bool values) noexcept {
+    void prefetch_scales(std::size_t page, bool values) noexcept {
         if (cache_.page(page) == kv_sequence::none) return;
         const std::uint32_t id = cache_.page(page);
         if (values)
-            ask_for(pages_.values_of(id, at_.head) + pages_.values().scales,
-                    pages_.values().bytes - pages_.values().scales);
+            prefetch(pages_.values_of(id, at_.head) + pages_.values().scales,
+                     pages_.values().bytes - pages_.values().scales);
         else
-            ask_for(pages_.keys_of(id, at_.head) + pages_.keys().scales, pages_.keys().bytes - pages_.keys().scales);
+            prefetch(pages_.keys_of(id, at_.head) + pages_.keys().scales, pages_.keys().bytes - pages_.keys().scales);
     }
 
     void page_scores(const range& r, std::size_t first, const std::byte* values) noexcept {
@@ -206,7 +206,7 @@ private:
                 piece.scales = part + layout.scales + slots * sizeof(typename format::scale_code);
                 piece.zeros = part + layout.zeros + slots * sizeof(typename format::zero_code);
                 piece.panels = panels;
-                if (partners_)
+                if (paired_prefetch_)
                     piece.paired_prefetch_offset = kernel::prefetch_offset(part, pages_.values_of(id, at_.head));
                 return piece;
             };
@@ -228,7 +228,7 @@ private:
                 base::scores_of(products, piece_at(position, ceil_div(end - position, rows16)), position, position,
                                 first, next);
         }
-        base::spoil_pages(r, first);
+        base::set_nan_of_pages(r, first);
     }
     void page_values(const range& r, std::size_t first, float* out, kernel::prefetch_cursor& asked) noexcept {
         using format = token_format<typename value_layout_type::scheme_type>;
@@ -247,7 +247,7 @@ private:
             piece.zeros = part + layout.zeros + layout.slot(0, t) * sizeof(typename format::zero_code);
             piece.first = begin - first;
             piece.count = end - begin;
-            const std::uint32_t later = partners_ ? base::page_of_next_block(page, first) : kv_sequence::none;
+            const std::uint32_t later = paired_prefetch_ ? base::page_of_next_block(page, first) : kv_sequence::none;
             if (later != kv_sequence::none)
                 piece.paired_prefetch_offset = kernel::prefetch_offset(part, pages_.keys_of(later, at_.head));
         }
@@ -260,7 +260,7 @@ private:
     key_side keys_;
     value_side values_;
     decoder decoder_; // for a rotary embedding alone
-    bool partners_;
+    bool paired_prefetch_;
 };
 
 } // namespace nibble::inline NIBBLE_ABI::detail

@@ -73,7 +73,8 @@ public:
     [[nodiscard]] const kv_cache_options& options() const noexcept { return options_; }
     [[nodiscard]] bool stores_values() const noexcept { return stores_values_; } // or they are a prefix of the keys
     [[nodiscard]] const allocator& memory_from() const noexcept { return from_; }
-    // Bytes of a page: all heads, keys, values, and a byte per token and head that marks numbers which were not finite.
+    // Bytes of a page: all heads, keys, values, and a byte per token and head that tells of numbers which were not
+    // finite.
     [[nodiscard]] std::size_t page_bytes() const noexcept { return head_bytes_ * options_.heads; }
     [[nodiscard]] std::size_t available() const noexcept { return available_; }
     [[nodiscard]] std::size_t owners(std::uint32_t page) const noexcept { return owners_[page]; }
@@ -86,7 +87,7 @@ public:
         marked_[page] = 0;
         return page;
     }
-    // page_bytes() to and from plain memory: head by head its keys, values and marks.
+    // page_bytes() to and from plain memory: head by head its keys, values and flags of what was not finite.
     void save(std::uint32_t page, std::byte* to) const noexcept {
         for_each_part(
             page, [&](const std::byte* part, std::size_t bytes, std::size_t at) { std::memcpy(to + at, part, bytes); });
@@ -132,18 +133,18 @@ public:
     }
     // A byte per token: bit 0 says that its key was not finite, bit 1 that its value was not; has_marks: whether the
     // page has any.
-    [[nodiscard]] std::uint8_t* marks(std::uint32_t page, std::size_t head) noexcept {
-        return reinterpret_cast<std::uint8_t*>(head_of(head) + marks_at(page));
+    [[nodiscard]] std::uint8_t* nonfinite(std::uint32_t page, std::size_t head) noexcept {
+        return reinterpret_cast<std::uint8_t*>(head_of(head) + nonfinite_at(page));
     }
-    [[nodiscard]] const std::uint8_t* marks(std::uint32_t page, std::size_t head) const noexcept {
-        return reinterpret_cast<const std::uint8_t*>(head_of(head) + marks_at(page));
+    [[nodiscard]] const std::uint8_t* nonfinite(std::uint32_t page, std::size_t head) const noexcept {
+        return reinterpret_cast<const std::uint8_t*>(head_of(head) + nonfinite_at(page));
     }
     [[nodiscard]] bool has_marks(std::uint32_t page) const noexcept { return marked_[page] != 0; }
     void count_marks(std::uint32_t page) noexcept {
         marked_[page] = 0;
         for (std::size_t h = 0; h < options_.heads; ++h)
             for (std::size_t t = 0; t < options_.page_tokens; ++t)
-                if (marks(page, h)[t] != 0) marked_[page] = 1;
+                if (nonfinite(page, h)[t] != 0) marked_[page] = 1;
     }
 
     // Keys and values leave their windows after these many of `tokens`.
@@ -171,8 +172,8 @@ protected:
                 allocator from)
         : options_(given), from_(from), stores_values_(stores_values), keys_bytes_(keys_bytes),
           values_bytes_(values_bytes) {
-        marks_bytes_ = round_up(options_.page_tokens, 64);
-        head_bytes_ = keys_bytes_ + values_bytes_ + marks_bytes_;
+        nonfinite_bytes_ = round_up(options_.page_tokens, 64);
+        head_bytes_ = keys_bytes_ + values_bytes_ + nonfinite_bytes_;
         NIBBLE_CHECK(options_.pages <= (SIZE_MAX / 4) / (head_bytes_ * options_.heads) && options_.pages < none,
                      "kv_cache: that many pages do not fit in the address space");
         memory_ = buffer(options_.pages * page_bytes(), from);
@@ -228,8 +229,8 @@ private:
     [[nodiscard]] const std::byte* head_of(std::size_t head) const noexcept {
         return memory_.data() + head * options_.pages * head_bytes_;
     }
-    [[nodiscard]] std::size_t marks_at(std::uint32_t page) const noexcept {
-        return options_.pages * (keys_bytes_ + values_bytes_) + page * marks_bytes_;
+    [[nodiscard]] std::size_t nonfinite_at(std::uint32_t page) const noexcept {
+        return options_.pages * (keys_bytes_ + values_bytes_) + page * nonfinite_bytes_;
     }
     // visit(part, bytes, where it begins in the page as save writes it)
     template <class Visit> void for_each_part(std::uint32_t page, const Visit& visit) noexcept {
@@ -237,7 +238,7 @@ private:
             const std::size_t at = h * head_bytes_;
             visit(keys_of(page, h), keys_bytes_, at);
             if (stores_values_) visit(values_of(page, h), values_bytes_, at + keys_bytes_);
-            visit(reinterpret_cast<std::byte*>(marks(page, h)), marks_bytes_, at + keys_bytes_ + values_bytes_);
+            visit(reinterpret_cast<std::byte*>(nonfinite(page, h)), nonfinite_bytes_, at + keys_bytes_ + values_bytes_);
         }
     }
     template <class Visit> void for_each_part(std::uint32_t page, const Visit& visit) const noexcept {
@@ -250,7 +251,7 @@ private:
     bool stores_values_;
     std::size_t keys_bytes_;
     std::size_t values_bytes_; // 0 where values are keys
-    std::size_t marks_bytes_ = 0;
+    std::size_t nonfinite_bytes_ = 0;
     std::size_t head_bytes_ = 0;
     buffer memory_;
     dynamic_array<std::uint32_t> owners_;
@@ -265,7 +266,7 @@ private:
 // hold is stored once, and copied when one of them writes to it. Not for several threads at once without a lock.
 // Neither copied nor moved: sequences point to it.
 //
-// A page is not in one place: keys, values and marks of a head have the parts of all pages side by side, so that
+// A page is not in one place: keys, values and flags of a head have the parts of all pages side by side, so that
 // attention, which goes through a sequence head by head, reads one stretch of memory where pages were taken one after
 // the other. (Emerald Rapids, two threads: stretches of 8 KiB are read at 24 GB/s, of 64 at 31, of 256 at 36.)
 template <class Keys, cached_values Values> class kv_pages : public detail::page_memory {

@@ -24,26 +24,26 @@ namespace nibble::inline NIBBLE_ABI::detail {
 
 // Keys or values of some tokens in fp32, in the layout of a page in f32: the newest ones, position p at p % tokens, or
 // the first.
-struct open_tokens {
+struct fp32_window {
     std::size_t tokens = 0;
     std::size_t head_bytes = 0;
     buffer memory;
-    dynamic_array<std::uint8_t> marks; // [head][tokens]
-    std::size_t marked = 0;            // of those, not 0
+    dynamic_array<std::uint8_t> nonfinite; // [head][tokens]
+    std::size_t marked = 0;                // of those, not 0
 
-    open_tokens() = default;
-    open_tokens(std::size_t count, std::size_t bytes, std::size_t heads, allocator from = {})
-        : tokens(count), head_bytes(bytes), memory(count == 0 ? 0 : bytes * heads, from), marks(count * heads) {}
+    fp32_window() = default;
+    fp32_window(std::size_t count, std::size_t bytes, std::size_t heads, allocator from = {})
+        : tokens(count), head_bytes(bytes), memory(count == 0 ? 0 : bytes * heads, from), nonfinite(count * heads) {}
     [[nodiscard]] const std::byte* head(std::size_t h) const noexcept { return memory.data() + h * head_bytes; }
     [[nodiscard]] std::byte* head(std::size_t h) noexcept { return memory.data() + h * head_bytes; }
     void count_marks() noexcept {
         marked = 0;
-        for (const std::uint8_t m : marks) marked += m;
+        for (const std::uint8_t m : nonfinite) marked += m;
     }
 };
 // The newest tokens of a sequence.
 struct newest_tokens {
-    open_tokens keys, values;
+    fp32_window keys, values;
     [[nodiscard]] bool empty() const noexcept { return keys.tokens == 0 && values.tokens == 0; }
 };
 
@@ -132,12 +132,12 @@ public:
         return memory_->stores_values() ? options().value_size : options().head_size;
     }
     [[nodiscard]] std::uint32_t page(std::size_t i) const noexcept { return i < table_.size() ? table_[i] : none; }
-    [[nodiscard]] const open_tokens& newest_keys() const noexcept { return newest_.keys; }
-    [[nodiscard]] const open_tokens& newest_values() const noexcept {
+    [[nodiscard]] const fp32_window& newest_keys() const noexcept { return newest_.keys; }
+    [[nodiscard]] const fp32_window& newest_values() const noexcept {
         return memory_->stores_values() ? newest_.values : newest_.keys;
     }
-    [[nodiscard]] const open_tokens& first_keys() const noexcept { return first_keys_; }
-    [[nodiscard]] const open_tokens& first_values() const noexcept {
+    [[nodiscard]] const fp32_window& first_keys() const noexcept { return first_keys_; }
+    [[nodiscard]] const fp32_window& first_values() const noexcept {
         return memory_->stores_values() ? first_values_ : first_keys_;
     }
 
@@ -207,11 +207,11 @@ protected:
     }
 
     // Memory for fp32 tokens; and for the newest ones, where `appended` come at once.
-    [[nodiscard]] open_tokens open_keys(std::size_t tokens) const {
+    [[nodiscard]] fp32_window open_keys(std::size_t tokens) const {
         const kv_cache_options& o = memory_->options();
         return {tokens, key_layout<f32_plain>(tokens, o.head_size).bytes, o.heads, memory_->memory_from()};
     }
-    [[nodiscard]] open_tokens open_values(std::size_t tokens) const {
+    [[nodiscard]] fp32_window open_values(std::size_t tokens) const {
         const kv_cache_options& o = memory_->options();
         return {tokens, value_layout<f32_plain>(tokens, o.value_size).bytes, o.heads, memory_->memory_from()};
     }
@@ -241,23 +241,23 @@ protected:
         transform_channels<best_isa>(*transform, h, size, true, x);
         return finite_row(x, size, x);
     }
-    static void put_open_key(open_tokens& open, std::size_t head, std::size_t at, const float* x, std::size_t channels,
+    static void put_open_key(fp32_window& open, std::size_t head, std::size_t at, const float* x, std::size_t channels,
                              bool marked) noexcept {
         auto* to = reinterpret_cast<float*>(open.head(head) +
                                             at / panel_layout::rows *
                                                 key_layout<f32_plain>(panel_layout::rows, channels).panel_bytes) +
                    at % panel_layout::rows;
         for (std::size_t c = 0; c < channels; ++c) to[c * panel_layout::rows] = x[c];
-        open.marks[head * open.tokens + at] = marked ? 1 : 0;
+        open.nonfinite[head * open.tokens + at] = marked ? 1 : 0;
     }
-    static void put_open_value(open_tokens& open, std::size_t head, std::size_t at, const float* x,
+    static void put_open_value(fp32_window& open, std::size_t head, std::size_t at, const float* x,
                                std::size_t channels, bool marked) noexcept {
         auto* to = reinterpret_cast<float*>(open.head(head)) + at * panel_layout::rows;
         for (std::size_t c = 0; c < channels; ++c)
             to[c / panel_layout::rows * open.tokens * panel_layout::rows + c % panel_layout::rows] = x[c];
-        open.marks[head * open.tokens + at] = marked ? 1 : 0;
+        open.nonfinite[head * open.tokens + at] = marked ? 1 : 0;
     }
-    static void get_open_key(const open_tokens& open, std::size_t head, std::size_t at, std::size_t channels,
+    static void get_open_key(const fp32_window& open, std::size_t head, std::size_t at, std::size_t channels,
                              float* x) noexcept {
         const auto* from = reinterpret_cast<const float*>(
                                open.head(head) + at / panel_layout::rows *
@@ -265,7 +265,7 @@ protected:
                            at % panel_layout::rows;
         for (std::size_t c = 0; c < channels; ++c) x[c] = from[c * panel_layout::rows];
     }
-    static void get_open_value(const open_tokens& open, std::size_t head, std::size_t at, std::size_t channels,
+    static void get_open_value(const fp32_window& open, std::size_t head, std::size_t at, std::size_t channels,
                                float* x) noexcept {
         const auto* from = reinterpret_cast<const float*>(open.head(head)) + at * panel_layout::rows;
         for (std::size_t c = 0; c < channels; ++c)
@@ -280,26 +280,26 @@ protected:
             const std::size_t at = t % newest_.keys.tokens;
             get_open_key(newest_.keys, h, at, o.head_size, x);
             put_open_key(to.keys, h, t % to.keys.tokens, x, o.head_size,
-                         newest_.keys.marks[h * newest_.keys.tokens + at] != 0);
+                         newest_.keys.nonfinite[h * newest_.keys.tokens + at] != 0);
         }
         if (to.values.tokens == 0) return;
         for (std::size_t t = oldest_in(to.values, oldest_value_); t < tokens_; ++t) {
             const std::size_t at = t % newest_.values.tokens;
             get_open_value(newest_.values, h, at, o.value_size, x);
             put_open_value(to.values, h, t % to.values.tokens, x, o.value_size,
-                           newest_.values.marks[h * newest_.values.tokens + at] != 0);
+                           newest_.values.nonfinite[h * newest_.values.tokens + at] != 0);
         }
     }
     // Of tokens whose fp32 numbers are there from `oldest` on, the first for which `memory` has room.
-    [[nodiscard]] std::size_t oldest_in(const open_tokens& memory, std::size_t oldest) const noexcept {
+    [[nodiscard]] std::size_t oldest_in(const fp32_window& memory, std::size_t oldest) const noexcept {
         return max_of(oldest, tokens_ - min_of(tokens_, memory.tokens));
     }
 
-    static constexpr std::uint8_t key_mark = 1;
-    static constexpr std::uint8_t value_mark = 2;
+    static constexpr std::uint8_t nonfinite_key = 1;
+    static constexpr std::uint8_t nonfinite_value = 2;
     void mark(std::size_t h, std::size_t position, std::uint8_t bit) noexcept {
         const std::size_t size = options().page_tokens;
-        memory_->marks(table_[position / size], h)[position % size] |= bit;
+        memory_->nonfinite(table_[position / size], h)[position % size] |= bit;
     }
     void check_read(std::size_t head, std::size_t first, matrix_view<float> out, std::size_t channels,
                     std::size_t stored) const {
@@ -347,7 +347,7 @@ protected:
     std::size_t oldest_value_ = 0;
     newest_tokens newest_;                  // by position % tokens
     newest_tokens short_newest_;            // those made with the sequence, while an append has others, longer ones
-    open_tokens first_keys_, first_values_; // sinks
+    fp32_window first_keys_, first_values_; // sinks
     dynamic_array<std::uint8_t> found_;     // of each head, whether append met a number that is not finite
     shared_ptr<const kv_transform> key_transform_, value_transform_;
     shared_ptr<const kernel::rotary_tables> key_rotary_;

@@ -50,8 +50,8 @@ struct kv_transform {
     bool hadamard = false;
     // Of keys, whose other steps may then be the mean alone. KVQuant (Hooper et al., 2024): keys keep their outliers in
     // few channels only before they are rotated, where a scale per channel (along_tokens) or the mean meets them.
-    // Attention decodes keys and turns them, cosines and sines within 2^-21; products with them are in fp32 in every
-    // precision.
+    // Attention dequantizes keys and rotates them, cosines and sines within 2^-21; products with them are in fp32 in
+    // every precision.
     rotary_embedding rotary{};
 };
 

@@ -6,6 +6,7 @@
 #include <nibble/core/config.hpp>
 #include <nibble/element/element.hpp>
 #include <nibble/element/lanes.hpp>
+#include <nibble/isa/fixed_vector.hpp>
 #include <nibble/isa/isa.hpp>
 
 #include <cstddef>
@@ -30,12 +31,12 @@ private:
     // Integers are in the compiler's own vectors, of the width that every machine has or can do without: loops over the
     // lanes in each of the hundreds of operations of an unrolled tile take compilers five times as long, and become
     // slower code.
-    using u8x16 [[gnu::vector_size(16)]] = std::uint8_t;
-    using u16x8 [[gnu::vector_size(16)]] = std::uint16_t;
-    using i16x8 [[gnu::vector_size(16)]] = std::int16_t;
-    using u32x4 [[gnu::vector_size(16)]] = std::uint32_t;
-    using i32x4 [[gnu::vector_size(16)]] = std::int32_t;
-    using f32x4 [[gnu::vector_size(16)]] = float;
+    using u8x16 = detail::fixed_vector<std::uint8_t, 16>;
+    using u16x8 = detail::fixed_vector<std::uint16_t, 8>;
+    using i16x8 = detail::fixed_vector<std::int16_t, 8>;
+    using u32x4 = detail::fixed_vector<std::uint32_t, 4>;
+    using i32x4 = detail::fixed_vector<std::int32_t, 4>;
+    using f32x4 = detail::fixed_vector<float, 4>;
 
 public:
     struct f32 {

@@ -361,7 +361,8 @@ public:
             const std::size_t count = part < whole ? detail::min_of(longest / depth.run, whole - part) : 0;
             begin_ = part;
             end_ = part + detail::max_of<std::size_t>(count, 1);
-            together_ = count != 0 && measure_runs<false>(x.piece(depth.column(part), count * depth.run), depth.run,
+            together_ =
+                count != 0 && measure_whole_groups<false>(x.piece(depth.column(part), count * depth.run), depth.run,
                                                           count, {largest_, nullptr, nullptr, nullptr, nonfinite_});
         }
         if (!together_) return measure_columns<false>(x, depth.column(part), depth.columns(part));

@@ -1,10 +1,11 @@
-// kernel/attention_values.hpp: the weighted sum of the values of a block of tokens: channels are the rows of panels,
-// the weights of the tokens the activations, with the tokens' scales in them.
+// kernel/attention_values.hpp: the values of a block of tokens summed, each times its probability: channels are the
+// rows of panels, the probabilities of the tokens the activations, with the tokens' scales in them.
 #pragma once
 
 #include <nibble/core/bits.hpp>
 #include <nibble/core/config.hpp>
 #include <nibble/element/lanes.hpp>
+#include <nibble/isa/fixed_vector.hpp>
 #include <nibble/isa/isa.hpp>
 #include <nibble/isa/lanes.hpp>
 #include <nibble/kernel/activations.hpp>
@@ -13,7 +14,6 @@
 #include <nibble/kernel/prefetch.hpp>
 #include <nibble/kernel/softmax.hpp>
 #include <nibble/kernel/tile.hpp>
-#include <nibble/kernel/turn_rows.hpp>
 #include <nibble/tensor/kv_layout.hpp>
 
 #include <cstddef>
@@ -33,45 +33,46 @@ struct value_piece {
 };
 inline constexpr std::size_t most_pieces = attention_panels + 2;
 
-// Values is detail::value_layout, or prefix_layout, whose codes are turned as they are unpacked.
+// Values is detail::value_layout, or prefix_layout, whose codes are transposed as they are unpacked.
 template <isa Isa, class Values, bool Integers> class value_side {
-    static constexpr bool turned = Values::turned;
+    static constexpr bool transposed = Values::transposed;
     using side = attention_side<Isa, typename Values::scheme_type, Integers>;
 
 public:
     value_side(const Values& values, std::size_t rows, float fixed, arena& memory) noexcept
         : values_(values), rows_(rows), fixed_(fixed), layout_(side::layout(depth(), phases(values.tokens), rows)),
-          together_(layout_.blocks.count == 1 ? detail::min_of(rows_weighed, values.groups) : 1),
+          together_(layout_.blocks.count == 1 ? detail::min_of(rows_together, values.groups) : 1),
           memory_(activation_memory::take(layout_, rows * together_, false, memory)) {
         scales_ = memory.take<float>(together_ * attention_block);
         minimums_ = side::has_minimum ? memory.take<float>(together_ * attention_block) : nullptr;
-        row_ = memory.take<std::int8_t>(rows_weighed * attention_block);
+        row_ = memory.take<std::int8_t>(rows_together * attention_block);
         offsets_ = memory.take<float>(rows * together_);
         totals_ = memory.take<std::byte>(values.panels() * rows * panel_layout::rows * 4);
         lanes_ = memory.take<std::byte>(side::few_panels * attention_block / side::unit_columns * side::lane_bytes);
     }
 
     // As of keys.
-    [[nodiscard]] bool prefetches() const noexcept { return !turned && !side::unpacks(layout_.blocks); }
+    [[nodiscard]] bool prefetches() const noexcept { return !transposed && !side::unpacks(layout_.blocks); }
 
-    // out[panel][row][16 channels] += the sum of weight x value over the tokens [begin, end) of a block, all of
-    // which the pieces have; weights[16 tokens][row][16], finite ones for the others too.
+    // out[panel][row][16 channels] += the sum of probability x value over the tokens [begin, end) of a block, all of
+    // which the pieces have; probabilities[16 tokens][row][16], finite ones for the others too.
     NIBBLE_NOINLINE void accumulate(const value_piece* pieces, std::size_t count, std::size_t begin, std::size_t end,
-                                    const float* weights, float* out, const std::byte* next,
+                                    const float* probabilities, float* out, const std::byte* next,
                                     prefetch_cursor& soon) noexcept {
         for (std::size_t group = 0; group < values_.groups; group += together_) {
             const std::size_t groups = detail::min_of(together_, values_.groups - group);
             for (std::size_t g = 0; g < groups; ++g)
                 scales_of(pieces, count, group + g, begin, end, g * attention_block);
-            weigh_tokens(weights, pieces[0].first, pieces[count - 1].first + pieces[count - 1].count, groups, soon);
+            scale_probabilities(probabilities, pieces[0].first, pieces[count - 1].first + pieces[count - 1].count,
+                                groups, soon);
             // Page by page, all of it as it lies in memory; the sums of all channels wait meanwhile.
             const auto codes_of = [&](std::size_t i, std::size_t g) {
                 return pieces[i].codes + g * values_.panels_per_group() * values_.panel_bytes;
             };
             for (std::size_t i = 0; i < count; ++i) {
                 const bool last = i + 1 == count;
-                const std::byte* const after = turned  ? nullptr // keys of this block, in cache
-                                               : !last ? codes_of(i + 1, group)
+                const std::byte* const after = transposed ? nullptr // keys of this block, in cache
+                                               : !last    ? codes_of(i + 1, group)
                                                : group + groups < values_.groups ? codes_of(0, group + groups)
                                                                                  : next;
                 products(pieces[i], i != 0, last, group, groups, after, out);
@@ -98,7 +99,7 @@ private:
             const value_piece& piece = pieces[i];
             const auto* scales = reinterpret_cast<const typename side::scale_code*>(piece.scales);
             const auto* zeros = reinterpret_cast<const typename side::zero_code*>(piece.zeros);
-            const std::size_t run = turned ? panel_layout::rows : piece.count; // of slots side by side
+            const std::size_t run = transposed ? panel_layout::rows : piece.count; // of slots side by side
             for (std::size_t t = 0; t < piece.count; t += run) {
                 const std::size_t slot = values_.slot(g, t);
                 const std::size_t at = to + piece.first + t;
@@ -116,19 +117,19 @@ private:
             if constexpr (side::has_minimum) minimums_[from] = 0.0f;
         }
     }
-    // The rows as the tiles read them: weight x scale, and their sums of weight x minimum. What must be known of a
-    // row's weights before they are integers takes as long for one as for four: four rows at once, or four groups of
-    // channels of a single one.
-    void weigh_tokens(const float* weights, std::size_t first, std::size_t last, std::size_t groups,
-                      prefetch_cursor& soon) noexcept {
-        if (rows_ == 1 && groups == rows_weighed)
-            return weigh_many<rows_weighed, true>(weights, 0, first, last, 0, 0, 1, soon);
+    // The rows as the tiles read them: probability x scale, and their sums of probability x minimum. What must be known
+    // of a row's probabilities before they are integers takes as long for one as for four: four rows at once, or four
+    // groups of channels of a single one.
+    void scale_probabilities(const float* probabilities, std::size_t first, std::size_t last, std::size_t groups,
+                             prefetch_cursor& soon) noexcept {
+        if (rows_ == 1 && groups == rows_together)
+            return scale_rows<rows_together, true>(probabilities, 0, first, last, 0, 0, 1, soon);
         for (std::size_t g = 0; g < groups; ++g)
             for (std::size_t block = 0; block < layout_.blocks.count; ++block) {
                 const std::size_t block_first = layout_.blocks.first(block);
                 const std::size_t n = layout_.blocks.first(block + 1) - block_first;
                 for_each_rows(n, [&]<std::size_t Rows>(std::size_t t) {
-                    weigh_many<Rows, false>(weights + (block_first + t) * panel_layout::rows, g, first, last,
+                    scale_rows<Rows, false>(probabilities + (block_first + t) * panel_layout::rows, g, first, last,
                                             g * rows_ + block_first, t, n, soon);
                 });
             }
@@ -136,7 +137,7 @@ private:
     // Rows t, t + 1, ... of a tile of n with the scales of group g, into the memory of that tile; or, EachGroup, a
     // single row with those of groups g, g + 1, ..., into the memories from there on.
     template <std::size_t Many, bool EachGroup>
-    NIBBLE_NOINLINE void weigh_many(const float* of_row, std::size_t g, std::size_t first, std::size_t last,
+    NIBBLE_NOINLINE void scale_rows(const float* of_row, std::size_t g, std::size_t first, std::size_t last,
                                     std::size_t place, std::size_t t, std::size_t n, prefetch_cursor& soon) noexcept {
         using L = token_lanes<Isa>;
         constexpr std::size_t halves = lane_halves<Isa>;
@@ -151,7 +152,7 @@ private:
             soon.prefetch<Isa>(Many);
             for (std::size_t h = 0; h < halves; ++h) {
                 const std::size_t token = at + h * L::width;
-                typename float_vector<L::width>::type scaled[4] = {};
+                detail::fixed_vector<float, L::width> scaled[4] = {};
                 for (std::size_t r = 0; r < Many; ++r) {
                     const L w = L::load(of_row + at * rows_ + r * apart + h * L::width, L::width);
                     const L scale = L::load(scales + r * scales_apart + token, L::width);
@@ -162,7 +163,7 @@ private:
                     if constexpr (side::integer)
                         top[r][h] = larger(absolute(w * scale), top[r][h]);
                     else
-                        to_vector(w * scale, scaled[r]);
+                        detail::to_vector(w * scale, scaled[r]);
                 }
                 if constexpr (!side::integer) {
                     float* const to = memory_.floats() + place * layout_.depth.padded + token * n + t;
@@ -170,16 +171,16 @@ private:
                         for (std::size_t r = 0; r < Many; ++r)
                             __builtin_memcpy(to + r * layout_.depth.padded, &scaled[r], sizeof scaled[r]);
                     else
-                        store_turned<L::width, Many>(scaled, to, n);
+                        detail::store_transposed<L::width, Many>(scaled, to, n);
                 }
             }
         }
         if constexpr (side::has_minimum) {
-            const four_floats sums = sums_of(offset);
+            const detail::four_floats sums = sums_of(offset);
             for (std::size_t r = 0; r < Many; ++r) offsets_[place + t + r] = sums[r];
         }
         if constexpr (side::integer) {
-            const four_floats largest = largest_of(top);
+            const detail::four_floats largest = largest_of(top);
             for (std::size_t r = 0; r < Many; ++r) {
                 const activation_memory x = memory_.block(layout_, EachGroup ? place + r : place);
                 group_statistics statistics{};
@@ -211,11 +212,11 @@ private:
         } else if constexpr (!side::wide && Rows > 1) {
             for (std::size_t at = first; at < last;
                  at += panel_layout::rows, to += panel_layout::rows / quad * n * bytes) {
-                four_floats rows[4] = {}; // of four bytes each
+                detail::four_floats rows[4] = {}; // of four bytes each
                 for (std::size_t r = 0; r < Rows; ++r)
                     __builtin_memcpy(&rows[r], row + r * attention_block + at, sizeof rows[r]);
-                four_floats quads[4];
-                turn_rows<4>(rows, quads);
+                detail::four_floats quads[4];
+                detail::transpose<4>(rows, quads);
                 for (std::size_t q = 0; q < 4; ++q) __builtin_memcpy(to + q * n * bytes, &quads[q], Rows * bytes);
             }
         } else {
@@ -240,7 +241,7 @@ private:
     }
     // The sums over columns 0, 1 and over columns 2, 3 of the quads of row[begin, end), as int16.
     [[nodiscard]] static std::int32_t pairs(const std::int8_t* row, std::size_t begin, std::size_t end) noexcept {
-        using words = std::int16_t __attribute__((vector_size(16)));
+        using words = detail::fixed_vector<std::int16_t, 8>;
         words sums{};
         for (; begin < end; begin += 16) {
             words v;
@@ -272,10 +273,10 @@ private:
     void panel(const value_piece& piece, bool resume, bool finish, std::size_t place, std::size_t p,
                std::size_t together, std::size_t apart, const std::byte* next, float* out) noexcept {
         constexpr std::size_t rows16 = panel_layout::rows;
-        const bool unpacked = turned || side::unpacks(layout_.blocks);
-        const std::byte* codes = turned ? piece.codes : piece.codes + p * values_.panel_bytes;
+        const bool unpacked = transposed || side::unpacks(layout_.blocks);
+        const std::byte* codes = transposed ? piece.codes : piece.codes + p * values_.panel_bytes;
         tile_arguments a = side::arguments_of(layout_);
-        a.scales = ones(); // the tokens' scales are in the weights
+        a.scales = ones(); // the tokens' scales are in the probabilities
         a.minimums = side::has_minimum ? ones() : nullptr;
         a.widened_stride = rows16;
         a.results_stride = apart * rows_ * rows16;
@@ -288,9 +289,9 @@ private:
         r.part_units = r.last_units = piece.count / side::unit_columns;
         r.resume = resume;
         r.finish = finish;
-        if constexpr (turned)
+        if constexpr (transposed)
             for (std::size_t j = 0; j < together; ++j)
-                turn_keys(codes, p + j * apart, piece.count, lanes_ + j * r.last_units * side::lane_bytes);
+                transpose_keys(codes, p + j * apart, piece.count, lanes_ + j * r.last_units * side::lane_bytes);
         else if (unpacked)
             for (std::size_t j = 0; j < together; ++j)
                 side::unpack(codes + j * apart * values_.panel_bytes, r.last_units,
@@ -310,8 +311,8 @@ private:
         }
     }
     // Lanes of a panel of channels from panels of keys of 16 tokens each.
-    NIBBLE_NOINLINE void turn_keys(const std::byte* codes, std::size_t p, std::size_t tokens,
-                                   std::byte* to) const noexcept {
+    NIBBLE_NOINLINE void transpose_keys(const std::byte* codes, std::size_t p, std::size_t tokens,
+                                        std::byte* to) const noexcept {
         using element = typename side::element;
         constexpr std::size_t quads = panel_layout::rows / panel_layout::quad; // of a panel's channels
         constexpr std::size_t steps = quads / detail::step_quads<element>;
@@ -323,9 +324,10 @@ private:
             if constexpr (side::integer) {
                 alignas(64) std::uint8_t lanes[quads * 64] = {};
                 unpack_integer<Isa, element>(reinterpret_cast<const std::uint8_t*>(codes), units, lanes);
-                alignas(64) std::uint8_t turned_lanes[quads * 64];
-                turn_quads(lanes, side::wide ? turned_lanes : reinterpret_cast<std::uint8_t*>(to));
-                if constexpr (side::wide) widen_lanes<Isa>(turned_lanes, quads, reinterpret_cast<std::int16_t*>(to));
+                alignas(64) std::uint8_t transposed_lanes[quads * 64];
+                transpose_quads(lanes, side::wide ? transposed_lanes : reinterpret_cast<std::uint8_t*>(to));
+                if constexpr (side::wide)
+                    widen_lanes<Isa>(transposed_lanes, quads, reinterpret_cast<std::int16_t*>(to));
                 to += quads * side::lane_bytes;
             } else {
                 alignas(64) float lanes[panel_layout::rows * panel_layout::rows] = {};
@@ -342,18 +344,18 @@ private:
                 constexpr std::size_t width = token_lanes<Isa>::width;
                 for (std::size_t c = 0; c < panel_layout::rows; c += 4)
                     for (std::size_t i = 0; i < panel_layout::rows; i += width) {
-                        typename float_vector<width>::type rows[4];
+                        detail::fixed_vector<float, width> rows[4];
                         for (std::size_t j = 0; j < 4; ++j)
                             __builtin_memcpy(&rows[j], from + (c + j) * panel_layout::rows + i, sizeof rows[j]);
-                        store_turned<width, 4>(rows, out + i * panel_layout::rows + c, panel_layout::rows);
+                        detail::store_transposed<width, 4>(rows, out + i * panel_layout::rows + c, panel_layout::rows);
                     }
                 to += panel_layout::rows * side::lane_bytes;
             }
         }
     }
     // [quad of channels][16 tokens][4 channels] to [quad of tokens][16 channels][4 tokens].
-    static void turn_quads(const std::uint8_t* from, std::uint8_t* to) noexcept {
-        using bytes = std::uint8_t __attribute__((vector_size(16)));
+    static void transpose_quads(const std::uint8_t* from, std::uint8_t* to) noexcept {
+        using bytes = detail::fixed_vector<std::uint8_t, 16>;
         for (std::size_t c = 0; c < 4; ++c)
             for (std::size_t t = 0; t < 4; ++t) {
                 bytes v;
@@ -363,7 +365,7 @@ private:
             }
     }
     [[nodiscard]] std::size_t panels_at_once(std::size_t left) const noexcept {
-        if constexpr (turned) return rows_ != 1 && left >= side::few_panels ? side::few_panels : 1;
+        if constexpr (transposed) return rows_ != 1 && left >= side::few_panels ? side::few_panels : 1;
         return side::panels_at_once(layout_.blocks, left);
     }
     [[nodiscard]] static const float* ones() noexcept {
@@ -382,7 +384,7 @@ private:
     std::size_t rows_;
     float fixed_;
     activation_layout layout_;
-    std::size_t together_; // groups of channels whose weights are there at once
+    std::size_t together_; // groups of channels whose probabilities are there at once
     activation_memory memory_;
     float* scales_ = nullptr;
     float* minimums_ = nullptr;

@@ -50,7 +50,7 @@ template <any_scheme A> class code_reader {
 public:
     static constexpr std::size_t longest = 512;
     code_reader(const quantized<A>& x, std::size_t row, const std::uint8_t* codes) noexcept
-        : slots_(x.slots()), row_(row), run_(detail::scheme_traits<A>::run(x.cols())), codes_(codes) {}
+        : slots_(x.read_scales()), row_(row), run_(detail::scheme_traits<A>::run(x.cols())), codes_(codes) {}
     [[nodiscard]] const float* piece(std::size_t first, std::size_t count) noexcept {
         for (std::size_t at = 0; at < count;) {
             const std::size_t column = first + at;
@@ -63,7 +63,7 @@ public:
     }
 
 private:
-    typename quantized<A>::slot_reader slots_;
+    typename quantized<A>::scale_reader slots_;
     std::size_t row_;
     std::size_t run_;
     const std::uint8_t* codes_;
@@ -90,7 +90,7 @@ template <any_scheme A>
             copy_token(layout, from, t, tokens, out);
             continue;
         }
-        const typename quantized<A>::slot_reader slots = x.slots();
+        const typename quantized<A>::scale_reader slots = x.read_scales();
         for (std::size_t part = 0; part < depth.count; ++part) {
             const std::size_t n = depth.columns(part);
             const std::uint8_t* from = codes + depth.column(part);

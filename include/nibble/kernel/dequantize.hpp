@@ -13,8 +13,8 @@ namespace nibble::inline NIBBLE_ABI::kernel {
 
 // The values of `count` codes of one slot, as quantized::value_at has them. Reads up to 7 codes more than there are.
 template <isa Isa, any_scheme S>
-NIBBLE_INLINE void decode_run(const typename detail::scheme_traits<S>::code* codes, std::size_t count, float scale,
-                              float zero, float* out) noexcept {
+NIBBLE_INLINE void decode_group(const typename detail::scheme_traits<S>::code* codes, std::size_t count, float scale,
+                                float zero, float* out) noexcept {
     using element = typename detail::scheme_traits<S>::element;
     using f32 = typename Isa::f32;
     const f32 s = Isa::broadcast(scale);

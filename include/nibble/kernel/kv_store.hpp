@@ -26,48 +26,39 @@ template <any_scheme S> struct stored_numbers {
     typename format::zero_code zeros[longest_head / 4];
 };
 
-// x[0, count), all finite, in groups of `run`; `fixed` is the scale that is known beforehand: of all numbers, or the
-// outer one. The same codes and scales as quantize gives, but that nothing becomes infinite: without a scale too large
-// numbers saturate.
+// x[0, count), all finite, in groups of `group_size`; `fixed` is the scale that is known beforehand: of all numbers, or
+// the outer one. The two halves of quantize with the same codes and scales, but that nothing becomes infinite: without
+// a scale too large numbers saturate.
 template <any_scheme S>
-NIBBLE_NOINLINE void quantize_numbers(const float* x, std::size_t count, std::size_t run, float fixed,
+NIBBLE_NOINLINE void quantize_numbers(const float* x, std::size_t count, std::size_t group_size, float fixed,
                                       stored_numbers<S>& out) noexcept {
     using format = detail::token_format<S>;
     using element = typename format::element;
-    constexpr std::size_t block = quantize_block;
+    constexpr std::size_t most = longest_head / 4; // groups
+    float scales[format::stores_scales ? most : 1];
+    float zeros[format::stores_zeros ? most : 1];
     float units[longest_head];
-    const float* from = x;
     if constexpr (format::stores_scales) {
-        float largest[longest_head / 4], low[longest_head / 4], high[longest_head / 4];
-        double sums[longest_head / 4];
-        unsigned char nonfinite[longest_head / 4];
-        float scales[longest_head / 4], zeros[longest_head / 4] = {};
-        const std::size_t runs = detail::ceil_div(count, run);
-        const run_statistics all{largest, low, high, sums, nonfinite};
-        std::size_t i = 0;
-        if constexpr (!asks_sum<S>)
-            for (std::size_t together; (together = detail::min_of(count / run - i, block / run)) != 0; i += together)
-                if (!measure_runs<asks_range<S>>(x + i * run, run, together, all.from(i))) break;
-        for (; i < runs; ++i) {
-            const group_statistics g =
-                measure<asks_range<S>>(x + i * run, detail::min_of(run, count - i * run), asks_sum<S>);
-            largest[i] = g.largest;
-            low[i] = g.low;
-            high[i] = g.high;
-            sums[i] = g.sum_magnitude;
-            nonfinite[i] = 0;
+        float numbers[asks_range<S> ? 3 : 1][most];
+        double sums[asks_sum<S> ? most : 1];
+        unsigned char nonfinite[most];
+        statistics_of_groups all{numbers[0], nullptr, nullptr, sums, nonfinite};
+        if constexpr (asks_range<S>) {
+            all.low = numbers[1];
+            all.high = numbers[2];
         }
+        const std::size_t groups = detail::ceil_div(count, group_size);
+        measure_groups<asks_range<S>, asks_sum<S>>(x, groups, group_size, count, all);
         outer_parameters outer{};
         outer.scale = fixed;
-        parameters_of_runs<S, asks_range<S>, asks_sum<S>>(all, runs, run, count, outer, true,
-                                                          {out.scales, out.zeros, scales, zeros});
-        scale_runs<unit_rule_of<S>>(x, count, run, run, scales, zeros, units);
-        from = units;
-    } else if constexpr (S::scaled) {
-        scale_run<unit_rule_of<S>>(x, count, fixed, 0.0f, units);
-        from = units;
+        parameters_of_groups<S, asks_range<S>, asks_sum<S>>(all, groups, group_size, count, outer, true,
+                                                            {out.scales, out.zeros, scales, zeros});
+    } else {
+        scales[0] = fixed;
+        group_size = count;
     }
-    encode_units<element, rounding::nearest_even, overflow::saturate>(from, count, 0, 0, nullptr, out.codes);
+    constexpr unit_encoder<element> nearest{&encode_units<element, rounding::nearest_even, overflow::saturate>};
+    encode_groups<S>(x, count, group_size, group_size, scales, zeros, nearest, 0, units, out.codes);
 }
 
 // The value of a code of slot i, as quantized::value_at has it.
@@ -177,11 +168,11 @@ inline void store_key(const detail::key_layout<Keys>& layout, std::byte* part, s
 }
 
 // A complete group of tokens from `token` on, whose channels have a scale each. column(channel) gives the fp32 keys of
-// those tokens in one channel; `turned` is scratch for a code of every token and channel.
+// those tokens in one channel; `transposed` is scratch for a code of every token and channel.
 template <class Keys, class Column>
 inline void store_key_group(const detail::key_layout<Keys>& layout, std::byte* part, std::size_t token,
                             const Column& column, float fixed,
-                            typename detail::key_format<Keys>::element::code* turned) noexcept {
+                            typename detail::key_format<Keys>::element::code* transposed) noexcept {
     using format = detail::key_format<Keys>;
     using scheme = typename format::scheme_type;
     constexpr std::size_t tokens = format::tokens_per_group;
@@ -201,10 +192,10 @@ inline void store_key_group(const detail::key_layout<Keys>& layout, std::byte* p
             if constexpr (format::stores_zeros)
                 reinterpret_cast<typename format::zero_code*>(part + layout.zeros)[at + first + c] = numbers.zeros[c];
             for (std::size_t t = 0; t < tokens; ++t)
-                turned[t * layout.channels + first + c] = numbers.codes[c * tokens + t];
+                transposed[t * layout.channels + first + c] = numbers.codes[c * tokens + t];
         }
     }
-    for (std::size_t t = 0; t < tokens; ++t) put_key_codes(layout, part, token + t, turned + t * layout.channels);
+    for (std::size_t t = 0; t < tokens; ++t) put_key_codes(layout, part, token + t, transposed + t * layout.channels);
 }
 
 template <class Keys>

@@ -1,4 +1,5 @@
-// kernel/quantize.hpp: the loops behind quantize: from statistics of a run of weights to its scale and its codes.
+// kernel/quantize.hpp: the loops behind quantize: from statistics of a group of weights to its scale and its
+// codes.
 #pragma once
 
 #include <nibble/core/bits.hpp>
@@ -14,27 +15,27 @@
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::kernel {
 
-// What one slot of a scheme stores, and the fp32 numbers that it stands for.
+// What one group of a scheme stores, and the fp32 numbers that it stands for.
 template <any_scheme S> struct slot_parameters {
     typename detail::scheme_traits<S>::scale_code scale_code{};
     typename detail::scheme_traits<S>::zero_code zero_code{};
     float scale = 1.0f;
     float zero = 0.0f;
-    bool poisoned = false; // the stored scale is NaN: every value of the slot is
+    bool scale_is_nan = false; // the stored scale is NaN: every value of the group is
 };
 
-// What a slot of a two_level scheme stands under.
+// What a group of a two_level scheme stands under.
 struct outer_parameters {
     float scale = 1.0f;
     float minimum = 1.0f; // of a two_level_minimum
     float offset = 0.0f;  // of a mean_offset
 };
 
-// The range of a slot that its codes have to span when they are offset by a zero point or a minimum: with 0 in it where
-// 0 must have a code, or no minimum can be above it.
+// The range of a group that its codes have to span when they are offset by a zero point or a minimum: with 0 in it
+// where 0 must have a code, or no minimum can be above it.
 template <any_scheme S> struct offset_range {
     float low, high;
-    // Masks and no choices: GCC then has vectors for loops over slots.
+    // Masks and no choices: GCC then has vectors for loops over groups.
     explicit NIBBLE_INLINE offset_range(const group_statistics& g) noexcept
         : low(S::has_integer_zero || S::has_two_level_minimum ? kept<true>(g.low) : g.low),
           high(S::has_integer_zero ? kept<false>(g.high) : g.high) {}
@@ -49,7 +50,7 @@ template <any_scheme S> struct offset_range {
     }
 };
 
-// The scale that a slot's statistics ask for, before any rounding.
+// The scale that a group's statistics ask for, before any rounding.
 template <any_scheme S> [[nodiscard]] NIBBLE_INLINE float wanted_scale(const group_statistics& g) noexcept {
     using element = typename S::element_type;
     if constexpr (S::has_integer_zero || S::has_minimum)
@@ -58,7 +59,7 @@ template <any_scheme S> [[nodiscard]] NIBBLE_INLINE float wanted_scale(const gro
         return S::scale_type::rule::template apply<element>(g);
 }
 
-// a / b, or 0 if b is not above 0. It divides by 1 then: one path for all slots, which a loop over them can vectorize.
+// a / b, or 0 if b is not above 0. It divides by 1 then: one path for all groups, which a loop over them can vectorize.
 [[nodiscard]] NIBBLE_INLINE float quotient_or_zero(float a, float b) noexcept {
     const bool divides = b > 0.0f;
     const float quotient = a / (divides ? b : 1.0f);
@@ -150,7 +151,7 @@ NIBBLE_NOINLINE void limit_scale(slot_parameters<S>& p, const outer_parameters& 
     }
 }
 
-// The parameters of a slot from the scale that is wanted, the lower end of its range and what it stands under.
+// The parameters of a group from the scale that is wanted, the lower end of its range and what it stands under.
 template <any_scheme S>
 [[nodiscard]] NIBBLE_INLINE slot_parameters<S> unlimited_parameters(float wanted, float low, bool nonfinite,
                                                                     const outer_parameters& outer) noexcept {
@@ -164,10 +165,10 @@ template <any_scheme S>
             // A block scale that can say NaN says it (OCP MX): no value of the block can be trusted.
             if (nonfinite && !S::two_level) {
                 p.scale_code = encode<scale_element>(detail::quiet_nan);
-                p.poisoned = true;
+                p.scale_is_nan = true;
             }
         }
-        if (!p.poisoned) p.scale_code = encode<scale_element>(wanted);
+        if (!p.scale_is_nan) p.scale_code = encode<scale_element>(wanted);
         decode_scale<S>(p, outer);
         if constexpr (S::has_two_level_minimum) {
             p.zero_code = encode<typename traits::zero_element>(quotient_or_zero(-low, outer.minimum));
@@ -205,11 +206,11 @@ template <any_scheme S>
     if constexpr (S::has_offset)
         if (detail::abs_of(p.scale) < 0.5f * wanted) widen_scale<S>(p, wanted, outer);
     if constexpr (values_may_overflow<S>)
-        if (NIBBLE_UNLIKELY(!p.poisoned && !has_finite_values<S>(p))) limit_scale<S>(p, outer, low);
+        if (NIBBLE_UNLIKELY(!p.scale_is_nan && !has_finite_values<S>(p))) limit_scale<S>(p, outer, low);
     return p;
 }
 
-// The parameters that follow from a slot's statistics and, for two levels, what it stands under.
+// The parameters that follow from a group's statistics and, for two levels, what it stands under.
 template <any_scheme S>
 [[nodiscard]] NIBBLE_INLINE slot_parameters<S> parameters_of(const group_statistics& g,
                                                              const outer_parameters& outer) noexcept {
@@ -219,9 +220,9 @@ template <any_scheme S>
         return {};
 }
 
-// The statistics of run i of many, which has `count` columns.
+// The statistics of group i of many, which has `count` columns.
 template <bool WithRange, bool WithSum>
-[[nodiscard]] NIBBLE_INLINE group_statistics statistics_at(const run_statistics& s, std::size_t i,
+[[nodiscard]] NIBBLE_INLINE group_statistics statistics_at(const statistics_of_groups& s, std::size_t i,
                                                            std::size_t count) noexcept {
     group_statistics g{};
     g.largest = s.largest[i];
@@ -235,32 +236,34 @@ template <bool WithRange, bool WithSum>
     return g;
 }
 
-// What many slots store and stand for, one number per slot in each array.
-template <any_scheme S> struct slot_arrays {
+// What many groups store and stand for, one number per group in each array.
+template <any_scheme S> struct group_arrays {
     typename detail::scheme_traits<S>::scale_code* scale_codes;
     typename detail::scheme_traits<S>::zero_code* zero_codes;
     float* scales;
     float* zeros;
 
-    [[nodiscard]] NIBBLE_INLINE slot_arrays from(std::size_t i) const noexcept {
+    [[nodiscard]] NIBBLE_INLINE group_arrays from(std::size_t i) const noexcept {
         return {scale_codes + i, zero_codes + i, scales + i, zeros + i};
     }
 };
 
-// parameters_of for `count` slots under one outer slot, each a run of one row; `columns` are left from the first on.
+// parameters_of for `count` groups under one outer group, each in one row; `columns` are left from the
+// first on.
 template <any_scheme S, bool WithRange, bool WithSum>
-NIBBLE_NOINLINE void parameters_of_runs(const run_statistics& s, std::size_t count, std::size_t run,
-                                        std::size_t columns, const outer_parameters& under, bool known_finite,
-                                        const slot_arrays<S>& to) noexcept {
+NIBBLE_NOINLINE void parameters_of_groups(const statistics_of_groups& s, std::size_t count, std::size_t group_size,
+                                          std::size_t columns, const outer_parameters& under, bool known_finite,
+                                          const group_arrays<S>& to) noexcept {
     const outer_parameters outer = under;
     typename detail::scheme_traits<S>::scale_code* NIBBLE_RESTRICT const scale_codes = to.scale_codes;
     typename detail::scheme_traits<S>::zero_code* NIBBLE_RESTRICT const zero_codes = to.zero_codes;
     float* NIBBLE_RESTRICT const scales = to.scales;
     float* NIBBLE_RESTRICT const zeros = to.zeros;
-    const run_statistics from = s;
-    [[maybe_unused]] bool near_end = S::has_offset; // or, beside an offset, each slot by itself
+    const statistics_of_groups from = s;
+    [[maybe_unused]] bool near_end = S::has_offset; // or, beside an offset, each group by itself
     for (std::size_t i = 0; !S::has_offset && i < count; ++i) {
-        group_statistics g = statistics_at<WithRange, WithSum>(from, i, detail::min_of(run, columns - i * run));
+        group_statistics g =
+            statistics_at<WithRange, WithSum>(from, i, detail::min_of(group_size, columns - i * group_size));
         g.nonfinite = g.nonfinite && !known_finite;
         const slot_parameters<S> p =
             unlimited_parameters<S>(wanted_scale<S>(g), offset_range<S>(g).low, g.nonfinite, outer);
@@ -272,7 +275,7 @@ NIBBLE_NOINLINE void parameters_of_runs(const run_statistics& s, std::size_t cou
         }
     }
     if constexpr (values_may_overflow<S>) {
-        // Far from the end of fp32 no value can be beyond it; one look at all slots keeps the loop above free of
+        // Far from the end of fp32 no value can be beyond it; one look at all groups keeps the loop above free of
         // choices.
         constexpr float safe = 1e38f / largest<typename S::element_type>;
         for (std::size_t i = 0; !S::has_offset && i < count; ++i) {
@@ -280,7 +283,8 @@ NIBBLE_NOINLINE void parameters_of_runs(const run_statistics& s, std::size_t cou
             if constexpr (S::has_minimum) near_end |= !(detail::abs_of(zeros[i]) < 1e38f);
         }
         for (std::size_t i = 0; near_end && i < count; ++i) {
-            group_statistics g = statistics_at<WithRange, WithSum>(from, i, detail::min_of(run, columns - i * run));
+            group_statistics g =
+                statistics_at<WithRange, WithSum>(from, i, detail::min_of(group_size, columns - i * group_size));
             g.nonfinite = g.nonfinite && !known_finite;
             const slot_parameters<S> p = parameters_of<S>(g, outer);
             scale_codes[i] = p.scale_code;
@@ -293,7 +297,7 @@ NIBBLE_NOINLINE void parameters_of_runs(const run_statistics& s, std::size_t cou
     }
 }
 
-// How values become units of their slot, which codes are rounded from.
+// How values become units of their group, which codes are rounded from.
 enum class unit_rule {
     quotient,          // x / scale
     quotient_with_nan, // the same in an element that can say NaN
@@ -308,11 +312,11 @@ inline constexpr unit_rule unit_rule_of = S::has_integer_zero                   
                                           : has_nan_code<typename S::element_type>   ? unit_rule::quotient_with_nan
                                                                                      : unit_rule::quotient;
 
-// x[0, count) in units of one slot; the scale may be negative. Under scale 0 (an all-zero slot, or one too small for
+// x[0, count) in units of one group; the scale may be negative. Under scale 0 (an all-zero group, or one too small for
 // its scale format) and NaN everything is zero, but for a NaN under scale 0 in an element that can say it.
 template <unit_rule Rule>
-NIBBLE_INLINE void scale_run(const float* NIBBLE_RESTRICT x, std::size_t count, float scale, float zero,
-                             float* NIBBLE_RESTRICT units) noexcept {
+NIBBLE_INLINE void units_of_group(const float* NIBBLE_RESTRICT x, std::size_t count, float scale, float zero,
+                                  float* NIBBLE_RESTRICT units) noexcept {
     constexpr bool offset =
         Rule == unit_rule::integer_zero || Rule == unit_rule::minimum || Rule == unit_rule::wide_minimum;
     if (!(detail::abs_of(scale) > 0.0f)) {
@@ -349,23 +353,24 @@ NIBBLE_INLINE void scale_run(const float* NIBBLE_RESTRICT x, std::size_t count, 
     }
 }
 
-// x[0, count) in units of their slots: the first has `first` columns, each further one `run`, the last what is left.
+// x[0, count) in units of their groups: the first has `first` columns, each further one `group_size`, the last what is
+// left.
 template <unit_rule Rule>
-NIBBLE_NOINLINE void scale_runs(const float* NIBBLE_RESTRICT x, std::size_t count, std::size_t first, std::size_t run,
-                                const float* NIBBLE_RESTRICT scales, const float* NIBBLE_RESTRICT zeros,
-                                float* NIBBLE_RESTRICT units) noexcept {
+NIBBLE_NOINLINE void units_of_groups(const float* NIBBLE_RESTRICT x, std::size_t count, std::size_t first,
+                                     std::size_t group_size, const float* NIBBLE_RESTRICT scales,
+                                     const float* NIBBLE_RESTRICT zeros, float* NIBBLE_RESTRICT units) noexcept {
     std::size_t slot = 0;
     const auto zero = [&]() NIBBLE_INLINE_LAMBDA {
         return Rule == unit_rule::quotient || Rule == unit_rule::quotient_with_nan ? 0.0f : zeros[slot];
     };
     std::size_t at = 0;
-    if (first == run && run == 16) {
-        for (; at + 16 <= count; at += 16, ++slot) scale_run<Rule>(x + at, 16, scales[slot], zero(), units + at);
-    } else if (first == run && run == 32) {
-        for (; at + 32 <= count; at += 32, ++slot) scale_run<Rule>(x + at, 32, scales[slot], zero(), units + at);
+    if (first == group_size && group_size == 16) {
+        for (; at + 16 <= count; at += 16, ++slot) units_of_group<Rule>(x + at, 16, scales[slot], zero(), units + at);
+    } else if (first == group_size && group_size == 32) {
+        for (; at + 32 <= count; at += 32, ++slot) units_of_group<Rule>(x + at, 32, scales[slot], zero(), units + at);
     }
-    for (std::size_t length = first; at < count; at += length, length = run, ++slot)
-        scale_run<Rule>(x + at, detail::min_of(length, count - at), scales[slot], zero(), units + at);
+    for (std::size_t length = first; at < count; at += length, length = group_size, ++slot)
+        units_of_group<Rule>(x + at, detail::min_of(length, count - at), scales[slot], zero(), units + at);
 }
 
 // The codes of units[0, count), one per element of `codes`; one function per element, rounding and overflow, whatever
@@ -392,6 +397,30 @@ NIBBLE_INLINE void encode_eight_units(const float (&units)[8], typename E::code 
 
 // Values beyond the largest saturate under a scale; without one infinities stay what they are.
 template <any_scheme S> inline constexpr overflow overflow_of = S::scaled ? overflow::saturate : overflow::special;
+
+// encode_units with one rounding, picked at run time, and what it needs besides the units.
+template <element E> struct unit_encoder {
+    void (*encode)(const float*, std::size_t, std::uint64_t, std::uint64_t, const std::uint8_t*,
+                   typename E::code*) noexcept;
+    std::uint64_t seed = 0;
+    const std::uint8_t* up = nullptr;
+};
+
+// The codes of x[0, count) under given scales and zeros, one of each per group: the first group has `first` columns,
+// each further one `group_size`, the last what is left; zeros are not read of schemes without. `index` is that of x[0]
+// in the whole matrix; `units` is scratch for `count` numbers.
+template <any_scheme S>
+NIBBLE_INLINE void encode_groups(const float* x, std::size_t count, std::size_t first, std::size_t group_size,
+                                 const float* scales, const float* zeros,
+                                 const unit_encoder<typename S::element_type>& rounded, std::uint64_t index,
+                                 float* units, typename S::element_type::code* codes) noexcept {
+    if constexpr (S::scaled) {
+        units_of_groups<unit_rule_of<S>>(x, count, first, group_size, scales,
+                                         detail::scheme_traits<S>::has_zero ? zeros : nullptr, units);
+        x = units;
+    }
+    rounded.encode(x, count, rounded.seed, index, rounded.up, codes);
+}
 
 // The value a code stands for, as quantized::value_at has it.
 template <any_scheme S>
@@ -422,7 +451,7 @@ template <any_scheme S>
     for (std::size_t start = 0; start < count; start += quantize_block) {
         const std::size_t n = detail::min_of(quantize_block, count - start);
         if constexpr (S::scaled)
-            scale_run<unit_rule_of<S>>(x + start, n, p.scale, p.zero, units);
+            units_of_group<unit_rule_of<S>>(x + start, n, p.scale, p.zero, units);
         else
             __builtin_memcpy(units, x + start, n * sizeof(float));
         const auto add = [&](std::size_t i) NIBBLE_INLINE_LAMBDA {

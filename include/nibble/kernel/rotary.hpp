@@ -1,5 +1,5 @@
-// kernel/rotary.hpp: rotary position embedding: queries turned by their position, and panels of keys as attention reads
-// them.
+// kernel/rotary.hpp: rotary position embedding: queries rotated by their position, and panels of keys as attention
+// reads them.
 #pragma once
 
 #include <nibble/core/bits.hpp>
@@ -17,14 +17,14 @@
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::kernel {
 
-struct turn {
+struct rotation {
     double cosine = 1.0;
     double sine = 0.0;
 };
 
 // Cosine and sine of position x frequency within 2^-50, position up to 2^31 and |frequency| up to 8: the product is
 // kept in two parts, as is what quarter turns leave of it. No library: the same bits everywhere.
-[[nodiscard]] inline turn turn_of(std::uint64_t position, double frequency) noexcept {
+[[nodiscard]] inline rotation rotation_of(std::uint64_t position, double frequency) noexcept {
     constexpr double quarter = 1.5707963267948966; // pi / 2 in two parts
     constexpr double quarter_rest = 6.123233995736766e-17;
     constexpr double to_integer = 0x1.8p52;
@@ -51,14 +51,14 @@ struct turn {
                                     -0.5,
                                     1.0};
     for (const double c : of_cosine) cosine = __builtin_fma(cosine, s, c);
-    const auto turns = static_cast<std::int64_t>(quarters);
-    const double a = (turns & 1) != 0 ? sine : cosine;
-    const double b = (turns & 1) != 0 ? cosine : sine;
-    return {((turns + 1) & 2) != 0 ? -a : a, (turns & 2) != 0 ? -b : b};
+    const auto quarter_turns = static_cast<std::int64_t>(quarters);
+    const double a = (quarter_turns & 1) != 0 ? sine : cosine;
+    const double b = (quarter_turns & 1) != 0 ? cosine : sine;
+    return {((quarter_turns + 1) & 2) != 0 ? -a : a, (quarter_turns & 2) != 0 ? -b : b};
 }
 
-// Pairs of channels and what each turns by per position; the turns of 16 tokens and of the panels of a block, to put
-// together.
+// Pairs of channels and what each is rotated by per position; the rotations of 16 tokens and of the panels of a block,
+// to put together.
 class rotary_tables {
 public:
     rotary_tables(std::size_t dims, bool interleaved, dynamic_array<double> frequencies)
@@ -67,8 +67,8 @@ public:
         constexpr std::size_t rows = panel_layout::rows;
         for (std::size_t i = 0; i < pairs_; ++i)
             for (std::size_t t = 0; t < rows; ++t)
-                put(turn_of(t, frequencies_[i]), tokens_[i * 2 * rows + t], tokens_[(i * 2 + 1) * rows + t]);
-        for (std::size_t p = 0; p < attention_panels; ++p) turns_at(p * rows, panels_.data() + p * 2 * padded());
+                put(rotation_of(t, frequencies_[i]), tokens_[i * 2 * rows + t], tokens_[(i * 2 + 1) * rows + t]);
+        for (std::size_t p = 0; p < attention_panels; ++p) rotations_at(p * rows, panels_.data() + p * 2 * padded());
     }
     [[nodiscard]] std::size_t pairs() const noexcept { return pairs_; }
     [[nodiscard]] std::size_t padded() const noexcept { return detail::round_up(pairs_, 8); } // pairs in vectors
@@ -77,18 +77,18 @@ public:
         return interleaved_ ? 2 * pair + 1 : pair + pairs_;
     }
 
-    // The turns of a position: of every pair.
-    void turns_at(std::size_t position, turn* out) const noexcept {
-        for (std::size_t i = 0; i < pairs_; ++i) out[i] = turn_of(position, frequencies_[i]);
+    // The rotations of a position: of every pair.
+    void rotations_at(std::size_t position, rotation* out) const noexcept {
+        for (std::size_t i = 0; i < pairs_; ++i) out[i] = rotation_of(position, frequencies_[i]);
     }
     // As fp32, cosines and then sines, each padded() of them.
-    void turns_at(std::size_t position, float* out) const noexcept {
+    void rotations_at(std::size_t position, float* out) const noexcept {
         for (std::size_t i = 0; i < padded(); ++i)
-            put(i < pairs_ ? turn_of(position, frequencies_[i]) : turn{}, out[i], out[padded() + i]);
+            put(i < pairs_ ? rotation_of(position, frequencies_[i]) : rotation{}, out[i], out[padded() + i]);
     }
 
-    // One row, by the turns of its position.
-    void rotate_row(const turn* by, float* x) const noexcept {
+    // One row, by the rotations of its position.
+    void rotate_row(const rotation* by, float* x) const noexcept {
         for (std::size_t i = 0; i < pairs_; ++i) {
             const double a = static_cast<double>(x[first(i)]);
             const double b = static_cast<double>(x[second(i)]);
@@ -98,8 +98,8 @@ public:
         }
     }
 
-    // Panel `panel` of a block, x[channel][16 tokens]: by the turns of the block's first position (as turns_at gives
-    // them), of the panel in it and of each token in that. Their cosines and sines are off by at most 5 x 2^-24.
+    // Panel `panel` of a block, x[channel][16 tokens]: by the rotations of the block's first position (as rotations_at
+    // gives them), of the panel in it and of each token in that. Their cosines and sines are off by at most 5 x 2^-24.
     // `scratch`: 2 x padded().
     template <isa Isa>
     NIBBLE_NOINLINE void rotate_panel(const float* block, std::size_t panel, float* x, float* scratch) const noexcept {
@@ -123,11 +123,11 @@ public:
     }
 
 private:
-    static void put(const turn& from, float& cosine, float& sine) noexcept {
+    static void put(const rotation& from, float& cosine, float& sine) noexcept {
         cosine = static_cast<float>(from.cosine);
         sine = static_cast<float>(from.sine);
     }
-    // The turns of all pairs: one after another.
+    // The rotations of all pairs: one after another.
     template <isa Isa> void put_together(const float* a, const float* b, float* out) const noexcept {
         using L = lanes<Isa>;
         const std::size_t n = padded();

@@ -1,13 +1,13 @@
-// kernel/softmax.hpp: the online softmax of attention: a block of scores to weights, what came before rescaled, and the
-// exact merge of two parts.
+// kernel/softmax.hpp: the online softmax of attention: a block of scores to probabilities (before they are divided by
+// their sum), what came before rescaled, and the exact merge of two parts.
 #pragma once
 
 #include <nibble/core/bits.hpp>
 #include <nibble/core/config.hpp>
+#include <nibble/isa/fixed_vector.hpp>
 #include <nibble/isa/isa.hpp>
 #include <nibble/isa/lanes.hpp>
 #include <nibble/kernel/prefetch.hpp>
-#include <nibble/kernel/turn_rows.hpp>
 #include <nibble/tensor/layout.hpp>
 
 #include <cstddef>
@@ -21,7 +21,7 @@ namespace nibble::inline NIBBLE_ABI::kernel {
 // depend on neither. Blocks are joined in order within a span, and spans in order, so that spans may be worked on by
 // several threads.
 inline constexpr std::size_t attention_block = 256;
-inline constexpr std::size_t attention_span = 512;
+inline constexpr std::size_t kv_split = 512;
 inline constexpr std::size_t attention_panels = attention_block / panel_layout::rows;
 
 // ln x for x > 0 within 1e-7 relative to max(1, |ln x|): no library, the same bits everywhere.
@@ -61,7 +61,7 @@ template <isa Isa> [[nodiscard]] NIBBLE_INLINE float exp_of(float x) noexcept {
 }
 
 // What attention has of a row so far: the largest score, the sum of e^(score - largest), and that of the values, each
-// times its weight, in `sums` elsewhere.
+// times its probability, in `sums` elsewhere.
 struct softmax_state {
     float largest = -detail::infinity;
     float sum = 0.0f;
@@ -81,30 +81,30 @@ template <isa Isa>
 // All lanes of up to four rows' vectors joined by join(a, b), which leaves a joined to b in a; sums are those of
 // sum_of.
 template <class L, std::size_t Rows, std::size_t Halves, class Join>
-[[nodiscard]] NIBBLE_INLINE four_floats joined_lanes(const L (&x)[Rows][Halves], const Join& join) noexcept {
+[[nodiscard]] NIBBLE_INLINE detail::four_floats joined_lanes(const L (&x)[Rows][Halves], const Join& join) noexcept {
     static_assert(Rows <= 4);
-    eight_floats rows[4] = {};
+    detail::eight_floats rows[4] = {};
     for (std::size_t r = 0; r < Rows; ++r) {
         float v[16];
         for (std::size_t h = 0; h < Halves; ++h) x[r][h].store(v + h * L::width, L::width);
-        eight_floats high;
+        detail::eight_floats high;
         __builtin_memcpy(&rows[r], v, sizeof high);
         __builtin_memcpy(&high, v + 8, sizeof high);
         join(rows[r], high);
     }
     if constexpr (Rows == 1) {
-        four_floats c = four_of<0>(rows[0]);
-        join(c, four_of<1>(rows[0]));
+        detail::four_floats c = detail::four_of<0>(rows[0]);
+        join(c, detail::four_of<1>(rows[0]));
         join(c, __builtin_shufflevector(c, c, 2, 3, 0, 1));
         join(c, __builtin_shufflevector(c, c, 1, 0, 3, 2));
         return c;
     }
-    eight_floats columns[4];
-    turn_rows<8>(rows, columns);
-    four_floats c[4];
+    detail::eight_floats columns[4];
+    detail::transpose<8>(rows, columns);
+    detail::four_floats c[4];
     for (std::size_t j = 0; j < 4; ++j) {
-        c[j] = four_of<0>(columns[j]);
-        join(c[j], four_of<1>(columns[j]));
+        c[j] = detail::four_of<0>(columns[j]);
+        join(c[j], detail::four_of<1>(columns[j]));
     }
     join(c[0], c[2]);
     join(c[1], c[3]);
@@ -112,23 +112,24 @@ template <class L, std::size_t Rows, std::size_t Halves, class Join>
     return c[0];
 }
 template <class L, std::size_t Rows, std::size_t Halves>
-[[nodiscard]] NIBBLE_INLINE four_floats sums_of(const L (&x)[Rows][Halves]) noexcept {
+[[nodiscard]] NIBBLE_INLINE detail::four_floats sums_of(const L (&x)[Rows][Halves]) noexcept {
     return joined_lanes(x, [](auto& a, const auto& b) NIBBLE_INLINE_LAMBDA { a += b; });
 }
 template <class L, std::size_t Rows, std::size_t Halves>
-[[nodiscard]] NIBBLE_INLINE four_floats largest_of(const L (&x)[Rows][Halves]) noexcept {
+[[nodiscard]] NIBBLE_INLINE detail::four_floats largest_of(const L (&x)[Rows][Halves]) noexcept {
     return joined_lanes(x, [](auto& a, const auto& b) NIBBLE_INLINE_LAMBDA { a = a > b ? a : b; });
 }
 
-// Rows that are weighed together: what must be known of a row before its weights are takes as long for one as for four.
-inline constexpr std::size_t rows_weighed = 4;
+// Rows whose softmax is computed together: what must be known of a row before its probabilities are takes as long for
+// one as for four.
+inline constexpr std::size_t rows_together = 4;
 
 // Scores [panel][stride][16] of `panels` panels of some rows to e^(score - largest so far), in place; `rescale` is what
-// the rows' earlier sums are to be multiplied by. A score of -infinity has no weight; one of NaN or +infinity makes the
-// sum NaN.
+// the rows' earlier sums are to be multiplied by. A score of -infinity has probability 0; one of NaN or +infinity makes
+// the sum NaN.
 template <isa Isa, std::size_t Rows>
-NIBBLE_NOINLINE void weigh_rows(float* scores, std::size_t stride, std::size_t panels, softmax_state* states,
-                                float* rescale, prefetch_cursor& soon) noexcept {
+NIBBLE_NOINLINE void softmax_rows(float* scores, std::size_t stride, std::size_t panels, softmax_state* states,
+                                  float* rescale, prefetch_cursor& soon) noexcept {
     using L = token_lanes<Isa>;
     constexpr std::size_t halves = lane_halves<Isa>;
     L top[Rows][halves];
@@ -141,7 +142,7 @@ NIBBLE_NOINLINE void weigh_rows(float* scores, std::size_t stride, std::size_t p
             for (std::size_t h = 0; h < halves; ++h)
                 top[r][h] =
                     larger(L::load(scores + p * stride + r * panel_layout::rows + h * L::width, L::width), top[r][h]);
-    const four_floats block = largest_of(top);
+    const detail::four_floats block = largest_of(top);
     float less[8] = {};
     bool grows = false;
     for (std::size_t r = 0; r < Rows; ++r) {
@@ -169,21 +170,21 @@ NIBBLE_NOINLINE void weigh_rows(float* scores, std::size_t stride, std::size_t p
 #pragma GCC unroll 2
             for (std::size_t h = 0; h < halves; ++h) {
                 float* const part = at + r * panel_layout::rows + h * L::width;
-                const L weight = exp_of_negative(L::load(part, L::width) - shift[r]);
-                weight.store(part, L::width);
-                sums[r][h] = sums[r][h] + weight;
+                const L probability = exp_of_negative(L::load(part, L::width) - shift[r]);
+                probability.store(part, L::width);
+                sums[r][h] = sums[r][h] + probability;
             }
     }
-    const four_floats sum = sums_of(sums);
+    const detail::four_floats sum = sums_of(sums);
     for (std::size_t r = 0; r < Rows; ++r) {
         rescale[r] = factors[r];
         states[r].sum = __builtin_fmaf(states[r].sum, factors[r], sum[r]);
     }
 }
-// run.operator()<how many>(first row) for rows [0, count), rows_weighed at a time.
+// run.operator()<how many>(first row) for rows [0, count), rows_together at a time.
 template <class Run> NIBBLE_INLINE void for_each_rows(std::size_t count, const Run& run) noexcept {
     std::size_t r = 0;
-    for (; r + rows_weighed <= count; r += rows_weighed) run.template operator()<rows_weighed>(r);
+    for (; r + rows_together <= count; r += rows_together) run.template operator()<rows_together>(r);
     switch (count - r) {
     case 1:
         return run.template operator()<1>(r);
@@ -197,11 +198,11 @@ template <class Run> NIBBLE_INLINE void for_each_rows(std::size_t count, const R
 }
 // Of all `rows` rows.
 template <isa Isa>
-void weigh(float* scores, std::size_t rows, std::size_t panels, softmax_state* states, float* rescale,
-           prefetch_cursor& soon) noexcept {
+void softmax(float* scores, std::size_t rows, std::size_t panels, softmax_state* states, float* rescale,
+             prefetch_cursor& soon) noexcept {
     for_each_rows(rows, [&]<std::size_t Rows>(std::size_t r) {
-        weigh_rows<Isa, Rows>(scores + r * panel_layout::rows, rows * panel_layout::rows, panels, states + r,
-                              rescale + r, soon);
+        softmax_rows<Isa, Rows>(scores + r * panel_layout::rows, rows * panel_layout::rows, panels, states + r,
+                                rescale + r, soon);
     });
 }
 

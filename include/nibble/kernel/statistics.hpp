@@ -1,8 +1,9 @@
-// kernel/statistics.hpp: the statistics of runs of weights that scales follow from.
+// kernel/statistics.hpp: the statistics of groups of weights that scales follow from.
 #pragma once
 
 #include <nibble/core/bits.hpp>
 #include <nibble/core/config.hpp>
+#include <nibble/isa/fixed_vector.hpp>
 #include <nibble/scheme/scheme.hpp>
 
 #include <concepts>
@@ -15,7 +16,7 @@ namespace nibble::inline NIBBLE_ABI::kernel {
 // Weights per step of the loops behind quantize: scratch for their codes stays in the first-level cache.
 inline constexpr std::size_t quantize_block = 512;
 
-// Joins the statistics of two parts of a slot; in a fixed order the result is the same for any number of threads.
+// Joins the statistics of two parts of a group; in a fixed order the result is the same for any number of threads.
 inline void join(group_statistics& into, const group_statistics& part) noexcept {
     if (part.count == 0) return;
     const bool first = into.count == 0;
@@ -50,7 +51,7 @@ template <bool WithRange = true>
             high = ordered > high ? ordered : high;
         }
     };
-    // The lengths of short runs as constants: no vector loop then asks how long it is.
+    // The lengths of short groups as constants: no vector loop then asks how long it is.
     if (count == 32) {
         for (std::size_t i = 0; i < 32; ++i) one(i);
     } else if (count == 16) {
@@ -84,7 +85,7 @@ template <bool WithRange = true>
     return g;
 }
 
-// What a scheme asks of a slot's statistics besides the largest magnitude: the range (of an offset, and of rules
+// What a scheme asks of a group's statistics besides the largest magnitude: the range (of an offset, and of rules
 // unknown here) and the sum of magnitudes.
 template <any_scheme S>
 inline constexpr bool by_magnitude = requires {
@@ -103,24 +104,25 @@ inline constexpr bool asks_range = detail::scheme_traits<S>::has_zero || (S::sca
                                    }());
 template <any_scheme S> inline constexpr bool asks_sum = S::scaled && !by_magnitude<S>;
 
-// The statistics of many runs, one number per run in each array. Arrays that a scheme does not ask for may be null.
-struct run_statistics {
+// The statistics of many groups, one number per group in each array. Arrays that a scheme does not ask for may be
+// null.
+struct statistics_of_groups {
     float* largest = nullptr;
     float* low = nullptr;
     float* high = nullptr;
     double* sum_magnitude = nullptr;
     unsigned char* nonfinite = nullptr;
 
-    [[nodiscard]] NIBBLE_INLINE run_statistics from(std::size_t i) const noexcept {
+    [[nodiscard]] NIBBLE_INLINE statistics_of_groups from(std::size_t i) const noexcept {
         return {largest + i, low == nullptr ? low : low + i, high == nullptr ? high : high + i,
                 sum_magnitude == nullptr ? sum_magnitude : sum_magnitude + i, nonfinite + i};
     }
 };
 
 // Eight lanes, as the compiler has them on any machine. Loops over them because compilers differ in what they make of
-// short loops of scalars: GCC takes a run of 16 apart into vectors of 8, 4, 2 and two single numbers.
-using eight_floats = float __attribute__((vector_size(32)));
-using eight_words = std::int32_t __attribute__((vector_size(32)));
+// short loops of scalars: GCC takes a group of 16 apart into vectors of 8, 4, 2 and two single numbers.
+using detail::eight_floats;
+using detail::eight_words;
 
 // One number for each `lanes` (a multiple of 8 and a power of two) of the `count` x lanes in a[]: the largest or the
 // smallest; at the start of a[]. Neighbours are joined until one is left, the last steps for eight results at a time.
@@ -139,14 +141,15 @@ template <bool Largest> NIBBLE_INLINE void fold(std::int32_t* a, std::size_t cou
     }
 }
 
-// The statistics of `runs` runs of x, all of `run` columns, but for the sums: the same as measure gives, for all at
-// once, so that the ends of short runs are vector work too. False, and nothing of use written, if a value is not finite
-// or if this way is not for such runs: it is for 16, 32, 64 ... columns each, and quantize_block in all at most.
+// The statistics of `groups` groups of x, all of `group_size` columns, but for the sums: the same as measure gives, for
+// all at once, so that the ends of short groups are vector work too. False, and nothing of use written, if a value is
+// not finite or if this way is not for such groups: it is for 16, 32, 64 ... columns each, and quantize_block in all at
+// most.
 template <bool WithRange>
-[[nodiscard]] NIBBLE_NOINLINE bool measure_runs(const float* NIBBLE_RESTRICT x, std::size_t run, std::size_t runs,
-                                                const run_statistics& to) noexcept {
-    if (run < 16 || (run & (run - 1)) != 0 || run * runs > quantize_block) return false;
-    // Parts of 16 or 32 columns to eight lanes each, which leaves run / part x 8 for each run.
+[[nodiscard]] NIBBLE_NOINLINE bool measure_whole_groups(const float* NIBBLE_RESTRICT x, std::size_t group_size,
+                                                        std::size_t groups, const statistics_of_groups& to) noexcept {
+    if (group_size < 16 || (group_size & (group_size - 1)) != 0 || group_size * groups > quantize_block) return false;
+    // Parts of 16 or 32 columns to eight lanes each, which leaves group_size / part x 8 for each group.
     std::int32_t tops[quantize_block / 2 + 16]; // of magnitudes, with a range of values
     std::int32_t lows[WithRange ? quantize_block / 2 + 16 : 1];
     const auto fold_part = [&]<std::size_t Part>(std::size_t p) NIBBLE_INLINE_LAMBDA {
@@ -163,17 +166,17 @@ template <bool WithRange>
         __builtin_memcpy(tops + 8 * p, &top, 32);
         if constexpr (WithRange) __builtin_memcpy(lows + 8 * p, &low, 32);
     };
-    const std::size_t part = run == 16 ? 16 : 32;
+    const std::size_t part = group_size == 16 ? 16 : 32;
     if (part == 16) {
-        for (std::size_t p = 0; p < runs; ++p) fold_part.template operator()<16>(p);
+        for (std::size_t p = 0; p < groups; ++p) fold_part.template operator()<16>(p);
     } else {
-        for (std::size_t p = 0; p < run * runs / 32; ++p) fold_part.template operator()<32>(p);
+        for (std::size_t p = 0; p < group_size * groups / 32; ++p) fold_part.template operator()<32>(p);
     }
-    const std::size_t lanes = 8 * (run / part);
-    fold<true>(tops, runs, lanes);
-    if constexpr (WithRange) fold<false>(lows, runs, lanes);
+    const std::size_t lanes = 8 * (group_size / part);
+    fold<true>(tops, groups, lanes);
+    if constexpr (WithRange) fold<false>(lows, groups, lanes);
     std::int32_t beyond = 0;
-    for (std::size_t i = 0; i < runs; ++i) {
+    for (std::size_t i = 0; i < groups; ++i) {
         std::int32_t largest = tops[i];
         if constexpr (WithRange) {
             const auto value = [](std::int32_t ordered) NIBBLE_INLINE_LAMBDA {
@@ -189,6 +192,33 @@ template <bool WithRange>
         to.nonfinite[i] = 0;
     }
     return beyond < 0x7f800000;
+}
+
+// The statistics of `count` groups of x, each of `group_size` columns but that `columns` are left of x: the last may be
+// shorter. True if a value is not finite.
+template <bool WithRange, bool WithSum>
+inline bool measure_groups(const float* x, std::size_t count, std::size_t group_size, std::size_t columns,
+                           const statistics_of_groups& to) noexcept {
+    std::size_t i = 0;
+    if constexpr (!WithSum)
+        for (std::size_t together; (together = detail::min_of(detail::min_of(count, columns / group_size) - i,
+                                                              quantize_block / group_size)) != 0;
+             i += together)
+            if (!measure_whole_groups<WithRange>(x + i * group_size, group_size, together, to.from(i))) break;
+    bool nonfinite = false;
+    for (; i < count; ++i) {
+        const group_statistics g =
+            measure<WithRange>(x + i * group_size, detail::min_of(group_size, columns - i * group_size), WithSum);
+        to.largest[i] = g.largest;
+        if constexpr (WithRange) {
+            to.low[i] = g.low;
+            to.high[i] = g.high;
+        }
+        if constexpr (WithSum) to.sum_magnitude[i] = g.sum_magnitude;
+        to.nonfinite[i] = g.nonfinite ? 1 : 0;
+        nonfinite = nonfinite || g.nonfinite;
+    }
+    return nonfinite;
 }
 
 } // namespace nibble::inline NIBBLE_ABI::kernel

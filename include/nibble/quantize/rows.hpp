@@ -122,9 +122,9 @@ inline void transpose_into(matrix_view<const float> from, matrix_view<float> to)
 template <any_scheme S, executor Executor = serial>
 [[nodiscard]] quantized<S> quantize_transposed(matrix_view<const float> w, const quantize_options& options = {},
                                                const Executor& threads = {}) {
-    dynamic_array<float> turned(w.rows() * w.cols());
-    detail::transpose_into(w, matrix_view<float>(turned.data(), w.cols(), w.rows()));
-    return quantize<S>(matrix_view<const float>(turned.data(), w.cols(), w.rows()), options, threads);
+    dynamic_array<float> transposed(w.rows() * w.cols());
+    detail::transpose_into(w, matrix_view<float>(transposed.data(), w.cols(), w.rows()));
+    return quantize<S>(matrix_view<const float>(transposed.data(), w.cols(), w.rows()), options, threads);
 }
 
 // The inverse: the values of q (K x N) into out (N x K).
@@ -132,9 +132,9 @@ template <any_scheme S, executor Executor = serial>
 void dequantize_transposed(const quantized<S>& q, matrix_view<float> out, const Executor& threads = {}) {
     NIBBLE_CHECK(out.rows() == q.cols() && out.cols() == q.rows(),
                  "dequantize_transposed: the output must have the shape of the weights, transposed");
-    dynamic_array<float> turned(q.rows() * q.cols());
-    dequantize(q, matrix_view<float>(turned.data(), q.rows(), q.cols()), threads);
-    detail::transpose_into(matrix_view<const float>(turned.data(), q.rows(), q.cols()), out);
+    dynamic_array<float> transposed(q.rows() * q.cols());
+    dequantize(q, matrix_view<float>(transposed.data(), q.rows(), q.cols()), threads);
+    detail::transpose_into(matrix_view<const float>(transposed.data(), q.rows(), q.cols()), out);
 }
 
 } // namespace nibble::inline NIBBLE_ABI

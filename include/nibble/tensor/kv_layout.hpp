@@ -167,7 +167,7 @@ template <class Values> struct value_layout {
         return format::group == 0 ? panels() : format::group / panel_layout::rows;
     }
     // What attention asks: are they keys, and where does it find token t of a page (a multiple of 16) and its scales?
-    static constexpr bool turned = false;
+    static constexpr bool transposed = false;
     using scheme_type = Values;
     [[nodiscard]] std::size_t codes_at(std::size_t t) const noexcept {
         return codes + t / panel_layout::quad / step_quads<element> * step_bytes<element>;
@@ -179,7 +179,7 @@ template <class Values> struct value_layout {
 template <class Keys> struct prefix_layout {
     using scheme_type = typename key_format<Keys>::scheme_type;
     using format = token_format<scheme_type>;
-    static constexpr bool turned = true;
+    static constexpr bool transposed = true;
     key_layout<Keys> keys{};
     std::size_t tokens = 0;
     std::size_t channels = 0;

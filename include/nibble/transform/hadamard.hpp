@@ -7,6 +7,7 @@
 #include <nibble/core/check.hpp>
 #include <nibble/core/config.hpp>
 #include <nibble/dispatch/fixed.hpp>
+#include <nibble/isa/fixed_vector.hpp>
 #include <nibble/isa/isa.hpp>
 #include <nibble/isa/lanes.hpp>
 
@@ -25,7 +26,7 @@ namespace detail {
 // Rounds of strides 1, 2 and 4 on 8 numbers, times `by`. One vector: stores of halves would not reach the next round's
 // loads without a detour through the cache.
 NIBBLE_INLINE void hadamard_8(float* x, float by) noexcept {
-    using eight = float __attribute__((vector_size(32)));
+    using eight = eight_floats;
     constexpr eight odd{1.0f, -1.0f, 1.0f, -1.0f, 1.0f, -1.0f, 1.0f, -1.0f};
     constexpr eight third{1.0f, 1.0f, -1.0f, -1.0f, 1.0f, 1.0f, -1.0f, -1.0f};
     constexpr eight high{1.0f, 1.0f, 1.0f, 1.0f, -1.0f, -1.0f, -1.0f, -1.0f};

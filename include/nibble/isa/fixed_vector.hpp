@@ -1,24 +1,29 @@
-// kernel/turn_rows.hpp: up to four rows of numbers to columns, in as many lanes as the machine has.
+// fixed_vector.hpp: vectors of a fixed number of lanes, as compilers have them on every machine: what loops use whose
+// length no ISA decides.
 #pragma once
 
 #include <nibble/core/config.hpp>
 
 #include <cstddef>
+#include <cstdint>
 #include <utility>
 
 NIBBLE_HEADER_BEGIN;
-namespace nibble::inline NIBBLE_ABI::kernel {
+namespace nibble::inline NIBBLE_ABI::detail {
 
-// Passed by reference, where longer than 16 bytes: without AVX compilers pass such vectors otherwise than with it, and
-// say so.
-template <std::size_t Width> struct float_vector {
-    using type __attribute__((vector_size(Width * sizeof(float)))) = float;
+// Operators work lane by lane, comparisons give masks of integers of the same size, and __builtin_shufflevector moves
+// lanes. Passed by reference, where longer than 16 bytes: without AVX compilers pass such vectors otherwise than with
+// it, and say so.
+template <class T, std::size_t Lanes> struct fixed_vector_of {
+    using type __attribute__((vector_size(Lanes * sizeof(T)))) = T;
 };
-using four_floats = float_vector<4>::type;
-using eight_floats = float_vector<8>::type;
+template <class T, std::size_t Lanes> using fixed_vector = typename fixed_vector_of<T, Lanes>::type;
+using four_floats = fixed_vector<float, 4>;
+using eight_floats = fixed_vector<float, 8>;
+using eight_words = fixed_vector<std::int32_t, 8>;
 
-template <class Lanes>
-NIBBLE_INLINE void to_vector(const Lanes& from, typename float_vector<Lanes::width>::type& to) noexcept {
+// The lanes of an ISA's own vector.
+template <class Lanes> NIBBLE_INLINE void to_vector(const Lanes& from, fixed_vector<float, Lanes::width>& to) noexcept {
     float v[Lanes::width];
     from.store(v, Lanes::width);
     __builtin_memcpy(&to, v, sizeof to);
@@ -35,10 +40,10 @@ NIBBLE_INLINE void interleave(const Vector& a, const Vector& b, Vector& to, std:
 
 // Lanes 4 i .. 4 i + 3 of columns[j] are lane 4 i + j of rows 0, 1, 2, 3.
 template <std::size_t Width>
-NIBBLE_INLINE void turn_rows(const typename float_vector<Width>::type (&rows)[4],
-                             typename float_vector<Width>::type (&columns)[4]) noexcept {
+NIBBLE_INLINE void transpose(const fixed_vector<float, Width> (&rows)[4],
+                             fixed_vector<float, Width> (&columns)[4]) noexcept {
     constexpr std::make_index_sequence<Width> all{};
-    typename float_vector<Width>::type low01, high01, low23, high23;
+    fixed_vector<float, Width> low01, high01, low23, high23;
     interleave<Width, false, false>(rows[0], rows[1], low01, all);
     interleave<Width, true, false>(rows[0], rows[1], high01, all);
     interleave<Width, false, false>(rows[2], rows[3], low23, all);
@@ -56,10 +61,10 @@ template <std::size_t Index, class Vector> [[nodiscard]] NIBBLE_INLINE four_floa
 
 // to[lane x stride + row] = rows[row][lane]
 template <std::size_t Width, std::size_t Rows>
-NIBBLE_INLINE void store_turned(const typename float_vector<Width>::type (&rows)[4], float* to,
-                                std::size_t stride) noexcept {
-    typename float_vector<Width>::type columns[4];
-    turn_rows<Width>(rows, columns);
+NIBBLE_INLINE void store_transposed(const fixed_vector<float, Width> (&rows)[4], float* to,
+                                    std::size_t stride) noexcept {
+    fixed_vector<float, Width> columns[4];
+    transpose<Width>(rows, columns);
     [&]<std::size_t... At>(std::index_sequence<At...>) NIBBLE_INLINE_LAMBDA {
         const auto store = [&]<std::size_t Lane>() NIBBLE_INLINE_LAMBDA {
             const four_floats v = four_of<Lane / 4>(columns[Lane % 4]);
@@ -69,5 +74,5 @@ NIBBLE_INLINE void store_turned(const typename float_vector<Width>::type (&rows)
     }(std::make_index_sequence<Width>{});
 }
 
-} // namespace nibble::inline NIBBLE_ABI::kernel
+} // namespace nibble::inline NIBBLE_ABI::detail
 NIBBLE_HEADER_END;

@@ -1,4 +1,4 @@
-// kernel/attention_decode.hpp: panels of stored keys as fp32, for what is done to keys between the cache and the
+// kernel/dequantize_keys.hpp: panels of stored keys as fp32, for what is done to keys between the cache and the
 // product.
 #pragma once
 

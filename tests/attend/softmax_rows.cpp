@@ -1,17 +1,15 @@
-// weigh_rows.cpp: some rows of attention at a time, against one row at a time: the same bits.
+// softmax_rows.cpp: some rows of attention at a time, against one row at a time: the same bits.
 #include "support/catch.hpp"
 #include "support/random.hpp"
 
 #include <nibble/dispatch/fixed.hpp>
 #include <nibble/kernel/softmax.hpp>
-#include <nibble/kernel/turn_rows.hpp>
 #include <nibble/tensor/layout.hpp>
 
 #include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -22,37 +20,16 @@ namespace {
 constexpr std::size_t rows16 = nb::panel_layout::rows;
 constexpr float infinity = std::numeric_limits<float>::infinity();
 
-template <std::size_t Width, std::size_t Rows> void check_turned() {
-    typename nb::kernel::float_vector<Width>::type rows[4] = {};
-    for (std::size_t r = 0; r < 4; ++r) {
-        float numbers[Width];
-        for (std::size_t i = 0; i < Width; ++i) numbers[i] = static_cast<float>(100 * r + i);
-        std::memcpy(&rows[r], numbers, sizeof numbers);
-    }
-    constexpr std::size_t stride = 7;
-    std::vector<float> to(Width * stride, -1.0f);
-    nb::kernel::store_turned<Width, Rows>(rows, to.data(), stride);
-    for (std::size_t i = 0; i < Width; ++i)
-        for (std::size_t r = 0; r < stride; ++r)
-            REQUIRE(to[i * stride + r] == (r < Rows ? static_cast<float>(100 * r + i) : -1.0f));
-}
-template <std::size_t Width> void check_turned_rows() {
-    check_turned<Width, 1>();
-    check_turned<Width, 2>();
-    check_turned<Width, 3>();
-    check_turned<Width, 4>();
-}
-
-struct weighed {
+struct rows_of_softmax {
     std::vector<float> scores, rescale;
     std::vector<nb::kernel::softmax_state> states;
 };
 template <nb::isa Isa>
-weighed weigh(const std::vector<float>& scores, std::size_t rows, std::size_t panels,
-              const std::vector<nb::kernel::softmax_state>& before) {
-    weighed w{scores, std::vector<float>(rows, -1.0f), before};
+rows_of_softmax softmax_of(const std::vector<float>& scores, std::size_t rows, std::size_t panels,
+                           const std::vector<nb::kernel::softmax_state>& before) {
+    rows_of_softmax w{scores, std::vector<float>(rows, -1.0f), before};
     nb::kernel::prefetch_cursor nothing{};
-    nb::kernel::weigh<Isa>(w.scores.data(), rows, panels, w.states.data(), w.rescale.data(), nothing);
+    nb::kernel::softmax<Isa>(w.scores.data(), rows, panels, w.states.data(), w.rescale.data(), nothing);
     return w;
 }
 bool same(float a, float b) {
@@ -78,12 +55,12 @@ template <nb::isa Isa> void check_rows_alone() {
             score(2, 4, 7) = std::numeric_limits<float>::quiet_NaN();
             score(0, 2, 0) = infinity;
         }
-        const weighed all = weigh<Isa>(scores, rows, panels, before);
+        const rows_of_softmax all = softmax_of<Isa>(scores, rows, panels, before);
         for (std::size_t r = 0; r < rows; ++r) {
             CAPTURE(rows, r);
             std::vector<float> own(panels * rows16);
             for (std::size_t i = 0; i < own.size(); ++i) own[i] = score(i / rows16, r, i % rows16);
-            const weighed alone = weigh<Isa>(own, 1, panels, {before[r]});
+            const rows_of_softmax alone = softmax_of<Isa>(own, 1, panels, {before[r]});
             bool equal = same(alone.rescale[0], all.rescale[r]) &&
                          same(alone.states[0].largest, all.states[r].largest) &&
                          same(alone.states[0].sum, all.states[r].sum);
@@ -106,12 +83,6 @@ template <nb::isa Isa> void check_rows_alone() {
 
 } // namespace
 
-TEST_CASE("rows are turned to columns") {
-    check_turned_rows<4>();
-    check_turned_rows<8>();
-    check_turned_rows<16>();
-}
-
-TEST_CASE("the weights of a row do not depend on the rows beside it") {
+TEST_CASE("the probabilities of a row do not depend on the rows beside it") {
     nb::for_each_isa([]<class Isa>() { check_rows_alone<Isa>(); });
 }
