@@ -10,6 +10,7 @@
 
 #include <limits>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace nb = nibble;
@@ -114,6 +115,15 @@ TEST_CASE("a valid GGUF file gives its tensors and metadata", "[io]") {
     CHECK(file.metadata_value("numbers")->bytes.size() == 6);
     CHECK(file.metadata_value("texts")->bytes.size() == 17);
     CHECK(file.metadata_value("empty")->count == 0);
+    REQUIRE(file.metadata_texts("texts").has_value());
+    REQUIRE(file.metadata_numbers("numbers").has_value());
+    CHECK(*file.metadata_texts("texts") == std::vector<std::string_view>{"a", ""});
+    CHECK(*file.metadata_numbers("numbers") == std::vector<double>{1, 2, 3});
+    CHECK(!file.metadata_texts("numbers").has_value());
+    CHECK(!file.metadata_texts("text").has_value());
+    CHECK(!file.metadata_texts("none").has_value());
+    CHECK(!file.metadata_numbers("texts").has_value());
+    CHECK(!file.metadata_numbers("u8").has_value());
     CHECK(file.metadata_value("none") == nullptr);
 }
 

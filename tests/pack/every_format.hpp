@@ -8,6 +8,7 @@
 #include "support/quantize_reference.hpp"
 #include "support/random.hpp"
 
+#include <nibble/dequantize_rows.hpp>
 #include <nibble/element/element.hpp>
 #include <nibble/io/packed_file.hpp>
 #include <nibble/io/packed_file_writer.hpp>
@@ -101,6 +102,22 @@ template <class Scheme>
     return 0;
 }
 
+// Rows by number, repeated ones too, have the values that the formula gives.
+template <class Scheme> void check_rows(const nibble::quantized<Scheme>& q, const nibble::packed<Scheme>& w) {
+    std::vector<std::uint32_t> rows{static_cast<std::uint32_t>(q.rows() - 1), 0,
+                                    static_cast<std::uint32_t>(q.rows() / 2), 0};
+    std::vector<float> values(rows.size() * q.cols());
+    nibble::dequantize_rows(w, rows, {values.data(), rows.size(), q.cols()}, test_executor{2});
+    bool same = true;
+    for (std::size_t i = 0; i < rows.size(); ++i)
+        for (std::size_t j = 0; j < q.cols(); ++j) {
+            const float value = q.value_at(rows[i], j);
+            const float got = values[i * q.cols() + j];
+            same = same && (std::memcmp(&got, &value, sizeof got) == 0 || (std::isnan(got) && std::isnan(value)));
+        }
+    CHECK(same);
+}
+
 template <class Scheme> void check_pack(const std::string& name) {
     using traits = nibble::detail::scheme_traits<Scheme>;
     using element = typename traits::element;
@@ -123,6 +140,8 @@ template <class Scheme> void check_pack(const std::string& name) {
         CHECK(fault_of_widths_and_files(w, q) == 0);
         if (rows * cols == 0) continue;
         CHECK(std::memcmp(back.row_codes(0), q.row_codes(0), q.bytes()) == 0); // all sections, and what lies between
+
+        check_rows(q, w);
 
         // Every code, scale and zero point where the layout says.
         bool placed = true;

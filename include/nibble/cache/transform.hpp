@@ -13,25 +13,13 @@
 #include <nibble/kernel/rotary.hpp>
 #include <nibble/kernel/sort_by_key.hpp>
 #include <nibble/transform/hadamard.hpp>
+#include <nibble/transform/rotary.hpp>
 
 #include <cstddef>
 #include <cstdint>
-#include <utility>
 
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
-
-// Rotary position embedding (Su et al., 2021) that attend applies, to queries by their position and to keys as it reads
-// them: for keys that are stored, and appended, unrotated. (a, b) becomes (a cos r - b sin r, a sin r + b cos r) for
-// the pairs of a head's first `dims` channels, with r = position x the pair's frequency; a token's position is its
-// number in the sequence.
-struct rotary_embedding {
-    std::size_t dims = 0;     // even, up to the head size; 0: none
-    bool interleaved = false; // pair i is channels 2i and 2i + 1 (GPT-J); else i and i + dims / 2 (GPT-NeoX, Llama)
-    double base = 10000.0;    // pair i has the frequency base^(-2i / dims), by the C library's pow
-    dynamic_array<double>
-        frequencies{}; // of each pair, in radians per position and at most 8, instead: any scaling of contexts
-};
 
 // Of each head x, `size` channels: y = H P (x - mean) is stored; what has few large channels, or none, loses less in
 // few bits. Each step may be left out. Attention gives what it would give for x: the same steps go to the queries,
@@ -117,22 +105,13 @@ inline void check_transform(const kv_transform& t, std::size_t heads, std::size_
     NIBBLE_CHECK(
         t.order.empty() && !t.hadamard,
         "kv_transform: a rotary embedding does not go with an order or a Hadamard transform, which mix its pairs");
-    NIBBLE_CHECK(r.dims % 2 == 0 && r.dims <= size,
-                 "kv_transform: a rotary embedding has an even number of dims, at most the head size");
-    NIBBLE_CHECK(r.base >= 1.0 && r.base <= 1e30, "kv_transform: the base of a rotary embedding is 1 to 1e30");
-    NIBBLE_CHECK(r.frequencies.empty() || r.frequencies.size() == r.dims / 2,
-                 "kv_transform: a rotary embedding has a frequency for each pair, or none");
-    for (const double f : r.frequencies)
-        NIBBLE_CHECK(f >= -8.0 && f <= 8.0, "kv_transform: a frequency is at most 8 radians");
+    check_rotary(r, size);
 }
 
 // What attention needs of a rotary embedding, nullptr if there is none.
 [[nodiscard]] inline shared_ptr<const kernel::rotary_tables> tables_of(const rotary_embedding& r) {
     if (r.dims == 0) return nullptr;
-    dynamic_array<double> frequencies = r.frequencies;
-    for (std::size_t i = frequencies.size(); i < r.dims / 2; ++i)
-        frequencies.push_back(__builtin_pow(r.base, -2.0 * static_cast<double>(i) / static_cast<double>(r.dims)));
-    return make_shared<const kernel::rotary_tables>(r.dims, r.interleaved, std::move(frequencies));
+    return make_shared<const kernel::rotary_tables>(r.dims, r.interleaved, frequencies_of(r));
 }
 
 // x = H P (x - mean) of one head, in place; queries are not centred.

@@ -17,6 +17,7 @@
 #include <span>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
@@ -82,6 +83,11 @@ public:
         return std::string_view(reinterpret_cast<const char*>(value->bytes.data()), value->bytes.size());
     }
 
+    // The elements of an array: strings, which stay in the file; numbers and booleans of any type as doubles (integers
+    // beyond 2^53 rounded).
+    [[nodiscard]] std::optional<std::vector<std::string_view>> metadata_texts(std::string_view key) const;
+    [[nodiscard]] std::optional<std::vector<double>> metadata_numbers(std::string_view key) const;
+
 private:
     mapped_file file_; // empty after parse
     detail::reset_on_move<detail::gguf_content> content_;
@@ -131,6 +137,68 @@ inline std::optional<double> gguf_file::metadata_number(std::string_view key) co
     const std::optional<std::int64_t> integer = metadata_integer(key);
     if (!integer.has_value()) return std::nullopt;
     return static_cast<double>(*integer);
+}
+
+namespace detail {
+
+// visit(the number) of a type of fixed size, as that type; a boolean is 0 or 1.
+template <class Visit> void visit_gguf_number(gguf_type type, const std::byte* at, const Visit& visit) {
+    switch (type) {
+    case gguf_type::u8:
+    case gguf_type::boolean:
+        return visit(load_little<std::uint8_t>(at));
+    case gguf_type::i8:
+        return visit(load_little<std::int8_t>(at));
+    case gguf_type::u16:
+        return visit(load_little<std::uint16_t>(at));
+    case gguf_type::i16:
+        return visit(load_little<std::int16_t>(at));
+    case gguf_type::u32:
+        return visit(load_little<std::uint32_t>(at));
+    case gguf_type::i32:
+        return visit(load_little<std::int32_t>(at));
+    case gguf_type::i64:
+        return visit(load_little<std::int64_t>(at));
+    case gguf_type::u64:
+        return visit(load_little<std::uint64_t>(at));
+    case gguf_type::float32:
+        return visit(load_little<float>(at));
+    case gguf_type::float64:
+        return visit(load_little<double>(at));
+    case gguf_type::string:
+    case gguf_type::array:
+        break;
+    }
+}
+
+} // namespace detail
+
+inline std::optional<std::vector<std::string_view>> gguf_file::metadata_texts(std::string_view key) const {
+    const gguf_value* value = metadata_value(key);
+    if (value == nullptr || value->type != gguf_type::array || value->element_type != gguf_type::string)
+        return std::nullopt;
+    std::vector<std::string_view> texts;
+    texts.reserve(static_cast<std::size_t>(value->count));
+    const std::byte* at = value->bytes.data();
+    for (std::uint64_t i = 0; i < value->count; ++i) {
+        const auto length = static_cast<std::size_t>(detail::load_little<std::uint64_t>(at));
+        texts.emplace_back(reinterpret_cast<const char*>(at + 8), length);
+        at += 8 + length;
+    }
+    return texts;
+}
+
+inline std::optional<std::vector<double>> gguf_file::metadata_numbers(std::string_view key) const {
+    const gguf_value* value = metadata_value(key);
+    if (value == nullptr || value->type != gguf_type::array) return std::nullopt;
+    const std::size_t bytes = detail::gguf_type_bytes(value->element_type);
+    if (bytes == 0) return std::nullopt;
+    std::vector<double> numbers;
+    numbers.reserve(static_cast<std::size_t>(value->count));
+    for (std::size_t at = 0; at < value->bytes.size(); at += bytes)
+        detail::visit_gguf_number(value->element_type, value->bytes.data() + at,
+                                  [&](auto number) { numbers.push_back(static_cast<double>(number)); });
+    return numbers;
 }
 
 } // namespace nibble::inline NIBBLE_ABI

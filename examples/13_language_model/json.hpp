@@ -1,0 +1,139 @@
+// json.hpp: the little of JSON that lies beside Hugging Face's weights, as a tree.
+#pragma once
+
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+struct json {
+    enum class kind { null, boolean, number, text, array, object };
+    kind is = kind::null;
+    double number = 0; // of a boolean: 0 or 1
+    std::string text;
+    std::vector<std::pair<std::string, json>> items; // of an array: under empty names
+
+    // A field of an object; nullptr if there is none or it is null.
+    [[nodiscard]] const json* find(std::string_view name) const {
+        for (const auto& [key, value] : items)
+            if (key == name && value.is != kind::null) return &value;
+        return nullptr;
+    }
+    [[nodiscard]] double number_of(std::string_view name, double otherwise) const {
+        const json* value = find(name);
+        return value != nullptr ? value->number : otherwise;
+    }
+    [[nodiscard]] std::string_view text_of(std::string_view name) const {
+        const json* value = find(name);
+        return value != nullptr ? std::string_view(value->text) : std::string_view();
+    }
+};
+
+class json_parser {
+public:
+    [[nodiscard]] static json parse(std::string_view text) {
+        json_parser p(text);
+        json value = p.value(0);
+        p.skip_space();
+        if (p.at_ != text.size()) p.fail();
+        return value;
+    }
+
+private:
+    explicit json_parser(std::string_view text) : text_(text) {}
+
+    [[noreturn]] void fail() const { throw std::runtime_error("no valid JSON at byte " + std::to_string(at_)); }
+    void skip_space() {
+        while (at_ < text_.size() && std::string_view(" \t\r\n").find(text_[at_]) != std::string_view::npos) ++at_;
+    }
+    [[nodiscard]] bool accept(std::string_view word) {
+        skip_space();
+        if (text_.substr(at_, word.size()) != word) return false;
+        at_ += word.size();
+        return true;
+    }
+    [[nodiscard]] json value(int depth) {
+        json v;
+        if (depth > 64) fail();
+        if (accept("{") || accept("[")) {
+            const bool object = text_[at_ - 1] == '{';
+            const std::string_view end = object ? "}" : "]";
+            v.is = object ? json::kind::object : json::kind::array;
+            for (bool first = true; !accept(end); first = false) {
+                if (!first && !accept(",")) fail();
+                std::string name;
+                if (object) {
+                    if (!accept("\"")) fail();
+                    name = string();
+                    if (!accept(":")) fail();
+                }
+                v.items.emplace_back(std::move(name), value(depth + 1));
+            }
+        } else if (accept("\"")) {
+            v.is = json::kind::text;
+            v.text = string();
+        } else if (accept("true") || accept("false")) {
+            v.is = json::kind::boolean;
+            v.number = text_[at_ - 2] == 'u' ? 1 : 0;
+        } else if (!accept("null")) {
+            const std::string digits(text_.substr(at_, 40));
+            char* end = nullptr;
+            v.is = json::kind::number;
+            v.number = std::strtod(digits.c_str(), &end);
+            if (end == digits.c_str()) fail();
+            at_ += static_cast<std::size_t>(end - digits.c_str());
+        }
+        return v;
+    }
+    [[nodiscard]] unsigned hexadecimal() {
+        const std::string digits(text_.substr(at_, 4));
+        at_ += 4;
+        return static_cast<unsigned>(std::strtoul(digits.c_str(), nullptr, 16));
+    }
+    // Behind the opening quote.
+    [[nodiscard]] std::string string() {
+        std::string out;
+        for (; at_ < text_.size() && text_[at_] != '"'; ++at_) {
+            if (text_[at_] != '\\') {
+                out += text_[at_];
+                continue;
+            }
+            const char c = ++at_ < text_.size() ? text_[at_] : '\0';
+            static constexpr std::string_view from = "bfnrt", to = "\b\f\n\r\t";
+            if (c == 'u') {
+                ++at_;
+                unsigned code = hexadecimal();
+                if (code >= 0xd800 && code < 0xdc00 && text_.substr(at_, 2) == "\\u") {
+                    at_ += 2;
+                    code = 0x10000 + ((code - 0xd800) << 10) + (hexadecimal() - 0xdc00);
+                }
+                append_utf8(out, code);
+                --at_;
+            } else {
+                const std::size_t i = from.find(c);
+                out += i != std::string_view::npos ? to[i] : c;
+            }
+        }
+        if (at_ >= text_.size()) fail();
+        ++at_;
+        return out;
+    }
+
+public:
+    static void append_utf8(std::string& to, unsigned code) {
+        const auto push = [&](unsigned byte) { to += static_cast<char>(static_cast<unsigned char>(byte)); };
+        if (code < 0x80) {
+            push(code);
+            return;
+        }
+        const int more = code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
+        push((more == 1 ? 0xc0u : more == 2 ? 0xe0u : 0xf0u) | code >> (6 * more));
+        for (int i = more - 1; i >= 0; --i) push(0x80u | (code >> (6 * i) & 63u));
+    }
+
+private:
+    std::string_view text_;
+    std::size_t at_ = 0;
+};

@@ -1,0 +1,346 @@
+// A language model on nibble's verbs: reads a GGUF file or a Hugging Face folder, writes on what it is given.
+//   language_model --model FILE --prompt TEXT        (--help tells the rest)
+// Follow the data: model.cpp (files to weights), tokenizer.cpp (text to tokens), inference.cpp (tokens to logits),
+// sampler.hpp (logits to a token). linear.hpp and cache.hpp are the seams to nibble's templates.
+#include "inference.hpp"
+#include "sampler.hpp"
+#include "self_check.hpp"
+#include "tokenizer.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <iterator>
+#include <optional>
+#include <thread>
+
+namespace {
+
+struct arguments {
+    std::string model, config, tokenizer, prefix, tokens_file, logits_file;
+    std::vector<std::string> prompts;
+    std::size_t tokens = 128, threads = std::max(1u, std::thread::hardware_concurrency()), chunk = 512, window = 1024,
+                windows = 0;
+    bool ignore_end = false, quiet = false;
+    load_options load{};
+    inference_options inference{};
+    sampling_options sampling{};
+};
+
+struct option {
+    std::string name, value, help;
+    std::function<void(arguments&, const std::string&)> set;
+};
+
+template <class T, class Owner> auto number(Owner arguments::*owner, T Owner::*member) {
+    return [=](arguments& a, const std::string& text) {
+        char* end = nullptr;
+        const double value = std::strtod(text.c_str(), &end);
+        if (text.empty() || *end != '\0' || value < 0) throw model_error("'" + text + "' is not a number from 0 on");
+        (a.*owner).*member = static_cast<T>(value);
+    };
+}
+auto number(std::size_t arguments::*member) {
+    return [=](arguments& a, const std::string& text) {
+        char* end = nullptr;
+        a.*member = static_cast<std::size_t>(std::strtoull(text.c_str(), &end, 10));
+        if (text.empty() || *end != '\0' || text[0] == '-') throw model_error("'" + text + "' is not a whole number");
+    };
+}
+auto text(std::string arguments::*member) {
+    return [=](arguments& a, const std::string& value) { a.*member = value; };
+}
+
+const std::vector<option>& options() {
+    static const std::vector<option> list = {
+        {"--model", "PATH", "a .gguf or .safetensors file, or a Hugging Face folder", text(&arguments::model)},
+        {"--config", "FILE", "config.json of a .safetensors file, if not beside it", text(&arguments::config)},
+        {"--tokenizer", "FILE", "a GGUF file or tokenizer.json, if not the model's own", text(&arguments::tokenizer)},
+        {"--prompt", "TEXT", "what to write on; several prompts are written on together",
+         [](arguments& a, const std::string& v) { a.prompts.push_back(v); }},
+        {"--prefix", "TEXT", "stands before every prompt and is computed once", text(&arguments::prefix)},
+        {"--tokens", "N", "tokens to write, at most (128)", number(&arguments::tokens)},
+        {"--weights", "FORMAT", "quantize the layers' matrices; without it they stay as they are stored",
+         [](arguments& a, const std::string& v) { a.load.weights = v; }},
+        {"--rule", "REGEX=FORMAT", "format of the matrices whose name the expression finds, or 'keep'; repeatable",
+         [](arguments& a, const std::string& v) {
+             const std::size_t equals = v.rfind('=');
+             if (equals == std::string::npos) throw model_error("a rule is REGEX=FORMAT");
+             a.load.rules.emplace_back(pattern(v.substr(0, equals)), v.substr(equals + 1));
+         }},
+        {"--keys", "FORMAT", "of keys in the cache (f16)",
+         [](arguments& a, const std::string& v) { a.inference.keys = v; }},
+        {"--values", "FORMAT", "of values in the cache (f16)",
+         [](arguments& a, const std::string& v) { a.inference.values = v; }},
+        {"--cache", "FORMAT", "of both",
+         [](arguments& a, const std::string& v) { a.inference.keys = a.inference.values = v; }},
+        {"--activations", "SCALE", "of integer products: per_token, or per_group where weights have groups (automatic)",
+         [](arguments& a, const std::string& v) {
+             if (v != "per_token" && v != "automatic") throw model_error("--activations is per_token or automatic");
+             a.inference.activations.scale =
+                 v == "per_token" ? nb::activation_scale::per_token : nb::activation_scale::automatic;
+         }},
+        {"--context", "N", "tokens of a sequence (the model's, at most 4096)",
+         number(&arguments::inference, &inference_options::context)},
+        {"--threads", "N", "(all cores)", number(&arguments::threads)},
+        {"--chunk", "N", "tokens of a prompt at a time (512); changes no result", number(&arguments::chunk)},
+        {"--temperature", "T", "0: always the most likely token (0)",
+         number(&arguments::sampling, &sampling_options::temperature)},
+        {"--top-k", "N", "among the N most likely tokens (0: all)",
+         number(&arguments::sampling, &sampling_options::top_k)},
+        {"--top-p", "P", "among the fewest that have this probability together (1)",
+         number(&arguments::sampling, &sampling_options::top_p)},
+        {"--min-p", "P", "among those at least so likely as this share of the most likely (0)",
+         number(&arguments::sampling, &sampling_options::min_p)},
+        {"--seed", "N", "of the choice (0); prompt i takes N + i",
+         number(&arguments::sampling, &sampling_options::seed)},
+        {"--ignore-end", "", "write on after the end of a text",
+         [](arguments& a, const std::string&) { a.ignore_end = true; }},
+        {"--evaluate", "FILE", "instead of writing: mean negative log-likelihood of token ids, uint16 little-endian",
+         text(&arguments::tokens_file)},
+        {"--window", "N", "tokens of a window of that (1024)", number(&arguments::window)},
+        {"--windows", "N", "how many windows (0: as many as there are)", number(&arguments::windows)},
+        {"--logits", "FILE", "with --evaluate: all logits, fp32", text(&arguments::logits_file)},
+        {"--quiet", "", "nothing but the text", [](arguments& a, const std::string&) { a.quiet = true; }},
+    };
+    return list;
+}
+
+void print_help() {
+    std::printf("language_model --model PATH --prompt TEXT [OPTION VALUE]...\n\n");
+    for (const option& o : options()) std::printf("  %-22s %s\n", (o.name + " " + o.value).c_str(), o.help.c_str());
+    std::printf("\nWeights:");
+    for (const weight_unit& unit : weight_units()) std::printf("%s", unit.names().c_str());
+    std::printf("\nCaches (keys/values):");
+    for (const cache_pair& pair : cache_pairs())
+        std::printf(" %s/%s", std::string(pair.keys).c_str(), std::string(pair.values).c_str());
+    std::printf("\nWithout arguments the program checks itself on a small model.\n");
+}
+
+arguments parse(int argc, char** argv) {
+    arguments a;
+    for (int i = 1; i < argc; ++i) {
+        const std::string name = argv[i];
+        const auto& list = options();
+        const auto o = std::find_if(list.begin(), list.end(), [&](const option& one) { return one.name == name; });
+        if (o == list.end()) throw model_error("'" + name + "' is no option; --help lists them");
+        if (!o->value.empty() && i + 1 == argc) throw model_error(name + " needs a value: " + o->value);
+        try {
+            o->set(a, o->value.empty() ? "" : argv[++i]);
+        } catch (const model_error& e) {
+            throw model_error(name + ": " + e.what());
+        }
+    }
+    if (a.model.empty()) throw model_error("--model is needed; --help tells more");
+    if (a.prompts.empty() && a.tokens_file.empty()) throw model_error("--prompt or --evaluate is needed");
+    if (a.threads == 0 || a.chunk == 0 || a.window == 0) throw model_error("threads, chunk and window are at least 1");
+    return a;
+}
+
+tokenizer tokenizer_of(const arguments& a, const model_files& files) {
+    const std::filesystem::path beside = a.tokenizer.empty() && files.gguf() == nullptr
+                                             ? std::filesystem::path(files.folder()) / "tokenizer.json"
+                                             : std::filesystem::path(a.tokenizer);
+    if (beside.empty()) return tokenizer::read(*files.gguf());
+    if (beside.extension() == ".gguf") {
+        nb::gguf_file file;
+        const nb::status s = nb::gguf_file::open(beside.c_str(), file);
+        if (!s) throw model_error(s.message());
+        return tokenizer::read(file);
+    }
+    std::ifstream in(beside, std::ios::binary);
+    if (!in) throw model_error(beside.string() + ": cannot be opened; --tokenizer names a GGUF file or tokenizer.json");
+    const std::string whole{std::istreambuf_iterator<char>(in), {}};
+    return tokenizer::read(json_parser::parse(whole));
+}
+
+// Prints characters only when they are complete: a token may end within one.
+class text_stream {
+public:
+    void put(const std::string& bytes) {
+        waiting_ += bytes;
+        std::size_t whole = waiting_.size();
+        for (std::size_t back = 1; back <= std::min<std::size_t>(3, waiting_.size()); ++back) {
+            const auto byte = static_cast<unsigned char>(waiting_[waiting_.size() - back]);
+            const std::size_t size = byte >= 0xf0 ? 4 : byte >= 0xe0 ? 3 : byte >= 0xc0 ? 2 : 1;
+            if (size > back) whole = waiting_.size() - back;
+            if (byte < 0x80 || byte >= 0xc0) break;
+        }
+        std::fwrite(waiting_.data(), 1, whole, stdout);
+        std::fflush(stdout);
+        waiting_.erase(0, whole);
+    }
+    void end() {
+        std::fwrite(waiting_.data(), 1, waiting_.size(), stdout);
+        waiting_.clear();
+    }
+
+private:
+    std::string waiting_;
+};
+
+double megabytes(std::size_t bytes) {
+    return static_cast<double>(bytes) / 1e6;
+}
+
+int write(const arguments& a, const model& m, const tokenizer& t, const nb::thread_pool& threads) {
+    inference_options options = a.inference;
+    options.sequences = a.prompts.size() + (a.prefix.empty() ? 0 : 1);
+    inference run(m, options, threads);
+    struct text {
+        std::size_t sequence;
+        std::vector<std::uint32_t> written;
+        sampler choose;
+        std::uint32_t next;
+    };
+    std::vector<text> texts;
+    std::size_t prompt_tokens = 0;
+    std::optional<std::size_t> shared;
+    std::vector<std::uint32_t> ids = t.encode(a.prefix, true);
+    if (!a.prefix.empty()) {
+        shared = run.cache().add();
+        (void)run.prefill(*shared, ids, a.chunk);
+        prompt_tokens += ids.size();
+    }
+    for (const std::string& prompt : a.prompts) {
+        ids = t.encode(prompt, !shared);
+        if (ids.empty()) throw model_error("a prompt without a token");
+        prompt_tokens += ids.size();
+        const std::size_t sequence = shared ? run.cache().fork(*shared) : run.cache().add();
+        sampling_options sampling = a.sampling;
+        sampling.seed += texts.size();
+        texts.push_back({sequence, {}, sampler(sampling), 0});
+        texts.back().next = texts.back().choose(run.prefill(sequence, ids, a.chunk));
+    }
+    const double prompt_seconds = run.seconds, prompt_kernels = run.seconds_in_kernels;
+
+    // One text is printed as it grows, several when they are complete.
+    text_stream out;
+    const bool streams = texts.size() == 1;
+    if (streams && !a.quiet) std::printf("%s%s", a.prefix.c_str(), a.prompts.front().c_str());
+    std::vector<std::size_t> active;
+    for (std::size_t i = 0; i < texts.size(); ++i) active.push_back(i);
+    std::vector<new_tokens> batch;
+    std::size_t steps = 0, written = 0;
+    for (;;) {
+        std::vector<std::size_t> going;
+        batch.clear();
+        for (const std::size_t i : active) {
+            text& one = texts[i];
+            if (one.written.size() == a.tokens || (!a.ignore_end && t.ends_text(one.next))) continue;
+            one.written.push_back(one.next);
+            if (streams) out.put(t.bytes(one.next));
+            if (one.written.size() == a.tokens || run.cache().size(one.sequence) == run.context()) continue;
+            going.push_back(i);
+            batch.push_back({one.sequence, {&one.next, 1}, 1});
+        }
+        active = going;
+        if (active.empty()) break;
+        const nb::matrix_view<const float> logits = run.forward(batch);
+        for (std::size_t i = 0; i < active.size(); ++i)
+            texts[active[i]].next = texts[active[i]].choose({logits.row(i), logits.cols()});
+        ++steps;
+        written += active.size();
+    }
+    out.end();
+    for (std::size_t i = 0; i < texts.size() && !streams; ++i) {
+        std::printf("%s[%zu] %s", i == 0 ? "" : "\n", i, a.prompts[i].c_str());
+        for (const std::uint32_t id : texts[i].written) out.put(t.bytes(id));
+        out.end();
+    }
+    std::printf("\n");
+    if (a.quiet) return 0;
+    const double seconds = run.seconds - prompt_seconds, kernels = run.seconds_in_kernels - prompt_kernels;
+    std::fprintf(stderr, "prompts: %zu tokens, %.1f tokens/s\n", prompt_tokens,
+                 static_cast<double>(prompt_tokens) / prompt_seconds);
+    if (steps != 0)
+        std::fprintf(stderr, "writing: %zu steps, %.1f tokens/s, %.0f %% of the time in products and attention\n",
+                     steps, static_cast<double>(written) / seconds, 100 * kernels / seconds);
+    std::fprintf(stderr, "memory: weights %.1f MB, keys and values %.1f MB of tokens\n", megabytes(m.bytes()),
+                 megabytes(run.cache().bytes()));
+    return 0;
+}
+
+int evaluate(const arguments& a, const model& m, const nb::thread_pool& threads) {
+    std::ifstream in(a.tokens_file, std::ios::binary);
+    if (!in) throw model_error(a.tokens_file + ": cannot be opened");
+    const std::string raw{std::istreambuf_iterator<char>(in), {}};
+    std::vector<std::uint32_t> ids;
+    for (std::size_t i = 0; i + 1 < raw.size(); i += 2)
+        ids.push_back(static_cast<unsigned char>(raw[i]) | static_cast<unsigned>(static_cast<unsigned char>(raw[i + 1]))
+                                                               << 8);
+    // A window's last token is predicted too: it needs one token more.
+    const std::size_t there = ids.empty() ? 0 : (ids.size() - 1) / a.window;
+    const std::size_t windows = a.windows == 0 ? there : std::min(a.windows, there);
+    if (windows == 0) throw model_error(a.tokens_file + ": holds no window and the token behind it");
+    std::ofstream logits_out;
+    if (!a.logits_file.empty()) logits_out.open(a.logits_file, std::ios::binary);
+    inference_options options = a.inference;
+    options.context = std::max(options.context, a.window);
+    inference run(m, options, threads);
+    const std::size_t sequence = run.cache().add();
+    double loss = 0;
+    for (std::size_t w = 0; w < windows; ++w) {
+        run.cache().truncate(sequence, 0);
+        for (std::size_t at = w * a.window; at < (w + 1) * a.window;) {
+            const std::size_t count = std::min(a.chunk, (w + 1) * a.window - at);
+            const new_tokens piece{sequence, {ids.data() + at, count}, count};
+            const nb::matrix_view<const float> logits = run.forward({&piece, 1});
+            for (std::size_t i = 0; i < count; ++i) {
+                const std::span<const float> row(logits.row(i), logits.cols());
+                if (ids[at + i + 1] >= row.size()) throw model_error(a.tokens_file + ": a token beyond the vocabulary");
+                loss += double{nb::log_sum_exp(row)} - double{row[ids[at + i + 1]]};
+                if (logits_out.is_open())
+                    logits_out.write(reinterpret_cast<const char*>(row.data()),
+                                     static_cast<std::streamsize>(row.size_bytes()));
+            }
+            at += count;
+        }
+        if (!a.quiet) std::fprintf(stderr, "\rwindow %zu of %zu", w + 1, windows);
+    }
+    if (!a.quiet) std::fprintf(stderr, "\n");
+    const double count = static_cast<double>(windows * a.window);
+    std::printf("nll %.9f perplexity %.6f tokens %.0f bits_per_weight %.3f tokens_per_second %.1f\n", loss / count,
+                std::exp(loss / count), count, m.bits_per_weight(), count / run.seconds);
+    return 0;
+}
+
+int run(int argc, char** argv) {
+    if (argc == 1) return self_check();
+    if (std::string_view(argv[1]) == "--help") {
+        print_help();
+        return 0;
+    }
+    arguments a = parse(argc, argv);
+    const nb::thread_pool threads(a.threads);
+    const auto begin = std::chrono::steady_clock::now();
+    model_files files(a.model, a.config);
+    if (!a.quiet)
+        a.load.progress = [](std::size_t done, std::size_t of) {
+            std::fprintf(stderr, "\rloading %zu of %zu layers", done, of);
+        };
+    const model m = load_model(files, a.load, threads);
+    if (!a.quiet) {
+        const model_config& c = m.config;
+        std::fprintf(stderr, "\r%s (%s): %zu layers of %zu, %.2f bits per weight, loaded in %.1f s\n", c.name.c_str(),
+                     c.architecture.c_str(), c.layers, c.hidden, m.bits_per_weight(),
+                     std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+    }
+    return a.tokens_file.empty() ? write(a, m, tokenizer_of(a, files), threads) : evaluate(a, m, threads);
+}
+
+} // namespace
+
+int main(int argc, char** argv) {
+    try {
+        return run(argc, argv);
+    } catch (const std::exception& e) {
+        std::fprintf(stderr, "language_model: %s\n", e.what());
+        return 2;
+    }
+}

@@ -1,0 +1,105 @@
+// model.hpp: what a model is: its configuration and its weights, read from a GGUF file, a safetensors file or a Hugging
+// Face folder.
+#pragma once
+
+#include "json.hpp"
+#include "linear.hpp"
+
+#include <nibble/core/dynamic_array.hpp>
+#include <nibble/io/model_file.hpp>
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+// What is wrong with a file or an argument, for whoever runs the program.
+struct model_error : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+// A POSIX extended regular expression (std::regex would take longer to compile than all of this file's users).
+class pattern {
+public:
+    explicit pattern(const std::string& text); // throws model_error
+    [[nodiscard]] bool found_in(std::string_view text) const;
+
+private:
+    std::shared_ptr<void> compiled_;
+};
+
+struct model_config {
+    std::string architecture; // llama, qwen2, qwen3 or gemma3
+    std::string name;
+    std::size_t layers = 0, hidden = 0, heads = 0, key_heads = 0, head_size = 0, feed_forward = 0, vocabulary = 0;
+    std::size_t context = 0; // tokens that the model was trained for
+    double norm_epsilon = 1e-5;
+    bool interleaved = false;                         // pairs of the rotary embedding: (2i, 2i + 1), else (i, i + half)
+    nb::dynamic_array<double> frequencies{};          // of the rotary embedding, in radians per position
+    nb::dynamic_array<double> local_frequencies{};    // and those of layers with a window
+    std::size_t window = 0;                           // tokens that layers with a window see
+    std::vector<bool> has_window;                     // of each layer
+    float attention_scale = 0;                        // 0: 1 / sqrt(head size)
+    float attention_soft_cap = 0, logit_soft_cap = 0; // 0: none
+    float embedding_scale = 1;
+    activation feed_forward_activation = activation::silu;
+};
+
+// Vectors that an architecture does not have are empty.
+struct model_layer {
+    std::vector<float> attention_norm, query_norm, key_norm, post_attention_norm;
+    std::vector<float> feed_forward_norm, post_feed_forward_norm;
+    std::unique_ptr<linear> query, key, value, output, gate, up, down;
+    std::vector<float> query_bias, key_bias, value_bias;
+};
+
+struct model {
+    model_config config;
+    std::unique_ptr<linear> embedding, separate_output; // no separate one: the embedding's rows
+    std::vector<float> output_norm;
+    std::vector<model_layer> layers;
+
+    [[nodiscard]] const linear& output() const noexcept {
+        return separate_output != nullptr ? *separate_output : *embedding;
+    }
+    // Bytes of all matrices, and bits per weight of the layers' ones.
+    [[nodiscard]] std::size_t bytes() const;
+    [[nodiscard]] double bits_per_weight() const;
+};
+
+// The open files of a model. Tensors are asked for by GGUF's names and found under Hugging Face's too.
+class model_files {
+public:
+    // A .gguf file, or a .safetensors file with its config.json beside it or at `config`, or the folder of these.
+    explicit model_files(const std::string& path, const std::string& config = "");
+
+    [[nodiscard]] const nb::gguf_file* gguf() const noexcept { return files_.front().as_gguf(); }
+    [[nodiscard]] const json& config() const noexcept { return config_; }        // of a Hugging Face model
+    [[nodiscard]] const std::string& folder() const noexcept { return folder_; } // "" for GGUF
+    // The name in the files, and the tensor or nullptr; marks it as known.
+    [[nodiscard]] const nb::tensor_info* find(const std::string& name);
+    // The first tensor of a layer that nobody asked for: what it does is then not done.
+    [[nodiscard]] std::optional<std::string> unknown() const;
+
+private:
+    std::vector<nb::model_file> files_;
+    std::string folder_, prefix_;
+    json config_;
+    std::vector<std::string> known_;
+};
+
+struct load_options {
+    std::string weights; // format of the layers' matrices; "": as they are stored
+    // Format of the matrices whose name in the file the expression finds, the first that does; before `weights`, and of
+    // embeddings and output too. "keep" leaves them as they are stored.
+    std::vector<std::pair<pattern, std::string>> rules;
+    std::function<void(std::size_t done, std::size_t of)> progress{}; // in layers
+};
+
+// Throws model_error: the file is damaged, or holds what this program does not know.
+[[nodiscard]] model load_model(model_files& files, const load_options& options, const nb::thread_pool& threads);

@@ -1,0 +1,166 @@
+"""The forward pass of examples/13_language_model against NumPy, on small random models of every architecture in GGUF.
+
+  language_model.py PROGRAM
+Exit code 77: NumPy or the gguf package is not installed.
+"""
+import os
+import subprocess
+import sys
+import tempfile
+
+sys.path.pop(0)  # gguf.py beside this file is not the package
+
+try:
+    import gguf
+    import numpy as np
+except ImportError as missing:
+    print("SKIPPED:", missing)
+    sys.exit(77)
+
+HIDDEN, FEED_FORWARD, VOCABULARY, LAYERS, WINDOW = 64, 96, 80, 7, 6
+EPSILON, TOKENS = 1e-6, 40
+
+
+def make(architecture, random):
+    """Weights under GGUF's names, and the sizes of heads."""
+    heads, key_heads, size = (4, 2, 16) if architecture == "llama" else (4, 1, 24)
+    def matrix(rows, cols):
+        return (random.standard_normal((rows, cols)) / np.sqrt(cols)).astype(np.float32)
+    def vector(count, mean=1.0):
+        return (mean + 0.3 * random.standard_normal(count)).astype(np.float32)
+    w = {"token_embd.weight": matrix(VOCABULARY, HIDDEN) * 4, "output_norm.weight": vector(HIDDEN)}
+    if architecture == "qwen2":
+        w["output.weight"] = matrix(VOCABULARY, HIDDEN)
+    for i in range(LAYERS):
+        b = f"blk.{i}."
+        w[b + "attn_norm.weight"] = vector(HIDDEN)
+        w[b + "ffn_norm.weight"] = vector(HIDDEN)
+        w[b + "attn_q.weight"] = matrix(heads * size, HIDDEN)
+        w[b + "attn_k.weight"] = matrix(key_heads * size, HIDDEN)
+        w[b + "attn_v.weight"] = matrix(key_heads * size, HIDDEN)
+        w[b + "attn_output.weight"] = matrix(HIDDEN, heads * size)
+        w[b + "ffn_gate.weight"] = matrix(FEED_FORWARD, HIDDEN)
+        w[b + "ffn_up.weight"] = matrix(FEED_FORWARD, HIDDEN)
+        w[b + "ffn_down.weight"] = matrix(HIDDEN, FEED_FORWARD)
+        if architecture == "qwen2":
+            for name, rows in (("q", heads * size), ("k", key_heads * size), ("v", key_heads * size)):
+                w[b + f"attn_{name}.bias"] = vector(rows, 0.0)
+        if architecture in ("qwen3", "gemma3"):
+            w[b + "attn_q_norm.weight"] = vector(size)
+            w[b + "attn_k_norm.weight"] = vector(size)
+        if architecture == "gemma3":
+            w[b + "post_attention_norm.weight"] = vector(HIDDEN)
+            w[b + "post_ffw_norm.weight"] = vector(HIDDEN)
+    return w, heads, key_heads, size
+
+
+def write(path, architecture, weights, heads, key_heads, size, base):
+    file = gguf.GGUFWriter(path, architecture)
+    file.add_block_count(LAYERS)
+    file.add_context_length(256)
+    file.add_embedding_length(HIDDEN)
+    file.add_feed_forward_length(FEED_FORWARD)
+    file.add_head_count(heads)
+    file.add_head_count_kv(key_heads)
+    file.add_key_length(size)
+    file.add_value_length(size)
+    file.add_layer_norm_rms_eps(EPSILON)
+    file.add_rope_freq_base(base)
+    if architecture == "gemma3":
+        file.add_sliding_window(WINDOW)
+        file.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        file.add_rope_scaling_factor(8.0)
+    for name, values in weights.items():
+        file.add_tensor(name, values)
+    file.write_header_to_file()
+    file.write_kv_data_to_file()
+    file.write_tensors_to_file()
+    file.close()
+
+
+def norm(x, weight):
+    return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + EPSILON) * weight
+
+
+def rotate(x, base, divisor, interleaved):
+    """x: tokens x heads x channels."""
+    size = x.shape[-1]
+    angle = np.arange(len(x))[:, None] * base ** (-np.arange(0, size, 2) / size) / divisor
+    c, s = np.cos(angle)[:, None, :], np.sin(angle)[:, None, :]
+    a, b = (x[..., 0::2], x[..., 1::2]) if interleaved else (x[..., :size // 2], x[..., size // 2:])
+    out = np.empty_like(x)
+    first, second = (out[..., 0::2], out[..., 1::2]) if interleaved else (out[..., :size // 2], out[..., size // 2:])
+    first[...], second[...] = a * c - b * s, b * c + a * s
+    return out
+
+
+def forward(architecture, weights, heads, key_heads, size, base, tokens):
+    w = {name: values.astype(np.float64) for name, values in weights.items()}
+    gemma = architecture == "gemma3"
+    x = w["token_embd.weight"][tokens] * (np.sqrt(HIDDEN) if gemma else 1.0)
+    count = len(tokens)
+    distance = np.arange(count)[:, None] - np.arange(count)[None, :]
+    for i in range(LAYERS):
+        def layer(name):
+            return w[f"blk.{i}.{name}"]
+        local = gemma and (i + 1) % 6 != 0
+        h = norm(x, layer("attn_norm.weight"))
+        parts = {}
+        for name, n in (("q", heads), ("k", key_heads), ("v", key_heads)):
+            y = h @ layer(f"attn_{name}.weight").T
+            if architecture == "qwen2":
+                y = y + layer(f"attn_{name}.bias")
+            y = y.reshape(count, n, size)
+            if name != "v":
+                if architecture in ("qwen3", "gemma3"):
+                    y = norm(y, layer(f"attn_{name}_norm.weight"))
+                y = rotate(y, 10000.0 if local else base, 8.0 if gemma and not local else 1.0, architecture == "llama")
+            parts[name] = y
+        k, v = (np.repeat(parts[name], heads // key_heads, axis=1) for name in "kv")
+        scores = np.einsum("qhc,khc->hqk", parts["q"], k) / np.sqrt(size)
+        seen = (distance >= 0) & ((distance < WINDOW) | (not local))
+        scores = np.where(seen, scores, -np.inf)
+        p = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        p /= p.sum(axis=-1, keepdims=True)
+        y = np.einsum("hqk,khc->qhc", p, v).reshape(count, -1) @ layer("attn_output.weight").T
+        x = x + (norm(y, layer("post_attention_norm.weight")) if gemma else y)
+        h = norm(x, layer("ffn_norm.weight"))
+        g = h @ layer("ffn_gate.weight").T
+        if gemma:
+            g = 0.5 * g * (1 + np.tanh(np.sqrt(2 / np.pi) * (g + 0.044715 * g ** 3)))
+        else:
+            g = g / (1 + np.exp(-g))
+        y = (g * (h @ layer("ffn_up.weight").T)) @ layer("ffn_down.weight").T
+        x = x + (norm(y, layer("post_ffw_norm.weight")) if gemma else y)
+    return norm(x, w["output_norm.weight"]) @ w.get("output.weight", w["token_embd.weight"]).T
+
+
+def main(program):
+    random = np.random.default_rng(1)
+    failures = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for architecture in ("llama", "qwen2", "qwen3", "gemma3"):
+            base = 500000.0
+            weights, heads, key_heads, size = make(architecture, random)
+            model, ids, out = (os.path.join(folder, architecture + end) for end in (".gguf", ".u16", ".f32"))
+            write(model, architecture, weights, heads, key_heads, size, base)
+            tokens = random.integers(0, VOCABULARY, TOKENS + 1)
+            tokens.astype("<u2").tofile(ids)
+            exact = forward(architecture, weights, heads, key_heads, size, base, tokens[:-1])
+            losses = np.log(np.exp(exact).sum(axis=1)) - exact[np.arange(TOKENS), tokens[1:]]
+            for chunk in (TOKENS, 7):
+                text = subprocess.run(
+                    [program, "--model", model, "--evaluate", ids, "--window", str(TOKENS), "--cache", "f32",
+                     "--chunk", str(chunk), "--threads", "2", "--logits", out, "--quiet"],
+                    check=True, capture_output=True, text=True).stdout.split()
+                logits = np.fromfile(out, "<f4").reshape(TOKENS, VOCABULARY)
+                error = np.abs(logits - exact).max() / np.abs(exact).max()
+                loss = abs(float(text[1]) - losses.mean())
+                right = error < 2e-5 and loss < 2e-5
+                failures += not right
+                print(f"{architecture}, pieces of {chunk}: logits within {error:.1e} of the largest, loss within "
+                      f"{loss:.1e}: {'ok' if right else 'WRONG'}")
+    return 1 if failures else 0
+
+
+sys.exit(main(sys.argv[1]))
