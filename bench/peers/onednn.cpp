@@ -83,7 +83,7 @@ public:
         return std::make_unique<onednn_packed>(from_);
     }
     void gemm(nibble::matrix_view<const float> x, nibble::matrix_view<float> y, nibble::workspace&,
-              executor_ref threads) const override {
+              executor_ref threads, nibble::activation_scale) const override {
         const void* activations = x.data();
         memory::dims strides{size(x.stride()), 1};
         if constexpr (sizeof(Activation) == 1) {

@@ -29,7 +29,7 @@ public:
         return std::make_unique<float_packed>(*this);
     }
     void gemm(nibble::matrix_view<const float> x, nibble::matrix_view<float> y, nibble::workspace&,
-              executor_ref threads) const override {
+              executor_ref threads, nibble::activation_scale) const override {
         product_(x, weights_.view(), y, threads);
     }
 

@@ -6,6 +6,7 @@
 
 #include <nibble/core/view.hpp>
 #include <nibble/core/workspace.hpp>
+#include <nibble/prepare.hpp>
 
 #include <cstddef>
 #include <memory>
@@ -20,9 +21,10 @@ public:
     virtual ~packed_weights() = default;
     [[nodiscard]] virtual std::size_t bytes() const = 0;
     [[nodiscard]] virtual std::unique_ptr<packed_weights> clone() const = 0;
-    // y (M x N) = x (M x K) times the transposed weights.
+    // y (M x N) = x (M x K) times the transposed weights, with activations scaled like this where they become integers.
     virtual void gemm(nibble::matrix_view<const float> x, nibble::matrix_view<float> y, nibble::workspace& scratch,
-                      executor_ref threads) const = 0;
+                      executor_ref threads,
+                      nibble::activation_scale scale = nibble::activation_scale::automatic) const = 0;
 };
 
 class quantized_weights {
@@ -44,6 +46,10 @@ public:
                                                                     executor_ref threads) const {
         return quantize(weights, threads);
     }
+    // How its products can scale activations, the default first; none if those stay fp32.
+    [[nodiscard]] virtual std::vector<nibble::activation_scale> activation_scales() const { return {}; }
+    // Can keys and values be kept in it, row by row?
+    [[nodiscard]] virtual bool stores_tokens() const { return false; }
     // The same weights met by activations of 7 bits (activation_grid::limit = 64), as <name>_a7; null where no kernel
     // is faster for that.
     [[nodiscard]] virtual std::unique_ptr<scheme> with_seven_bits() const { return nullptr; }

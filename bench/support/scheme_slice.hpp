@@ -8,6 +8,7 @@
 #include <nibble/gemm.hpp>
 #include <nibble/pack.hpp>
 #include <nibble/quantize.hpp>
+#include <nibble/tensor/kv_layout.hpp>
 
 #include <cstddef>
 #include <memory>
@@ -31,9 +32,11 @@ public:
         return std::make_unique<packed_weights_of>(*this);
     }
     void gemm(nibble::matrix_view<const float> x, nibble::matrix_view<float> y, nibble::workspace& scratch,
-              executor_ref threads) const override {
-        nibble::gemm(x, weights_, y, nibble::identity{},
-                     nibble::gemm_options{.workspace = &scratch, .activations = {.grid = {.limit = limit_}}}, threads);
+              executor_ref threads, nibble::activation_scale scale) const override {
+        nibble::gemm(
+            x, weights_, y, nibble::identity{},
+            nibble::gemm_options{.workspace = &scratch, .activations = {.scale = scale, .grid = {.limit = limit_}}},
+            threads);
     }
 
 private:
@@ -69,6 +72,16 @@ public:
             return std::make_unique<scheme_of>(seven_bits);
         else
             return nullptr;
+    }
+    [[nodiscard]] bool stores_tokens() const override { return nibble::token_scheme<typename Format::scheme>; }
+    [[nodiscard]] std::vector<nibble::activation_scale> activation_scales() const override {
+        using S = typename Format::scheme;
+        std::vector<nibble::activation_scale> scales;
+        if constexpr (nibble::kernel::gemm_plan<S, nibble::best_isa>::integers) {
+            if (nibble::detail::scheme_traits<S>::has_groups()) scales.push_back(nibble::activation_scale::per_group);
+            scales.push_back(nibble::activation_scale::per_token);
+        }
+        return scales;
     }
     [[nodiscard]] std::unique_ptr<quantized_weights> quantize(nibble::matrix_view<const float> weights,
                                                               executor_ref threads) const override {
