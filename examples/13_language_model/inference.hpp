@@ -34,6 +34,8 @@ public:
     inference(const model& m, const inference_options& options, const nb::thread_pool& threads);
 
     [[nodiscard]] sequence_cache& cache() noexcept { return *cache_; }
+    // Another cache than the options name, before anything is in it: what make(shape) gives, a unique_ptr.
+    template <class Make> void use_cache(const Make& make) { cache_ = make(shape_); }
     [[nodiscard]] std::size_t context() const noexcept { return shape_.context; }
 
     // All tokens in one pass, whose memory grows with their number: a long prompt comes in pieces, which changes no bit
