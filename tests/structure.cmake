@@ -29,7 +29,7 @@ nibble_structure_test(readme "${CMAKE_COMMAND}" "-DROOT=${PROJECT_SOURCE_DIR}"
     -P "${PROJECT_SOURCE_DIR}/cmake/check_readme.cmake")
 nibble_structure_test(format bash "${PROJECT_SOURCE_DIR}/cmake/check_format.sh" "${PROJECT_SOURCE_DIR}" ${skipped})
 
-foreach(folder headers odr fail contract consume codegen)
+foreach(folder headers odr fail consume codegen)
     add_subdirectory(${folder})
 endforeach()
 add_subdirectory("${PROJECT_SOURCE_DIR}/bench/compile_time" compile_time)

@@ -4,6 +4,7 @@
 
 #include "formats.hpp"
 #include "scheme.hpp"
+#include "tile_slices.hpp"
 
 #include <nibble/gemm.hpp>
 #include <nibble/pack.hpp>
@@ -18,8 +19,6 @@
 #include <vector>
 
 namespace bench {
-
-inline constexpr std::size_t slices = 8;
 
 namespace detail {
 
@@ -103,11 +102,12 @@ private:
 };
 
 template <std::size_t Slice, class... Formats>
-[[nodiscard]] std::vector<std::unique_ptr<scheme>> make_slice_of(nibble::format_list<Formats...>) {
-    std::vector<std::unique_ptr<scheme>> made;
+[[nodiscard]] std::vector<placed_scheme> make_slice_of(nibble::format_list<Formats...>) {
+    static constexpr auto slice_of = tile_slices<slices>(nibble::format_list<Formats...>{});
+    std::vector<placed_scheme> made;
     [&]<std::size_t... Index>(std::index_sequence<Index...>) {
         const auto add = [&]<std::size_t I, class Format>() {
-            if constexpr (I % slices == Slice) made.push_back(std::make_unique<scheme_of<Format>>());
+            if constexpr (slice_of[I] == Slice) made.push_back({I, std::make_unique<scheme_of<Format>>()});
         };
         (add.template operator()<Index, Formats>(), ...);
     }(std::index_sequence_for<Formats...>{});
@@ -116,8 +116,8 @@ template <std::size_t Slice, class... Formats>
 
 } // namespace detail
 
-// The formats whose place in the list is Slice modulo `slices`.
-template <std::size_t Slice> [[nodiscard]] std::vector<std::unique_ptr<scheme>> make_slice() {
+// The formats of that share: those with the same tiles share one, so that these are compiled once.
+template <std::size_t Slice> [[nodiscard]] std::vector<placed_scheme> make_slice() {
     return detail::make_slice_of<Slice>(formats{});
 }
 

@@ -1,4 +1,4 @@
 // scheme_slice_1.cpp: one share of the formats (scheme_slice.hpp says why).
 #include "scheme_slice.hpp"
 
-template std::vector<std::unique_ptr<bench::scheme>> bench::make_slice<1>();
+template std::vector<bench::placed_scheme> bench::make_slice<1>();

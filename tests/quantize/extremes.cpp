@@ -1,5 +1,7 @@
 // extremes.cpp: finite weights at both ends of fp32 have finite values in every format, and scales below 0 are scales.
 #include "support/catch.hpp"
+#include "support/kinds.hpp"
+#include "support/quantize_reference.hpp"
 #include "support/random.hpp"
 
 #include <nibble/io/ggml_quantize.hpp>
@@ -46,16 +48,36 @@ constexpr std::size_t cols = 256;
     return all;
 }
 
-template <class Quantize> void check_finite(const std::string& what, const Quantize& quantize_it) {
+// All of extreme_weights() as `restored` gives them back.
+template <class Restored> void check_restored(const std::string& what, const Restored& restored) {
+    static const std::vector<std::vector<float>> all = extreme_weights();
     std::size_t infinite = 0;
-    for (const std::vector<float>& x : extreme_weights()) {
-        const auto q = quantize_it(matrix_view<const float>(x.data(), 2, cols));
-        std::vector<float> y(x.size());
-        dequantize(q, matrix_view<float>(y.data(), 2, cols));
-        for (const float v : y) infinite += std::isfinite(v) ? 0u : 1u;
-    }
+    for (const std::vector<float>& x : all)
+        for (const float v : restored(matrix_view<const float>(x.data(), 2, cols)))
+            infinite += std::isfinite(v) ? 0u : 1u;
     CAPTURE(what);
     CHECK(infinite == 0);
+}
+template <class Quantize> void check_finite(const std::string& what, const Quantize& quantize_it) {
+    check_restored(what, [&](matrix_view<const float> w) {
+        const auto q = quantize_it(w);
+        std::vector<float> y(2 * cols);
+        dequantize(q, matrix_view<float>(y.data(), 2, cols));
+        return y;
+    });
+}
+// restored(w, options) in every range and rounding.
+template <class Restored> void check_options(const std::string& name, const Restored& restored) {
+    std::vector<std::uint8_t> up(2 * cols);
+    for (std::size_t i = 0; i < up.size(); ++i) up[i] = i % 3 == 0 ? 1 : 0;
+    for (const range how : {range::absmax, range::least_squares})
+        for (int mode = 0; mode <= static_cast<int>(rounding::learned); ++mode) {
+            if (how == range::least_squares && mode != 0) continue; // the search is the same
+            const quantize_options options{
+                .range = how, .rounding = static_cast<rounding>(mode), .seed = 3, .round_up = up.data()};
+            check_restored(name + ", rounding " + std::to_string(mode),
+                           [&](matrix_view<const float> w) { return restored(w, options); });
+        }
 }
 
 using wide_minimum = scheme<uint4, per_group<64>, scale<f32>, minimum<f32>>;
@@ -64,22 +86,24 @@ using wide_tensor = scheme<uint8, per_tensor, scale<f32>, integer_zero>;
 } // namespace
 
 TEST_CASE("quantize: finite weights stay finite in every format, range and rounding", "[quantize][extremes]") {
-    std::vector<std::uint8_t> up(2 * cols);
-    for (std::size_t i = 0; i < up.size(); ++i) up[i] = i % 3 == 0 ? 1 : 0;
-    const auto check = [&]<class S>(const std::string& name) {
+    // value_at is what dequantize writes (every_format_<n>.cpp).
+    CHECK(nibble_test::format_of_name().size() == nibble_test::tested_formats);
+    for (const auto& [name, verbs] : nibble_test::format_of_name()) {
+        const nibble_test::format_verbs format = verbs();
         // Infinity is what f16 and bf16 have for what is beyond them.
-        if constexpr (!S::scaled && S::element_type::bits == 16) return;
-        for (const range how : {range::absmax, range::least_squares})
-            for (int mode = 0; mode <= static_cast<int>(rounding::learned); ++mode) {
-                if (how == range::least_squares && mode != 0) continue; // the search is the same
-                const quantize_options options{
-                    .range = how, .rounding = static_cast<rounding>(mode), .seed = 3, .round_up = up.data()};
-                check_finite(name + ", rounding " + std::to_string(mode),
-                             [&](auto w) { return quantize<S>(w, options); });
-            }
+        if (!format.facts.scaled && format.facts.element->bits == 16) continue;
+        check_options(name, [&](matrix_view<const float> w, const quantize_options& options) {
+            return format.quantize(w.data(), 2, cols, cols, options, 1).values;
+        });
+    }
+    const auto check = [&]<class S>(const std::string& name) {
+        check_options(name, [&](matrix_view<const float> w, const quantize_options& options) {
+            const auto q = quantize<S>(w, options);
+            std::vector<float> y(2 * cols);
+            dequantize(q, matrix_view<float>(y.data(), 2, cols));
+            return y;
+        });
     };
-    for_each_format(
-        [&]<class Format>() { check.template operator()<typename Format::scheme>(std::string(Format::name)); });
     check.template operator()<wide_minimum>("uint4 with an fp32 minimum");
     check.template operator()<wide_tensor>("uint8, per tensor");
     check.template operator()<scheme<int4, per_group<64>, scale<bf16>>>("int4 under bf16");

@@ -1,6 +1,7 @@
 // gemm_format_slice.hpp: the templates behind gemm_format.hpp; included by the files of gemm/slices/ alone.
 #pragma once
 
+#include "../../bench/support/tile_slices.hpp"
 #include "gemm_format.hpp"
 #include "kinds.hpp"
 
@@ -14,13 +15,11 @@
 #include <nibble/quantize.hpp>
 #include <nibble/scheme/formats.hpp>
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <memory>
 #include <span>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -161,43 +160,9 @@ public:
     }
 };
 
-// Formats with the same tiles: they share a slice, so that these are compiled once.
-template <class T, bool Zeros> struct named_tiles {};
-template <class S> struct tiles_of {
-    using plan = nibble::kernel::gemm_plan<S, nibble::generic>;
-    template <bool Real> static auto name() {
-        if constexpr (Real)
-            return named_tiles<typename S::element_type, false>{};
-        else
-            return named_tiles<typename plan::alternative::packed_source, plan::has_zeros>{};
-    }
-    using type = decltype(name<!plan::integers>());
-};
-
-// The slice of each format of the list, those it tests: the number of its tiles among all, modulo the slices.
-template <class... Formats> [[nodiscard]] constexpr auto slices_of(nibble::format_list<Formats...>) noexcept {
-    std::array<std::size_t, sizeof...(Formats)> slices{};
-    std::size_t at = 0;
-    std::size_t kinds = 0;
-    const auto place = [&]<class Format>() {
-        std::size_t first = at;
-        std::size_t other = 0;
-        ((std::is_same_v<typename tiles_of<typename Format::scheme>::type,
-                         typename tiles_of<typename Formats::scheme>::type>&& other < first
-              ? first = other
-              : first,
-          ++other),
-         ...);
-        slices[at] = first != at ? slices[first] : kinds++ % gemm_slices;
-        ++at;
-    };
-    (place.template operator()<Formats>(), ...);
-    return slices;
-}
-
 template <std::size_t Slice, class... Formats>
 std::vector<std::unique_ptr<gemm_format>> make_gemm_slice_of(nibble::format_list<Formats...> list) {
-    static constexpr auto slices = slices_of(nibble::format_list<Formats...>{});
+    static constexpr auto slices = bench::tile_slices<gemm_slices>(nibble::format_list<Formats...>{});
     (void)list;
     std::vector<std::unique_ptr<gemm_format>> made;
     [&]<std::size_t... Index>(std::index_sequence<Index...>) {

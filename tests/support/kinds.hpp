@@ -30,14 +30,18 @@ template <std::size_t Index, class Format, class... Formats>
     return first == Index;
 }
 
-// Sanitizer builds (NIBBLE_TEST_KINDS_ONLY) keep one format of each kind, all others every format.
+// Narrowed builds (NIBBLE_TEST_KINDS_ONLY) keep one format of each kind, one that looks for races of threads
+// (NIBBLE_TEST_FAMILIES_ONLY too) one of each family, all others every format.
+#if defined(NIBBLE_TEST_FAMILIES_ONLY)
+inline constexpr bool families_only = true;
+#else
+inline constexpr bool families_only = false;
+#endif
 #if defined(NIBBLE_TEST_KINDS_ONLY)
 inline constexpr bool kinds_only = true;
 #else
 inline constexpr bool kinds_only = false;
 #endif
-template <std::size_t Index, class Format>
-inline constexpr bool tested = !kinds_only || first_of_its_kind<Index, Format>(nibble::all_formats{});
 
 // visit.operator()<I>() for every ISA, or in those builds, where templates are slow to compile, for the best alone:
 // gemm/slices/ keep all for one format of each family there.
@@ -55,12 +59,6 @@ template <class T> [[nodiscard]] std::vector<T> some_of(std::initializer_list<T>
         if (!kinds_only || i % 3 == 0 || i + 1 == all.size()) some.push_back(all.begin()[i]);
     return some;
 }
-
-// How many formats that leaves.
-inline constexpr std::size_t tested_formats =
-    []<class... Formats, std::size_t... Index>(nibble::format_list<Formats...>, std::index_sequence<Index...>) {
-        return (std::size_t{0} + ... + (tested<Index, Formats> ? 1u : 0u));
-    }(nibble::all_formats{}, std::make_index_sequence<nibble::all_formats::size>{});
 
 // Formats of one family ask the same of activations and of what surrounds the sums; their codes differ.
 template <class A, class B>
@@ -82,6 +80,26 @@ template <std::size_t Index, class Format, class... Formats>
     bool found = false;
     ((found = found || (at++ < Index && same_family<Format, Formats>)), ...);
     return !found;
+}
+
+template <std::size_t Index, class Format>
+inline constexpr bool tested = families_only ? first_of_its_family<Index, Format>(nibble::all_formats{})
+                                             : !kinds_only || first_of_its_kind<Index, Format>(nibble::all_formats{});
+
+// How many formats that leaves.
+inline constexpr std::size_t tested_formats =
+    []<class... Formats, std::size_t... Index>(nibble::format_list<Formats...>, std::index_sequence<Index...>) {
+        return (std::size_t{0} + ... + (tested<Index, Formats> ? 1u : 0u));
+    }(nibble::all_formats{}, std::make_index_sequence<nibble::all_formats::size>{});
+
+// visit.operator()<Format>() for those.
+template <class Visit> void for_each_tested_format(Visit&& visit) {
+    [&]<class... Formats, std::size_t... Index>(nibble::format_list<Formats...>, std::index_sequence<Index...>) {
+        const auto one = [&]<class Format, std::size_t At>() {
+            if constexpr (tested<At, Format>) visit.template operator()<Format>();
+        };
+        (one.template operator()<Formats, Index>(), ...);
+    }(nibble::all_formats{}, std::make_index_sequence<nibble::all_formats::size>{});
 }
 
 // visit.operator()<Format>() for the first format of the list of each family.

@@ -123,7 +123,7 @@ nb::matrix_view<const float> view_of(const std::vector<float>& w) {
 } // namespace
 
 TEST_CASE("weights of every format that were moved from are 0 x 0") {
-    nb::for_each_format([]<class Format>() {
+    nibble_test::for_each_tested_format([]<class Format>() {
         using S = typename Format::scheme;
         INFO(Format::name);
         nb::quantized<S> q(rows, cols);
