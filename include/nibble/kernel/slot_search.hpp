@@ -177,9 +177,9 @@ inline constexpr bool searches_many = [] {
     if constexpr (!S::scaled) {
         return false;
     } else {
-        using format = typename detail::scheme_traits<S>::scale_element;
+        using stored_scale = typename detail::scheme_traits<S>::scale_element;
         constexpr bool exact = integer_bits<typename S::element_type> != 0 && S::element_type::bits > 1;
-        return exact && (S::has_integer_zero || S::has_minimum || !coarse_scales<format> || S::has_offset);
+        return exact && (S::has_integer_zero || S::has_minimum || !coarse_scales<stored_scale> || S::has_offset);
     }
 }();
 
