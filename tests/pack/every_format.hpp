@@ -61,8 +61,8 @@ inline constexpr std::size_t pack_shapes[][2] = {{0, 0},   {0, 5},   {5, 0},    
 
 // Rows by number, repeated ones too, have the values that the formula gives.
 template <class Scheme> void check_rows(const nibble::quantized<Scheme>& q, const nibble::packed<Scheme>& w) {
-    std::vector<std::uint32_t> rows{static_cast<std::uint32_t>(q.rows() - 1), 0, static_cast<std::uint32_t>(q.rows() / 2),
-                                    0};
+    std::vector<std::uint32_t> rows{static_cast<std::uint32_t>(q.rows() - 1), 0,
+                                    static_cast<std::uint32_t>(q.rows() / 2), 0};
     std::vector<float> values(rows.size() * q.cols());
     nibble::dequantize_rows(w, rows, {values.data(), rows.size(), q.cols()}, test_executor{2});
     bool same = true;
