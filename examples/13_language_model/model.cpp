@@ -186,7 +186,7 @@ void scale_as_llama3(nb::dynamic_array<double>& frequencies, const json& scaling
     const std::size_t first = gemma ? 0 : count("max_window_layers", 0);
     for (std::size_t i = 0; i < c.layers && windows; ++i)
         c.has_window[i] = types != nullptr && i < types->items.size()
-                              ? types->items[i].second.text == "sliding_attention"
+                              ? types->items[i].value.text == "sliding_attention"
                               : i >= first && (i + 1) % pattern != 0;
     if (gemma) {
         set_gemma(c);
