@@ -64,8 +64,8 @@ template <isa Isa = best_isa> [[nodiscard]] float log_sum_exp(array_view<const f
     return s.largest + detail::rounded_by_itself(kernel::natural_log(static_cast<float>(s.sum)));
 }
 
-// out(i) = e^x(i) / (sum of e^x), each within (16 + largest - x(i)) x 2^-24 of its own size; 0 where that is below e^-87
-// of the largest. out may be x. A NaN or +infinity in x makes all NaN, as do only -infinities.
+// out(i) = e^x(i) / (sum of e^x), each within (16 + largest - x(i)) x 2^-24 of its own size; 0 where that is below
+// e^-87 of the largest. out may be x. A NaN or +infinity in x makes all NaN, as do only -infinities.
 template <isa Isa = best_isa> void softmax(array_view<const float> x, array_view<float> out) {
     NIBBLE_CHECK(x.size() == out.size(), "softmax: as many results as numbers");
     const detail::exponential_sum s = detail::sum_exponentials<Isa>(x, out.data());
