@@ -118,6 +118,10 @@ def write_folder(path, architecture, weights, heads, key_heads, size, base):
     if gemma:
         config |= {"sliding_window": WINDOW, "rope_local_base_freq": 10000.0, "query_pre_attn_scalar": size,
                    "rope_scaling": {"rope_type": "linear", "factor": 8.0}}
+    if architecture in ("qwen3", "gemma3"):  # as newer files say it
+        full = config.pop("rope_scaling", {"rope_type": "default"}) | {"rope_theta": config.pop("rope_theta")}
+        local = {"rope_type": "default", "rope_theta": config.pop("rope_local_base_freq", 0)}
+        config["rope_parameters"] = {"full_attention": full, "sliding_attention": local} if gemma else full
     for name, content in (("config.json", config), ("model.safetensors.index.json", {"weight_map": index})):
         with open(os.path.join(path, name), "w") as file:
             json.dump(content, file)
