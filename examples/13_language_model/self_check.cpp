@@ -221,12 +221,17 @@ int self_check() {
         std::ifstream(models / "doclm-31m.logits.f32", std::ios::binary)
             .read(reinterpret_cast<char*>(reference.data()),
                   static_cast<std::streamsize>(reference.size() * sizeof(float)));
-        const std::vector<float> logits = logits_of(m, ids, 2, 512, "f32");
-        float most = 0;
-        for (std::size_t i = 0; i < reference.size(); ++i)
-            most = std::max(most, std::fabs(logits[logits.size() - reference.size() + i] - reference[i]));
-        std::printf("largest difference from the reference logits: %.2g\n", static_cast<double>(most));
-        expect(most < 2e-3f, "logits are those of the reference");
+        const auto compare = [&](const model& with, const char* what) {
+            const std::vector<float> logits = logits_of(with, ids, 2, 512, "f32");
+            float most = 0;
+            for (std::size_t i = 0; i < reference.size(); ++i)
+                most = std::max(most, std::fabs(logits[logits.size() - reference.size() + i] - reference[i]));
+            std::printf("largest difference from the reference logits: %.2g\n", static_cast<double>(most));
+            expect(most < 2e-3f, what);
+        };
+        compare(m, "the GGUF file has the logits of the reference");
+        model_files others((models / "doclm-31m-bf16.safetensors").string(), (models / "doclm-31m.json").string());
+        compare(load_model(others, {}, threads), "the safetensors file has the logits of the reference");
     }
     return failures == 0 ? 0 : 1;
 }
