@@ -9,18 +9,15 @@
 #include <vector>
 
 struct json {
+    struct field;
     enum class kind { null, boolean, number, text, array, object };
     kind is = kind::null;
     double number = 0; // of a boolean: 0 or 1
     std::string text;
-    std::vector<std::pair<std::string, json>> items; // of an array: under empty names
+    std::vector<field> items; // of an array: under empty names
 
     // A field of an object; nullptr if there is none or it is null.
-    [[nodiscard]] const json* find(std::string_view name) const {
-        for (const auto& [key, value] : items)
-            if (key == name && value.is != kind::null) return &value;
-        return nullptr;
-    }
+    [[nodiscard]] const json* find(std::string_view name) const;
     [[nodiscard]] double number_of(std::string_view name, double otherwise) const {
         const json* value = find(name);
         return value != nullptr ? value->number : otherwise;
@@ -30,6 +27,15 @@ struct json {
         return value != nullptr ? std::string_view(value->text) : std::string_view();
     }
 };
+struct json::field {
+    std::string name;
+    json value;
+};
+inline const json* json::find(std::string_view name) const {
+    for (const field& one : items)
+        if (one.name == name && one.value.is != kind::null) return &one.value;
+    return nullptr;
+}
 
 class json_parser {
 public:
@@ -69,7 +75,7 @@ private:
                     name = string();
                     if (!accept(":")) fail();
                 }
-                v.items.emplace_back(std::move(name), value(depth + 1));
+                v.items.push_back({std::move(name), value(depth + 1)});
             }
         } else if (accept("\"")) {
             v.is = json::kind::text;

@@ -165,19 +165,30 @@ void scale_as_llama3(nb::dynamic_array<double>& frequencies, const json& scaling
     c.feed_forward = count("intermediate_size");
     c.context = count("max_position_embeddings");
     c.norm_epsilon = from.number_of("rms_norm_eps", 1e-6);
-    c.frequencies = frequencies_of(from.number_of("rope_theta", 10000.0), c.head_size, 1.0);
-    if (const json* scaling = from.find("rope_scaling")) {
+    const bool gemma = c.architecture == "gemma3";
+    const std::string expected = gemma ? "gelu_pytorch_tanh" : "silu";
+    for (const char* key : {"hidden_act", "hidden_activation"})
+        if (from.find(key) != nullptr && from.text_of(key) != expected)
+            throw model_error("activation '" + std::string(from.text_of(key)) + "' is not known for " + type);
+    if (from.number_of("partial_rotary_factor", 1) != 1) throw model_error("partial_rotary_factor is not known");
+    // Newer files have all of it in rope_parameters, by kind of layer where there are two.
+    const json* const parameters = from.find("rope_parameters");
+    const json* const full = parameters != nullptr ? parameters->find("full_attention") : nullptr;
+    const json* const local = parameters != nullptr ? parameters->find("sliding_attention") : nullptr;
+    const json* const rotary = full != nullptr ? full : parameters;
+    c.frequencies = frequencies_of((rotary != nullptr ? *rotary : from).number_of("rope_theta", gemma ? 1e6 : 1e4),
+                                   c.head_size, 1.0);
+    if (const json* scaling = rotary != nullptr ? rotary : from.find("rope_scaling")) {
         std::string kind(scaling->text_of("rope_type"));
         if (kind.empty()) kind = scaling->text_of("type");
         if (kind == "llama3")
             scale_as_llama3(c.frequencies, *scaling);
         else if (kind == "linear")
             for (double& f : c.frequencies) f /= scaling->number_of("factor", 1);
-        else if (kind != "default")
+        else if (!kind.empty() && kind != "default")
             throw model_error("rotary embeddings scaled by '" + kind + "' are not known");
     }
     const auto window = static_cast<std::size_t>(from.number_of("sliding_window", 0));
-    const bool gemma = c.architecture == "gemma3";
     const bool windows = gemma || (type == "mistral" && window != 0) || from.number_of("use_sliding_window", 0) != 0;
     if (windows) c.window = window;
     c.has_window.assign(c.layers, false);
@@ -186,11 +197,13 @@ void scale_as_llama3(nb::dynamic_array<double>& frequencies, const json& scaling
     const std::size_t first = gemma ? 0 : count("max_window_layers", 0);
     for (std::size_t i = 0; i < c.layers && windows; ++i)
         c.has_window[i] = types != nullptr && i < types->items.size()
-                              ? types->items[i].second.text == "sliding_attention"
+                              ? types->items[i].value.text == "sliding_attention"
                               : i >= first && (i + 1) % pattern != 0;
     if (gemma) {
         set_gemma(c);
-        c.local_frequencies = frequencies_of(from.number_of("rope_local_base_freq", 10000.0), c.head_size, 1.0);
+        const double base =
+            local != nullptr ? local->number_of("rope_theta", 1e4) : from.number_of("rope_local_base_freq", 1e4);
+        c.local_frequencies = frequencies_of(base, c.head_size, 1.0);
         const double scalar = from.number_of("query_pre_attn_scalar", static_cast<double>(c.head_size));
         c.attention_scale = static_cast<float>(1 / std::sqrt(scalar));
         c.attention_soft_cap = static_cast<float>(from.number_of("attn_logit_softcapping", 0));

@@ -135,6 +135,52 @@ void check_invariance(const model& m, const tokens& ids, const char* cache) {
            "  two sequences on one prefix give the bits of each alone");
 }
 
+// Pieces with scores: the better pair merges first, a space comes before the text, what has no piece is bytes.
+void check_sentence_pieces() {
+    nb::gguf_writer writer;
+    const std::vector<std::string_view> texts{"<unk>",
+                                              "<s>",
+                                              "</s>",
+                                              "<0xE2>",
+                                              "<0x82>",
+                                              "<0xAC>",
+                                              "ab",
+                                              "\xe2\x96\x81"
+                                              "a",
+                                              "ba",
+                                              "\xe2\x96\x81",
+                                              "a",
+                                              "b"};
+    const std::vector<std::int32_t> types{2, 3, 3, 6, 6, 6, 1, 1, 1, 1, 1, 1};
+    const std::vector<float> scores{0, 0, 0, 0, 0, 0, -1, -2, -3, -4, -5, -6};
+    nb::gguf_file file;
+    bool well = writer.add_metadata("tokenizer.ggml.model", "llama").ok() &&
+                writer.add_array<std::string_view>("tokenizer.ggml.tokens", texts).ok() &&
+                writer.add_array<std::int32_t>("tokenizer.ggml.token_type", types).ok() &&
+                writer.add_array<float>("tokenizer.ggml.scores", scores).ok() &&
+                writer.add_metadata("tokenizer.ggml.bos_token_id", std::uint32_t{1}).ok();
+    const std::vector<std::byte> bytes = writer.bytes();
+    well = well && nb::gguf_file::parse(bytes, file).ok();
+    const tokenizer t = tokenizer::read(file);
+    well = well && t.encode("ab\xe2\x82\xac"
+                            "ab</s>a",
+                            true) == tokens{1, 9, 6, 3, 4, 5, 6, 2, 10};
+    std::string back;
+    for (const std::uint32_t id : {9u, 6u, 3u, 4u, 5u, 2u}) back += t.bytes(id);
+    expect(well && back == " ab\xe2\x82\xac", "sentence pieces merge by their scores");
+}
+
+// As Hugging Face's tokenizers have it.
+void check_byte_pairs(const tokenizer& t) {
+    const tokens expected{449, 78,   266, 3758, 83,  7,   349,  2222, 4674, 2034, 941, 991, 3243, 368,
+                          7,   1342, 221, 5657, 303, 221, 1734, 198,  1268, 221,  128, 103, 159,  225,
+                          106, 221,  161, 117,  256, 163, 245,  230,  221,  5601, 248, 225, 911};
+    expect(t.encode("Then the weights' 12345 don't they're I'LL  spaces\n\n  next\tline \xc3\xa9\xe2\x82\xac "
+                    "\xe4\xb8\xad\xe6\x96\x87 \xf0\x9f\x99\x82 x",
+                    false) == expected,
+           "words split and merge as in another tokenizer");
+}
+
 } // namespace
 
 int self_check() {
@@ -160,6 +206,9 @@ int self_check() {
     for (const std::uint32_t id : ids) back += t.bytes(id);
     expect(back == text || (!real && back + "<|end|>" != text && back.size() + 7 == text.size()),
            "a text comes back from its tokens");
+    check_sentence_pieces();
+    if (real) check_byte_pairs(t);
+    if (!real) expect(t.encode("the the<|end|>", false) == tokens{257, 258, 259}, "bytes merge in order");
     for (const char* cache : {"f32", "int8"}) check_invariance(m, ids, cache);
 
     if (real) {
@@ -172,12 +221,17 @@ int self_check() {
         std::ifstream(models / "doclm-31m.logits.f32", std::ios::binary)
             .read(reinterpret_cast<char*>(reference.data()),
                   static_cast<std::streamsize>(reference.size() * sizeof(float)));
-        const std::vector<float> logits = logits_of(m, ids, 2, 512, "f32");
-        float most = 0;
-        for (std::size_t i = 0; i < reference.size(); ++i)
-            most = std::max(most, std::fabs(logits[logits.size() - reference.size() + i] - reference[i]));
-        std::printf("largest difference from the reference logits: %.2g\n", static_cast<double>(most));
-        expect(most < 2e-3f, "logits are those of the reference");
+        const auto compare = [&](const model& with, const char* what) {
+            const std::vector<float> logits = logits_of(with, ids, 2, 512, "f32");
+            float most = 0;
+            for (std::size_t i = 0; i < reference.size(); ++i)
+                most = std::max(most, std::fabs(logits[logits.size() - reference.size() + i] - reference[i]));
+            std::printf("largest difference from the reference logits: %.2g\n", static_cast<double>(most));
+            expect(most < 2e-3f, what);
+        };
+        compare(m, "the GGUF file has the logits of the reference");
+        model_files others((models / "doclm-31m-bf16.safetensors").string(), (models / "doclm-31m.json").string());
+        compare(load_model(others, {}, threads), "the safetensors file has the logits of the reference");
     }
     return failures == 0 ? 0 : 1;
 }

@@ -194,7 +194,7 @@ tokenizer tokenizer::read(const json& file) {
     for (const auto& [unused, merge] : merges->items) { // "a b" or ["a", "b"]
         const std::size_t space = merge.text.find(' ', 1);
         if (merge.items.size() == 2)
-            t.add_merge(merge.items[0].second.text, merge.items[1].second.text);
+            t.add_merge(merge.items[0].value.text, merge.items[1].value.text);
         else if (space != std::string::npos)
             t.add_merge(std::string_view(merge.text).substr(0, space), std::string_view(merge.text).substr(space + 1));
         else

@@ -1,8 +1,10 @@
-"""The forward pass of examples/13_language_model against NumPy, on small random models of every architecture in GGUF.
+"""The forward pass of examples/13_language_model against NumPy, on small random models of every architecture, in GGUF
+and as a Hugging Face folder.
 
   language_model.py PROGRAM
-Exit code 77: NumPy or the gguf package is not installed.
+Exit code 77: NumPy, gguf or safetensors is not installed.
 """
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +15,7 @@ sys.path.pop(0)  # gguf.py beside this file is not the package
 try:
     import gguf
     import numpy as np
+    from safetensors.numpy import save_file
 except ImportError as missing:
     print("SKIPPED:", missing)
     sys.exit(77)
@@ -76,6 +79,52 @@ def write(path, architecture, weights, heads, key_heads, size, base):
     file.write_kv_data_to_file()
     file.write_tensors_to_file()
     file.close()
+
+
+HUGGING_FACE = {"attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
+                "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj", "attn_q_norm": "self_attn.q_norm",
+                "attn_k_norm": "self_attn.k_norm", "ffn_norm": "post_attention_layernorm", "ffn_gate": "mlp.gate_proj",
+                "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}
+GEMMA = HUGGING_FACE | {"post_attention_norm": "post_attention_layernorm", "ffn_norm": "pre_feedforward_layernorm",
+                        "post_ffw_norm": "post_feedforward_layernorm"}
+
+
+def write_folder(path, architecture, weights, heads, key_heads, size, base):
+    """The same model as Hugging Face has it: two shards, an index, queries and keys of llama not permuted."""
+    os.mkdir(path)
+    gemma = architecture == "gemma3"
+    names = GEMMA if gemma else HUGGING_FACE
+    shards, index = ({}, {}), {}
+    for name, values in weights.items():
+        parts = name.split(".")
+        if parts[0] == "blk":
+            there = f"model.layers.{parts[1]}.{names[parts[2]]}.{parts[3]}"
+        else:
+            there = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}[parts[0]]
+            there += ".weight"
+        if gemma and values.ndim == 1:
+            values = values - np.float32(1)
+        if architecture == "llama" and parts[2:3] in (["attn_q"], ["attn_k"]):  # pairs (2i, 2i + 1) to (i, i + half)
+            values = values.reshape(-1, size // 2, 2, HIDDEN).swapaxes(1, 2).reshape(-1, HIDDEN)
+        shard = len(index) % 2
+        shards[shard][there] = np.ascontiguousarray(values)
+        index[there] = f"part-{shard}.safetensors"
+    for i, tensors in enumerate(shards):
+        save_file(tensors, os.path.join(path, f"part-{i}.safetensors"))
+    config = {"model_type": "gemma3_text" if gemma else architecture, "num_hidden_layers": LAYERS,
+              "hidden_size": HIDDEN, "num_attention_heads": heads, "num_key_value_heads": key_heads, "head_dim": size,
+              "intermediate_size": FEED_FORWARD, "max_position_embeddings": 256, "rms_norm_eps": EPSILON,
+              "rope_theta": base}
+    if gemma:
+        config |= {"sliding_window": WINDOW, "rope_local_base_freq": 10000.0, "query_pre_attn_scalar": size,
+                   "rope_scaling": {"rope_type": "linear", "factor": 8.0}}
+    if architecture in ("qwen3", "gemma3"):  # as newer files say it
+        full = config.pop("rope_scaling", {"rope_type": "default"}) | {"rope_theta": config.pop("rope_theta")}
+        local = {"rope_type": "default", "rope_theta": config.pop("rope_local_base_freq", 0)}
+        config["rope_parameters"] = {"full_attention": full, "sliding_attention": local} if gemma else full
+    for name, content in (("config.json", config), ("model.safetensors.index.json", {"weight_map": index})):
+        with open(os.path.join(path, name), "w") as file:
+            json.dump(content, file)
 
 
 def norm(x, weight):
@@ -142,15 +191,17 @@ def main(program):
         for architecture in ("llama", "qwen2", "qwen3", "gemma3"):
             base = 500000.0
             weights, heads, key_heads, size = make(architecture, random)
-            model, ids, out = (os.path.join(folder, architecture + end) for end in (".gguf", ".u16", ".f32"))
+            model, ids, out, hugging_face = (os.path.join(folder, architecture + end)
+                                             for end in (".gguf", ".u16", ".f32", ""))
             write(model, architecture, weights, heads, key_heads, size, base)
+            write_folder(hugging_face, architecture, weights, heads, key_heads, size, base)
             tokens = random.integers(0, VOCABULARY, TOKENS + 1)
             tokens.astype("<u2").tofile(ids)
             exact = forward(architecture, weights, heads, key_heads, size, base, tokens[:-1])
             losses = np.log(np.exp(exact).sum(axis=1)) - exact[np.arange(TOKENS), tokens[1:]]
-            for chunk in (TOKENS, 7):
+            for path, chunk in ((model, TOKENS), (model, 7), (hugging_face, TOKENS)):
                 text = subprocess.run(
-                    [program, "--model", model, "--evaluate", ids, "--window", str(TOKENS), "--cache", "f32",
+                    [program, "--model", path, "--evaluate", ids, "--window", str(TOKENS), "--cache", "f32",
                      "--chunk", str(chunk), "--threads", "2", "--logits", out, "--quiet"],
                     check=True, capture_output=True, text=True).stdout.split()
                 logits = np.fromfile(out, "<f4").reshape(TOKENS, VOCABULARY)
@@ -158,7 +209,7 @@ def main(program):
                 loss = abs(float(text[1]) - losses.mean())
                 right = error < 2e-5 and loss < 2e-5
                 failures += not right
-                print(f"{architecture}, pieces of {chunk}: logits within {error:.1e} of the largest, loss within "
+                print(f"{os.path.basename(path)}, pieces of {chunk}: logits within {error:.1e} of the largest, loss within "
                       f"{loss:.1e}: {'ok' if right else 'WRONG'}")
     return 1 if failures else 0
 
