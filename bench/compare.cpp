@@ -43,6 +43,7 @@ struct arguments {
     std::size_t threads = std::max(1u, std::thread::hardware_concurrency());
     std::size_t tokens = 128;
     bool quick = false;
+    bool all = false;
     bool list = false;
     std::string json;
     std::string csv;
@@ -168,7 +169,9 @@ int run(const arguments& given) {
     bench::mark_pareto(result.rows);
 
     const bool styled = bench::is_terminal(1) && std::getenv("NO_COLOR") == nullptr;
-    std::fputs(bench::to_table(result, styled).c_str(), stdout);
+    // What was asked for by name is shown.
+    const auto shown = given.all || !given.schemes.empty() ? bench::table_rows::every : bench::table_rows::chosen;
+    std::fputs(bench::to_table(result, shown, styled).c_str(), stdout);
     if (std::fflush(stdout) != 0) throw bench::user_error("cannot write the table to standard output");
     if (!given.json.empty()) write_file("--json", given.json, bench::to_json(result));
     if (!given.csv.empty()) write_file("--csv", given.csv, bench::to_csv(result));
@@ -201,6 +204,9 @@ int main(int argc, char** argv) {
         ->needs(weights);
     app.add_option("--schemes", given.schemes, "compare only schemes whose names match, for example '^int4|mxfp4'")
         ->type_name("REGEX");
+    app.add_flag("--all", given.all,
+                 "print every scheme, not the Pareto front and the best known alone (files have them all)")
+        ->disable_flag_override();
     app.add_flag("--list", given.list, "print the names of all schemes and stop")->disable_flag_override();
     app.add_option("--threads", given.threads, "threads of every kernel and probe")
         ->type_name("T")

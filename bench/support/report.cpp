@@ -5,9 +5,12 @@
 
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <iterator>
+#include <string_view>
 
 namespace bench {
 namespace {
@@ -31,6 +34,37 @@ std::string compact(double value) {
 // Six significant digits are more than any of these numbers means.
 double rounded(double value) {
     return std::isfinite(value) ? std::strtod(format("%.6g", value).c_str(), nullptr) : value;
+}
+
+bool well_known(std::string_view scheme) {
+    constexpr std::string_view names[] = {"f16",  "int8_g32",  "fp8_e4m3_channel", "q6_k",  "q4_k", "q4_0",
+                                          "q3_k", "int4_g128", "nf4_g64",          "mxfp4", "q2_k", "nvfp4"};
+    return std::find(std::begin(names), std::end(names), scheme) != std::end(names);
+}
+
+// What to take: "Most exact within 8.5 bits: mxint8 (41.0 dB); 6.6: ...", in lines of at most 110 columns. A budget
+// that buys no more than the next smaller one is left out.
+std::string most_exact_within_budgets(const std::vector<row>& rows) {
+    std::string text;
+    std::string line = "Most exact output within";
+    const row* last = nullptr;
+    for (const double budget : {2.7, 3.5, 4.25, 4.5, 5.5, 6.6, 8.5}) {
+        const row* best = nullptr;
+        for (const row& one : rows)
+            if (one.bits_per_weight <= budget && (best == nullptr || one.gemm_sqnr_db > best->gemm_sqnr_db))
+                best = &one;
+        if (best == nullptr || best == last) continue;
+        const std::string piece = format("%s %g bits: %.40s (%s dB)", last == nullptr ? "" : ";", budget,
+                                         best->scheme.c_str(), db(best->gemm_sqnr_db).c_str());
+        if (line.size() + piece.size() > 110) {
+            text += line + (last == nullptr ? "\n" : ";\n");
+            line = "  " + piece.substr(last == nullptr ? 1 : 2);
+        } else {
+            line += piece;
+        }
+        last = best;
+    }
+    return last == nullptr ? std::string() : text + line + '\n';
 }
 
 // Member names and values of a row, in the order of every report.
@@ -62,7 +96,7 @@ std::string text_of(double value) {
 
 } // namespace
 
-std::string to_table(const comparison& result, bool styled) {
+std::string to_table(const comparison& result, table_rows rows, bool styled) {
     const char* bold = styled ? "\033[1m" : "";
     const char* plain = styled ? "\033[0m" : "";
 
@@ -78,8 +112,15 @@ std::string to_table(const comparison& result, bool styled) {
                    result.eigen.gemv_of_read_bandwidth, compact(result.eigen.gemm_GFLOPs).c_str(),
                    result.eigen.gemm_of_fma_peak);
 
+    const auto shown = [&](const row& one) {
+        return rows == table_rows::every || one.pareto || well_known(one.scheme);
+    };
     std::size_t name = 16;
-    for (const row& one : result.rows) name = std::max(name, one.scheme.size());
+    std::size_t left_out = 0;
+    for (const row& one : result.rows) {
+        if (shown(one)) name = std::max(name, one.scheme.size());
+        left_out += shown(one) ? 0 : 1;
+    }
     name = std::min<std::size_t>(name, 26);
     const int width = static_cast<int>(name);
     text += format("  %-*s %8s  %15s  %13s  %23s  %26s\n", width, "", "size", "---- SQNR ----", "-- codec ---",
@@ -89,6 +130,7 @@ std::string to_table(const comparison& result, bool styled) {
     text += format("  %-*s %8s  %7s %7s  %6s %6s  %8s %7s %7s  %8s %7s %9s\n", width, "", "", "dB", "dB", "GB/s",
                    "GB/s", "us", "GB/s", "", "GFLOP/s", "", "");
     for (const row& one : result.rows) {
+        if (!shown(one)) continue;
         text += one.pareto ? bold : "";
         text += format("%c %-*.*s %8.3f  %7s %7s  %6s %6s  %8s %7s %7.2f  %8s %7.2f %9.2f", one.pareto ? '*' : ' ',
                        width, width, one.scheme.c_str(), one.bits_per_weight, db(one.weight_sqnr_db).c_str(),
@@ -104,6 +146,9 @@ std::string to_table(const comparison& result, bool styled) {
                        "rough.\n",
                        100 * result.undisturbed_share);
     text += "\n* on the Pareto front: every other scheme is larger or has more error in the output (or both).\n";
+    if (left_out != 0) text += format("%zu more schemes: --all.\n", left_out);
+    text += most_exact_within_budgets(result.rows);
+    text += "What formats cost a language model: nibble_perplexity.\n";
     return text;
 }
 

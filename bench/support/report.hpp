@@ -24,8 +24,12 @@ struct comparison {
     std::vector<row> rows;
 };
 
-// At most 120 columns of ASCII. `styled`: for a terminal, with the Pareto rows in bold.
-[[nodiscard]] std::string to_table(const comparison& result, bool styled);
+// Which rows a table has: every one; or those on the Pareto front and a dozen formats that most people know.
+enum class table_rows { every, chosen };
+
+// At most 120 columns of ASCII. `styled`: for a terminal, with the Pareto rows in bold. Below it the most exact format
+// within some budgets of bits.
+[[nodiscard]] std::string to_table(const comparison& result, table_rows rows, bool styled);
 
 // One object: machine, date, compiler, flags, threads, read_bandwidth_GBps, fma_peak_GFLOPs, rows. A row has the
 // members of bench::row; an SQNR of 200 means exact. What is not a number is null.
