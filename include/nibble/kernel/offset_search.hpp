@@ -49,7 +49,8 @@ template <element E> struct affine_tried {
     [[nodiscard]] static NIBBLE_INLINE affine at(std::size_t j, double low, double width) noexcept {
         constexpr double levels = static_cast<double>(highest<E>);
         // A wider one, the range itself, and then three each.
-        const double share = (j < 2 ? static_cast<double>(j) - 1.0 : static_cast<double>((j + 1) / 3)) / steps;
+        const auto third = (j + 1) / 3;
+        const double share = (j < 2 ? static_cast<double>(j) - 1.0 : static_cast<double>(third)) / steps;
         const std::size_t end = j < 2 ? 0 : (j + 1) % 3;
         const double below = end == 0 ? 0.5 * share : end == 1 ? share : 0.0;
         return {width * (1.0 - share) / levels, __builtin_fma(width, below, low)};

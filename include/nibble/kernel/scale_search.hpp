@@ -210,7 +210,8 @@ inline constexpr std::size_t screened_run = 64;
 // More than the part of such a sum of n products of one sign, each rounded, that rounding can change; of so many sums
 // that are added up at last.
 template <std::size_t Sums> [[nodiscard]] NIBBLE_INLINE float screening_error(std::size_t n) noexcept {
-    return 0x1p-24f * static_cast<float>(detail::min_of(n, screened_run) / Sums + n / screened_run + 8);
+    const std::size_t roundings = detail::min_of(n, screened_run) / Sums + n / screened_run + 8;
+    return 0x1p-24f * static_cast<float>(roundings);
 }
 template <isa Isa> [[nodiscard]] NIBBLE_INLINE float largest_lane(const lanes<Isa>& v) noexcept {
     float all[Isa::width];
