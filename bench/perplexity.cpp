@@ -220,7 +220,7 @@ private:
             if (q[i] > q[likeliest_q]) likeliest_q = i;
         }
         into.kl += kl;
-        into.agreed += likeliest_p == likeliest_q ? 1 : 0;
+        if (likeliest_p == likeliest_q) ++into.agreed;
     }
 
     std::vector<std::uint32_t> ids_;

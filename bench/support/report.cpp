@@ -119,7 +119,7 @@ std::string to_table(const comparison& result, table_rows rows, bool styled) {
     std::size_t left_out = 0;
     for (const row& one : result.rows) {
         if (shown(one)) name = std::max(name, one.scheme.size());
-        left_out += shown(one) ? 0 : 1;
+        left_out += shown(one) ? std::size_t{0} : std::size_t{1};
     }
     name = std::min<std::size_t>(name, 26);
     const int width = static_cast<int>(name);
