@@ -490,7 +490,8 @@ int main(int argc, char** argv) {
         ->capture_default_str();
     app.add_option("--windows", given.windows, "how many windows; 0: as many as there are")->capture_default_str();
     app.add_option("--schemes", given.schemes, "only weights whose names match, or none")->type_name("REGEX");
-    app.add_option("--cache", given.cache, "only caches whose <keys>/<values> match, or none")->type_name("REGEX");
+    app.add_option("--cache", given.cache, "only caches whose names match (of kernels <keys>/<values>), or none")
+        ->type_name("REGEX");
     app.add_option("--activations", given.activations, "of products with these weights: fp32, int8 or all")
         ->check(CLI::IsMember({"fp32", "int8", "all"}))
         ->capture_default_str();
