@@ -307,7 +307,8 @@ model_files::model_files(const std::string& path, const std::string& config) {
             for (const fs::directory_entry& entry : fs::directory_iterator(path))
                 if (entry.path().extension() == ".safetensors") found.insert(entry.path());
         }
-        paths.assign(found.begin(), found.end());
+        paths.clear();
+        for (const fs::path& one : found) paths.push_back(one);
         if (paths.empty()) throw model_error(path + ": no .safetensors file is in that folder");
     }
     for (const fs::path& one : paths) check(nb::model_file::open(one.c_str(), files_.emplace_back()));
