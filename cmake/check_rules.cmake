@@ -115,6 +115,10 @@ foreach(header IN LISTS headers)
     if(header MATCHES "^isa/")
         forbid("${word_begin}while${word_end}" "an ISA file has no loop over memory")
     endif()
+    # 8. The compilers' own vectors are spelt in one place.
+    if(NOT header STREQUAL "isa/fixed_vector.hpp")
+        forbid("vector_size" "use detail::fixed_vector (isa/fixed_vector.hpp)")
+    endif()
 endforeach()
 
 list(LENGTH headers count)

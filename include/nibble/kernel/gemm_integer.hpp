@@ -4,6 +4,7 @@
 #include <nibble/core/bits.hpp>
 #include <nibble/core/config.hpp>
 #include <nibble/core/executor.hpp>
+#include <nibble/isa/fixed_vector.hpp>
 #include <nibble/kernel/gemm.hpp>
 #include <nibble/kernel/gemm_plan.hpp>
 #include <nibble/kernel/gemm_sum.hpp>
@@ -53,11 +54,10 @@ NIBBLE_INLINE constexpr void multiply_dyadic(Words& value, const Words& multipli
     value = ((sum ^ (one << 63)) >> shift) - (one << (63 - shift));
 }
 
-// Four lanes, as the compiler has them on any machine: a loop of scalars is not made vectors of, for all compilers see.
-// By reference only: how they are returned depends on compiler flags.
-using four_words = std::int32_t __attribute__((vector_size(16)));
-using four_longs = std::int64_t __attribute__((vector_size(32)));
-using four_unsigned = std::uint64_t __attribute__((vector_size(32)));
+// Four lanes: a loop of scalars is not made vectors of, for all compilers see.
+using four_words = detail::fixed_vector<std::int32_t, 4>;
+using four_longs = detail::fixed_vector<std::int64_t, 4>;
+using four_unsigned = detail::fixed_vector<std::uint64_t, 4>;
 
 NIBBLE_INLINE void load_longs(const std::int32_t* from, four_longs& to) noexcept {
     four_words words;

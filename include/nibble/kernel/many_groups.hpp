@@ -27,12 +27,12 @@ template <class T> struct alignas(64) of_groups {
     T at[many_groups];
 };
 
-// Four of them: GCC leaves loops over doubles with choices scalar.
-[[nodiscard]] NIBBLE_INLINE four_doubles four_at(const double* from) noexcept {
+// Four of them: GCC leaves loops over doubles with choices scalar. Not returned by a function, whose convention without
+// AVX is another one, as compilers warn.
+struct four_at {
     four_doubles v;
-    __builtin_memcpy(&v, from, sizeof v);
-    return v;
-}
+    NIBBLE_INLINE explicit four_at(const double* from) noexcept { __builtin_memcpy(&v, from, sizeof v); }
+};
 NIBBLE_INLINE void set_four(double* to, const four_doubles& v) noexcept {
     __builtin_memcpy(to, &v, sizeof v);
 }
@@ -58,10 +58,10 @@ struct best_of_groups {
                             const Changed& changed) noexcept {
         four_choices any{};
         for (std::size_t j = 0; j < many_groups; j += 4) {
-            const four_doubles a = four_at(trial_xq.at + j);
-            const four_doubles b = four_at(trial_qq.at + j);
-            const four_doubles c = four_at(xq.at + j);
-            const four_doubles d = four_at(qq.at + j);
+            const four_doubles a = four_at(trial_xq.at + j).v;
+            const four_doubles b = four_at(trial_qq.at + j).v;
+            const four_doubles c = four_at(xq.at + j).v;
+            const four_doubles d = four_at(qq.at + j).v;
             four_choices better = a * a * d > c * c * b;
             if constexpr (NonNegative) better &= a > four_doubles{};
             set_four(xq.at + j, better ? a : c);
@@ -172,7 +172,7 @@ NIBBLE_NOINLINE void search_integer_zeros(const float* x, std::size_t n, std::si
                        NIBBLE_INLINE_LAMBDA { return nearest_between(value * per_scale, bottom, top); };
         });
         best.template take<true>(qq, xq, [&](std::size_t j, const four_choices& better) NIBBLE_INLINE_LAMBDA {
-            set_four(best_zero.at + j, better ? four_at(wide_zero.at + j) : four_at(best_zero.at + j));
+            set_four(best_zero.at + j, better ? four_at(wide_zero.at + j).v : four_at(best_zero.at + j).v);
         });
     };
     const auto set_zero = [&](std::size_t first, const vector& z) NIBBLE_INLINE_LAMBDA {
@@ -321,12 +321,12 @@ NIBBLE_NOINLINE void search_affines(const float* x, std::size_t n, const value_s
         }
         four_choices any{};
         for (std::size_t j = 0; j < Count; j += 4) {
-            const four_doubles s = four_at(scale.at + j);
-            const four_doubles e = four_at(error.at + j);
-            const four_choices better = (e < four_at(least.at + j)) & (s > four_doubles{});
-            set_four(best_scale.at + j, better ? s : four_at(best_scale.at + j));
-            set_four(best_offset.at + j, better ? four_at(start.at + j) : four_at(best_offset.at + j));
-            set_four(least.at + j, better ? e : four_at(least.at + j));
+            const four_doubles s = four_at(scale.at + j).v;
+            const four_doubles e = four_at(error.at + j).v;
+            const four_choices better = (e < four_at(least.at + j).v) & (s > four_doubles{});
+            set_four(best_scale.at + j, better ? s : four_at(best_scale.at + j).v);
+            set_four(best_offset.at + j, better ? four_at(start.at + j).v : four_at(best_offset.at + j).v);
+            set_four(least.at + j, better ? e : four_at(least.at + j).v);
             any |= better;
         }
         return any_of(any);

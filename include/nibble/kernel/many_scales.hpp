@@ -4,6 +4,7 @@
 #include <nibble/core/bits.hpp>
 #include <nibble/core/config.hpp>
 #include <nibble/element/element.hpp>
+#include <nibble/isa/fixed_vector.hpp>
 #include <nibble/isa/isa.hpp>
 #include <nibble/isa/lanes.hpp>
 #include <nibble/kernel/nearest_lanes.hpp>
@@ -63,7 +64,7 @@ template <int Bits, std::size_t Size> struct split_values {
 };
 template <int Bits> using split_run = split_values<Bits, exact_run>;
 
-using four_doubles = double __attribute__((vector_size(32)));
+using four_doubles = detail::fixed_vector<double, 4>;
 
 // Sums over x with the codes' values under each of Count scales, of q, q^2 and x q / power. The last is within about
 // 2^-30 n max|q|, and the same for the same codes.

@@ -4,6 +4,7 @@
 #include <nibble/core/bits.hpp>
 #include <nibble/core/config.hpp>
 #include <nibble/element/element.hpp>
+#include <nibble/isa/fixed_vector.hpp>
 #include <nibble/isa/isa.hpp>
 #include <nibble/isa/lanes.hpp>
 #include <nibble/kernel/many_scales.hpp>
@@ -36,8 +37,7 @@ struct eight_doubles {
     }
 };
 [[nodiscard]] NIBBLE_INLINE eight_doubles widened(const eight_floats& v) noexcept {
-    using all_doubles =
-        double __attribute__((vector_size(64))); // both halves at once: GCC converts four floats by twos
+    using all_doubles = detail::fixed_vector<double, 8>; // both halves at once: GCC converts four floats by twos
     const all_doubles all = __builtin_convertvector(v, all_doubles);
     return {__builtin_shufflevector(all, all, 0, 1, 2, 3), __builtin_shufflevector(all, all, 4, 5, 6, 7)};
 }

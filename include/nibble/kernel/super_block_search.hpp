@@ -164,9 +164,9 @@ private:
         // Takes over, four lanes from j on, what errs less.
         NIBBLE_INLINE void take(std::size_t j, const four_choices& usable, const chosen& from,
                                 std::size_t at) noexcept {
-            const four_choices better = usable & (four_at(from.error.at + at) < four_at(error.at + j));
+            const four_choices better = usable & (four_at(from.error.at + at).v < four_at(error.at + j).v);
             const auto choose = [&](of_groups<double>& to, const of_groups<double>& other) NIBBLE_INLINE_LAMBDA {
-                set_four(to.at + j, better ? four_at(other.at + at) : four_at(to.at + j));
+                set_four(to.at + j, better ? four_at(other.at + at).v : four_at(to.at + j).v);
             };
             choose(error, from.error);
             choose(scale, from.scale);
@@ -246,7 +246,7 @@ private:
                             ratio(__builtin_fma(s, q, -totals_.at[l]) / count * lanes_.power(l), outer_minimum);
                 }
                 for (std::size_t j = 0; j < many_groups; j += 4)
-                    best.take(j, four_at(usable.at + j) > four_doubles{}, now, j);
+                    best.take(j, four_at(usable.at + j).v > four_doubles{}, now, j);
                 if constexpr (!affine_codes) break;
                 // The best offset for these codes.
                 nearest_integers(next);

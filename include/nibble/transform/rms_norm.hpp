@@ -68,8 +68,8 @@ NIBBLE_NOINLINE void rms_norm_row(const float* x, const float* weight, double ep
 // y(m, k) = weight(k) x(m, k) / sqrt(mean over k of x(m, k)^2 + epsilon) [+ addend(m, k)], row by row, in fp32 with the
 // mean in double (Zhang and Sennrich, 2019). An empty weight is one of ones. x, y and the addend have one shape and any
 // strides; y may be x. To normalise heads by themselves give a view whose rows are heads. A row with a NaN, or whose
-// squares overflow, has NaN or 0 in all places; a row of zeros gives zeros (and the addend). The same bits for any
-// executor, any other rows and every ISA. Allocates nothing.
+// squares overflow, has NaN or 0 in all places (and the addend); a row of zeros gives zeros (and the addend), or NaN
+// where epsilon is 0. The same bits for any executor, any other rows and every ISA. Allocates nothing.
 template <isa Isa = best_isa, executor Executor = serial>
 void rms_norm(matrix_view<const float> x, array_view<const float> weight, matrix_view<float> y,
               const rms_norm_options& options = {}, const Executor& threads = {}) {
