@@ -67,7 +67,9 @@ public:
         : name_(std::string(Format::name) + (limit == seven_bits ? "_a7" : "")), limit_(limit) {}
     [[nodiscard]] std::string_view name() const override { return name_; }
     [[nodiscard]] std::unique_ptr<scheme> with_seven_bits() const override {
-        if constexpr (nibble::kernel::gemm_plan<typename Format::scheme, nibble::best_isa>::has_alternative)
+        // Where small activations have tiles of their own.
+        using plan = nibble::kernel::gemm_plan<typename Format::scheme, nibble::best_isa>;
+        if constexpr (plan::has_alternative && nibble::kernel::has_tile_sources<typename plan::alternative>)
             return std::make_unique<scheme_of>(seven_bits);
         else
             return nullptr;

@@ -721,7 +721,8 @@ TEST_CASE("lanes load and store parts of rows") {
 }
 
 TEST_CASE("the default ISA is the best of the list") {
-    const std::string best = NIBBLE_HAS_AVX512     ? "avx512_vnni"
+    const std::string best = NIBBLE_HAS_AMX        ? "avx512_amx"
+                             : NIBBLE_HAS_AVX512   ? "avx512_vnni"
                              : NIBBLE_HAS_AVX512VL ? "avx512"
                              : NIBBLE_HAS_VNNI     ? "avx_vnni"
                              : NIBBLE_HAS_AVX2     ? "avx2"

@@ -88,6 +88,13 @@
 #define NIBBLE_HAS_AVX512 0
 #endif
 
+// isa/avx512_amx.hpp: tiles of 16 x 64 bytes.
+#if NIBBLE_HAS_AVX512 && defined(__AMX_TILE__) && defined(__AMX_INT8__)
+#define NIBBLE_HAS_AMX 1
+#else
+#define NIBBLE_HAS_AMX 0
+#endif
+
 // isa/avx_vnni.hpp: four products of unsigned and signed bytes summed in int32 in one instruction, of 256 bits.
 #if NIBBLE_HAS_AVX2 && defined(__AVXVNNI__)
 #define NIBBLE_HAS_AVX_VNNI 1
@@ -109,7 +116,9 @@
 // share no symbol, and the linker can never keep an AVX2 copy of a function for a program part that must run without
 // it; passing a nibble type between such units is a link error. What a compiler has no macro for cannot be told apart:
 // of GCC 12 +rcpc, +flagm and +mops on aarch64, of Clang -fno-signed-zeros, -fassociative-math and -freciprocal-math.
-#if NIBBLE_HAS_AVX512
+#if NIBBLE_HAS_AMX
+#define NIBBLE_ISA_TAG avx512_amx
+#elif NIBBLE_HAS_AVX512
 #define NIBBLE_ISA_TAG avx512_vnni
 #elif NIBBLE_HAS_AVX512VL && NIBBLE_HAS_VNNI
 #define NIBBLE_ISA_TAG avx512vl_avx_vnni

@@ -4,6 +4,7 @@
 #include <nibble/core/config.hpp>
 #include <nibble/isa/avx2.hpp>
 #include <nibble/isa/avx512.hpp>
+#include <nibble/isa/avx512_amx.hpp>
 #include <nibble/isa/avx512_vnni.hpp>
 #include <nibble/isa/avx_vnni.hpp>
 #include <nibble/isa/generic.hpp>
@@ -15,7 +16,9 @@ namespace nibble::inline NIBBLE_ABI {
 template <isa... Isas> struct isa_list {};
 
 // The best ISA that this unit's flags allow.
-#if NIBBLE_HAS_AVX512
+#if NIBBLE_HAS_AMX
+using best_isa = avx512_amx;
+#elif NIBBLE_HAS_AVX512
 using best_isa = avx512_vnni;
 #elif NIBBLE_HAS_AVX512VL
 using best_isa = avx512;
@@ -37,7 +40,11 @@ using available_isas = isa_list<generic>;
 static_assert(best_isa::facts.prepares_alike(generic::facts));
 
 // Every ISA whose instructions the flags allow: those that others are made of too.
-#if NIBBLE_HAS_AVX512 && NIBBLE_HAS_AVX_VNNI
+#if NIBBLE_HAS_AMX && NIBBLE_HAS_AVX_VNNI
+using compiled_isas = isa_list<avx512_amx, avx512_vnni, avx512, avx_vnni, avx2, generic>;
+#elif NIBBLE_HAS_AMX
+using compiled_isas = isa_list<avx512_amx, avx512_vnni, avx512, avx2, generic>;
+#elif NIBBLE_HAS_AVX512 && NIBBLE_HAS_AVX_VNNI
 using compiled_isas = isa_list<avx512_vnni, avx512, avx_vnni, avx2, generic>;
 #elif NIBBLE_HAS_AVX512
 using compiled_isas = isa_list<avx512_vnni, avx512, avx2, generic>;

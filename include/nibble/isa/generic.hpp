@@ -8,6 +8,7 @@
 #include <nibble/element/lanes.hpp>
 #include <nibble/isa/fixed_vector.hpp>
 #include <nibble/isa/isa.hpp>
+#include <nibble/isa/matrix_tiles.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -22,9 +23,11 @@ struct generic {
     static constexpr isa_facts facts{.dots_in_int32 = NIBBLE_HAS_VNNI != 0,
                                      .integer_tiles = {.longest = NIBBLE_HAS_AVX512 != 0 ? 8 : 4, .shorter = 4},
                                      .float_tiles = {.longest = NIBBLE_HAS_AVX512 != 0 ? 12 : 6, .shorter = 6},
+                                     .matrix_tiles = NIBBLE_HAS_AMX != 0,
                                      .vector_registers = NIBBLE_VECTOR_REGISTERS,
                                      .prefetches_second_level = NIBBLE_TUNED_FOR_ZEN != 0};
     [[nodiscard]] static constexpr isa_tuning tuning() noexcept { return {}; }
+    using matrix_tiles = detail::generic_matrix_tiles;
     template <element E> static constexpr bool decodes = true;
 
 private:

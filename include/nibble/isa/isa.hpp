@@ -23,19 +23,20 @@ struct token_tiles {
     [[nodiscard]] friend constexpr bool operator==(const token_tiles&, const token_tiles&) noexcept = default;
 };
 
-// What kernels are planned by. The order of prepared activations depends on the first three: they are alike for all
+// What kernels are planned by. The order of prepared activations depends on the first four: they are alike for all
 // ISAs that a unit lists (dispatch/fixed.hpp), so that what was prepared once serves each of them.
 struct isa_facts {
     bool dots_in_int32 = false;  // are four byte products summed in int32 by one instruction?
     token_tiles integer_tiles{}; // of tiles of integers
     token_tiles float_tiles{};   // of tiles of fp32
+    bool matrix_tiles = false;   // has it `matrix_tiles` (matrix_tiles.hpp)?
     std::size_t vector_registers = 16;
     bool prefetches_second_level =
         false; // does what is read much later go to the second-level cache? (streamed codes of 4 bits or more)
 
     [[nodiscard]] constexpr bool prepares_alike(const isa_facts& other) const noexcept {
         return dots_in_int32 == other.dots_in_int32 && integer_tiles == other.integer_tiles &&
-               float_tiles == other.float_tiles;
+               float_tiles == other.float_tiles && matrix_tiles == other.matrix_tiles;
     }
 };
 
@@ -147,12 +148,20 @@ concept machine = requires(const void* at) {
     Isa::prefetch_second_level(at);
 };
 
+// What matrix_tiles.hpp defines, of machines that have it.
+template <class Isa>
+concept matrix_multiplier = requires {
+    typename Isa::matrix_tiles::session;
+    { Isa::matrix_tiles::usable() } -> std::same_as<bool>;
+};
+
 template <class Isa>
 concept isa = machine<Isa> && float_lanes<Isa> && byte_dots<Isa>;
 
 // An ISA that programs can choose: all of it.
 template <class Isa>
-concept whole_isa = isa<Isa> && code_fields<Isa> && decoders<Isa> && Isa::width == 8;
+concept whole_isa = isa<Isa> && code_fields<Isa> && decoders<Isa> && Isa::width == 8 &&
+                    (!Isa::facts.matrix_tiles || matrix_multiplier<Isa>);
 
 namespace detail {
 

@@ -26,12 +26,14 @@ namespace nibble::inline NIBBLE_ABI::kernel {
 template <any_scheme S, isa Isa> struct gemm_plan : activation_layout {
     using element = typename S::element_type;
     using family = family_of<Isa, element>;
-    // Another family for small activations: which of the two multiplies is known when the plan is made.
-    using alternative = typename small_family<family>::type;
+    // Another family for some products: which of the two multiplies is known when the plan is made.
+    using alternative = typename alternative_family<family>::type;
     static constexpr bool has_alternative = !std::is_same_v<alternative, family>;
     static_assert(product_family<family> && product_family<alternative>);
     static_assert(family::order.quantized() == alternative::order.quantized() &&
-                  family::most_panels == alternative::most_panels);
+                  family::most_panels == alternative::most_panels &&
+                  family::unit_columns == alternative::unit_columns && family::unit == alternative::unit &&
+                  family::lane_offset == alternative::lane_offset);
     static constexpr bool integers = family::order.quantized(); // does x become integers?
     static constexpr bool has_zeros = integers && (S::has_integer_zero || family::lane_offset != 0);
     static constexpr std::size_t most_panels = family::most_panels;
@@ -40,7 +42,7 @@ template <any_scheme S, isa Isa> struct gemm_plan : activation_layout {
     std::size_t outputs = 0;
     std::size_t panels = 0;
     bool uses_alternative = false; // `alternative` multiplies
-    std::size_t lane_bytes = 0;    // of the lanes of a unit of a panel in cache
+    std::size_t lane_bytes = 0;    // of the lanes of a panel that are in cache at a time
     bool packed_tiles = false;     // tiles read the packed stream
     std::size_t panel_group = 1;   // panels that go through the columns together
     std::size_t chunk_blocks = 1;  // blocks of tokens at a time
@@ -58,7 +60,7 @@ template <any_scheme S, isa Isa> struct gemm_plan : activation_layout {
         per_part = scale_per_part && integers;
         limit = largest_activation;
         if constexpr (has_alternative) {
-            uses_alternative = limit <= family::small_limit;
+            uses_alternative = family::prefers_alternative(m, *this);
             if (uses_alternative) {
                 cut<alternative>();
                 return;
@@ -85,8 +87,7 @@ template <any_scheme S, isa Isa> struct gemm_plan : activation_layout {
         s.scales = memory.take<float>(widened);
         if constexpr (S::has_minimum) s.minimums = memory.take<float>(widened);
         if constexpr (has_zeros) s.zeros = memory.take<std::int32_t>(widened);
-        const std::size_t units = longest_block();
-        if (!packed_tiles) s.lanes = memory.take<std::byte>(panel_group * units * lane_bytes);
+        if (!packed_tiles) s.lanes = memory.take<std::byte>(panel_group * lane_bytes);
         s.results = memory.take<float>(panel_group * token_chunk * panel_layout::rows);
         s.totals = memory.take<std::byte>(panel_group * token_chunk * panel_layout::rows * 4);
         return s;
@@ -136,7 +137,6 @@ private:
         order = F::order;
         phases = phase_plan::make(depth, F::phase_units);
         blocks = token_blocks::make(m, F::tiles.longest, F::tiles.shorter);
-        lane_bytes = F::lane_bytes;
         unit_columns = F::unit_columns;
         packed_tiles = F::reads_packed(m, blocks.count);
         // Several panels go through a block of columns side by side, so that activations, which are larger than their
@@ -159,6 +159,10 @@ private:
             detail::min_of(detail::max_of(detail::max_of<std::size_t>(1, parts_at_once), units_at_once / part_units),
                            128 / panel_group);
         round_block();
+        if constexpr (places_parts<F>)
+            lane_bytes = F::longest_lanes(longest_block(), part_units);
+        else
+            lane_bytes = longest_block() * F::lane_bytes;
         panel_groups = detail::ceil_div(panels, panel_group);
         token_chunks = detail::ceil_div(blocks.count, chunk_blocks);
     }

@@ -60,6 +60,7 @@ public:
           ahead_(static_cast<std::ptrdiff_t>(Isa::tuning().prefetch_distance(together_ ? work.panels : 1))) {}
 
     void run() const {
+        [[maybe_unused]] const session_of<F> session{};
         __builtin_memset(Integers ? static_cast<void*>(own_.totals) : own_.results, 0,
                          work_.panels * tokens_ * rows * sizeof(float));
         if (plan_.depth.count == 0) { // no columns: sums of zero
@@ -105,8 +106,22 @@ private:
             if constexpr (S::has_minimum) widen_minimums<Isa>(w_, panel, r.part, r.parts, own_.minimums + p * b.stride);
             if constexpr (S::has_integer_zero) widen_zeros(w_, panel, r.part, r.parts, own_.zeros + p * b.stride);
             if constexpr (!F::always_packed)
-                if (!plan_.packed_tiles) F::unpack(panel + b.offset, b.units, own_.lanes + p * b.units * F::lane_bytes);
+                if (!plan_.packed_tiles) unpack_codes(b, panel + b.offset, own_.lanes + p * lane_stride(b));
         }
+    }
+
+    static NIBBLE_INLINE void unpack_codes(const column_block& b, const std::byte* codes, std::byte* lanes) noexcept {
+        if constexpr (places_parts<F>)
+            F::unpack(codes, b.range, lanes);
+        else
+            F::unpack(codes, b.units, lanes);
+    }
+    // Of lanes, from panel to panel.
+    [[nodiscard]] static NIBBLE_INLINE std::size_t lane_stride(const column_block& b) noexcept {
+        if constexpr (places_parts<F>)
+            return F::lane_stride(b.range);
+        else
+            return b.units * F::lane_bytes;
     }
 
     void prefetch_beginning(std::size_t from) const {
@@ -173,7 +188,8 @@ private:
         tile_arguments a{};
         a.ahead = ahead_;
         a.results_stride = tokens_ * rows;
-        a.weights_stride = plan_.packed_tiles ? w_.panel_bytes() : b.units * F::lane_bytes;
+        a.weights_stride = plan_.packed_tiles ? w_.panel_bytes() : lane_stride(b);
+        a.columns = plan_.depth.padded;
         a.widened_stride = b.stride;
         if (tokens_ > 1) { // one token's tiles prefetch what they read alone
             a.prefetches.next_stride = w_.panel_bytes();
@@ -202,8 +218,7 @@ private:
     }
     // and of a panel, or the first of several.
     NIBBLE_INLINE void point_to_panel(tile_arguments& a, const column_block& b, std::size_t p, std::size_t t) const {
-        a.weights =
-            plan_.packed_tiles ? w_.panel(work_.first_panel + p) + b.offset : own_.lanes + p * b.units * F::lane_bytes;
+        a.weights = plan_.packed_tiles ? w_.panel(work_.first_panel + p) + b.offset : own_.lanes + p * lane_stride(b);
         a.scales = own_.scales + p * b.stride;
         if constexpr (plan_type::has_zeros) a.zeros = own_.zeros + p * b.stride;
         if constexpr (S::has_minimum) a.minimums = own_.minimums + p * b.stride;

@@ -27,6 +27,7 @@ struct tile_range {
 struct tile_arguments {
     const std::byte* weights = nullptr; // codes or lanes of the range's first unit, as the tile's source reads them
     std::size_t weights_stride = 0;     // bytes from panel to panel
+    std::size_t columns = 0;            // of a token's activations, with their padding
     const std::byte* values = nullptr;  // activations of the range's first unit, in their family's order
     const std::int32_t* pair_sums = nullptr; // of the range's first phase; of activations that are integers
     const float* part_sums = nullptr;        // of the range's first part

@@ -74,14 +74,36 @@ concept has_tile_sources = product_family<F> && requires {
     { F::few_packed&& F::decoded } -> std::same_as<bool>;
 };
 
-// What serves small activations, if that is another family: F itself if it has none.
-template <class F> struct small_family {
+// Do lanes lie as a range's parts do, not one unit after the other? Then unpack(codes, range, lanes) places them,
+// lane_stride(range) from panel to panel, and longest_lanes(units, part_units) is the most that a panel takes.
+template <class F>
+concept places_parts = product_family<F> && requires(const std::byte* codes, std::byte* lanes, const tile_range& r) {
+    F::unpack(codes, r, lanes);
+    { F::lane_stride(r) } -> std::same_as<std::size_t>;
+    { F::longest_lanes(r.parts, r.part_units) } -> std::same_as<std::size_t>;
+};
+
+// What must live while a thread multiplies, if a family needs anything.
+struct no_session {};
+template <class F> struct family_session {
+    using type = no_session;
+};
+template <class F>
+    requires requires { typename F::session; }
+struct family_session<F> {
+    using type = typename F::session;
+};
+template <class F> using session_of = typename family_session<F>::type;
+
+// Another family that serves some products of the same weights: prefers_alternative(tokens, layout) says which, by the
+// depth and the limit of a layout that is not complete yet. F itself if it has none.
+template <class F> struct alternative_family {
     using type = F;
 };
 template <class F>
-    requires requires { typename F::for_small_activations; }
-struct small_family<F> {
-    using type = typename F::for_small_activations;
+    requires requires { typename F::alternative; }
+struct alternative_family<F> {
+    using type = typename F::alternative;
 };
 
 // The tiles of a family that has register tiles: F::tile<Source, Panels, Tokens, Zeros>, of sources F::packed_source

@@ -8,6 +8,7 @@
 #include <nibble/isa/isa.hpp>
 #include <nibble/kernel/activations.hpp>
 #include <nibble/kernel/family/family.hpp>
+#include <nibble/kernel/family/int8_tiles.hpp>
 #include <nibble/kernel/integer_tile.hpp>
 #include <nibble/kernel/unpack.hpp>
 #include <nibble/tensor/layout.hpp>
@@ -54,9 +55,22 @@ protected:
     static constexpr std::size_t lanes_in_cache = std::size_t{16} << 10;
 };
 
+// Matrix tiles instead, where the machine has them: of so many tokens that they are faster, more of them for short
+// parts, whose sums become fp32 more often (measured: bench/RESULTS.md).
+template <class Self, isa Isa, element E, bool HasTiles> struct tiles_alternative {};
+template <class Self, isa Isa, element E> struct tiles_alternative<Self, Isa, E, true> {
+    using alternative = int8_tiles_family<Isa, E, Self>;
+    [[nodiscard]] static bool prefers_alternative(std::size_t tokens, const activation_layout& x) noexcept {
+        const std::size_t part = x.depth.padded_part;
+        const std::size_t least = part >= 128 ? 64 : part >= 64 ? 128 : 256;
+        return part >= 32 && tokens >= least && Isa::matrix_tiles::usable();
+    }
+};
+
 // Small: of an element whose products int16 has no room for (int16.hpp), with activations of which it has room for two.
 template <isa Isa, element E, bool Small = false>
-struct int8_family : integer_family<int8_family<Isa, E, Small>, Isa, E> {
+struct int8_family : integer_family<int8_family<Isa, E, Small>, Isa, E>,
+                     tiles_alternative<int8_family<Isa, E, Small>, Isa, E, !Small && Isa::facts.matrix_tiles> {
     using common = integer_family<int8_family, Isa, E>;
     using common::linear;
     using common::tiles;
