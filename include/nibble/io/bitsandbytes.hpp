@@ -5,8 +5,8 @@
 #include <nibble/io/layer_format.hpp>
 #include <nibble/io/layer_tensors.hpp>
 #include <nibble/io/quantized_layer.hpp>
-#include <nibble/io/safetensors.hpp>
 #include <nibble/io/safetensors_writer.hpp>
+#include <nibble/io/tensor_source.hpp>
 
 #include <nibble/core/bits.hpp>
 #include <nibble/core/config.hpp>
@@ -376,8 +376,8 @@ template <element E> [[nodiscard]] std::vector<std::byte> map_bytes() {
 //                        (bitsandbytes_block_formats<size> has)
 // Reads every byte once; allocates the weights.
 template <class List>
-[[nodiscard]] status read_bitsandbytes(const safetensors_file& file, std::string_view prefix,
-                                       quantized_layer<List>& out, const bitsandbytes_options& options = {}) {
+[[nodiscard]] status read_bitsandbytes(const tensor_source& file, std::string_view prefix, quantized_layer<List>& out,
+                                       const bitsandbytes_options& options = {}) {
     detail::layer_tensors layer(file, prefix);
     detail::bitsandbytes_tensors tensors;
     if (!tensors.find(layer)) return layer.error();

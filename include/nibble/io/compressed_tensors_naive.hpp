@@ -7,8 +7,8 @@
 #include <nibble/io/layer_format.hpp>
 #include <nibble/io/layer_tensors.hpp>
 #include <nibble/io/quantized_layer.hpp>
-#include <nibble/io/safetensors.hpp>
 #include <nibble/io/safetensors_writer.hpp>
+#include <nibble/io/tensor_source.hpp>
 
 #include <nibble/core/bits.hpp>
 #include <nibble/core/config.hpp>
@@ -212,7 +212,7 @@ private:
 // stored. `out` stays as it was unless the result is ok; errors as those of read_gptq. Two passes over nothing but the
 // copy; allocates the weights.
 template <class List>
-[[nodiscard]] status read_naive(const safetensors_file& file, std::string_view prefix, quantized_layer<List>& out,
+[[nodiscard]] status read_naive(const tensor_source& file, std::string_view prefix, quantized_layer<List>& out,
                                 const naive_options& options = {}) {
     detail::layer_tensors layer(file, prefix);
     detail::naive_tensors tensors;

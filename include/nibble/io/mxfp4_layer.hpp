@@ -4,8 +4,8 @@
 #include <nibble/io/layer_format.hpp>
 #include <nibble/io/layer_tensors.hpp>
 #include <nibble/io/quantized_layer.hpp>
-#include <nibble/io/safetensors.hpp>
 #include <nibble/io/safetensors_writer.hpp>
+#include <nibble/io/tensor_source.hpp>
 
 #include <nibble/core/config.hpp>
 #include <nibble/core/status.hpp>
@@ -92,7 +92,7 @@ private:
 // result is ok: not_found and mismatch as in read_gptq, unsupported for zero points, or if List has no mxfp4. One copy;
 // allocates the weights.
 template <class List>
-[[nodiscard]] status read_compressed_tensors_mxfp4(const safetensors_file& file, std::string_view prefix,
+[[nodiscard]] status read_compressed_tensors_mxfp4(const tensor_source& file, std::string_view prefix,
                                                    quantized_layer<List>& out) {
     detail::layer_tensors layer(file, prefix);
     detail::mxfp4_tensors tensors;

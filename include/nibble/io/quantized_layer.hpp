@@ -3,8 +3,8 @@
 #pragma once
 
 #include <nibble/io/file_error.hpp>
-#include <nibble/io/safetensors.hpp>
 #include <nibble/io/tensor_file.hpp>
+#include <nibble/io/tensor_source.hpp>
 
 #include <nibble/core/check.hpp>
 #include <nibble/core/config.hpp>
@@ -107,7 +107,7 @@ struct stored_layer {
 
 // The layout of the layer `prefix`, from the names, types and shapes of its tensors; none if it is not quantized, or
 // not there. No promise that the tensors fit together: the readers check that.
-[[nodiscard]] inline layer_layout detect_layout(const safetensors_file& file, std::string_view prefix) {
+[[nodiscard]] inline layer_layout detect_layout(const tensor_source& file, std::string_view prefix) {
     const auto find = [&](std::string_view suffix) { return file.find(std::string(prefix).append(suffix)); };
     if (const tensor_info* words = find(".qweight")) {
         const tensor_info* scales = find(".scales");
@@ -138,7 +138,7 @@ struct stored_layer {
 }
 
 // Every quantized layer of a file, in the file's order. n log n in the number of tensors.
-[[nodiscard]] inline std::vector<stored_layer> list_layers(const safetensors_file& file) {
+[[nodiscard]] inline std::vector<stored_layer> list_layers(const tensor_source& file) {
     std::vector<stored_layer> layers;
     for (const tensor_info& tensor : file.tensors())
         for (const std::string_view suffix : {".qweight", ".weight_packed", ".weight"}) {

@@ -11,6 +11,7 @@
 #include <nibble/io/quantized_layer.hpp>
 #include <nibble/io/safetensors.hpp>
 #include <nibble/io/safetensors_writer.hpp>
+#include <nibble/io/tensor_source.hpp>
 
 #include <nibble/core/config.hpp>
 #include <nibble/core/status.hpp>
@@ -36,10 +37,11 @@ struct layer_options {
 };
 
 // The layer `prefix` of a file ("model.layers.0.self_attn.q_proj"), whichever layout detect_layout finds; not_found if
-// there is none. List holds the formats that the program runs, for example join_formats<asymmetric_integer_formats<4>,
-// nvfp4_formats>; see the reader of each layout for the rest.
+// there is none. `file` is a safetensors_file, or a safetensors_model, where its tensors may lie in different shards.
+// List holds the formats that the program runs, for example join_formats<asymmetric_integer_formats<4>, nvfp4_formats>;
+// see the reader of each layout for the rest.
 template <class List>
-[[nodiscard]] status read_layer(const safetensors_file& file, std::string_view prefix, quantized_layer<List>& out,
+[[nodiscard]] status read_layer(const tensor_source& file, std::string_view prefix, quantized_layer<List>& out,
                                 const layer_options& options = {}) {
     layer_options o = options;
     for (int* size : {&o.gptq.group_size, &o.awq.q_group_size, &o.compressed_tensors.group_size, &o.naive.group_size})
