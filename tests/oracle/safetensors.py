@@ -182,6 +182,23 @@ exponents = rng.integers(100, 140, (N, K // 32)).astype(np.uint8)
 check("mxfp4 of compressed-tensors", {"l.weight_packed": (q[:, 0::2] | q[:, 1::2] << 4).astype(np.uint8), "l.weight_scale": exponents},
       e2m1[q] * np.repeat(np.ldexp(np.float32(1), exponents.astype(int) - 127), 32, axis=1))
 
+q = rng.integers(0, 256, (N, K)).astype(np.uint8)
+q = np.where(q % 128 == 127, 0, q).astype(np.uint8)  # no NaN
+values = np.where(q < 128, e4m3[q % 128], -e4m3[q % 128]).astype(np.float32)
+for kind in ("U8", "F8_E8M0"):
+    check(f"mxfp8 of compressed-tensors, scales of {kind}",
+          {"l.weight": ("F8_E4M3", q.shape, q.tobytes()), "l.weight_scale": (kind, exponents.shape, exponents.tobytes())},
+          values * np.repeat(np.ldexp(np.float32(1), exponents.astype(int) - 127), 32, axis=1), same=kind == "U8")
+
+# gpt-oss, as OpenAI's loader unpacks it: even columns from the low nibbles, odd ones from the high.
+blocks = rng.integers(0, 256, (3, N, K // 32, 16)).astype(np.uint8)
+exponents = rng.integers(100, 140, (3, N, K // 32)).astype(np.uint8)
+wanted = np.empty((3, N, K // 32, 32), dtype=np.float32)
+wanted[..., 0::2] = e2m1[blocks & 15]
+wanted[..., 1::2] = e2m1[blocks >> 4]
+wanted = np.ldexp(wanted, exponents.astype(int)[..., None] - 127)
+check("gpt-oss, three experts", {"l_blocks": blocks, "l_scales": exponents}, wanted)
+
 nf4 = np.array([-1, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
                 -0.09105003625154495, 0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
                 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1], dtype=np.float32)

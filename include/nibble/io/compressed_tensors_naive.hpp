@@ -81,7 +81,8 @@ public:
         if (scale_ == nullptr) return false;
         if (weight_->type_name != "I8" && (scale_->type_name == "U8" || scale_->type_name == "F8_E8M0"))
             return layer.fail(status_code::unsupported, *scale_,
-                              "is " + std::string(scale_->type_name) + ", exponents per 32 columns: MXFP8 is not read");
+                              "is " + std::string(scale_->type_name) +
+                                  ", exponents of MXFP8: read_layer and read_compressed_tensors_mxfp8 read it");
         if (!layer.expect_type(*weight_, {"I8", "F8_E4M3", "F8_E5M2"}) ||
             !layer.expect_type(*scale_, {"F16", "BF16", "F32"}) || !layer.expect_matrix(*weight_))
             return false;

@@ -253,7 +253,8 @@ template <class List, class Fill>
 [[nodiscard]] inline std::string no_format_text(const layer_format& want) {
     const std::string text = "the list of formats has none that holds " + format_text(want);
     const std::string size = std::to_string(want.size);
-    if (want.scale == layer_scale::power_of_two) return text + "; mxfp4_formats has it";
+    if (want.scale == layer_scale::power_of_two)
+        return text + (want.code == layer_code::e2m1 ? "; mxfp4_formats has it" : "; mxfp8_formats has it");
     if (want.scale == layer_scale::e4m3_times || want.scale == layer_scale::e4m3_divided)
         return text + "; nvfp4_formats has it";
     switch (want.slots) {

@@ -5,8 +5,10 @@
 #include <nibble/io/bitsandbytes.hpp>
 #include <nibble/io/compressed_tensors.hpp>
 #include <nibble/io/compressed_tensors_naive.hpp>
+#include <nibble/io/gpt_oss.hpp>
 #include <nibble/io/gptq.hpp>
 #include <nibble/io/mxfp4_layer.hpp>
+#include <nibble/io/mxfp8_layer.hpp>
 #include <nibble/io/nvfp4_layer.hpp>
 #include <nibble/io/quantized_layer.hpp>
 #include <nibble/io/safetensors.hpp>
@@ -34,6 +36,7 @@ struct layer_options {
     compressed_tensors_options compressed_tensors = {};
     naive_options naive = {};
     bitsandbytes_options bitsandbytes = {};
+    gpt_oss_options gpt_oss = {};
 };
 
 // The layer `prefix` of a file ("model.layers.0.self_attn.q_proj"), whichever layout detect_layout finds; not_found if
@@ -57,12 +60,16 @@ template <class List>
         return read_compressed_tensors_nvfp4(file, prefix, out);
     case layer_layout::compressed_tensors_mxfp4:
         return read_compressed_tensors_mxfp4(file, prefix, out);
+    case layer_layout::compressed_tensors_mxfp8:
+        return read_compressed_tensors_mxfp8(file, prefix, out);
     case layer_layout::compressed_tensors_naive:
         return read_naive(file, prefix, out, o.naive);
     case layer_layout::bitsandbytes:
         return read_bitsandbytes(file, prefix, out, o.bitsandbytes);
     case layer_layout::modelopt_nvfp4:
         return read_modelopt(file, prefix, out);
+    case layer_layout::gpt_oss:
+        return read_gpt_oss(file, prefix, out, o.gpt_oss);
     case layer_layout::none:
         break;
     }
@@ -95,6 +102,9 @@ template <class List>
         case layer_layout::compressed_tensors_mxfp4:
             s = write_compressed_tensors_mxfp4(weights, prefix, out);
             break;
+        case layer_layout::compressed_tensors_mxfp8:
+            s = write_compressed_tensors_mxfp8(weights, prefix, out);
+            break;
         case layer_layout::compressed_tensors_naive:
             s = write_naive(weights, prefix, out);
             break;
@@ -103,6 +113,9 @@ template <class List>
             break;
         case layer_layout::modelopt_nvfp4:
             s = write_modelopt(weights, prefix, out);
+            break;
+        case layer_layout::gpt_oss:
+            s = write_gpt_oss(weights, layer.experts, prefix, out);
             break;
         case layer_layout::none:
             break;
