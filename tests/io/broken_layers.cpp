@@ -107,6 +107,7 @@ std::vector<broken_layer> broken_layers() {
     const tensors times = make_nvfp4(8, 8, 64, false, 0.5f).tensors;
     const tensors divided = make_nvfp4(9, 8, 64, true, 0.5f).tensors;
     const tensors mxfp4 = make_mxfp4(10, 8, 64, "U8").tensors;
+    const tensors int8 = {{"l.weight", "I8", {8, 64}, bytes(512)}, {"l.SCB", "F32", {8}, bytes(32)}};
     const tensors mxfp8 = make_mxfp8(10, 8, 64, "F8_E4M3", "U8").tensors;
     const tensors experts = make_gpt_oss(11, 2, 4, 64).tensors;
     const auto gptq_options = [](int bits, int group) {
@@ -409,6 +410,34 @@ std::vector<broken_layer> broken_layers() {
          "tensor 'l.weight.nested_quant_map': has shape [255], expected [256] (a value per absmax code)"},
         {"nested blocks of another number", nested, reshaped("weight.nested_absmax", {2}), mismatch,
          "tensor 'l.weight.nested_absmax': has shape [2], expected [1] (blocks of 256 absmax codes)"},
+        {"weights of I32", plain, retyped("weight", "I32"), mismatch,
+         "tensor 'l.weight': is I32, expected U8 or BF16 or F16 or F32 or F64 or I8"},
+        // LLM.int8
+        {"int8 that is not listed with a magnitude per row",
+         int8,
+         {},
+         unsupported,
+         "bitsandbytes int8: the list of formats has none that holds int8 per channel, fp32 magnitudes of the code "
+         "127; "
+         "llm_int8_formats has it"},
+        {"magnitudes of other rows", int8, reshaped("SCB", {9}), mismatch,
+         "tensor 'l.SCB': has shape [9], expected [8] (one per row of l.weight)"},
+        {"magnitudes of fp16", int8, retyped("SCB", "F16"), mismatch, "tensor 'l.SCB': is F16, expected F32"},
+        {"an order for GPUs", int8,
+         [](tensors& all) {
+             all.push_back({"l.weight_format", "U8", {}, bytes(1, std::byte{2})});
+         },
+         unsupported, "tensor 'l.weight_format': is 2, an order of older versions for GPUs: only rows (0) are read"},
+        {"two orders", int8,
+         [](tensors& all) {
+             all.push_back({"l.weight_format", "U8", {2}, bytes(2)});
+         },
+         mismatch, "tensor 'l.weight_format': has shape [2], expected one number"},
+        {"no order", int8,
+         [](tensors& all) {
+             all.push_back({"l.weight_format", "U8", {0}, {}});
+         },
+         mismatch, "tensor 'l.weight_format': has shape [0], expected one number"},
         // NVFP4
         {"no block scales", times, without("weight_scale"), missing, "tensor 'l.weight_scale': is missing"},
         {"block scales of bytes", times, [](tensors& all) { named(all, "weight_scale").type = "U8"; }, mismatch,

@@ -233,5 +233,23 @@ for rows, cols in ((N, K), (37, 100), (5, 33)):
             check(f"bitsandbytes {kind}, {rows} x {cols}, nested {nested}", tensors, table[q] * absmax[np.arange(count) // 64],
                   same=not nested, skip=(f"l.weight.quant_state.bitsandbytes__{kind}",))
 
+# The same weights under every quant_storage: packed.view(dtype) of PyTorch.
+q = rng.integers(0, 16, N * K)
+absmax = rng.uniform(0.01, 0.1, N * K // 64).astype(np.float32)
+packed = (q[0::2] << 4 | q[1::2]).astype(np.uint8)
+state = {"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": [N, K]}
+for kind, size in (("BF16", 2), ("F16", 2), ("F32", 4), ("U8", 1)):
+    check(f"bitsandbytes, quant_storage {kind}",
+          {"l.weight": (kind, [packed.size // size, 1], packed.tobytes()), "l.weight.quant_map": ("F32", [16], nf4.tobytes()),
+           "l.weight.absmax": ("F32", absmax.shape, absmax.tobytes()),
+           "l.weight.quant_state.bitsandbytes__nf4": ("U8", [len(json.dumps(state))], json.dumps(state).encode())},
+          nf4[q] * absmax[np.arange(N * K) // 64], same=False)
+
+# LLM.int8: CB x (SCB x (1 / 127)), in fp32.
+codes = rng.integers(-127, 128, (N, K)).astype(np.int8)
+absmax = rng.uniform(0.01, 10, N).astype(np.float32)
+check("bitsandbytes LLM.int8", {"l.weight": codes, "l.SCB": absmax, "l.weight_format": ("U8", [], b"\0")},
+      codes.astype(np.float32) * (absmax * np.float32(1 / 127))[:, None])
+
 print(f"safetensors {opener.__version__}, NumPy {np.__version__}: {layers} layers, {faults} differences")
 sys.exit(1 if faults else 0)

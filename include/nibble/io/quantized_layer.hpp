@@ -34,9 +34,10 @@ enum class layer_layout {
     compressed_tensors_mxfp8,  // .weight of F8 .weight_scale of U8 or F8_E8M0 ("mxfp8-quantized")
     compressed_tensors_naive,  // .weight of I8 or F8 with .weight_scale ("int-quantized", "float-quantized"), and
                                // .weight_scale_inv of DeepSeek-V3's tiles
-    bitsandbytes,   // .weight .weight.absmax .weight.quant_map .weight.quant_state.bitsandbytes__nf4 or __fp4
-    modelopt_nvfp4, // .weight .weight_scale .weight_scale_2 (TensorRT Model Optimizer)
-    gpt_oss,        // _blocks _scales of all experts of a layer (OpenAI's gpt-oss)
+    bitsandbytes,      // .weight .weight.absmax .weight.quant_map .weight.quant_state.bitsandbytes__nf4 or __fp4
+    bitsandbytes_int8, // .weight of I8 .SCB (LLM.int8)
+    modelopt_nvfp4,    // .weight .weight_scale .weight_scale_2 (TensorRT Model Optimizer)
+    gpt_oss,           // _blocks _scales of all experts of a layer (OpenAI's gpt-oss)
 };
 
 [[nodiscard]] constexpr std::string_view layout_name(layer_layout layout) noexcept {
@@ -59,6 +60,8 @@ enum class layer_layout {
         return "compressed-tensors naive-quantized";
     case layer_layout::bitsandbytes:
         return "bitsandbytes";
+    case layer_layout::bitsandbytes_int8:
+        return "bitsandbytes int8";
     case layer_layout::modelopt_nvfp4:
         return "modelopt nvfp4";
     case layer_layout::gpt_oss:
@@ -143,6 +146,7 @@ struct stored_layer {
         find(".weight.quant_state.bitsandbytes__fp4") != nullptr)
         return layer_layout::bitsandbytes;
     if (weight->type_name == "U8" && find(".weight_scale_2") != nullptr) return layer_layout::modelopt_nvfp4;
+    if (weight->type_name == "I8" && find(".SCB") != nullptr) return layer_layout::bitsandbytes_int8;
     const bool floats = weight->type_name == "F8_E4M3" || weight->type_name == "F8_E5M2";
     if (floats && (are_exponents(find(".weight_scale")) || are_exponents(find(".weight_scale_inv"))))
         return layer_layout::compressed_tensors_mxfp8;

@@ -3,6 +3,7 @@
 
 #include <nibble/io/awq.hpp>
 #include <nibble/io/bitsandbytes.hpp>
+#include <nibble/io/bitsandbytes_int8.hpp>
 #include <nibble/io/compressed_tensors.hpp>
 #include <nibble/io/compressed_tensors_naive.hpp>
 #include <nibble/io/gpt_oss.hpp>
@@ -66,6 +67,8 @@ template <class List>
         return read_naive(file, prefix, out, o.naive);
     case layer_layout::bitsandbytes:
         return read_bitsandbytes(file, prefix, out, o.bitsandbytes);
+    case layer_layout::bitsandbytes_int8:
+        return read_bitsandbytes_int8(file, prefix, out);
     case layer_layout::modelopt_nvfp4:
         return read_modelopt(file, prefix, out);
     case layer_layout::gpt_oss:
@@ -110,6 +113,9 @@ template <class List>
             break;
         case layer_layout::bitsandbytes:
             s = write_bitsandbytes(weights, prefix, out);
+            break;
+        case layer_layout::bitsandbytes_int8:
+            s = write_bitsandbytes_int8(weights, prefix, out);
             break;
         case layer_layout::modelopt_nvfp4:
             s = write_modelopt(weights, prefix, out);
