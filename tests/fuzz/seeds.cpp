@@ -2,8 +2,8 @@
 #include "../io/broken_gguf.hpp"
 #include "../io/broken_safetensors.hpp"
 #include "../io/io_support.hpp"
+#include "../io/layer_makers.hpp"
 #include "../io/layer_support.hpp"
-#include "../io/mx_layer_support.hpp"
 #include "../io/packed_support.hpp"
 
 #include <nibble/io/gguf_types.hpp>
@@ -59,6 +59,8 @@ std::vector<bytes> safetensors_files() {
                                     make_gptq(3, 32, 32, 3, 32, "BF16", true, false),
                                     make_gptq(4, 16, 32, 2, 32, "F32", true, false),
                                     make_gptq(5, 8, 32, 8, 32, "F16", true, false),
+                                    make_gptq_planes(6, 32, 64, 5, 32, "F16", true, false),
+                                    without_qzeros(make_gptq(7, 32, 64, 4, 32, "F16", false, false), 4),
                                     make_awq(1, 32, 64, 32, "F16"),
                                     make_compressed_tensors(1, 8, 64, 4, 32, "F16", true, false),
                                     make_compressed_tensors(2, 8, 64, 4, 32, "F16", false, true),

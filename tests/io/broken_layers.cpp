@@ -4,8 +4,8 @@
 
 #include <nibble/io/read_layer.hpp>
 
+#include "layer_makers.hpp"
 #include "layer_support.hpp"
-#include "mx_layer_support.hpp"
 
 #include <functional>
 #include <string>
@@ -23,7 +23,9 @@ using formats =
                     nb::named_format<"int8_channel_f16", nb::scheme<nb::int8, nb::per_channel, nb::scale<nb::f16>>>,
                     nb::named_format<"nf4_b64", nb::bitsandbytes_scheme<nb::nf4, 64>>,
                     nb::named_format<"nvfp4", nb::nvfp4>>;
-using formats_and_mxfp4 = nb::join_formats<formats, nb::mxfp4_formats, nb::mxfp8_formats>;
+using more_formats = nb::join_formats<
+    formats, nb::format_list<nb::detail::integer_format<nb::unsigned_integer<5>, true, nb::per_group<32>, nb::f16>>,
+    nb::mxfp4_formats, nb::mxfp8_formats>;
 
 using tensors = std::vector<layer_tensor>;
 using damage = std::function<void(tensors&)>;
@@ -96,6 +98,7 @@ std::vector<broken_layer> broken_layers() {
     constexpr auto unsupported = nb::status_code::unsupported;
     constexpr std::size_t huge = std::size_t{1} << 61;
     const tensors gptq = make_gptq(1, 32, 64, 4, 32, "F16", false, false).tensors;
+    const tensors planes = make_gptq_planes(1, 32, 64, 5, 32, "F16", true, false).tensors;
     const tensors awq = make_awq(2, 32, 64, 32, "F16").tensors;
     const tensors packed = make_compressed_tensors(3, 8, 64, 4, 32, "F16", true, false).tensors;
     const tensors zeros = make_compressed_tensors(4, 8, 64, 4, 32, "F16", false, true).tensors;
@@ -138,7 +141,21 @@ std::vector<broken_layer> broken_layers() {
 
     return {
         // GPTQ
-        {"no qzeros", gptq, without("qzeros"), missing, "layer 'l': tensor 'l.qzeros': is missing"},
+        {"neither qzeros nor g_idx", gptq,
+         [](tensors& all) {
+             without("qzeros")(all);
+             without("g_idx")(all);
+         },
+         mismatch, "layer 'l': tensor 'l.qweight': has neither qzeros nor a g_idx beside it: say the bits"},
+        {"neither qzeros nor a width by g_idx", gptq,
+         [](tensors& all) {
+             without("qzeros")(all);
+             reshaped("g_idx", {63})(all);
+         },
+         unsupported, "layer 'l': tensor 'l.qweight': has 8 rows of words, which are no codes of 2 to 8 bits"},
+        {"planes of other codes", planes, reshaped("qweight", {11, 32}), mismatch,
+         "tensor 'l.qweight': has 11 rows of words, no whole number of codes of 5 bits"},
+        {"5 bits that are not listed", planes, {}, unsupported, "none that holds uint5 in groups of 32, fp16 scales"},
         {"no scales", gptq, without("scales"), missing, "layer 'l': tensor 'l.scales': is missing"},
         {"words of floats", gptq, retyped("qweight", "F32"), mismatch, "tensor 'l.qweight': is F32, expected I32"},
         {"zeros of bytes", gptq, retyped("qzeros", "U8"), mismatch, "tensor 'l.qzeros': is U8, expected I32"},
@@ -154,8 +171,10 @@ std::vector<broken_layer> broken_layers() {
          "tensor 'l.qzeros': has shape [0, 2305843009213693952]"},
         {"scales of other outputs", gptq, reshaped("scales", {2, 31}), mismatch,
          "tensor 'l.scales': has shape [2, 31], expected [2, 32] (as many columns as qweight)"},
-        {"zeros of five bits", gptq, reshaped("qzeros", {2, 5}), unsupported,
-         "tensor 'l.qzeros': has shape [2, 5], which for 32 outputs is no width of 2, 3, 4 or 8 bits"},
+        {"zeros of nine bits", gptq, reshaped("qzeros", {2, 9}), unsupported,
+         "tensor 'l.qzeros': has shape [2, 9], which for 32 outputs is no width of 2 to 8 bits"},
+        {"zeros of five bits", gptq, reshaped("qzeros", {2, 5}), mismatch,
+         "tensor 'l.qweight': has 8 rows of words, no whole number of codes of 5 bits"},
         {"zeros of no whole bits", make_gptq(1, 64, 64, 4, 32, "F16", false, false).tensors, reshaped("qzeros", {2, 7}),
          unsupported, "which for 64 outputs is no width"},
         {"zeros of other groups", gptq, reshaped("qzeros", {3, 4}), mismatch,
@@ -193,7 +212,8 @@ std::vector<broken_layer> broken_layers() {
              reshaped("qzeros", {65, 4})(all);
          },
          mismatch, "tensor 'l.scales': has 65 groups for 64 columns"},
-        {"an index of int64", gptq, retyped("g_idx", "I64"), mismatch, "tensor 'l.g_idx': is I64, expected I32"},
+        {"an index of floats", gptq, retyped("g_idx", "F32"), mismatch,
+         "tensor 'l.g_idx': is F32, expected I32 or I64"},
         {"an index of fewer columns", gptq, reshaped("g_idx", {63}), mismatch,
          "tensor 'l.g_idx': has shape [63], expected [64] (one group per column)"},
         {"an index that is a matrix", gptq, reshaped("g_idx", {64, 1}), mismatch,
@@ -208,8 +228,10 @@ std::vector<broken_layer> broken_layers() {
          "tensor 'l.g_idx': group 0 has 31 columns, expected 32 (groups of 32)", gptq_options(0, 32)},
         {"all columns in the last group", gptq, words("g_idx", std::vector<std::uint32_t>(64, 1)), malformed,
          "tensor 'l.g_idx': group 0 has 0 columns, expected 1 (groups of 1)"},
-        {"all columns in the first group", gptq, words("g_idx", std::vector<std::uint32_t>(64, 0)), malformed,
-         "tensor 'l.g_idx': group 1 has 0 columns, expected at least 1 (groups of 64)"},
+        {"all columns in the second group", gptq, words("g_idx", std::vector<std::uint32_t>(64, 1)), malformed,
+         "tensor 'l.g_idx': group 0 has 0 columns, expected 1 (groups of 1)"},
+        {"an index that says nothing", gptq, words("g_idx", std::vector<std::uint32_t>(64, 0)), mismatch,
+         "tensor 'l.scales': has 2 groups for 64 columns, which groups of 32 to 63 columns make: say the group_size"},
         {"a format that is not listed",
          make_gptq(1, 32, 64, 4, 32, "BF16", false, false).tensors,
          {},
@@ -549,6 +571,8 @@ TEST_CASE("Layers of any bytes are read or refused, never beyond their end") {
     // Every tensor of every layout with its shape changed at random: the address sanitizer watches.
     layer_random random(2026);
     const std::vector<made_layer> layers = {make_gptq(1, 32, 64, 4, 32, "F16", false, true),
+                                            make_gptq_planes(12, 32, 64, 5, 32, "F16", true, false),
+                                            without_qzeros(make_gptq(13, 32, 64, 4, 32, "F16", false, true), 4),
                                             make_awq(2, 32, 64, 32, "F16"),
                                             make_compressed_tensors(3, 8, 64, 4, 32, "F16", true, true),
                                             make_compressed_tensors(4, 8, 64, 4, 32, "F16", false, false),
@@ -590,7 +614,7 @@ TEST_CASE("Layers of any bytes are read or refused, never beyond their end") {
         const exact_copy bytes_of_file(layer_file(all));
         nb::safetensors_file file;
         REQUIRE(nb::safetensors_file::parse(bytes_of_file.view(), file).ok());
-        nb::quantized_layer<formats_and_mxfp4> layer;
+        nb::quantized_layer<more_formats> layer;
         // One size that fits, and none, which some shapes leave a choice for.
         const nb::status s = nb::read_layer(file, "l", layer, {.group_size = random.below(4) == 0 ? 0 : 32});
         if (s.ok()) {

@@ -1,7 +1,7 @@
 // float_layers.cpp: bitsandbytes NF4 and FP4 with and without double quantization, NVFP4 of both conventions.
 #include "layer_checks.hpp"
 
-#include "mx_layer_support.hpp"
+#include "layer_makers.hpp"
 
 namespace nb = nibble;
 using namespace nibble_test;

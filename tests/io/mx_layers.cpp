@@ -1,7 +1,7 @@
 // mx_layers.cpp: MXFP8 layers of compressed-tensors, and the MXFP4 experts of gpt-oss.
 #include "layer_checks.hpp"
 
-#include "mx_layer_support.hpp"
+#include "layer_makers.hpp"
 
 #include <string>
 #include <vector>

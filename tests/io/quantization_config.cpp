@@ -132,7 +132,7 @@ TEST_CASE("a configuration that cannot be used is refused, and changes nothing",
     refused(R"({"w_bit":4,"q_group_size":128,"version":"GEMV"})", status_code::unsupported,
             "version at byte 30: 'gemv': of AWQ only gemm is read");
     refused(in_model(R"({"quant_method":"gptq","bits":4,"checkpoint_format":"marlin"})"), status_code::unsupported,
-            "'marlin': of GPTQ only gptq and gptq_v2 are read");
+            "'marlin': of GPTQ only gptq, gptq_v2 and gptq_p are read");
     refused(in_model(R"({"quant_method":"fp8","weight_block_size":[128,64]})"), status_code::unsupported,
             "128 x 64: only square tiles are read");
     refused(in_model(R"({"quant_method":"fp8","weight_block_size":[0,0]})"), status_code::unsupported, "0 x 0: only");

@@ -22,9 +22,14 @@ using integers = nibble::format_list<
     nibble::detail::integer_format<nibble::unsigned_integer<Bits>, true, nibble::per_channel, nibble::f16>,
     nibble::detail::integer_format<nibble::integer<Bits>, false, nibble::per_group<32>, nibble::f16>,
     nibble::detail::integer_format<nibble::integer<Bits>, false, nibble::per_channel, nibble::bf16>>;
+template <int Bits>
+using planes = nibble::detail::integer_format<nibble::unsigned_integer<Bits>, true, nibble::per_group<32>, nibble::f16>;
+template <int Bits>
+using signed_planes = nibble::detail::integer_format<nibble::integer<Bits>, false, nibble::per_group<32>, nibble::f16>;
 using formats = nibble::join_formats<
     integers<2>, integers<3>, integers<4>, integers<8>,
-    nibble::format_list<nibble::detail::integer_format<nibble::int8, false, nibble::per_channel, nibble::f16>,
+    nibble::format_list<planes<5>, planes<6>, planes<7>, signed_planes<5>, signed_planes<6>, signed_planes<7>,
+                        nibble::detail::integer_format<nibble::int8, false, nibble::per_channel, nibble::f16>,
                         nibble::detail::integer_format<nibble::int8, false, nibble::per_channel, nibble::f32>,
                         nibble::named_format<"nf4_b64_nested", nibble::bitsandbytes_nested_scheme<nibble::nf4, 64>>,
                         nibble::named_format<"nf4_b64", nibble::bitsandbytes_scheme<nibble::nf4, 64>>,
@@ -40,6 +45,7 @@ int fail(const nibble::status& s) {
 
 int main(int argc, char** argv) {
     nibble::layer_options options;
+    options.gptq.write_qzeros = false; // a layer is written as it was read
     const char* copy = nullptr;
     if (argc < 3) return 2;
     for (int i = 3; i < argc; ++i) {

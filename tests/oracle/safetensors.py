@@ -124,6 +124,25 @@ for bits in (2, 3, 4, 8):
         }
         check(f"gptq {bits} bits, groups of {group}, {kind}, v2 {v2}, act-order {act_order}", tensors, wanted, *(["--v2"] if v2 else []))
 
+def pack_planes(codes, bits):
+    """codes [..., n] -> int32 words [..., n * bits / 32]: of 32 codes each plane of bits by itself, gptq_p."""
+    blocks = codes.reshape(*codes.shape[:-1], -1, 32)
+    planes = {3: ((2, 0), (1, 2)), 5: ((4, 0), (1, 4)), 6: ((4, 0), (2, 4)), 7: ((4, 0), (2, 4), (1, 6))}[bits]
+    words = [pack_bits(blocks >> offset & (1 << width) - 1, width) for width, offset in planes]
+    return np.ascontiguousarray(np.concatenate(words, axis=-1).reshape(*codes.shape[:-1], -1))
+
+
+for bits in (5, 6, 7):
+    for has_qzeros in (True, False):
+        q = rng.integers(0, 2**bits, (K, N))
+        z = rng.integers(0, 2**bits, (K // 32, N)) if has_qzeros else np.full((K // 32, N), 2 ** (bits - 1))
+        stored, s = scales_of("F16", (K // 32, N))
+        g = np.arange(K) // 32
+        tensors = {"l.qweight": np.ascontiguousarray(pack_planes(q.T, bits).T), "l.scales": stored, "l.g_idx": g.astype(np.int64)}
+        if has_qzeros:
+            tensors["l.qzeros"] = pack_planes(z, bits)
+        check(f"gptq_p {bits} bits, qzeros {has_qzeros}", tensors, ((q - z[g]).astype(np.float32) * s[g]).T, skip=("l.g_idx",))
+
 for group, kind in ((32, "F16"), (64, "BF16"), (128, "F32"), (256, "F16")):
     q = rng.integers(0, 16, (K, N))
     z = rng.integers(0, 16, (K // group, N))

@@ -33,7 +33,7 @@ namespace nibble::inline NIBBLE_ABI {
 //   weight_scale       F16, BF16 or F32 [N, ceil(K / G)]
 //   weight_shape       I64 or I32 [2]         N, K
 //   weight_zero_point  I32 [ceil(N / f), ceil(K / G)], if asymmetric: packed along the outputs
-//   weight_g_idx       I32 [K], optional: the group of each input (-1 everywhere: as if it were not there)
+//   weight_g_idx       I32 or I64 [K], optional: the group of each input (-1 or 0 everywhere: as if it were not there)
 // Codes and zero points are stored plus 2^(b - 1). weight(n, k) = (q - zero) x scale.
 
 // Named as in quantization_config. num_bits 7 packs like 8: it is taken for 8 bits unless it is said here.
@@ -123,8 +123,7 @@ public:
                                 std::to_string(codes) + " outputs per word, columns of weight_scale"))
             return false;
         std::size_t group = 0;
-        const tensor_info* index = layer.find(".weight_g_idx");
-        if (index != nullptr && unused(*index)) index = nullptr;
+        const tensor_info* index = layer.find_index(".weight_g_idx");
         if (index == nullptr || options.group_size != 0) {
             if (!layer.group_size(*scale_, cols, groups_, "group_size", options.group_size, 0, group)) return false;
         } else if (groups_ > cols) {
@@ -220,14 +219,6 @@ private:
                                   " (2, 3, 4 and 8 are read)");
         return layer.fail(status_code::unsupported, *packed_, words + "which no width of 2, 3, 4 or 8 bits fits");
     }
-    // Initialised and never set: -1 everywhere.
-    [[nodiscard]] static bool unused(const tensor_info& index) noexcept {
-        if (index.type_name != "I32" || index.bytes == 0) return false;
-        for (std::size_t i = 0; i < index.bytes; i += 4)
-            if (load_little<std::int32_t>(index.data + i) != -1) return false;
-        return true;
-    }
-
     const tensor_info* packed_ = nullptr;
     const tensor_info* scale_ = nullptr;
     const tensor_info* zero_ = nullptr;

@@ -194,9 +194,10 @@ private:
             return json_.fail(status_code::unsupported, "version", told.version.at,
                               in_quotes(version) + ": of AWQ only gemm is read");
         const bool gptq = told.method.text == "gptq" || (told.method.text.empty() && version.empty());
-        if (gptq && !checkpoint_format.empty() && checkpoint_format != "gptq" && checkpoint_format != "gptq_v2")
+        if (gptq && !checkpoint_format.empty() && checkpoint_format != "gptq" && checkpoint_format != "gptq_v2" &&
+            checkpoint_format != "gptq_p")
             return json_.fail(status_code::unsupported, "checkpoint_format", told.checkpoint_format.at,
-                              in_quotes(checkpoint_format) + ": of GPTQ only gptq and gptq_v2 are read");
+                              in_quotes(checkpoint_format) + ": of GPTQ only gptq, gptq_v2 and gptq_p are read");
         return !told.tiles.differ || json_.fail(status_code::unsupported, "config_groups", text_.size(),
                                                 "layers have tiles of different sizes");
     }
@@ -205,6 +206,7 @@ private:
         if (!told.single_layers && told.bits != 0) out.gptq.bits = told.bits;
         if (told.checkpoint_format.text == "gptq") out.gptq.checkpoint_format = gptq_checkpoint_format::gptq;
         if (told.checkpoint_format.text == "gptq_v2") out.gptq.checkpoint_format = gptq_checkpoint_format::gptq_v2;
+        if (told.checkpoint_format.text == "gptq_p") out.gptq.checkpoint_format = gptq_checkpoint_format::gptq_p;
         if (told.num_bits.value != 0) out.compressed_tensors.num_bits = told.num_bits.value;
         if (told.sizes.value > 0) out.compressed_tensors.group_size = out.naive.group_size = told.sizes.value;
         if (told.tiles.value != 0) out.naive.block_size = told.tiles.value;
