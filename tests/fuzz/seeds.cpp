@@ -62,6 +62,8 @@ std::vector<bytes> safetensors_files() {
                                     make_gptq_planes(6, 32, 64, 5, 32, "F16", true, false),
                                     without_qzeros(make_gptq(7, 32, 64, 4, 32, "F16", false, false), 4),
                                     make_awq(1, 32, 64, 32, "F16"),
+                                    make_awq_gemv(1, 8, 512, 32, "F16"),
+                                    make_awq_gemv_fast(1, 8, 64, 32),
                                     make_compressed_tensors(1, 8, 64, 4, 32, "F16", true, false),
                                     make_compressed_tensors(2, 8, 64, 4, 32, "F16", false, true),
                                     make_compressed_tensors(3, 11, 35, 3, 35, "F32", false, false),

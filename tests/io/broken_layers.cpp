@@ -25,7 +25,7 @@ using formats =
                     nb::named_format<"nvfp4", nb::nvfp4>>;
 using more_formats = nb::join_formats<
     formats, nb::format_list<nb::detail::integer_format<nb::unsigned_integer<5>, true, nb::per_group<32>, nb::f16>>,
-    nb::mxfp4_formats, nb::mxfp8_formats>;
+    nb::mxfp4_formats, nb::mxfp8_formats, nb::format_list<nb::named_format<"int4_g32_min", nb::int4_g32_min>>>;
 
 using tensors = std::vector<layer_tensor>;
 using damage = std::function<void(tensors&)>;
@@ -100,6 +100,8 @@ std::vector<broken_layer> broken_layers() {
     const tensors gptq = make_gptq(1, 32, 64, 4, 32, "F16", false, false).tensors;
     const tensors planes = make_gptq_planes(1, 32, 64, 5, 32, "F16", true, false).tensors;
     const tensors awq = make_awq(2, 32, 64, 32, "F16").tensors;
+    const tensors gemv = make_awq_gemv(2, 8, 512, 32, "F16").tensors;
+    const tensors gemv_fast = make_awq_gemv_fast(2, 8, 128, 64).tensors;
     const tensors packed = make_compressed_tensors(3, 8, 64, 4, 32, "F16", true, false).tensors;
     const tensors zeros = make_compressed_tensors(4, 8, 64, 4, 32, "F16", false, true).tensors;
     const tensors naive = make_naive(5, 8, 64, "I8", {8, 1}, "F16", true, false).tensors;
@@ -288,6 +290,56 @@ std::vector<broken_layer> broken_layers() {
          "layer 'l': q_group_size: -2 is no group size",
          {.group_size = -2}},
         {"AWQ words that are too many", awq, reshaped("qweight", {0, huge}), mismatch, "expected"},
+        // AWQ's gemv and gemv_fast
+        {"gemv in groups that nobody tells",
+         gemv,
+         {},
+         mismatch,
+         "layer 'l': q_group_size: is not told, and padding hides it: say that of the checkpoint's configuration"},
+        {"gemv in other groups",
+         gemv,
+         {},
+         mismatch,
+         "tensor 'l.scales': has shape [8, 32], expected [8, 8] (4 groups of 128, padded)",
+         {.group_size = 128}},
+        {"gemv in groups of 48",
+         gemv,
+         {},
+         mismatch,
+         "tensor 'l.qweight': has 512 columns, which are no groups of 48 as AWQ makes them",
+         {.group_size = 48}},
+        {"gemv in groups of 16", gemv, {}, mismatch, "which are no groups of 16 as AWQ makes them", {.group_size = 16}},
+        {"gemv in groups of -3", gemv, {}, unsupported, "q_group_size: -3 is no group size", {.group_size = -3}},
+        {"gemv of bfloat16 zeros",
+         gemv,
+         retyped("qzeros", "BF16"),
+         mismatch,
+         "tensor 'l.qzeros': is BF16, expected I32",
+         {.group_size = 32}},
+        {"gemv_fast that is not listed",
+         gemv_fast,
+         {},
+         unsupported,
+         "awq gemv_fast: the list of formats has none that holds uint4 in groups of 64, fp16 scales, minimums",
+         {.group_size = 64}},
+        {"gemv_fast without scales",
+         gemv_fast,
+         without("scales"),
+         missing,
+         "tensor 'l.scales': is missing",
+         {.group_size = 64}},
+        {"gemv_fast of 96 columns",
+         gemv_fast,
+         reshaped("qweight", {2, 96}),
+         mismatch,
+         "tensor 'l.qweight': has 96 columns, expected a multiple of 64",
+         {.group_size = 32}},
+        {"gemv_fast of other minimums",
+         gemv_fast,
+         reshaped("qzeros", {8, 8}),
+         mismatch,
+         "tensor 'l.qzeros': has shape [8, 8], expected [16, 8] (2 groups of 64, padded)",
+         {.group_size = 64}},
         // compressed-tensors
         {"no weight_shape", packed, without("weight_shape"), missing, "tensor 'l.weight_shape': is missing"},
         {"no weight_scale", packed, without("weight_scale"), missing, "tensor 'l.weight_scale': is missing"},
@@ -574,6 +626,8 @@ TEST_CASE("Layers of any bytes are read or refused, never beyond their end") {
                                             make_gptq_planes(12, 32, 64, 5, 32, "F16", true, false),
                                             without_qzeros(make_gptq(13, 32, 64, 4, 32, "F16", false, true), 4),
                                             make_awq(2, 32, 64, 32, "F16"),
+                                            make_awq_gemv(14, 8, 512, 32, "F16"),
+                                            make_awq_gemv_fast(15, 8, 64, 32),
                                             make_compressed_tensors(3, 8, 64, 4, 32, "F16", true, true),
                                             make_compressed_tensors(4, 8, 64, 4, 32, "F16", false, false),
                                             make_naive(5, 8, 64, "I8", {8, 1}, "F16", true, false),

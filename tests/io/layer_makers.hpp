@@ -1,4 +1,5 @@
-// layer_makers.hpp: more layers made by hand with what their weights are: MXFP8, gpt-oss, planes of GPTQ.
+// layer_makers.hpp: more layers made by hand with what their weights are: MXFP8, gpt-oss, planes of GPTQ, AWQ by
+// outputs.
 #pragma once
 
 #include "layer_support.hpp"
@@ -98,6 +99,80 @@ inline made_layer without_qzeros(made_layer made, int bits) {
                                 number_at(scales, made.tensors[2].type, g * made.rows + n));
         }
     made.tensors.erase(made.tensors.begin() + 1);
+    return made;
+}
+
+// Columns of AutoAWQ's scales and zeros for this many groups.
+inline std::size_t awq_gemv_width(std::size_t groups, std::size_t group) {
+    const std::size_t multiple = group >= 128 ? 1 : group == 64 ? 2 : 4;
+    return ((groups + 7) / 8 + multiple - 1) / multiple * multiple * 8;
+}
+
+inline made_layer make_awq_gemv(std::uint64_t seed, std::size_t rows, std::size_t cols, std::size_t group,
+                                std::string scale_type) {
+    layer_random random(seed);
+    made_layer made;
+    made.rows = rows;
+    made.cols = cols;
+    const std::size_t groups = cols / group;
+    const std::size_t width = awq_gemv_width(groups, group);
+    const bytes qweight = random_bytes(random, rows * cols / 2);
+    std::vector<std::uint32_t> qzeros(rows * width / 8, 0);
+    bytes scales(rows * width * type_bytes(scale_type));
+    const bytes own = random_scales(random, scale_type, rows * groups);
+    made.weights.resize(rows * cols);
+    for (std::size_t n = 0; n < rows; ++n)
+        for (std::size_t g = 0; g < groups; ++g) {
+            const std::uint32_t z = random.below(16);
+            qzeros[n * width / 8 + g / 8] |= z << (4 * (g % 8));
+            for (std::size_t b = 0; b < type_bytes(scale_type); ++b)
+                scales[(n * width + g) * type_bytes(scale_type) + b] =
+                    own[(n * groups + g) * type_bytes(scale_type) + b];
+            for (std::size_t k = g * group; k < (g + 1) * group; ++k) {
+                const std::uint32_t q = word_at(qweight, n * (cols / 8) + k / 8) >> (4 * (k % 8)) & 15u;
+                made.weights[n * cols + k] = rounded_product(static_cast<double>(q) - static_cast<double>(z),
+                                                             number_at(own, scale_type, n * groups + g));
+            }
+        }
+    made.tensors = {{"l.qweight", "I32", {rows, cols / 8}, qweight},
+                    {"l.qzeros", "I32", {rows, width / 8}, int32_bytes(qzeros)},
+                    {"l.scales", scale_type, {rows, width}, scales}};
+    return made;
+}
+
+// qzeros are minimums here; those of AutoAWQ are -zero x scale.
+inline made_layer make_awq_gemv_fast(std::uint64_t seed, std::size_t rows, std::size_t cols, std::size_t group) {
+    layer_random random(seed);
+    made_layer made;
+    made.rows = rows;
+    made.cols = cols;
+    const std::size_t groups = cols / group;
+    const std::size_t width = awq_gemv_width(groups, group);
+    bytes scales = random_scales(random, "F16", groups * rows);
+    bytes minimums = random_scales(random, "F16", groups * rows);
+    std::vector<std::uint32_t> words(rows / 4 * cols, 0); // of 16 bits
+    made.weights.resize(rows * cols);
+    for (std::size_t n = 0; n < rows; ++n)
+        for (std::size_t k = 0; k < cols; ++k) {
+            const std::uint32_t q = random.below(16);
+            // AutoAWQ's two shuffles: of 32 inputs, written a b c with four, four and two values, the place is b c a.
+            // Of tiles of 64 inputs the rows of four outputs follow one another, four places to a word.
+            const std::size_t a = k % 32 / 8;
+            const std::size_t b = k % 8 / 2;
+            const std::size_t c = k % 2;
+            const std::size_t place = n % 4 * 64 + k % 64 / 32 * 32 + b * 8 + c * 4 + a;
+            words[n / 4 * cols + k / 64 * 64 + place / 4] |= q << (4 * (place % 4));
+            const std::size_t slot = k / group * rows + n;
+            made.weights[n * cols + k] = static_cast<float>(static_cast<double>(q) * number_at(scales, "F16", slot) +
+                                                            number_at(minimums, "F16", slot));
+        }
+    scales.resize(width * rows * 2);
+    minimums.resize(width * rows * 2);
+    byte_writer qweight;
+    for (const std::uint32_t word : words) qweight.u16(static_cast<std::uint16_t>(word));
+    made.tensors = {{"l.qweight", "I16", {rows / 4, cols}, qweight.take()},
+                    {"l.qzeros", "F16", {width, rows}, minimums},
+                    {"l.scales", "F16", {width, rows}, scales}};
     return made;
 }
 

@@ -157,6 +157,38 @@ for group, kind in ((32, "F16"), (64, "BF16"), (128, "F32"), (256, "F16")):
     check(f"awq, groups of {group}, {kind}", {"l.qweight": interleave(q), "l.qzeros": interleave(z), "l.scales": stored}, wanted,
           "--group-size", str(group))
 
+def gemv_width(groups, group):
+    """Columns of AutoAWQ's scales."""
+    multiple = 1 if group >= 128 else 2 if group == 64 else 4
+    return -(-(-(-groups // 8)) // multiple) * multiple * 8
+
+
+for group, kind in ((32, "F16"), (64, "BF16"), (128, "F32"), (1024, "F16")):
+    wide, groups = 1024, 1024 // group
+    q = rng.integers(0, 16, (N, wide))
+    z = rng.integers(0, 16, (N, groups))
+    stored, s = scales_of(kind, (N, groups))
+    width = gemv_width(groups, group)
+    padded = np.zeros((N, width), dtype=np.float32)
+    padded[:, :groups] = s
+    zeros = np.zeros((N, width), dtype=int)
+    zeros[:, :groups] = z
+    stored = padded.astype(np.float16) if kind == "F16" else padded if kind == "F32" else ("BF16", padded.shape, (padded.view(np.uint32) >> 16).astype(np.uint16).tobytes())
+    check(f"awq gemv, groups of {group}, {kind}", {"l.qweight": pack_words(q, 4), "l.qzeros": pack_words(zeros, 4), "l.scales": stored},
+          (q - np.repeat(z, group, axis=1)).astype(np.float32) * np.repeat(s, group, axis=1), "--group-size", str(group))
+
+    # gemv_fast, by the steps of AutoAWQ's pack_intweight: shuffles of 32 inputs, of 8, and of tiles of 4 x 64.
+    words = q.reshape(N, wide // 32, 4, 4, 2).transpose(0, 1, 3, 2, 4).reshape(N, wide // 32, 4, 4, 2).transpose(0, 1, 2, 4, 3)
+    words = words.reshape(N // 4, 4, wide // 64, 64).transpose(0, 2, 1, 3).reshape(N // 4, wide // 64, 64, 4)
+    words = np.bitwise_or.reduce(words << np.array([0, 4, 8, 12]), axis=-1).reshape(N // 4, wide).astype(np.uint16)
+    s = s.astype(np.float16)
+    offsets = (-(s * z.astype(np.float32))).astype(np.float16)
+    tall = np.zeros((2, width, N), dtype=np.float16)
+    tall[0, :groups], tall[1, :groups] = s.T, offsets.T
+    exact = q.astype(np.float64) * np.repeat(s, group, axis=1).astype(np.float64) + np.repeat(offsets, group, axis=1).astype(np.float64)
+    check(f"awq gemv_fast, groups of {group}", {"l.qweight": ("I16", words.shape, words.tobytes()), "l.scales": ("F16", tall[0].shape, tall[0].tobytes()),
+          "l.qzeros": ("F16", tall[1].shape, tall[1].tobytes())}, exact.astype(np.float32), "--group-size", str(group))
+
 for bits in (2, 3, 4, 8):
     for group, kind, symmetric, act_order in ((32, "F16", True, False), (64, "BF16", False, False), (128, "F32", False, True), (256, "BF16", True, False)):
         half = 2 ** (bits - 1)

@@ -31,8 +31,13 @@ namespace nibble::inline NIBBLE_ABI {
 //   scales   F16, BF16 or F32 [ceil(K / G), N]
 // weight(n, k) = (code - zero) x scale.
 
+// Named as in quant_config. The types and shapes of tensors tell, but for layers of a few hundred inputs.
+enum class awq_version { gemm, gemv, gemv_fast };
+
 struct awq_options {
-    int q_group_size = 0; // as in quant_config; 0: from the shapes, where one size fits; -1: one group
+    int q_group_size = 0; // as in quant_config; 0: from the shapes, where one size fits (gemm only); -1: one group
+    // Other than gemm: read_layer takes the layers that could be of several versions for this one.
+    awq_version version = awq_version::gemm;
 };
 
 // Every format that a layer can have: 12 of them.

@@ -75,8 +75,9 @@ struct layer_format {
     layer_slots slots = layer_slots::other;
     std::size_t size = 0; // of a group or span
     layer_scale scale = layer_scale::other;
-    bool zero = false;     // an integer zero point per slot
-    std::size_t outer = 0; // span of the outer scales, 0: one for the tensor
+    bool zero = false;                        // an integer zero point per slot
+    layer_scale minimum = layer_scale::other; // the type of a float per slot that is added; other: there is none
+    std::size_t outer = 0;                    // span of the outer scales, 0: one for the tensor
 };
 
 template <class E> inline constexpr layer_code code_of_element = layer_code::other;
@@ -122,6 +123,9 @@ inline constexpr layer_scale scale_of<two_level_scale<e4m3, reciprocal_f32, Rule
 template <class Rule>
 inline constexpr layer_scale scale_of<two_level_scale<dynamic8, f32, Rule, mean_offset>> = layer_scale::dynamic8_offset;
 
+template <class Z> inline constexpr layer_scale minimum_of = layer_scale::other;
+template <class F> inline constexpr layer_scale minimum_of<minimum<F>> = scale_of<scale<F>>;
+
 // Schemes that no layout stores have something `other` in it.
 template <any_scheme S>
 inline constexpr layer_format format_of = [] {
@@ -130,7 +134,11 @@ inline constexpr layer_format format_of = [] {
     f.bits = S::element_type::bits;
     f.slots = slots_of_granularity<typename S::granularity_type>.slots;
     f.size = slots_of_granularity<typename S::granularity_type>.size;
-    f.scale = S::has_minimum ? layer_scale::other : scale_of<typename S::scale_type>;
+    f.scale = scale_of<typename S::scale_type>;
+    if constexpr (S::has_minimum) {
+        f.minimum = minimum_of<typename S::zero_type>;
+        if (f.minimum == layer_scale::other) f.scale = layer_scale::other;
+    }
     f.zero = S::has_integer_zero;
     f.outer = outer_span<typename S::granularity_type>;
     // Two levels are read where the outer one is the tensor or a span.
@@ -164,7 +172,7 @@ template <any_scheme S> [[nodiscard]] constexpr bool holds(const layer_format& w
     constexpr layer_format have = format_of<S>;
     return have.code != layer_code::other && have.scale != layer_scale::other && have.code == want.code &&
            have.bits == want.bits && have.zero == want.zero && have.outer == want.outer && have.scale == want.scale &&
-           same_slots(have, want, cols);
+           have.minimum == want.minimum && same_slots(have, want, cols);
 }
 
 [[nodiscard]] inline std::string format_text(const layer_format& f) {
@@ -201,6 +209,7 @@ template <any_scheme S> [[nodiscard]] constexpr bool holds(const layer_format& w
     }
     text.append(", ").append(scales[static_cast<std::size_t>(f.scale)]);
     if (f.outer != 0) text += " per " + std::to_string(f.outer) + " weights";
+    if (f.minimum != layer_scale::other) text += ", minimums";
     return text += f.zero ? ", integer zero points" : "";
 }
 

@@ -190,9 +190,9 @@ private:
         const std::string& version = told.version.text;
         const std::string& checkpoint_format = told.checkpoint_format.text;
         const bool awq = told.method.text == "awq" || (told.method.text.empty() && !version.empty());
-        if (awq && (version == "gemv" || version == "gemv_fast" || version == "marlin"))
+        if (awq && version == "marlin")
             return json_.fail(status_code::unsupported, "version", told.version.at,
-                              in_quotes(version) + ": of AWQ only gemm is read");
+                              in_quotes(version) + ": of AWQ only gemm, gemv and gemv_fast are read");
         const bool gptq = told.method.text == "gptq" || (told.method.text.empty() && version.empty());
         if (gptq && !checkpoint_format.empty() && checkpoint_format != "gptq" && checkpoint_format != "gptq_v2" &&
             checkpoint_format != "gptq_p")
@@ -207,6 +207,8 @@ private:
         if (told.checkpoint_format.text == "gptq") out.gptq.checkpoint_format = gptq_checkpoint_format::gptq;
         if (told.checkpoint_format.text == "gptq_v2") out.gptq.checkpoint_format = gptq_checkpoint_format::gptq_v2;
         if (told.checkpoint_format.text == "gptq_p") out.gptq.checkpoint_format = gptq_checkpoint_format::gptq_p;
+        if (told.version.text == "gemv") out.awq.version = awq_version::gemv;
+        if (told.version.text == "gemv_fast") out.awq.version = awq_version::gemv_fast;
         if (told.num_bits.value != 0) out.compressed_tensors.num_bits = told.num_bits.value;
         if (told.sizes.value > 0) out.compressed_tensors.group_size = out.naive.group_size = told.sizes.value;
         if (told.tiles.value != 0) out.naive.block_size = told.tiles.value;
@@ -224,6 +226,7 @@ private:
 //   group_size, q_group_size          layer_options::group_size
 //   bits                              gptq.bits
 //   checkpoint_format                 gptq.checkpoint_format
+//   version                           awq.version
 //   config_groups.*.weights           num_bits and group_size of integers, for compressed_tensors and naive
 //   weight_block_size, block_structure  naive.block_size
 // Where layers differ (two config_groups, GPTQModel's dynamic, AutoRound's extra_config) nothing is taken for those
@@ -231,7 +234,7 @@ private:
 // is ok, stay as they were:
 //   malformed    no JSON (of which Python's NaN and Infinity are taken too), or a field of another type
 //   not_found    the configuration of a model that is not quantized
-//   unsupported  layouts that are not read: AWQ's gemv, GPTQ's marlin, tiles that are not square ...
+//   unsupported  layouts that are not read: AWQ's and GPTQ's marlin, tiles that are not square ...
 [[nodiscard]] inline status parse_quantization_config(std::string_view json, layer_options& out) {
     return detail::quantization_config_parser(json).run(out);
 }

@@ -28,6 +28,8 @@ enum class layer_layout {
     none,
     gptq,                      // .qweight .qzeros .scales .g_idx (AutoGPTQ, GPTQModel)
     awq,                       // the same names, packed along the outputs (AutoAWQ "gemm")
+    awq_gemv,                  // the same names, packed along the inputs (AutoAWQ "gemv")
+    awq_gemv_fast,             // the same names, .qweight of I16 (AutoAWQ "gemv_fast")
     compressed_tensors_packed, // .weight_packed .weight_scale .weight_shape ... ("pack-quantized")
     compressed_tensors_nvfp4,  // .weight_packed .weight_scale .weight_global_scale ("nvfp4-pack-quantized")
     compressed_tensors_mxfp4,  // .weight_packed .weight_scale ("mxfp4-pack-quantized")
@@ -48,6 +50,10 @@ enum class layer_layout {
         return "gptq";
     case layer_layout::awq:
         return "awq";
+    case layer_layout::awq_gemv:
+        return "awq gemv";
+    case layer_layout::awq_gemv_fast:
+        return "awq gemv_fast";
     case layer_layout::compressed_tensors_packed:
         return "compressed-tensors pack-quantized";
     case layer_layout::compressed_tensors_nvfp4:
@@ -124,11 +130,20 @@ struct stored_layer {
         return scale != nullptr && (scale->type_name == "U8" || scale->type_name == "F8_E8M0");
     };
     if (const tensor_info* words = find(".qweight")) {
+        if (words->type_name == "I16") return layer_layout::awq_gemv_fast;
         const tensor_info* scales = find(".scales");
-        // AWQ packs eight outputs into a word, GPTQ inputs; only the first has fewer columns than there are outputs.
-        const bool awq = scales != nullptr && words->shape.size() == 2 && scales->shape.size() == 2 &&
-                         words->shape[1] != scales->shape[1] && words->shape[1] == scales->shape[1] / 8;
-        return awq ? layer_layout::awq : layer_layout::gptq;
+        const tensor_info* zeros = find(".qzeros");
+        if (scales == nullptr || words->shape.size() != 2 || scales->shape.size() != 2) return layer_layout::gptq;
+        const auto& w = words->shape;
+        const auto& s = scales->shape;
+        if (w[1] == s[1]) return layer_layout::gptq; // columns are the outputs
+        // AWQ packs eight outputs into a word: only that has fewer columns than there are outputs. "gemv" packs inputs
+        // and has rows of outputs everywhere.
+        if (w[1] == s[1] / 8) return layer_layout::awq;
+        return zeros != nullptr && zeros->shape.size() == 2 && w[0] == s[0] && w[0] == zeros->shape[0] &&
+                       zeros->shape[1] == s[1] / 8
+                   ? layer_layout::awq_gemv
+                   : layer_layout::gptq;
     }
     if (const tensor_info* packed = find(".weight_packed")) {
         if (find(".weight_global_scale") != nullptr) return layer_layout::compressed_tensors_nvfp4;
@@ -164,6 +179,8 @@ namespace detail {
     switch (layout) {
     case layer_layout::gptq:
     case layer_layout::awq:
+    case layer_layout::awq_gemv:
+    case layer_layout::awq_gemv_fast:
         return ".qweight";
     case layer_layout::compressed_tensors_packed:
     case layer_layout::compressed_tensors_nvfp4:

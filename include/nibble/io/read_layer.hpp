@@ -2,6 +2,7 @@
 #pragma once
 
 #include <nibble/io/awq.hpp>
+#include <nibble/io/awq_gemv.hpp>
 #include <nibble/io/bitsandbytes.hpp>
 #include <nibble/io/bitsandbytes_int8.hpp>
 #include <nibble/io/compressed_tensors.hpp>
@@ -50,11 +51,18 @@ template <class List>
     layer_options o = options;
     for (int* size : {&o.gptq.group_size, &o.awq.q_group_size, &o.compressed_tensors.group_size, &o.naive.group_size})
         if (*size == 0) *size = options.group_size;
-    switch (detect_layout(file, prefix)) {
+    layer_layout layout = detect_layout(file, prefix);
+    const bool could_be_gemv = layout == layer_layout::gptq || layout == layer_layout::awq;
+    if (could_be_gemv && o.awq.version == awq_version::gemv) layout = layer_layout::awq_gemv;
+    switch (layout) {
     case layer_layout::gptq:
         return read_gptq(file, prefix, out, o.gptq);
     case layer_layout::awq:
         return read_awq(file, prefix, out, o.awq);
+    case layer_layout::awq_gemv:
+        return read_awq_gemv(file, prefix, out, o.awq);
+    case layer_layout::awq_gemv_fast:
+        return read_awq_gemv_fast(file, prefix, out, o.awq);
     case layer_layout::compressed_tensors_packed:
         return read_compressed_tensors(file, prefix, out, o.compressed_tensors);
     case layer_layout::compressed_tensors_nvfp4:
@@ -95,6 +103,12 @@ template <class List>
             return;
         case layer_layout::awq:
             s = write_awq(weights, prefix, out);
+            break;
+        case layer_layout::awq_gemv:
+            s = write_awq_gemv(weights, prefix, out);
+            break;
+        case layer_layout::awq_gemv_fast:
+            s = write_awq_gemv_fast(weights, prefix, out);
             break;
         case layer_layout::compressed_tensors_packed:
             s = write_compressed_tensors(weights, layer.columns, prefix, out);
