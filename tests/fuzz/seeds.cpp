@@ -67,6 +67,8 @@ std::vector<bytes> safetensors_files() {
                                     make_compressed_tensors(1, 8, 64, 4, 32, "F16", true, false),
                                     make_compressed_tensors(2, 8, 64, 4, 32, "F16", false, true),
                                     make_compressed_tensors(3, 11, 35, 3, 35, "F32", false, false),
+                                    make_compressed_tensors_stream(4, 8, 64, 5, 32, "F16", false),
+                                    with_plain_zeros(make_compressed_tensors(5, 8, 64, 4, 32, "F16", false, false), 4),
                                     make_naive(1, 8, 64, "I8", {8, 1}, "F16", true, false),
                                     make_naive(2, 8, 64, "I8", {1}, "F32", true, false),
                                     make_naive(3, 8, 64, "I8", {8}, "F32", false, false),

@@ -130,7 +130,18 @@ std::vector<broken_layer> broken_layers() {
     const auto naive_options = [](int group, int block) {
         nb::layer_options o;
         o.naive.group_size = group;
-        o.naive.block_size = block;
+        o.naive.block_rows = o.naive.block_cols = block;
+        return o;
+    };
+    const auto tiles_of = [](int rows, int cols) {
+        nb::layer_options o;
+        o.naive.block_rows = rows;
+        o.naive.block_cols = cols;
+        return o;
+    };
+    const auto parts_of = [](std::vector<std::size_t> parts) {
+        nb::layer_options o;
+        o.naive.part_rows = std::move(parts);
         return o;
     };
     std::vector<std::uint32_t> uneven = index_of(64, 32);
@@ -356,7 +367,7 @@ std::vector<broken_layer> broken_layers() {
         {"a shape of far more inputs", packed, says_shape(8, 0x7fffffffffffffffu), mismatch,
          "tensor 'l.weight_packed': has 8 words per row, too few for 9223372036854775807 codes (weight_shape)"},
         {"no width fits", packed, says_shape(8, 100), unsupported,
-         "tensor 'l.weight_packed': has 8 words per row for 100 columns, which no width of 2, 3, 4 or 8 bits fits"},
+         "tensor 'l.weight_packed': has 8 words per row for 100 columns, which no width of 2 to 8 bits fits"},
         {"several widths fit",
          make_compressed_tensors(3, 8, 4, 4, 4, "F16", true, false).tensors,
          {},
@@ -368,7 +379,7 @@ std::vector<broken_layer> broken_layers() {
          mismatch,
          "has 8 words per row for 64 columns, which does not fit num_bits 8",
          ct_options(8, 0)},
-        {"num_bits 5", packed, {}, mismatch, "does not fit num_bits 5 (2, 3, 4 and 8 are read)", ct_options(5, 0)},
+        {"num_bits 5", packed, {}, mismatch, "does not fit num_bits 5 (2 to 8 are read)", ct_options(5, 0)},
         {"scales of other outputs", packed, reshaped("weight_scale", {9, 2}), mismatch,
          "tensor 'l.weight_scale': has shape [9, 2], expected [8, 2] (a row for each of weight_packed)"},
         {"groups that may have several sizes",
@@ -382,10 +393,20 @@ std::vector<broken_layer> broken_layers() {
         {"scales of no group", packed, reshaped("weight_scale", {8, 0}), mismatch,
          "tensor 'l.weight_scale': has shape [8, 0]"},
         {"zeros that are not packed", zeros, reshaped("weight_zero_point", {8, 2}), mismatch,
-         "tensor 'l.weight_zero_point': has shape [8, 2], expected [1, 2] (8 outputs per word, columns of "
+         "tensor 'l.weight_zero_point': has shape [8, 2], expected [1, 2] (outputs in 4 bits, columns of "
          "weight_scale)"},
-        {"zeros of int8", zeros, retyped("weight_zero_point", "I8"), mismatch,
-         "tensor 'l.weight_zero_point': is I8, expected I32"},
+        {"zeros of floats", zeros, retyped("weight_zero_point", "F32"), mismatch,
+         "tensor 'l.weight_zero_point': is F32, expected I32 or I8"},
+        {"zeros of int8 that are packed", zeros, retyped("weight_zero_point", "I8"), mismatch,
+         "tensor 'l.weight_zero_point': has shape [1, 2], expected [8, 2] (one per number of weight_scale)"},
+        {"zeros of int8 that are no codes", zeros,
+         [](tensors& all) {
+             retyped("weight_zero_point", "I8")(all);
+             reshaped("weight_zero_point", {8, 2})(all);
+             named(all, "weight_zero_point").data.assign(16, std::byte{0});
+             named(all, "weight_zero_point").data[3] = std::byte{8};
+         },
+         malformed, "tensor 'l.weight_zero_point': number 3 is 8, which 4 bits do not hold"},
         {"an uneven index", zeros, words("weight_g_idx", uneven), malformed,
          "tensor 'l.weight_g_idx': group 1 has 33 columns"},
         // one code per byte
@@ -398,7 +419,12 @@ std::vector<broken_layer> broken_layers() {
          "none that holds e4m3 in tiles of 32 x 32, fp16 scales; nibble's own lists have tiles of 128 x 128, others "
          "need a scheme of yours with per_tile<32, 32> in the list",
          naive_options(0, 32)},
-        {"tiles of 0", fp8, {}, unsupported, "layer 'l': block_size: 0 is no size of tiles", naive_options(0, 0)},
+        {"tiles of 0",
+         fp8,
+         {},
+         unsupported,
+         "layer 'l': block_rows and block_cols: 0 x 0 is no size of tiles",
+         naive_options(0, 0)},
         {"int8 in groups that may have several sizes", naive, reshaped("weight_scale", {8, 2}), mismatch,
          "tensor 'l.weight_scale': has 2 groups for 64 columns, which groups of 32 to 63 columns make: say the "
          "group_size"},
@@ -409,8 +435,28 @@ std::vector<broken_layer> broken_layers() {
         {"zeros of another shape", naive_zeros, reshaped("weight_zero_point", {8, 2}), mismatch,
          "tensor 'l.weight_zero_point': has shape [8, 2], expected [8, 1] (weight_scale)"},
         {"zeros of fp8 weights", naive_zeros, [](tensors& all) { named(all, "weight").type = "F8_E4M3"; }, unsupported,
-         "tensor 'l.weight_zero_point': zero points of F8_E4M3 weights are not read"},
-        {"fp8 in groups", fp8, reshaped("weight_scale", {8, 2}), mismatch, "tensor 'l.weight_scale': has shape [8, 2]"},
+         "tensor 'l.weight_zero_point': zero points of F8_E4M3 weights are not read, unless all are 0"},
+        {"fp8 in groups that may have several sizes", fp8, reshaped("weight_scale", {8, 2}), mismatch,
+         "tensor 'l.weight_scale': has 2 groups for 64 columns, which groups of 32 to 63 columns make: say the "
+         "group_size"},
+        {"fp8 in groups that are not listed", fp8, reshaped("weight_scale", {8, 2}), unsupported,
+         "none that holds e4m3 in groups of 32, fp16 scales; fp8 in groups needs a scheme of yours with per_group<32> "
+         "in "
+         "the list",
+         naive_options(32, 128)},
+        {"fp8 in tiles of 8 x 16 that are not listed", fp8, reshaped("weight_scale", {1, 4}), unsupported,
+         "none that holds e4m3 in tiles of 8 x 16, fp16 scales; nibble's own lists have tiles of 128 x 128, others "
+         "need a "
+         "scheme of yours with per_tile<8, 16> in the list",
+         tiles_of(8, 16)},
+        {"fused layers of parts that nobody tells", fp8, reshaped("weight_scale", {3}), mismatch,
+         "tensor 'l.weight_scale': has shape [3], expected one number, 8 rows of one, or 1 x 1 tiles of 128 x 128 "
+         "(weight [8, 64]); if this is one number for each of several layers that were fused, say their outputs "
+         "(naive_options::part_rows)"},
+        {"fused layers of other parts", fp8, reshaped("weight_scale", {3}), mismatch,
+         "tensor 'l.weight': has 8 outputs, which are no parts of [4, 2, 1] (part_rows)", parts_of({4, 2, 1})},
+        {"fused layers of more parts", fp8, reshaped("weight_scale", {2}), mismatch,
+         "which are no parts of [8, 18446744073709551615] (part_rows)", parts_of({8, ~std::size_t{0}})},
         {"fp8 that is not listed", fp8, {}, unsupported, "none that holds e4m3 per channel, fp16 scales"},
         // bitsandbytes
         {"no absmax", plain, without("weight.absmax"), missing, "tensor 'l.weight.absmax': is missing"},
@@ -543,9 +589,9 @@ std::vector<broken_layer> broken_layers() {
          "tensor 'l.weight_packed': has shape [256], expected a matrix"},
         {"MXFP4 with zero points", mxfp4,
          [](tensors& all) {
-             all.push_back({"l.weight_zero_point", "U8", {8, 2}, bytes(16)});
+             all.push_back({"l.weight_zero_point", "U8", {8, 2}, bytes(16, std::byte{0x80})});
          },
-         unsupported, "tensor 'l.weight_zero_point': zero points of MXFP4 weights are not read"},
+         unsupported, "tensor 'l.weight_zero_point': zero points of MXFP4 weights are not read, unless all are 0"},
         {"exponents with a number for the whole tensor", mxfp4,
          [](tensors& all) {
              all.push_back({"l.weight_global_scale", "F32", {1}, bytes(4)});
@@ -564,9 +610,14 @@ std::vector<broken_layer> broken_layers() {
          "tensor 'l.weight': has shape [512], expected a matrix"},
         {"MXFP8 with zero points", mxfp8,
          [](tensors& all) {
-             all.push_back({"l.weight_zero_point", "U8", {8, 2}, bytes(16)});
+             all.push_back({"l.weight_zero_point", "F8_E4M3", {1}, bytes(1, std::byte{1})});
          },
-         unsupported, "tensor 'l.weight_zero_point': zero points of MXFP8 weights are not read"},
+         unsupported, "tensor 'l.weight_zero_point': zero points of MXFP8 weights are not read, unless all are 0"},
+        {"NVFP4 with zero points", divided,
+         [](tensors& all) {
+             all.push_back({"l.weight_zero_point", "F8_E4M3", {1}, bytes(1, std::byte{0x38})});
+         },
+         unsupported, "tensor 'l.weight_zero_point': zero points of NVFP4 weights are not read, unless all are 0"},
         // gpt-oss
         {"experts that are not listed",
          experts,
@@ -622,21 +673,24 @@ TEST_CASE("Layers that do not fit together are refused with what is wrong") {
 TEST_CASE("Layers of any bytes are read or refused, never beyond their end") {
     // Every tensor of every layout with its shape changed at random: the address sanitizer watches.
     layer_random random(2026);
-    const std::vector<made_layer> layers = {make_gptq(1, 32, 64, 4, 32, "F16", false, true),
-                                            make_gptq_planes(12, 32, 64, 5, 32, "F16", true, false),
-                                            without_qzeros(make_gptq(13, 32, 64, 4, 32, "F16", false, true), 4),
-                                            make_awq(2, 32, 64, 32, "F16"),
-                                            make_awq_gemv(14, 8, 512, 32, "F16"),
-                                            make_awq_gemv_fast(15, 8, 64, 32),
-                                            make_compressed_tensors(3, 8, 64, 4, 32, "F16", true, true),
-                                            make_compressed_tensors(4, 8, 64, 4, 32, "F16", false, false),
-                                            make_naive(5, 8, 64, "I8", {8, 1}, "F16", true, false),
-                                            make_bitsandbytes(6, 8, 64, true, 64, 0),
-                                            make_bitsandbytes(7, 8, 64, true, 64, 256),
-                                            make_nvfp4(8, 8, 64, false, 0.5f),
-                                            make_mxfp4(9, 8, 64, "F8_E8M0"),
-                                            make_mxfp8(10, 8, 64, "F8_E4M3", "U8"),
-                                            make_gpt_oss(11, 2, 4, 64)};
+    const std::vector<made_layer> layers = {
+        make_gptq(1, 32, 64, 4, 32, "F16", false, true),
+        make_gptq_planes(12, 32, 64, 5, 32, "F16", true, false),
+        without_qzeros(make_gptq(13, 32, 64, 4, 32, "F16", false, true), 4),
+        make_awq(2, 32, 64, 32, "F16"),
+        make_awq_gemv(14, 8, 512, 32, "F16"),
+        make_awq_gemv_fast(15, 8, 64, 32),
+        make_compressed_tensors(3, 8, 64, 4, 32, "F16", true, true),
+        make_compressed_tensors(4, 8, 64, 4, 32, "F16", false, false),
+        make_compressed_tensors_stream(16, 8, 64, 5, 32, "F16", false),
+        with_plain_zeros(make_compressed_tensors(17, 8, 64, 4, 32, "F16", false, false), 4),
+        make_naive(5, 8, 64, "I8", {8, 1}, "F16", true, false),
+        make_bitsandbytes(6, 8, 64, true, 64, 0),
+        make_bitsandbytes(7, 8, 64, true, 64, 256),
+        make_nvfp4(8, 8, 64, false, 0.5f),
+        make_mxfp4(9, 8, 64, "F8_E8M0"),
+        make_mxfp8(10, 8, 64, "F8_E4M3", "U8"),
+        make_gpt_oss(11, 2, 4, 64)};
     std::size_t read = 0;
     std::size_t refused = 0;
     for (int round = 0; round < 4000; ++round) {

@@ -176,4 +176,86 @@ inline made_layer make_awq_gemv_fast(std::uint64_t seed, std::size_t rows, std::
     return made;
 }
 
+// E4M3 in tiles; one row of them is groups.
+inline made_layer make_fp8_tiles(std::uint64_t seed, std::size_t rows, std::size_t cols, std::size_t tile_rows,
+                                 std::size_t tile_cols) {
+    layer_random random(seed);
+    made_layer made;
+    made.rows = rows;
+    made.cols = cols;
+    const std::size_t across = (cols + tile_cols - 1) / tile_cols;
+    const std::size_t down = (rows + tile_rows - 1) / tile_rows;
+    bytes weight = random_bytes(random, rows * cols);
+    for (std::byte& b : weight) b &= std::byte{0xf7}; // no NaN
+    const bytes scales = random_scales(random, "F32", down * across);
+    made.weights.resize(rows * cols);
+    for (std::size_t n = 0; n < rows; ++n)
+        for (std::size_t k = 0; k < cols; ++k)
+            made.weights[n * cols + k] =
+                rounded_product(fp8_value(static_cast<unsigned>(weight[n * cols + k]), false),
+                                number_at(scales, "F32", n / tile_rows * across + k / tile_cols));
+    made.tensors = {{"l.weight", "F8_E4M3", {rows, cols}, weight}, {"l.weight_scale", "F32", {down, across}, scales}};
+    return made;
+}
+
+// pack-quantized by newer versions of compressed-tensors: code p of a row, and zero point p of a column, in bits p b
+// ... of all its words.
+inline made_layer make_compressed_tensors_stream(std::uint64_t seed, std::size_t rows, std::size_t cols, int bits,
+                                                 std::size_t group, std::string scale_type, bool symmetric) {
+    layer_random random(seed);
+    const auto b = static_cast<std::size_t>(bits);
+    const std::size_t words = (cols * b + 31) / 32;
+    const std::size_t zero_rows = (rows * b + 31) / 32;
+    const std::size_t groups = (cols + group - 1) / group;
+    made_layer made;
+    made.rows = rows;
+    made.cols = cols;
+    std::vector<std::uint32_t> packed(rows * words, 0);
+    std::vector<std::uint32_t> zeros(zero_rows * groups, 0);
+    const auto put = [&](std::vector<std::uint32_t>& to, std::size_t first, std::size_t stride, std::size_t at,
+                         std::uint32_t code) {
+        for (std::size_t i = 0; i < b; ++i)
+            to[first + (at * b + i) / 32 * stride] |= (code >> i & 1u) << ((at * b + i) % 32);
+    };
+    const int half = 1 << (bits - 1);
+    std::vector<int> z(rows * groups, 0);
+    for (std::size_t i = 0; i < z.size() && !symmetric; ++i) {
+        const std::uint32_t code = random.below(1u << bits);
+        z[i] = static_cast<int>(code) - half;
+        put(zeros, i % groups, groups, i / groups, code);
+    }
+    const bytes scales = random_scales(random, scale_type, rows * groups);
+    made.weights.resize(rows * cols);
+    for (std::size_t n = 0; n < rows; ++n)
+        for (std::size_t k = 0; k < cols; ++k) {
+            const std::uint32_t code = random.below(1u << bits);
+            put(packed, n * words, 1, k, code);
+            const std::size_t slot = n * groups + k / group;
+            made.weights[n * cols + k] =
+                rounded_product(static_cast<int>(code) - half - z[slot], number_at(scales, scale_type, slot));
+        }
+    made.tensors = {{"l.weight_packed", "I32", {rows, words}, int32_bytes(packed)},
+                    {"l.weight_scale", scale_type, {rows, groups}, scales},
+                    {"l.weight_shape", "I64", {2}, byte_writer().u64(rows).u64(cols).take()}};
+    if (!symmetric) made.tensors.push_back({"l.weight_zero_point", "I32", {zero_rows, groups}, int32_bytes(zeros)});
+    return made;
+}
+
+// A layer of make_compressed_tensors with its zero points as older versions write them: one in each byte, signed.
+inline made_layer with_plain_zeros(made_layer made, int bits) {
+    layer_tensor& zeros = made.tensors[3];
+    const std::size_t groups = zeros.shape[1];
+    const auto per_word = static_cast<std::size_t>(32 / bits);
+    bytes plain;
+    for (std::size_t i = 0; i < made.rows * groups; ++i) {
+        const std::size_t n = i / groups;
+        const std::uint32_t code =
+            word_at(zeros.data, n / per_word * groups + i % groups) >> (n % per_word * static_cast<std::size_t>(bits)) &
+            ((1u << bits) - 1u);
+        plain.push_back(static_cast<std::byte>((code - (1u << (bits - 1))) & 255u));
+    }
+    zeros = {"l.weight_zero_point", "I8", {made.rows, groups}, plain};
+    return made;
+}
+
 } // namespace nibble_test

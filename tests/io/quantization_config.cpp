@@ -36,7 +36,9 @@ std::string text(const nb::layer_options& o) {
                                                           : "") +
            std::to_string(o.awq.q_group_size) + " ct " + std::to_string(o.compressed_tensors.num_bits) + " " +
            std::to_string(o.compressed_tensors.group_size) + " naive " + std::to_string(o.naive.group_size) + " " +
-           std::to_string(o.naive.block_size) + (o.bitsandbytes.expand_absmax ? " expanded" : "");
+           std::to_string(o.naive.block_rows) +
+           (o.naive.block_cols != o.naive.block_rows ? "x" + std::to_string(o.naive.block_cols) : "") +
+           (o.bitsandbytes.expand_absmax ? " expanded" : "");
 }
 const std::string nothing = "0 gptq 0 0 awq 0 ct 0 0 naive 0 128";
 
@@ -101,6 +103,10 @@ TEST_CASE("configurations of every kind tell what the tensors do not", "[io]") {
     // DeepSeek-V3, bitsandbytes, an older name, and a model of several.
     CHECK(text(told(in_model(R"({"quant_method":"fp8","fmt":"e4m3","weight_block_size":[64,64]})"))) ==
           "0 gptq 0 0 awq 0 ct 0 0 naive 0 64");
+    CHECK(text(told(in_model(R"({"quant_method":"fp8","weight_block_size":[1,128]})"))) ==
+          "0 gptq 0 0 awq 0 ct 0 0 naive 0 1x128");
+    CHECK(text(told(in_model(R"({"config_groups":{"g":{"weights":{"num_bits":8,"type":"float","strategy":"group",)"
+                             R"("group_size":64}}}})"))) == "0 gptq 0 0 awq 0 ct 0 0 naive 64 128");
     CHECK(text(told(in_model(R"({"quant_method":"bitsandbytes","load_in_4bit":true})"))) == nothing);
     CHECK(text(told(R"({"compression_config":{"config_groups":{"g":{"weights":)" + group48 + "}}}}")) ==
           "0 gptq 0 0 awq 0 ct 4 48 naive 48 128");
@@ -145,9 +151,8 @@ TEST_CASE("a configuration that cannot be used is refused, and changes nothing",
             "version at byte 30: 'marlin': of AWQ only gemm, gemv and gemv_fast are read");
     refused(in_model(R"({"quant_method":"gptq","bits":4,"checkpoint_format":"marlin"})"), status_code::unsupported,
             "'marlin': of GPTQ only gptq, gptq_v2 and gptq_p are read");
-    refused(in_model(R"({"quant_method":"fp8","weight_block_size":[128,64]})"), status_code::unsupported,
-            "128 x 64: only square tiles are read");
-    refused(in_model(R"({"quant_method":"fp8","weight_block_size":[0,0]})"), status_code::unsupported, "0 x 0: only");
+    refused(in_model(R"({"quant_method":"fp8","weight_block_size":[128,0]})"), status_code::unsupported,
+            "128 x 0 is no size of tiles");
     refused(in_model(R"({"quant_method":"fp8","weight_block_size":[128]})"), status_code::malformed, "expected ','");
     refused(
         compressed(R"({"type":"float","block_structure":[64,64]})", R"({"type":"float","block_structure":[32,32]})"),

@@ -1,5 +1,5 @@
 // layer_decode.cpp: the fp32 weights of a checkpoint's layer on standard output, for other languages to compare with.
-//   layer_decode FILE LAYER [--v2] [--bits B] [--group-size G] [--write COPY]
+//   layer_decode FILE LAYER [--v2] [--stream] [--bits B] [--group-size G] [--write COPY]
 // Row-major, N x K, little-endian; the name of the format on standard error. --write puts the layer into a file of its
 // own. Exit code 1: the layer cannot be read (the reason is on standard error), 2: arguments.
 #include <nibble/io/read_layer.hpp>
@@ -54,6 +54,8 @@ int main(int argc, char** argv) {
         const bool more = i + 1 < argc;
         if (argument == "--v2") {
             options.gptq.checkpoint_format = nibble::gptq_checkpoint_format::gptq_v2;
+        } else if (argument == "--stream") {
+            options.compressed_tensors.stream = true;
         } else if (argument == "--bits" && more) {
             options.gptq.bits = options.compressed_tensors.num_bits = std::atoi(argv[++i]);
         } else if (argument == "--group-size" && more) {

@@ -206,6 +206,20 @@ for bits in (2, 3, 4, 8):
             tensors["l.weight_g_idx"] = g.astype(np.int32)
         check(f"compressed-tensors {bits} bits, groups of {group}, {kind}, symmetric {symmetric}, act-order {act_order}", tensors, wanted, "--group-size", str(group))
 
+# Newer versions pack a row, and a column of zero points, as one stream; older ones leave zero points as int8.
+for bits, packing in ((3, "stream"), (5, "stream"), (6, "words"), (7, "stream"), (4, "int8 zeros")):
+    for symmetric in (True, False):
+        half = 2 ** (bits - 1)
+        q = rng.integers(-half, half, (N, K))
+        z = np.zeros((N, K // 32), dtype=int) if symmetric else rng.integers(-half, half, (N, K // 32))
+        stored, s = scales_of("F16", (N, K // 32))
+        pack = pack_bits if packing == "stream" else pack_words
+        tensors = {"l.weight_packed": pack(q + half, bits), "l.weight_scale": stored, "l.weight_shape": np.array([N, K])}
+        if not symmetric:
+            tensors["l.weight_zero_point"] = z.astype(np.int8) if packing == "int8 zeros" else np.ascontiguousarray(pack((z + half).T, bits).T)
+        check(f"compressed-tensors {bits} bits, {packing}, symmetric {symmetric}", tensors, (q - np.repeat(z, 32, axis=1)).astype(np.float32) * np.repeat(s, 32, axis=1),
+              "--group-size", "32", "--bits", str(bits), *(["--stream"] if packing == "stream" else []), same=packing != "int8 zeros")
+
 for kind in ("F16", "BF16", "F32"):
     q = rng.integers(-128, 128, (N, K))
     stored, s = scales_of(kind, (N, 1))

@@ -73,7 +73,8 @@ struct layer_format {
     layer_code code = layer_code::other;
     int bits = 0;
     layer_slots slots = layer_slots::other;
-    std::size_t size = 0; // of a group or span
+    std::size_t size = 0;      // of a group or span; columns of a tile
+    std::size_t tile_rows = 0; // rows of a tile
     layer_scale scale = layer_scale::other;
     bool zero = false;                        // an integer zero point per slot
     layer_scale minimum = layer_scale::other; // the type of a float per slot that is added; other: there is none
@@ -93,6 +94,7 @@ template <> inline constexpr layer_code code_of_element<bnb_fp4> = layer_code::f
 struct slots_and_size {
     layer_slots slots = layer_slots::other;
     std::size_t size = 0;
+    std::size_t tile_rows = 0;
 };
 template <class G> inline constexpr slots_and_size slots_of_granularity = {};
 template <> inline constexpr slots_and_size slots_of_granularity<per_channel> = {layer_slots::channel, 0};
@@ -101,8 +103,8 @@ template <std::size_t Size>
 inline constexpr slots_and_size slots_of_granularity<per_group<Size>> = {layer_slots::group, Size};
 template <std::size_t Size>
 inline constexpr slots_and_size slots_of_granularity<per_span<Size>> = {layer_slots::span, Size};
-template <std::size_t Size>
-inline constexpr slots_and_size slots_of_granularity<per_tile<Size, Size>> = {layer_slots::tile, Size};
+template <std::size_t Rows, std::size_t Cols>
+inline constexpr slots_and_size slots_of_granularity<per_tile<Rows, Cols>> = {layer_slots::tile, Cols, Rows};
 template <class Inner, class Outer>
 inline constexpr slots_and_size slots_of_granularity<two_level<Inner, Outer>> = slots_of_granularity<Inner>;
 
@@ -134,6 +136,7 @@ inline constexpr layer_format format_of = [] {
     f.bits = S::element_type::bits;
     f.slots = slots_of_granularity<typename S::granularity_type>.slots;
     f.size = slots_of_granularity<typename S::granularity_type>.size;
+    f.tile_rows = slots_of_granularity<typename S::granularity_type>.tile_rows;
     f.scale = scale_of<typename S::scale_type>;
     if constexpr (S::has_minimum) {
         f.minimum = minimum_of<typename S::zero_type>;
@@ -156,6 +159,8 @@ inline constexpr layer_format format_of = [] {
             return cols;
         case layer_slots::group:
             return min_of(f.size, cols);
+        case layer_slots::tile:
+            return f.tile_rows == 1 ? min_of(f.size, cols) : std::size_t{0};
         case layer_slots::span:
             return f.size != 0 && cols % f.size == 0 ? f.size : std::size_t{0};
         default:
@@ -163,7 +168,7 @@ inline constexpr layer_format format_of = [] {
         }
     };
     if (columns(a) != 0 && columns(b) != 0) return columns(a) == columns(b);
-    return a.slots == b.slots && a.size == b.size && a.slots != layer_slots::other;
+    return a.slots == b.slots && a.size == b.size && a.tile_rows == b.tile_rows && a.slots != layer_slots::other;
 }
 
 // Can S hold a layer of format `want`, bit for bit? A global scale that divides is also held, as its reciprocal, by a
@@ -199,7 +204,7 @@ template <any_scheme S> [[nodiscard]] constexpr bool holds(const layer_format& w
         text += " per tensor";
         break;
     case layer_slots::tile:
-        text += " in tiles of " + std::to_string(f.size) + " x " + std::to_string(f.size);
+        text += " in tiles of " + std::to_string(f.tile_rows) + " x " + std::to_string(f.size);
         break;
     case layer_slots::span:
         text += " in blocks of " + std::to_string(f.size) + " weights of the flattened matrix";
@@ -282,13 +287,15 @@ template <class List, class Fill>
     case layer_slots::channel:
     case layer_slots::group:
         if (want.size % 4 != 0) return text + "; groups of a scheme are multiples of 4 columns";
+        if (want.slots == layer_slots::group && (want.code == layer_code::e4m3 || want.code == layer_code::e5m2))
+            return text + "; fp8 in groups needs a scheme of yours with per_group<" + size + "> in the list";
         return text +
                "; nibble's own lists have groups of 32, 64 and 128 columns and whole rows, other groups need a "
                "scheme of yours" +
                (want.slots == layer_slots::group ? " with per_group<" + size + ">" : "") + " in the list";
     case layer_slots::tile:
         return text + "; nibble's own lists have tiles of 128 x 128, others need a scheme of yours with per_tile<" +
-               size + ", " + size + "> in the list";
+               std::to_string(want.tile_rows) + ", " + size + "> in the list";
     case layer_slots::span:
         if (want.size % 4 != 0) return text + "; blocks of a scheme are multiples of 4 weights";
         return text + "; bitsandbytes_block_formats<" + size + "> has it";

@@ -131,6 +131,19 @@ public:
         return parsed.ec == std::errc() && parsed.ptr == end ? value : 0;
     }
 
+    // Zero points of codes that have none: older tools write them all the same, as zeros. Others are an error.
+    [[nodiscard]] bool expect_no_zeros(std::string_view suffix, std::string_view codes) {
+        const tensor_info* zeros = find(suffix);
+        if (zeros == nullptr) return true;
+        // -0 is a zero too, which of types of one byte can be told.
+        const bool floats = zeros->type_name.starts_with("F8_E4") || zeros->type_name.starts_with("F8_E5");
+        for (std::size_t i = 0; i < zeros->bytes; ++i)
+            if ((zeros->data[i] & (floats ? std::byte{0x7f} : std::byte{0xff})) != std::byte{0})
+                return fail(status_code::unsupported, *zeros,
+                            "zero points of " + std::string(codes) + " weights are not read, unless all are 0");
+        return true;
+    }
+
     // Number k of a tensor of I32 or I64.
     [[nodiscard]] static std::int64_t integer_at(const tensor_info& tensor, std::size_t k) noexcept {
         return tensor.type_name == "I64" ? load_little<std::int64_t>(tensor.data + 8 * k)

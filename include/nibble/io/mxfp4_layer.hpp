@@ -50,8 +50,7 @@ public:
         weight_ = layer.require(".weight_packed");
         scale_ = weight_ == nullptr ? nullptr : layer.require(".weight_scale");
         if (scale_ == nullptr) return false;
-        if (const tensor_info* zero = layer.find(".weight_zero_point"))
-            return layer.fail(status_code::unsupported, *zero, "zero points of MXFP4 weights are not read");
+        if (!layer.expect_no_zeros(".weight_zero_point", "MXFP4")) return false;
         if (!layer.expect_type(*weight_, {"U8"}) || !layer.expect_type(*scale_, {"U8", "F8_E8M0"}) ||
             !layer.expect_matrix(*weight_))
             return false;
@@ -103,8 +102,8 @@ private:
 } // namespace detail
 
 // The compressed-tensors layer `prefix` of a file as mxfp4, every bit as stored. `out` stays as it was unless the
-// result is ok: not_found and mismatch as in read_gptq, unsupported for zero points, or if List has no mxfp4. One copy;
-// allocates the weights.
+// result is ok: not_found and mismatch as in read_gptq, unsupported for zero points that are not 0, or if List has no
+// mxfp4. One copy; allocates the weights.
 template <class List>
 [[nodiscard]] status read_compressed_tensors_mxfp4(const tensor_source& file, std::string_view prefix,
                                                    quantized_layer<List>& out) {

@@ -42,8 +42,7 @@ public:
         scale_ = layer.find(".weight_scale_inv");
         if (scale_ == nullptr) scale_ = layer.require(".weight_scale");
         if (scale_ == nullptr) return false;
-        if (const tensor_info* zero = layer.find(".weight_zero_point"))
-            return layer.fail(status_code::unsupported, *zero, "zero points of MXFP8 weights are not read");
+        if (!layer.expect_no_zeros(".weight_zero_point", "MXFP8")) return false;
         if (!layer.expect_type(*weight_, {"F8_E4M3", "F8_E5M2"}) || !layer.expect_type(*scale_, {"U8", "F8_E8M0"}) ||
             !layer.expect_matrix(*weight_))
             return false;
@@ -91,8 +90,8 @@ private:
 } // namespace detail
 
 // The layer `prefix` of a file as mxfp8_e4m3 or mxfp8_e5m2, every bit as stored. `out` stays as it was unless the
-// result is ok: not_found and mismatch as in read_gptq, unsupported for zero points, or if List lacks the scheme. One
-// copy; allocates the weights.
+// result is ok: not_found and mismatch as in read_gptq, unsupported for zero points that are not 0, or if List lacks
+// the scheme. One copy; allocates the weights.
 template <class List>
 [[nodiscard]] status read_compressed_tensors_mxfp8(const tensor_source& file, std::string_view prefix,
                                                    quantized_layer<List>& out) {

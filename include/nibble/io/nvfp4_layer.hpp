@@ -53,7 +53,7 @@ public:
         weight_ = layer.require(divided ? ".weight_packed" : ".weight");
         scale_ = weight_ == nullptr ? nullptr : layer.require(".weight_scale");
         global_ = scale_ == nullptr ? nullptr : layer.require(divided ? ".weight_global_scale" : ".weight_scale_2");
-        if (global_ == nullptr) return false;
+        if (global_ == nullptr || !layer.expect_no_zeros(".weight_zero_point", "NVFP4")) return false;
         if (!layer.expect_type(*weight_, {"U8"}) || !layer.expect_type(*scale_, {"F8_E4M3"}) ||
             !layer.expect_type(*global_, {"F32"}) || !layer.expect_matrix(*weight_) || !layer.expect_one(*global_))
             return false;

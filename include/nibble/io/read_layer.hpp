@@ -111,7 +111,7 @@ template <class List>
             s = write_awq_gemv_fast(weights, prefix, out);
             break;
         case layer_layout::compressed_tensors_packed:
-            s = write_compressed_tensors(weights, layer.columns, prefix, out);
+            s = write_compressed_tensors(weights, layer.columns, prefix, out, options.compressed_tensors);
             return;
         case layer_layout::compressed_tensors_nvfp4:
             s = write_compressed_tensors_nvfp4(weights, prefix, out);
