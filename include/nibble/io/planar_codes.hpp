@@ -22,11 +22,13 @@ template <int Bits, class Visit> void for_each_plane(const Visit& visit) {
 
 // Blocks of 32 codes, planar in `from`, as one stream in `to`; the two may be the same.
 template <int Bits> inline void stream_from_planes(const std::uint8_t* from, std::size_t blocks, std::uint8_t* to) {
-    for (std::size_t block = 0; block < blocks; ++block, from += 4 * Bits, to += 4 * Bits) {
+    constexpr std::size_t bytes = std::size_t{4} * Bits;
+    for (std::size_t block = 0; block < blocks; ++block, from += bytes, to += bytes) {
         std::uint8_t codes[32] = {};
         for_each_plane<Bits>([&]<int Width>(int shift) {
             std::uint8_t part[32];
-            spread_codes<Width>(from + 4 * shift, 32, part); // planes of lower bits lie in front
+            spread_codes<Width>(from + std::size_t{4} * static_cast<unsigned>(shift), 32,
+                                part); // planes of lower bits lie in front
             for (int i = 0; i < 32; ++i) codes[i] = static_cast<std::uint8_t>(codes[i] | part[i] << shift);
         });
         squeeze_codes<Bits>(codes, 32, to);
@@ -35,13 +37,14 @@ template <int Bits> inline void stream_from_planes(const std::uint8_t* from, std
 
 // The inverse.
 template <int Bits> inline void planes_from_stream(const std::uint8_t* from, std::size_t blocks, std::uint8_t* to) {
-    for (std::size_t block = 0; block < blocks; ++block, from += 4 * Bits, to += 4 * Bits) {
+    constexpr std::size_t bytes = std::size_t{4} * Bits;
+    for (std::size_t block = 0; block < blocks; ++block, from += bytes, to += bytes) {
         std::uint8_t codes[32];
         spread_codes<Bits>(from, 32, codes);
         for_each_plane<Bits>([&]<int Width>(int shift) {
             std::uint8_t part[32];
             for (int i = 0; i < 32; ++i) part[i] = static_cast<std::uint8_t>(codes[i] >> shift & ((1 << Width) - 1));
-            squeeze_codes<Width>(part, 32, to + 4 * shift);
+            squeeze_codes<Width>(part, 32, to + std::size_t{4} * static_cast<unsigned>(shift));
         });
     }
 }
