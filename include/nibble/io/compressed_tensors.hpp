@@ -58,13 +58,14 @@ using compressed_tensors_formats =
 
 namespace detail {
 
-// The lowest `used` bits of each of `count` words of 32 bits, appended to a bit stream.
-inline void join_words(int used, const std::byte* from, std::size_t count, std::byte* to, std::size_t bytes) {
+// The lowest `used` bits of each of `count` words of 32 bits, XORed with `flip`, appended to a bit stream.
+inline void join_words(int used, const std::byte* from, std::size_t count, std::uint32_t flip, std::byte* to,
+                       std::size_t bytes) {
     std::uint64_t held = 0;
     int fill = 0;
     std::size_t at = 0;
     for (std::size_t i = 0; i < count; ++i) {
-        const std::uint32_t word = load_little<std::uint32_t>(from + 4 * i) & ((1u << used) - 1u);
+        const std::uint32_t word = (load_little<std::uint32_t>(from + 4 * i) ^ flip) & ((1u << used) - 1u);
         held |= std::uint64_t{word} << fill;
         fill += used;
         if (fill < 32) continue;
@@ -91,9 +92,11 @@ inline void split_words(int used, const std::byte* from, std::size_t bytes, std:
     }
 }
 
-// The highest bit of every code in a byte, of widths that divide it.
-[[nodiscard]] constexpr std::byte sign_bits_of_byte(int bits) noexcept {
-    return bits == 2 ? std::byte{0xaa} : bits == 4 ? std::byte{0x88} : std::byte{0x80};
+// The highest bit of every code in a word of 32 bits.
+[[nodiscard]] constexpr std::uint32_t sign_bits(int bits) noexcept {
+    std::uint32_t word = 0;
+    for (int at = bits; at <= 32; at += bits) word |= 1u << (at - 1);
+    return word;
 }
 // Of widths that divide 32 the two packings are one.
 [[nodiscard]] constexpr bool divides_word(int bits) noexcept {
@@ -105,25 +108,43 @@ inline void split_words(int used, const std::byte* from, std::size_t bytes, std:
     // No product that could overflow: a file has less than 2^60 codes in a row.
     return stream ? ceil_div(count * b, 32) : ceil_div(count, 32 / b);
 }
-// Where code n of a column stands, whose words are `stride` words apart.
-[[nodiscard]] inline std::uint32_t packed_code(const std::byte* from, std::size_t n, std::size_t stride, int bits,
-                                               bool stream) noexcept {
+// Where code n stands of rows of words that are packed downwards: word and bit.
+struct code_place {
+    std::size_t word;
+    unsigned bit;
+    [[nodiscard]] constexpr bool straddles(int bits) const noexcept { return bit + static_cast<unsigned>(bits) > 32; }
+};
+[[nodiscard]] constexpr code_place place_of_code(std::size_t n, int bits, bool stream) noexcept {
     const auto b = static_cast<std::size_t>(bits);
-    const std::size_t word = stream ? n * b / 32 : n / (32 / b);
-    const std::size_t bit = stream ? n * b % 32 : n % (32 / b) * b;
-    std::uint64_t held = load_little<std::uint32_t>(from + word * stride * 4);
-    if (bit + b > 32) held |= std::uint64_t{load_little<std::uint32_t>(from + (word + 1) * stride * 4)} << 32;
-    return static_cast<std::uint32_t>(held >> bit) & ((1u << bits) - 1u);
+    return stream ? code_place{n * b / 32, static_cast<unsigned>(n * b % 32)}
+                  : code_place{n / (32 / b), static_cast<unsigned>(n % (32 / b) * b)};
 }
+// Code n of each of `count` columns of words.
+inline void unpack_down(const std::byte* from, std::size_t n, std::size_t count, int bits, bool stream,
+                        std::byte* to) noexcept {
+    const code_place place = place_of_code(n, bits, stream);
+    const std::uint32_t mask = (1u << bits) - 1u;
+    const std::byte* words = from + place.word * count * 4;
+    if (!place.straddles(bits)) {
+        for (std::size_t g = 0; g < count; ++g)
+            to[g] = static_cast<std::byte>((load_little<std::uint32_t>(words + 4 * g) >> place.bit) & mask);
+        return;
+    }
+    const std::byte* more = words + count * 4;
+    for (std::size_t g = 0; g < count; ++g) {
+        const std::uint64_t two =
+            std::uint64_t{load_little<std::uint32_t>(more + 4 * g)} << 32 | load_little<std::uint32_t>(words + 4 * g);
+        to[g] = static_cast<std::byte>(static_cast<std::uint32_t>(two >> place.bit) & mask);
+    }
+}
+// The inverse for one column, whose words are `stride` words apart and 0 where nothing was stored yet.
 inline void store_packed_code(std::byte* to, std::size_t n, std::size_t stride, int bits, bool stream,
                               std::uint32_t code) noexcept {
-    const auto b = static_cast<std::size_t>(bits);
-    const std::size_t word = stream ? n * b / 32 : n / (32 / b);
-    const std::size_t bit = stream ? n * b % 32 : n % (32 / b) * b;
-    const std::uint64_t held = std::uint64_t{code} << bit;
-    std::byte* first = to + word * stride * 4;
+    const code_place place = place_of_code(n, bits, stream);
+    const std::uint64_t held = std::uint64_t{code} << place.bit;
+    std::byte* first = to + place.word * stride * 4;
     store_little(first, load_little<std::uint32_t>(first) | static_cast<std::uint32_t>(held));
-    if (bit + b <= 32) return;
+    if (!place.straddles(bits)) return;
     std::byte* second = first + stride * 4;
     store_little(second, load_little<std::uint32_t>(second) | static_cast<std::uint32_t>(held >> 32));
 }
@@ -176,13 +197,14 @@ public:
     void store(const layer_destination& to) const {
         const std::size_t words = packed_->shape[1];
         const bool bytes = divides_word(format.bits);
-        const auto flips = format.zero ? std::byte{0} : sign_bits_of_byte(format.bits);
+        const std::uint32_t flip = format.zero ? 0 : sign_bits(format.bits);
+        const auto flips = static_cast<std::byte>(flip & 255u);
         const std::size_t row_bytes = to.row_bytes; // a local: stores of bytes may alias `to`
         for (std::size_t row = 0; row < rows; ++row) {
             const std::byte* from = packed_->data + row * words * 4;
             std::byte* codes = to.codes + row * to.row_bytes;
             if (!bytes && !stream_) {
-                join_words(32 / format.bits * format.bits, from, words, codes, to.row_bytes);
+                join_words(32 / format.bits * format.bits, from, words, flip, codes, to.row_bytes);
             } else if (!bytes || format.zero) {
                 std::memcpy(codes, from, to.row_bytes);
             } else {
@@ -190,19 +212,23 @@ public:
             }
         }
         clear_row_ends(to.codes, rows, to.row_bytes, cols * static_cast<std::size_t>(format.bits));
-        if (!bytes && !format.zero) flip_signs(format.bits, to.codes, rows, cols, to.row_bytes);
+        if (!bytes && stream_ && !format.zero) flip_signs(format.bits, to.codes, rows, cols, to.row_bytes);
         if (!columns.empty()) gather_codes(format.bits, to.codes, rows, to.row_bytes, columns);
         std::memcpy(to.scales, scale_->data, scale_->bytes);
         if (zero_ == nullptr) return;
+        // Locals: stores of bytes may alias members.
         const std::size_t groups = groups_;
+        const std::byte* from = zero_->data;
         const bool plain = zero_->type_name == "I8";
-        const unsigned half = 1u << (format.bits - 1);
+        const bool stream = stream_;
+        const int bits = format.bits;
         for (std::size_t n = 0; n < rows; ++n) {
             std::byte* zeros = to.zeros + n * groups;
-            for (std::size_t g = 0; g < groups; ++g)
-                zeros[g] =
-                    static_cast<std::byte>(plain ? static_cast<unsigned>(zero_->data[n * groups + g]) + half
-                                                 : packed_code(zero_->data + 4 * g, n, groups, format.bits, stream_));
+            if (plain)
+                for (std::size_t g = 0; g < groups; ++g)
+                    zeros[g] = static_cast<std::byte>(static_cast<unsigned>(from[n * groups + g]) + (1u << (bits - 1)));
+            else
+                unpack_down(from, n, groups, bits, stream, zeros);
         }
     }
 
