@@ -101,7 +101,7 @@ using formats = nb::join_formats<
     nb::format_list<with_zeros<2, nb::per_channel, nb::f32>, with_zeros<3, nb::per_channel, nb::bf16>,
                     with_zeros<3, nb::per_channel, nb::f32>, with_zeros<4, nb::per_channel, nb::f16>,
                     with_zeros<8, nb::per_channel, nb::f16>, with_zeros<8, nb::per_channel, nb::f32>,
-                    with_zeros<4, nb::per_group<32>, nb::f16>,
+                    with_zeros<4, nb::per_group<32>, nb::f16>, with_zeros<5, nb::per_group<32>, nb::f16>,
                     nb::detail::integer_format<signed_codes, false, nb::per_group<32>, nb::f16>,
                     nb::detail::integer_format<signed_codes, false, nb::per_channel, nb::bf16>,
                     nb::detail::integer_format<signed_bytes, false, nb::per_channel, nb::f16>,
@@ -111,7 +111,8 @@ using formats = nb::join_formats<
                     nb::named_format<"nf4", nb::bitsandbytes_scheme<nb::nf4, 64>>,
                     nb::named_format<"nf4_nested", nb::bitsandbytes_nested_scheme<nb::nf4, 64>>,
                     nb::named_format<"fp4", nb::bitsandbytes_scheme<nb::bnb_fp4, 64>>>,
-    nb::nvfp4_formats, nb::mxfp4_formats>;
+    nb::nvfp4_formats, nb::mxfp4_formats, nb::mxfp8_formats, nb::llm_int8_formats,
+    nb::format_list<nb::named_format<"int4_g32_min", nb::int4_g32_min>>>;
 using fuzzed_layer = nb::quantized_layer<formats>;
 
 std::vector<float> weights_of(const fuzzed_layer& layer) {
@@ -148,7 +149,10 @@ std::string touch_layer(const nb::safetensors_file& file, const nb::stored_layer
     const std::vector<float> values = weights_of(layer);
 
     nb::safetensors_writer writer;
-    if (!nb::write_layer(layer, stored.prefix, writer).ok()) return ""; // not everything that is read can be written
+    nb::layer_options as_read;
+    as_read.gptq.write_qzeros = false;
+    if (!nb::write_layer(layer, stored.prefix, writer, as_read).ok())
+        return ""; // not everything that is read can be written
     const std::vector<std::byte> written = writer.bytes();
     nb::safetensors_file again;
     fuzzed_layer same;

@@ -2,6 +2,7 @@
 #include "../io/broken_gguf.hpp"
 #include "../io/broken_safetensors.hpp"
 #include "../io/io_support.hpp"
+#include "../io/layer_makers.hpp"
 #include "../io/layer_support.hpp"
 #include "../io/packed_support.hpp"
 
@@ -58,10 +59,16 @@ std::vector<bytes> safetensors_files() {
                                     make_gptq(3, 32, 32, 3, 32, "BF16", true, false),
                                     make_gptq(4, 16, 32, 2, 32, "F32", true, false),
                                     make_gptq(5, 8, 32, 8, 32, "F16", true, false),
+                                    make_gptq_planes(6, 32, 64, 5, 32, "F16", true, false),
+                                    without_qzeros(make_gptq(7, 32, 64, 4, 32, "F16", false, false), 4),
                                     make_awq(1, 32, 64, 32, "F16"),
+                                    make_awq_gemv(1, 8, 512, 32, "F16"),
+                                    make_awq_gemv_fast(1, 8, 64, 32),
                                     make_compressed_tensors(1, 8, 64, 4, 32, "F16", true, false),
                                     make_compressed_tensors(2, 8, 64, 4, 32, "F16", false, true),
                                     make_compressed_tensors(3, 11, 35, 3, 35, "F32", false, false),
+                                    make_compressed_tensors_stream(4, 8, 64, 5, 32, "F16", false),
+                                    with_plain_zeros(make_compressed_tensors(5, 8, 64, 4, 32, "F16", false, false), 4),
                                     make_naive(1, 8, 64, "I8", {8, 1}, "F16", true, false),
                                     make_naive(2, 8, 64, "I8", {1}, "F32", true, false),
                                     make_naive(3, 8, 64, "I8", {8}, "F32", false, false),
@@ -73,7 +80,9 @@ std::vector<bytes> safetensors_files() {
                                     make_nvfp4(1, 8, 64, false, 0.5f),
                                     make_nvfp4(2, 8, 64, true, 0.5f),
                                     make_mxfp4(1, 8, 64, "U8"),
-                                    make_mxfp4(2, 8, 64, "F8_E8M0")})
+                                    make_mxfp4(2, 8, 64, "F8_E8M0"),
+                                    make_mxfp8(1, 8, 64, "F8_E4M3", "U8"),
+                                    make_gpt_oss(1, 2, 4, 64)})
         files.push_back(layer_file(layer.tensors));
     files.push_back(nibble_test::safetensors(R"({"__metadata__":null})", 0));
     // Configurations, which fuzz_safetensors reads from byte 8 on.

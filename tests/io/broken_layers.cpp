@@ -4,6 +4,7 @@
 
 #include <nibble/io/read_layer.hpp>
 
+#include "layer_makers.hpp"
 #include "layer_support.hpp"
 
 #include <functional>
@@ -22,7 +23,9 @@ using formats =
                     nb::named_format<"int8_channel_f16", nb::scheme<nb::int8, nb::per_channel, nb::scale<nb::f16>>>,
                     nb::named_format<"nf4_b64", nb::bitsandbytes_scheme<nb::nf4, 64>>,
                     nb::named_format<"nvfp4", nb::nvfp4>>;
-using formats_and_mxfp4 = nb::join_formats<formats, nb::mxfp4_formats>;
+using more_formats = nb::join_formats<
+    formats, nb::format_list<nb::detail::integer_format<nb::unsigned_integer<5>, true, nb::per_group<32>, nb::f16>>,
+    nb::mxfp4_formats, nb::mxfp8_formats, nb::format_list<nb::named_format<"int4_g32_min", nb::int4_g32_min>>>;
 
 using tensors = std::vector<layer_tensor>;
 using damage = std::function<void(tensors&)>;
@@ -95,7 +98,10 @@ std::vector<broken_layer> broken_layers() {
     constexpr auto unsupported = nb::status_code::unsupported;
     constexpr std::size_t huge = std::size_t{1} << 61;
     const tensors gptq = make_gptq(1, 32, 64, 4, 32, "F16", false, false).tensors;
+    const tensors planes = make_gptq_planes(1, 32, 64, 5, 32, "F16", true, false).tensors;
     const tensors awq = make_awq(2, 32, 64, 32, "F16").tensors;
+    const tensors gemv = make_awq_gemv(2, 8, 512, 32, "F16").tensors;
+    const tensors gemv_fast = make_awq_gemv_fast(2, 8, 128, 64).tensors;
     const tensors packed = make_compressed_tensors(3, 8, 64, 4, 32, "F16", true, false).tensors;
     const tensors zeros = make_compressed_tensors(4, 8, 64, 4, 32, "F16", false, true).tensors;
     const tensors naive = make_naive(5, 8, 64, "I8", {8, 1}, "F16", true, false).tensors;
@@ -106,6 +112,9 @@ std::vector<broken_layer> broken_layers() {
     const tensors times = make_nvfp4(8, 8, 64, false, 0.5f).tensors;
     const tensors divided = make_nvfp4(9, 8, 64, true, 0.5f).tensors;
     const tensors mxfp4 = make_mxfp4(10, 8, 64, "U8").tensors;
+    const tensors int8 = {{"l.weight", "I8", {8, 64}, bytes(512)}, {"l.SCB", "F32", {8}, bytes(32)}};
+    const tensors mxfp8 = make_mxfp8(10, 8, 64, "F8_E4M3", "U8").tensors;
+    const tensors experts = make_gpt_oss(11, 2, 4, 64).tensors;
     const auto gptq_options = [](int bits, int group) {
         nb::layer_options o;
         o.gptq.bits = bits;
@@ -121,7 +130,18 @@ std::vector<broken_layer> broken_layers() {
     const auto naive_options = [](int group, int block) {
         nb::layer_options o;
         o.naive.group_size = group;
-        o.naive.block_size = block;
+        o.naive.block_rows = o.naive.block_cols = block;
+        return o;
+    };
+    const auto tiles_of = [](int rows, int cols) {
+        nb::layer_options o;
+        o.naive.block_rows = rows;
+        o.naive.block_cols = cols;
+        return o;
+    };
+    const auto parts_of = [](std::vector<std::size_t> parts) {
+        nb::layer_options o;
+        o.naive.part_rows = std::move(parts);
         return o;
     };
     std::vector<std::uint32_t> uneven = index_of(64, 32);
@@ -134,7 +154,21 @@ std::vector<broken_layer> broken_layers() {
 
     return {
         // GPTQ
-        {"no qzeros", gptq, without("qzeros"), missing, "layer 'l': tensor 'l.qzeros': is missing"},
+        {"neither qzeros nor g_idx", gptq,
+         [](tensors& all) {
+             without("qzeros")(all);
+             without("g_idx")(all);
+         },
+         mismatch, "layer 'l': tensor 'l.qweight': has neither qzeros nor a g_idx beside it: say the bits"},
+        {"neither qzeros nor a width by g_idx", gptq,
+         [](tensors& all) {
+             without("qzeros")(all);
+             reshaped("g_idx", {63})(all);
+         },
+         unsupported, "layer 'l': tensor 'l.qweight': has 8 rows of words, which are no codes of 2 to 8 bits"},
+        {"planes of other codes", planes, reshaped("qweight", {11, 32}), mismatch,
+         "tensor 'l.qweight': has 11 rows of words, no whole number of codes of 5 bits"},
+        {"5 bits that are not listed", planes, {}, unsupported, "none that holds uint5 in groups of 32, fp16 scales"},
         {"no scales", gptq, without("scales"), missing, "layer 'l': tensor 'l.scales': is missing"},
         {"words of floats", gptq, retyped("qweight", "F32"), mismatch, "tensor 'l.qweight': is F32, expected I32"},
         {"zeros of bytes", gptq, retyped("qzeros", "U8"), mismatch, "tensor 'l.qzeros': is U8, expected I32"},
@@ -150,8 +184,10 @@ std::vector<broken_layer> broken_layers() {
          "tensor 'l.qzeros': has shape [0, 2305843009213693952]"},
         {"scales of other outputs", gptq, reshaped("scales", {2, 31}), mismatch,
          "tensor 'l.scales': has shape [2, 31], expected [2, 32] (as many columns as qweight)"},
-        {"zeros of five bits", gptq, reshaped("qzeros", {2, 5}), unsupported,
-         "tensor 'l.qzeros': has shape [2, 5], which for 32 outputs is no width of 2, 3, 4 or 8 bits"},
+        {"zeros of nine bits", gptq, reshaped("qzeros", {2, 9}), unsupported,
+         "tensor 'l.qzeros': has shape [2, 9], which for 32 outputs is no width of 2 to 8 bits"},
+        {"zeros of five bits", gptq, reshaped("qzeros", {2, 5}), mismatch,
+         "tensor 'l.qweight': has 8 rows of words, no whole number of codes of 5 bits"},
         {"zeros of no whole bits", make_gptq(1, 64, 64, 4, 32, "F16", false, false).tensors, reshaped("qzeros", {2, 7}),
          unsupported, "which for 64 outputs is no width"},
         {"zeros of other groups", gptq, reshaped("qzeros", {3, 4}), mismatch,
@@ -189,7 +225,8 @@ std::vector<broken_layer> broken_layers() {
              reshaped("qzeros", {65, 4})(all);
          },
          mismatch, "tensor 'l.scales': has 65 groups for 64 columns"},
-        {"an index of int64", gptq, retyped("g_idx", "I64"), mismatch, "tensor 'l.g_idx': is I64, expected I32"},
+        {"an index of floats", gptq, retyped("g_idx", "F32"), mismatch,
+         "tensor 'l.g_idx': is F32, expected I32 or I64"},
         {"an index of fewer columns", gptq, reshaped("g_idx", {63}), mismatch,
          "tensor 'l.g_idx': has shape [63], expected [64] (one group per column)"},
         {"an index that is a matrix", gptq, reshaped("g_idx", {64, 1}), mismatch,
@@ -204,8 +241,10 @@ std::vector<broken_layer> broken_layers() {
          "tensor 'l.g_idx': group 0 has 31 columns, expected 32 (groups of 32)", gptq_options(0, 32)},
         {"all columns in the last group", gptq, words("g_idx", std::vector<std::uint32_t>(64, 1)), malformed,
          "tensor 'l.g_idx': group 0 has 0 columns, expected 1 (groups of 1)"},
-        {"all columns in the first group", gptq, words("g_idx", std::vector<std::uint32_t>(64, 0)), malformed,
-         "tensor 'l.g_idx': group 1 has 0 columns, expected at least 1 (groups of 64)"},
+        {"all columns in the second group", gptq, words("g_idx", std::vector<std::uint32_t>(64, 1)), malformed,
+         "tensor 'l.g_idx': group 0 has 0 columns, expected 1 (groups of 1)"},
+        {"an index that says nothing", gptq, words("g_idx", std::vector<std::uint32_t>(64, 0)), mismatch,
+         "tensor 'l.scales': has 2 groups for 64 columns, which groups of 32 to 63 columns make: say the group_size"},
         {"a format that is not listed",
          make_gptq(1, 32, 64, 4, 32, "BF16", false, false).tensors,
          {},
@@ -262,6 +301,56 @@ std::vector<broken_layer> broken_layers() {
          "layer 'l': q_group_size: -2 is no group size",
          {.group_size = -2}},
         {"AWQ words that are too many", awq, reshaped("qweight", {0, huge}), mismatch, "expected"},
+        // AWQ's gemv and gemv_fast
+        {"gemv in groups that nobody tells",
+         gemv,
+         {},
+         mismatch,
+         "layer 'l': q_group_size: is not told, and padding hides it: say that of the checkpoint's configuration"},
+        {"gemv in other groups",
+         gemv,
+         {},
+         mismatch,
+         "tensor 'l.scales': has shape [8, 32], expected [8, 8] (4 groups of 128, padded)",
+         {.group_size = 128}},
+        {"gemv in groups of 48",
+         gemv,
+         {},
+         mismatch,
+         "tensor 'l.qweight': has 512 columns, which are no groups of 48 as AWQ makes them",
+         {.group_size = 48}},
+        {"gemv in groups of 16", gemv, {}, mismatch, "which are no groups of 16 as AWQ makes them", {.group_size = 16}},
+        {"gemv in groups of -3", gemv, {}, unsupported, "q_group_size: -3 is no group size", {.group_size = -3}},
+        {"gemv of bfloat16 zeros",
+         gemv,
+         retyped("qzeros", "BF16"),
+         mismatch,
+         "tensor 'l.qzeros': is BF16, expected I32",
+         {.group_size = 32}},
+        {"gemv_fast that is not listed",
+         gemv_fast,
+         {},
+         unsupported,
+         "awq gemv_fast: the list of formats has none that holds uint4 in groups of 64, fp16 scales, minimums",
+         {.group_size = 64}},
+        {"gemv_fast without scales",
+         gemv_fast,
+         without("scales"),
+         missing,
+         "tensor 'l.scales': is missing",
+         {.group_size = 64}},
+        {"gemv_fast of 96 columns",
+         gemv_fast,
+         reshaped("qweight", {2, 96}),
+         mismatch,
+         "tensor 'l.qweight': has 96 columns, expected a multiple of 64",
+         {.group_size = 32}},
+        {"gemv_fast of other minimums",
+         gemv_fast,
+         reshaped("qzeros", {8, 8}),
+         mismatch,
+         "tensor 'l.qzeros': has shape [8, 8], expected [16, 8] (2 groups of 64, padded)",
+         {.group_size = 64}},
         // compressed-tensors
         {"no weight_shape", packed, without("weight_shape"), missing, "tensor 'l.weight_shape': is missing"},
         {"no weight_scale", packed, without("weight_scale"), missing, "tensor 'l.weight_scale': is missing"},
@@ -278,7 +367,7 @@ std::vector<broken_layer> broken_layers() {
         {"a shape of far more inputs", packed, says_shape(8, 0x7fffffffffffffffu), mismatch,
          "tensor 'l.weight_packed': has 8 words per row, too few for 9223372036854775807 codes (weight_shape)"},
         {"no width fits", packed, says_shape(8, 100), unsupported,
-         "tensor 'l.weight_packed': has 8 words per row for 100 columns, which no width of 2, 3, 4 or 8 bits fits"},
+         "tensor 'l.weight_packed': has 8 words per row for 100 columns, which no width of 2 to 8 bits fits"},
         {"several widths fit",
          make_compressed_tensors(3, 8, 4, 4, 4, "F16", true, false).tensors,
          {},
@@ -290,7 +379,7 @@ std::vector<broken_layer> broken_layers() {
          mismatch,
          "has 8 words per row for 64 columns, which does not fit num_bits 8",
          ct_options(8, 0)},
-        {"num_bits 5", packed, {}, mismatch, "does not fit num_bits 5 (2, 3, 4 and 8 are read)", ct_options(5, 0)},
+        {"num_bits 5", packed, {}, mismatch, "does not fit num_bits 5 (2 to 8 are read)", ct_options(5, 0)},
         {"scales of other outputs", packed, reshaped("weight_scale", {9, 2}), mismatch,
          "tensor 'l.weight_scale': has shape [9, 2], expected [8, 2] (a row for each of weight_packed)"},
         {"groups that may have several sizes",
@@ -304,29 +393,38 @@ std::vector<broken_layer> broken_layers() {
         {"scales of no group", packed, reshaped("weight_scale", {8, 0}), mismatch,
          "tensor 'l.weight_scale': has shape [8, 0]"},
         {"zeros that are not packed", zeros, reshaped("weight_zero_point", {8, 2}), mismatch,
-         "tensor 'l.weight_zero_point': has shape [8, 2], expected [1, 2] (8 outputs per word, columns of "
+         "tensor 'l.weight_zero_point': has shape [8, 2], expected [1, 2] (outputs in 4 bits, columns of "
          "weight_scale)"},
-        {"zeros of int8", zeros, retyped("weight_zero_point", "I8"), mismatch,
-         "tensor 'l.weight_zero_point': is I8, expected I32"},
+        {"zeros of floats", zeros, retyped("weight_zero_point", "F32"), mismatch,
+         "tensor 'l.weight_zero_point': is F32, expected I32 or I8"},
+        {"zeros of int8 that are packed", zeros, retyped("weight_zero_point", "I8"), mismatch,
+         "tensor 'l.weight_zero_point': has shape [1, 2], expected [8, 2] (one per number of weight_scale)"},
+        {"zeros of int8 that are no codes", zeros,
+         [](tensors& all) {
+             retyped("weight_zero_point", "I8")(all);
+             reshaped("weight_zero_point", {8, 2})(all);
+             named(all, "weight_zero_point").data.assign(16, std::byte{0});
+             named(all, "weight_zero_point").data[3] = std::byte{8};
+         },
+         malformed, "tensor 'l.weight_zero_point': number 3 is 8, which 4 bits do not hold"},
         {"an uneven index", zeros, words("weight_g_idx", uneven), malformed,
          "tensor 'l.weight_g_idx': group 1 has 33 columns"},
         // one code per byte
         {"scales of other rows", naive, reshaped("weight_scale", {7, 1}), mismatch,
          "tensor 'l.weight_scale': has shape [7, 1], expected one number, 8 rows of one, or 1 x 1 tiles of 128 x 128 "
          "(weight [8, 64])"},
-        {"MXFP8", fp8,
-         [](tensors& all) {
-             retyped("weight_scale", "U8")(all);
-             reshaped("weight_scale", {8, 2})(all);
-         },
-         unsupported, "tensor 'l.weight_scale': is U8, exponents per 32 columns: MXFP8 is not read"},
         {"tiles of another size", fp8, reshaped("weight_scale", {1, 2}), mismatch,
          "tensor 'l.weight_scale': has shape [1, 2], expected one number, 8 rows of one, or 1 x 1 tiles of 128 x 128"},
         {"tiles of 32 that are not listed", fp8, reshaped("weight_scale", {1, 2}), unsupported,
          "none that holds e4m3 in tiles of 32 x 32, fp16 scales; nibble's own lists have tiles of 128 x 128, others "
          "need a scheme of yours with per_tile<32, 32> in the list",
          naive_options(0, 32)},
-        {"tiles of 0", fp8, {}, unsupported, "layer 'l': block_size: 0 is no size of tiles", naive_options(0, 0)},
+        {"tiles of 0",
+         fp8,
+         {},
+         unsupported,
+         "layer 'l': block_rows and block_cols: 0 x 0 is no size of tiles",
+         naive_options(0, 0)},
         {"int8 in groups that may have several sizes", naive, reshaped("weight_scale", {8, 2}), mismatch,
          "tensor 'l.weight_scale': has 2 groups for 64 columns, which groups of 32 to 63 columns make: say the "
          "group_size"},
@@ -337,8 +435,28 @@ std::vector<broken_layer> broken_layers() {
         {"zeros of another shape", naive_zeros, reshaped("weight_zero_point", {8, 2}), mismatch,
          "tensor 'l.weight_zero_point': has shape [8, 2], expected [8, 1] (weight_scale)"},
         {"zeros of fp8 weights", naive_zeros, [](tensors& all) { named(all, "weight").type = "F8_E4M3"; }, unsupported,
-         "tensor 'l.weight_zero_point': zero points of F8_E4M3 weights are not read"},
-        {"fp8 in groups", fp8, reshaped("weight_scale", {8, 2}), mismatch, "tensor 'l.weight_scale': has shape [8, 2]"},
+         "tensor 'l.weight_zero_point': zero points of F8_E4M3 weights are not read, unless all are 0"},
+        {"fp8 in groups that may have several sizes", fp8, reshaped("weight_scale", {8, 2}), mismatch,
+         "tensor 'l.weight_scale': has 2 groups for 64 columns, which groups of 32 to 63 columns make: say the "
+         "group_size"},
+        {"fp8 in groups that are not listed", fp8, reshaped("weight_scale", {8, 2}), unsupported,
+         "none that holds e4m3 in groups of 32, fp16 scales; fp8 in groups needs a scheme of yours with per_group<32> "
+         "in "
+         "the list",
+         naive_options(32, 128)},
+        {"fp8 in tiles of 8 x 16 that are not listed", fp8, reshaped("weight_scale", {1, 4}), unsupported,
+         "none that holds e4m3 in tiles of 8 x 16, fp16 scales; nibble's own lists have tiles of 128 x 128, others "
+         "need a "
+         "scheme of yours with per_tile<8, 16> in the list",
+         tiles_of(8, 16)},
+        {"fused layers of parts that nobody tells", fp8, reshaped("weight_scale", {3}), mismatch,
+         "tensor 'l.weight_scale': has shape [3], expected one number, 8 rows of one, or 1 x 1 tiles of 128 x 128 "
+         "(weight [8, 64]); if this is one number for each of several layers that were fused, say their outputs "
+         "(naive_options::part_rows)"},
+        {"fused layers of other parts", fp8, reshaped("weight_scale", {3}), mismatch,
+         "tensor 'l.weight': has 8 outputs, which are no parts of [4, 2, 1] (part_rows)", parts_of({4, 2, 1})},
+        {"fused layers of more parts", fp8, reshaped("weight_scale", {2}), mismatch,
+         "which are no parts of [8, 18446744073709551615] (part_rows)", parts_of({8, ~std::size_t{0}})},
         {"fp8 that is not listed", fp8, {}, unsupported, "none that holds e4m3 per channel, fp16 scales"},
         // bitsandbytes
         {"no absmax", plain, without("weight.absmax"), missing, "tensor 'l.weight.absmax': is missing"},
@@ -412,6 +530,34 @@ std::vector<broken_layer> broken_layers() {
          "tensor 'l.weight.nested_quant_map': has shape [255], expected [256] (a value per absmax code)"},
         {"nested blocks of another number", nested, reshaped("weight.nested_absmax", {2}), mismatch,
          "tensor 'l.weight.nested_absmax': has shape [2], expected [1] (blocks of 256 absmax codes)"},
+        {"weights of I32", plain, retyped("weight", "I32"), mismatch,
+         "tensor 'l.weight': is I32, expected U8 or BF16 or F16 or F32 or F64 or I8"},
+        // LLM.int8
+        {"int8 that is not listed with a magnitude per row",
+         int8,
+         {},
+         unsupported,
+         "bitsandbytes int8: the list of formats has none that holds int8 per channel, fp32 magnitudes of the code "
+         "127; "
+         "llm_int8_formats has it"},
+        {"magnitudes of other rows", int8, reshaped("SCB", {9}), mismatch,
+         "tensor 'l.SCB': has shape [9], expected [8] (one per row of l.weight)"},
+        {"magnitudes of fp16", int8, retyped("SCB", "F16"), mismatch, "tensor 'l.SCB': is F16, expected F32"},
+        {"an order for GPUs", int8,
+         [](tensors& all) {
+             all.push_back({"l.weight_format", "U8", {}, bytes(1, std::byte{2})});
+         },
+         unsupported, "tensor 'l.weight_format': is 2, an order of older versions for GPUs: only rows (0) are read"},
+        {"two orders", int8,
+         [](tensors& all) {
+             all.push_back({"l.weight_format", "U8", {2}, bytes(2)});
+         },
+         mismatch, "tensor 'l.weight_format': has shape [2], expected one number"},
+        {"no order", int8,
+         [](tensors& all) {
+             all.push_back({"l.weight_format", "U8", {0}, {}});
+         },
+         mismatch, "tensor 'l.weight_format': has shape [0], expected one number"},
         // NVFP4
         {"no block scales", times, without("weight_scale"), missing, "tensor 'l.weight_scale': is missing"},
         {"block scales of bytes", times, [](tensors& all) { named(all, "weight_scale").type = "U8"; }, mismatch,
@@ -443,14 +589,59 @@ std::vector<broken_layer> broken_layers() {
          "tensor 'l.weight_packed': has shape [256], expected a matrix"},
         {"MXFP4 with zero points", mxfp4,
          [](tensors& all) {
-             all.push_back({"l.weight_zero_point", "U8", {8, 2}, bytes(16)});
+             all.push_back({"l.weight_zero_point", "U8", {8, 2}, bytes(16, std::byte{0x80})});
          },
-         unsupported, "tensor 'l.weight_zero_point': zero points of MXFP4 weights are not read"},
+         unsupported, "tensor 'l.weight_zero_point': zero points of MXFP4 weights are not read, unless all are 0"},
         {"exponents with a number for the whole tensor", mxfp4,
          [](tensors& all) {
              all.push_back({"l.weight_global_scale", "F32", {1}, bytes(4)});
          },
          mismatch, "tensor 'l.weight_scale': is U8, expected F8_E4M3"},
+        // MXFP8
+        {"MXFP8 that is not listed",
+         mxfp8,
+         {},
+         unsupported,
+         "layer 'l': mxfp8-quantized: the list of formats has none that holds e4m3 in groups of 32, e8m0 scales; "
+         "mxfp8_formats has it"},
+        {"exponents per 64", mxfp8, reshaped("weight_scale", {8, 1}), mismatch,
+         "tensor 'l.weight_scale': has shape [8, 1], expected [8, 2] (one per 32 codes of l.weight)"},
+        {"MXFP8 codes in a vector", mxfp8, reshaped("weight", {512}), mismatch,
+         "tensor 'l.weight': has shape [512], expected a matrix"},
+        {"MXFP8 with zero points", mxfp8,
+         [](tensors& all) {
+             all.push_back({"l.weight_zero_point", "F8_E4M3", {1}, bytes(1, std::byte{1})});
+         },
+         unsupported, "tensor 'l.weight_zero_point': zero points of MXFP8 weights are not read, unless all are 0"},
+        {"NVFP4 with zero points", divided,
+         [](tensors& all) {
+             all.push_back({"l.weight_zero_point", "F8_E4M3", {1}, bytes(1, std::byte{0x38})});
+         },
+         unsupported, "tensor 'l.weight_zero_point': zero points of NVFP4 weights are not read, unless all are 0"},
+        // gpt-oss
+        {"experts that are not listed",
+         experts,
+         {},
+         unsupported,
+         "gpt-oss: the list of formats has none that holds e2m1"},
+        {"blocks of 8 bytes", experts,
+         [](tensors& all) {
+             all[0].shape = {2, 4, 4, 8};
+         },
+         mismatch,
+         "tensor 'l_blocks': has shape [2, 4, 4, 8], expected experts x outputs x blocks x 16 that is not empty"},
+        {"blocks of no expert", experts,
+         [](tensors& all) {
+             all[0].shape = {0, 4, 2, 16};
+             all[0].data.clear();
+         },
+         mismatch, "tensor 'l_blocks': has shape [0, 4, 2, 16], expected"},
+        {"scales of other blocks", experts,
+         [](tensors& all) {
+             all[1].shape = {2, 8, 1};
+         },
+         mismatch, "tensor 'l_scales': has shape [2, 8, 1], expected [2, 4, 2] (one per block of l_blocks)"},
+        {"blocks of I8", experts, [](tensors& all) { all[0].type = "I8"; }, mismatch, "tensor 'l_blocks': is I8"},
     };
 }
 
@@ -482,15 +673,24 @@ TEST_CASE("Layers that do not fit together are refused with what is wrong") {
 TEST_CASE("Layers of any bytes are read or refused, never beyond their end") {
     // Every tensor of every layout with its shape changed at random: the address sanitizer watches.
     layer_random random(2026);
-    const std::vector<made_layer> layers = {make_gptq(1, 32, 64, 4, 32, "F16", false, true),
-                                            make_awq(2, 32, 64, 32, "F16"),
-                                            make_compressed_tensors(3, 8, 64, 4, 32, "F16", true, true),
-                                            make_compressed_tensors(4, 8, 64, 4, 32, "F16", false, false),
-                                            make_naive(5, 8, 64, "I8", {8, 1}, "F16", true, false),
-                                            make_bitsandbytes(6, 8, 64, true, 64, 0),
-                                            make_bitsandbytes(7, 8, 64, true, 64, 256),
-                                            make_nvfp4(8, 8, 64, false, 0.5f),
-                                            make_mxfp4(9, 8, 64, "F8_E8M0")};
+    const std::vector<made_layer> layers = {
+        make_gptq(1, 32, 64, 4, 32, "F16", false, true),
+        make_gptq_planes(12, 32, 64, 5, 32, "F16", true, false),
+        without_qzeros(make_gptq(13, 32, 64, 4, 32, "F16", false, true), 4),
+        make_awq(2, 32, 64, 32, "F16"),
+        make_awq_gemv(14, 8, 512, 32, "F16"),
+        make_awq_gemv_fast(15, 8, 64, 32),
+        make_compressed_tensors(3, 8, 64, 4, 32, "F16", true, true),
+        make_compressed_tensors(4, 8, 64, 4, 32, "F16", false, false),
+        make_compressed_tensors_stream(16, 8, 64, 5, 32, "F16", false),
+        with_plain_zeros(make_compressed_tensors(17, 8, 64, 4, 32, "F16", false, false), 4),
+        make_naive(5, 8, 64, "I8", {8, 1}, "F16", true, false),
+        make_bitsandbytes(6, 8, 64, true, 64, 0),
+        make_bitsandbytes(7, 8, 64, true, 64, 256),
+        make_nvfp4(8, 8, 64, false, 0.5f),
+        make_mxfp4(9, 8, 64, "F8_E8M0"),
+        make_mxfp8(10, 8, 64, "F8_E4M3", "U8"),
+        make_gpt_oss(11, 2, 4, 64)};
     std::size_t read = 0;
     std::size_t refused = 0;
     for (int round = 0; round < 4000; ++round) {
@@ -522,7 +722,7 @@ TEST_CASE("Layers of any bytes are read or refused, never beyond their end") {
         const exact_copy bytes_of_file(layer_file(all));
         nb::safetensors_file file;
         REQUIRE(nb::safetensors_file::parse(bytes_of_file.view(), file).ok());
-        nb::quantized_layer<formats_and_mxfp4> layer;
+        nb::quantized_layer<more_formats> layer;
         // One size that fits, and none, which some shapes leave a choice for.
         const nb::status s = nb::read_layer(file, "l", layer, {.group_size = random.below(4) == 0 ? 0 : 32});
         if (s.ok()) {

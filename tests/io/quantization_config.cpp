@@ -27,10 +27,18 @@ nb::layer_options told(const std::string& json) {
 std::string text(const nb::layer_options& o) {
     return std::to_string(o.group_size) + " gptq " + std::to_string(o.gptq.bits) + " " +
            std::to_string(o.gptq.group_size) +
-           (o.gptq.checkpoint_format == gptq_checkpoint_format::gptq_v2 ? " v2" : "") + " awq " +
+           (o.gptq.checkpoint_format == gptq_checkpoint_format::gptq_v2  ? " v2"
+            : o.gptq.checkpoint_format == gptq_checkpoint_format::gptq_p ? " p"
+                                                                         : "") +
+           " awq " +
+           (o.awq.version == nb::awq_version::gemv        ? "gemv "
+            : o.awq.version == nb::awq_version::gemv_fast ? "gemv_fast "
+                                                          : "") +
            std::to_string(o.awq.q_group_size) + " ct " + std::to_string(o.compressed_tensors.num_bits) + " " +
            std::to_string(o.compressed_tensors.group_size) + " naive " + std::to_string(o.naive.group_size) + " " +
-           std::to_string(o.naive.block_size) + (o.bitsandbytes.expand_absmax ? " expanded" : "");
+           std::to_string(o.naive.block_rows) +
+           (o.naive.block_cols != o.naive.block_rows ? "x" + std::to_string(o.naive.block_cols) : "") +
+           (o.bitsandbytes.expand_absmax ? " expanded" : "");
 }
 const std::string nothing = "0 gptq 0 0 awq 0 ct 0 0 naive 0 128";
 
@@ -86,9 +94,19 @@ TEST_CASE("configurations of every kind tell what the tensors do not", "[io]") {
           "0 gptq 0 0 v2 awq 0 ct 0 0 naive 0 128");
     CHECK(text(told(in_model(R"({"bits":4,"group_size":128,"quant_method":"auto-round",)"
                              R"("extra_config":{"lm_head":{"bits":16}}})"))) == nothing);
+    CHECK(text(told(in_model(R"({"bits":5,"group_size":64,"quant_method":"gptq","checkpoint_format":"gptq_p"})"))) ==
+          "64 gptq 5 0 p awq 0 ct 0 0 naive 0 128");
+    CHECK(text(told(R"({"zero_point":true,"q_group_size":64,"w_bit":4,"version":"GEMV"})")) ==
+          "64 gptq 4 0 awq gemv 0 ct 0 0 naive 0 128");
+    CHECK(text(told(in_model(R"({"quant_method":"awq","bits":4,"group_size":128,"version":"gemv_fast"})"))) ==
+          "128 gptq 4 0 awq gemv_fast 0 ct 0 0 naive 0 128");
     // DeepSeek-V3, bitsandbytes, an older name, and a model of several.
     CHECK(text(told(in_model(R"({"quant_method":"fp8","fmt":"e4m3","weight_block_size":[64,64]})"))) ==
           "0 gptq 0 0 awq 0 ct 0 0 naive 0 64");
+    CHECK(text(told(in_model(R"({"quant_method":"fp8","weight_block_size":[1,128]})"))) ==
+          "0 gptq 0 0 awq 0 ct 0 0 naive 0 1x128");
+    CHECK(text(told(in_model(R"({"config_groups":{"g":{"weights":{"num_bits":8,"type":"float","strategy":"group",)"
+                             R"("group_size":64}}}})"))) == "0 gptq 0 0 awq 0 ct 0 0 naive 64 128");
     CHECK(text(told(in_model(R"({"quant_method":"bitsandbytes","load_in_4bit":true})"))) == nothing);
     CHECK(text(told(R"({"compression_config":{"config_groups":{"g":{"weights":)" + group48 + "}}}}")) ==
           "0 gptq 0 0 awq 0 ct 4 48 naive 48 128");
@@ -127,15 +145,14 @@ TEST_CASE("a configuration that cannot be used is refused, and changes nothing",
     for (const char* none : {"{}", R"({"hidden_size":64,"group_size":3,"version":"gemv"})",
                              R"({"quantization_config":null,"model_type":"llama"})", R"({"text_config":{"bits":4}})"})
         refused(none, status_code::not_found, "quantization_config");
-    refused(in_model(R"({"quant_method":"awq","bits":4,"version":"gemv_fast"})"), status_code::unsupported,
-            "'gemv_fast': of AWQ only gemm is read");
-    refused(R"({"w_bit":4,"q_group_size":128,"version":"GEMV"})", status_code::unsupported,
-            "version at byte 30: 'gemv': of AWQ only gemm is read");
+    refused(in_model(R"({"quant_method":"awq","bits":4,"version":"marlin"})"), status_code::unsupported,
+            "'marlin': of AWQ only gemm, gemv and gemv_fast are read");
+    refused(R"({"w_bit":4,"q_group_size":128,"version":"Marlin"})", status_code::unsupported,
+            "version at byte 30: 'marlin': of AWQ only gemm, gemv and gemv_fast are read");
     refused(in_model(R"({"quant_method":"gptq","bits":4,"checkpoint_format":"marlin"})"), status_code::unsupported,
-            "'marlin': of GPTQ only gptq and gptq_v2 are read");
-    refused(in_model(R"({"quant_method":"fp8","weight_block_size":[128,64]})"), status_code::unsupported,
-            "128 x 64: only square tiles are read");
-    refused(in_model(R"({"quant_method":"fp8","weight_block_size":[0,0]})"), status_code::unsupported, "0 x 0: only");
+            "'marlin': of GPTQ only gptq, gptq_v2 and gptq_p are read");
+    refused(in_model(R"({"quant_method":"fp8","weight_block_size":[128,0]})"), status_code::unsupported,
+            "128 x 0 is no size of tiles");
     refused(in_model(R"({"quant_method":"fp8","weight_block_size":[128]})"), status_code::malformed, "expected ','");
     refused(
         compressed(R"({"type":"float","block_structure":[64,64]})", R"({"type":"float","block_structure":[32,32]})"),

@@ -1,5 +1,5 @@
 // layer_decode.cpp: the fp32 weights of a checkpoint's layer on standard output, for other languages to compare with.
-//   layer_decode FILE LAYER [--v2] [--bits B] [--group-size G] [--write COPY]
+//   layer_decode FILE LAYER [--v2] [--stream] [--bits B] [--group-size G] [--write COPY]
 // Row-major, N x K, little-endian; the name of the format on standard error. --write puts the layer into a file of its
 // own. Exit code 1: the layer cannot be read (the reason is on standard error), 2: arguments.
 #include <nibble/io/read_layer.hpp>
@@ -22,14 +22,20 @@ using integers = nibble::format_list<
     nibble::detail::integer_format<nibble::unsigned_integer<Bits>, true, nibble::per_channel, nibble::f16>,
     nibble::detail::integer_format<nibble::integer<Bits>, false, nibble::per_group<32>, nibble::f16>,
     nibble::detail::integer_format<nibble::integer<Bits>, false, nibble::per_channel, nibble::bf16>>;
+template <int Bits>
+using planes = nibble::detail::integer_format<nibble::unsigned_integer<Bits>, true, nibble::per_group<32>, nibble::f16>;
+template <int Bits>
+using signed_planes = nibble::detail::integer_format<nibble::integer<Bits>, false, nibble::per_group<32>, nibble::f16>;
 using formats = nibble::join_formats<
     integers<2>, integers<3>, integers<4>, integers<8>,
-    nibble::format_list<nibble::detail::integer_format<nibble::int8, false, nibble::per_channel, nibble::f16>,
+    nibble::format_list<planes<5>, planes<6>, planes<7>, signed_planes<5>, signed_planes<6>, signed_planes<7>,
+                        nibble::detail::integer_format<nibble::int8, false, nibble::per_channel, nibble::f16>,
                         nibble::detail::integer_format<nibble::int8, false, nibble::per_channel, nibble::f32>,
                         nibble::named_format<"nf4_b64_nested", nibble::bitsandbytes_nested_scheme<nibble::nf4, 64>>,
                         nibble::named_format<"nf4_b64", nibble::bitsandbytes_scheme<nibble::nf4, 64>>,
                         nibble::named_format<"fp4_b64", nibble::bitsandbytes_scheme<nibble::bnb_fp4, 64>>>,
-    nibble::nvfp4_formats, nibble::mxfp4_formats>;
+    nibble::nvfp4_formats, nibble::mxfp4_formats, nibble::mxfp8_formats, nibble::llm_int8_formats,
+    nibble::awq_gemv_fast_formats>;
 
 int fail(const nibble::status& s) {
     std::fprintf(stderr, "layer_decode: %s\n", s.message().c_str());
@@ -40,6 +46,7 @@ int fail(const nibble::status& s) {
 
 int main(int argc, char** argv) {
     nibble::layer_options options;
+    options.gptq.write_qzeros = false; // a layer is written as it was read
     const char* copy = nullptr;
     if (argc < 3) return 2;
     for (int i = 3; i < argc; ++i) {
@@ -47,6 +54,8 @@ int main(int argc, char** argv) {
         const bool more = i + 1 < argc;
         if (argument == "--v2") {
             options.gptq.checkpoint_format = nibble::gptq_checkpoint_format::gptq_v2;
+        } else if (argument == "--stream") {
+            options.compressed_tensors.stream = true;
         } else if (argument == "--bits" && more) {
             options.gptq.bits = options.compressed_tensors.num_bits = std::atoi(argv[++i]);
         } else if (argument == "--group-size" && more) {

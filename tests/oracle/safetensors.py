@@ -124,6 +124,25 @@ for bits in (2, 3, 4, 8):
         }
         check(f"gptq {bits} bits, groups of {group}, {kind}, v2 {v2}, act-order {act_order}", tensors, wanted, *(["--v2"] if v2 else []))
 
+def pack_planes(codes, bits):
+    """codes [..., n] -> int32 words [..., n * bits / 32]: of 32 codes each plane of bits by itself, gptq_p."""
+    blocks = codes.reshape(*codes.shape[:-1], -1, 32)
+    planes = {3: ((2, 0), (1, 2)), 5: ((4, 0), (1, 4)), 6: ((4, 0), (2, 4)), 7: ((4, 0), (2, 4), (1, 6))}[bits]
+    words = [pack_bits(blocks >> offset & (1 << width) - 1, width) for width, offset in planes]
+    return np.ascontiguousarray(np.concatenate(words, axis=-1).reshape(*codes.shape[:-1], -1))
+
+
+for bits in (5, 6, 7):
+    for has_qzeros in (True, False):
+        q = rng.integers(0, 2**bits, (K, N))
+        z = rng.integers(0, 2**bits, (K // 32, N)) if has_qzeros else np.full((K // 32, N), 2 ** (bits - 1))
+        stored, s = scales_of("F16", (K // 32, N))
+        g = np.arange(K) // 32
+        tensors = {"l.qweight": np.ascontiguousarray(pack_planes(q.T, bits).T), "l.scales": stored, "l.g_idx": g.astype(np.int64)}
+        if has_qzeros:
+            tensors["l.qzeros"] = pack_planes(z, bits)
+        check(f"gptq_p {bits} bits, qzeros {has_qzeros}", tensors, ((q - z[g]).astype(np.float32) * s[g]).T, skip=("l.g_idx",))
+
 for group, kind in ((32, "F16"), (64, "BF16"), (128, "F32"), (256, "F16")):
     q = rng.integers(0, 16, (K, N))
     z = rng.integers(0, 16, (K // group, N))
@@ -137,6 +156,38 @@ for group, kind in ((32, "F16"), (64, "BF16"), (128, "F32"), (256, "F16")):
     wanted = ((q - z[g]).astype(np.float32) * s[g]).T
     check(f"awq, groups of {group}, {kind}", {"l.qweight": interleave(q), "l.qzeros": interleave(z), "l.scales": stored}, wanted,
           "--group-size", str(group))
+
+def gemv_width(groups, group):
+    """Columns of AutoAWQ's scales."""
+    multiple = 1 if group >= 128 else 2 if group == 64 else 4
+    return -(-(-(-groups // 8)) // multiple) * multiple * 8
+
+
+for group, kind in ((32, "F16"), (64, "BF16"), (128, "F32"), (1024, "F16")):
+    wide, groups = 1024, 1024 // group
+    q = rng.integers(0, 16, (N, wide))
+    z = rng.integers(0, 16, (N, groups))
+    stored, s = scales_of(kind, (N, groups))
+    width = gemv_width(groups, group)
+    padded = np.zeros((N, width), dtype=np.float32)
+    padded[:, :groups] = s
+    zeros = np.zeros((N, width), dtype=int)
+    zeros[:, :groups] = z
+    stored = padded.astype(np.float16) if kind == "F16" else padded if kind == "F32" else ("BF16", padded.shape, (padded.view(np.uint32) >> 16).astype(np.uint16).tobytes())
+    check(f"awq gemv, groups of {group}, {kind}", {"l.qweight": pack_words(q, 4), "l.qzeros": pack_words(zeros, 4), "l.scales": stored},
+          (q - np.repeat(z, group, axis=1)).astype(np.float32) * np.repeat(s, group, axis=1), "--group-size", str(group))
+
+    # gemv_fast, by the steps of AutoAWQ's pack_intweight: shuffles of 32 inputs, of 8, and of tiles of 4 x 64.
+    words = q.reshape(N, wide // 32, 4, 4, 2).transpose(0, 1, 3, 2, 4).reshape(N, wide // 32, 4, 4, 2).transpose(0, 1, 2, 4, 3)
+    words = words.reshape(N // 4, 4, wide // 64, 64).transpose(0, 2, 1, 3).reshape(N // 4, wide // 64, 64, 4)
+    words = np.bitwise_or.reduce(words << np.array([0, 4, 8, 12]), axis=-1).reshape(N // 4, wide).astype(np.uint16)
+    s = s.astype(np.float16)
+    offsets = (-(s * z.astype(np.float32))).astype(np.float16)
+    tall = np.zeros((2, width, N), dtype=np.float16)
+    tall[0, :groups], tall[1, :groups] = s.T, offsets.T
+    exact = q.astype(np.float64) * np.repeat(s, group, axis=1).astype(np.float64) + np.repeat(offsets, group, axis=1).astype(np.float64)
+    check(f"awq gemv_fast, groups of {group}", {"l.qweight": ("I16", words.shape, words.tobytes()), "l.scales": ("F16", tall[0].shape, tall[0].tobytes()),
+          "l.qzeros": ("F16", tall[1].shape, tall[1].tobytes())}, exact.astype(np.float32), "--group-size", str(group))
 
 for bits in (2, 3, 4, 8):
     for group, kind, symmetric, act_order in ((32, "F16", True, False), (64, "BF16", False, False), (128, "F32", False, True), (256, "BF16", True, False)):
@@ -154,6 +205,20 @@ for bits in (2, 3, 4, 8):
         if act_order:
             tensors["l.weight_g_idx"] = g.astype(np.int32)
         check(f"compressed-tensors {bits} bits, groups of {group}, {kind}, symmetric {symmetric}, act-order {act_order}", tensors, wanted, "--group-size", str(group))
+
+# Newer versions pack a row, and a column of zero points, as one stream; older ones leave zero points as int8.
+for bits, packing in ((3, "stream"), (5, "stream"), (6, "words"), (7, "stream"), (4, "int8 zeros")):
+    for symmetric in (True, False):
+        half = 2 ** (bits - 1)
+        q = rng.integers(-half, half, (N, K))
+        z = np.zeros((N, K // 32), dtype=int) if symmetric else rng.integers(-half, half, (N, K // 32))
+        stored, s = scales_of("F16", (N, K // 32))
+        pack = pack_bits if packing == "stream" else pack_words
+        tensors = {"l.weight_packed": pack(q + half, bits), "l.weight_scale": stored, "l.weight_shape": np.array([N, K])}
+        if not symmetric:
+            tensors["l.weight_zero_point"] = z.astype(np.int8) if packing == "int8 zeros" else np.ascontiguousarray(pack((z + half).T, bits).T)
+        check(f"compressed-tensors {bits} bits, {packing}, symmetric {symmetric}", tensors, (q - np.repeat(z, 32, axis=1)).astype(np.float32) * np.repeat(s, 32, axis=1),
+              "--group-size", "32", "--bits", str(bits), *(["--stream"] if packing == "stream" else []), same=packing != "int8 zeros")
 
 for kind in ("F16", "BF16", "F32"):
     q = rng.integers(-128, 128, (N, K))
@@ -181,6 +246,23 @@ q = rng.integers(0, 16, (N, K))
 exponents = rng.integers(100, 140, (N, K // 32)).astype(np.uint8)
 check("mxfp4 of compressed-tensors", {"l.weight_packed": (q[:, 0::2] | q[:, 1::2] << 4).astype(np.uint8), "l.weight_scale": exponents},
       e2m1[q] * np.repeat(np.ldexp(np.float32(1), exponents.astype(int) - 127), 32, axis=1))
+
+q = rng.integers(0, 256, (N, K)).astype(np.uint8)
+q = np.where(q % 128 == 127, 0, q).astype(np.uint8)  # no NaN
+values = np.where(q < 128, e4m3[q % 128], -e4m3[q % 128]).astype(np.float32)
+for kind in ("U8", "F8_E8M0"):
+    check(f"mxfp8 of compressed-tensors, scales of {kind}",
+          {"l.weight": ("F8_E4M3", q.shape, q.tobytes()), "l.weight_scale": (kind, exponents.shape, exponents.tobytes())},
+          values * np.repeat(np.ldexp(np.float32(1), exponents.astype(int) - 127), 32, axis=1), same=kind == "U8")
+
+# gpt-oss, as OpenAI's loader unpacks it: even columns from the low nibbles, odd ones from the high.
+blocks = rng.integers(0, 256, (3, N, K // 32, 16)).astype(np.uint8)
+exponents = rng.integers(100, 140, (3, N, K // 32)).astype(np.uint8)
+wanted = np.empty((3, N, K // 32, 32), dtype=np.float32)
+wanted[..., 0::2] = e2m1[blocks & 15]
+wanted[..., 1::2] = e2m1[blocks >> 4]
+wanted = np.ldexp(wanted, exponents.astype(int)[..., None] - 127)
+check("gpt-oss, three experts", {"l_blocks": blocks, "l_scales": exponents}, wanted)
 
 nf4 = np.array([-1, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
                 -0.09105003625154495, 0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
@@ -215,6 +297,24 @@ for rows, cols in ((N, K), (37, 100), (5, 33)):
             tensors[f"l.weight.quant_state.bitsandbytes__{kind}"] = np.frombuffer(json.dumps(state).encode(), dtype=np.uint8)
             check(f"bitsandbytes {kind}, {rows} x {cols}, nested {nested}", tensors, table[q] * absmax[np.arange(count) // 64],
                   same=not nested, skip=(f"l.weight.quant_state.bitsandbytes__{kind}",))
+
+# The same weights under every quant_storage: packed.view(dtype) of PyTorch.
+q = rng.integers(0, 16, N * K)
+absmax = rng.uniform(0.01, 0.1, N * K // 64).astype(np.float32)
+packed = (q[0::2] << 4 | q[1::2]).astype(np.uint8)
+state = {"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": [N, K]}
+for kind, size in (("BF16", 2), ("F16", 2), ("F32", 4), ("U8", 1)):
+    check(f"bitsandbytes, quant_storage {kind}",
+          {"l.weight": (kind, [packed.size // size, 1], packed.tobytes()), "l.weight.quant_map": ("F32", [16], nf4.tobytes()),
+           "l.weight.absmax": ("F32", absmax.shape, absmax.tobytes()),
+           "l.weight.quant_state.bitsandbytes__nf4": ("U8", [len(json.dumps(state))], json.dumps(state).encode())},
+          nf4[q] * absmax[np.arange(N * K) // 64], same=False)
+
+# LLM.int8: CB x (SCB x (1 / 127)), in fp32.
+codes = rng.integers(-127, 128, (N, K)).astype(np.int8)
+absmax = rng.uniform(0.01, 10, N).astype(np.float32)
+check("bitsandbytes LLM.int8", {"l.weight": codes, "l.SCB": absmax, "l.weight_format": ("U8", [], b"\0")},
+      codes.astype(np.float32) * (absmax * np.float32(1 / 127))[:, None])
 
 print(f"safetensors {opener.__version__}, NumPy {np.__version__}: {layers} layers, {faults} differences")
 sys.exit(1 if faults else 0)

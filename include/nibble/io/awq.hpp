@@ -5,8 +5,8 @@
 #include <nibble/io/layer_format.hpp>
 #include <nibble/io/layer_tensors.hpp>
 #include <nibble/io/quantized_layer.hpp>
-#include <nibble/io/safetensors.hpp>
 #include <nibble/io/safetensors_writer.hpp>
+#include <nibble/io/tensor_source.hpp>
 #include <nibble/io/transpose.hpp>
 
 #include <nibble/core/bits.hpp>
@@ -31,8 +31,13 @@ namespace nibble::inline NIBBLE_ABI {
 //   scales   F16, BF16 or F32 [ceil(K / G), N]
 // weight(n, k) = (code - zero) x scale.
 
+// Named as in quant_config. The types and shapes of tensors tell, but for layers of a few hundred inputs.
+enum class awq_version { gemm, gemv, gemv_fast };
+
 struct awq_options {
-    int q_group_size = 0; // as in quant_config; 0: from the shapes, where one size fits; -1: one group
+    int q_group_size = 0; // as in quant_config; 0: from the shapes, where one size fits (gemm only); -1: one group
+    // Other than gemm: read_layer takes the layers that could be of several versions for this one.
+    awq_version version = awq_version::gemm;
 };
 
 // Every format that a layer can have: 12 of them.
@@ -197,7 +202,7 @@ private:
 // The AWQ layer `prefix` of a file, codes, zero points and scales as stored. `out` stays as it was unless the result is
 // ok; errors as those of read_gptq. Reads every byte once; allocates the weights.
 template <class List>
-[[nodiscard]] status read_awq(const safetensors_file& file, std::string_view prefix, quantized_layer<List>& out,
+[[nodiscard]] status read_awq(const tensor_source& file, std::string_view prefix, quantized_layer<List>& out,
                               const awq_options& options = {}) {
     detail::layer_tensors layer(file, prefix);
     detail::awq_tensors tensors;

@@ -7,8 +7,8 @@
 #include <nibble/io/layer_format.hpp>
 #include <nibble/io/layer_tensors.hpp>
 #include <nibble/io/quantized_layer.hpp>
-#include <nibble/io/safetensors.hpp>
 #include <nibble/io/safetensors_writer.hpp>
+#include <nibble/io/tensor_source.hpp>
 
 #include <nibble/core/bits.hpp>
 #include <nibble/core/config.hpp>
@@ -32,16 +32,20 @@ namespace nibble::inline NIBBLE_ABI {
 
 // "int-quantized", "float-quantized", "naive-quantized": N outputs, K inputs:
 //   weight             I8, F8_E4M3 or F8_E5M2 [N, K]
-//   weight_scale       F16, BF16 or F32: one number (tensor), [N] or [N, 1] (channel), [N, ceil(K / G)] (groups, I8
-//   only),
-//                      [ceil(N / B), ceil(K / B)] (block, F8 only; B = 128); DeepSeek-V3 calls it weight_scale_inv
-//   weight_zero_point  I8, shaped like weight_scale, for I8 if asymmetric
+//   weight_scale       F16, BF16 or F32: one number (tensor), [N] or [N, 1] (channel), [N, ceil(K / G)] (groups),
+//                      [ceil(N / R), ceil(K / C)] (block, R x C = 128 x 128, without zero points), [P] or [P, 1] (one
+//                      number for each of P layers that were fused); DeepSeek-V3 calls it weight_scale_inv
+//   weight_zero_point  I8, shaped like weight_scale, for I8 if asymmetric; for F8 older versions write zeros
 // weight(n, k) = (q - zero) x scale. A scale that is not one number and has the shapes of several is read as channels
-// before tiles.
+// before parts, those before tiles, and those of F8 before groups.
 
 struct naive_options {
-    int group_size = 0;   // of I8; 0: from the shapes, where one size fits; -1: one group
-    int block_size = 128; // rows and columns of an FP8 tile (weight_block_size, block_structure)
+    int group_size = 0;   // 0: from the shapes, where one size fits; -1: one group
+    int block_rows = 128; // of an FP8 tile (weight_block_size, block_structure)
+    int block_cols = 128;
+    // Outputs of each of the layers that fused ones consist of (queries, keys and values), for scales of as many
+    // numbers: read as one for each output. Layers whose scales are shaped otherwise have nothing to do with it.
+    std::vector<std::size_t> part_rows = {};
 };
 
 // Every format that a layer can have: 45 of them.
@@ -81,7 +85,8 @@ public:
         if (scale_ == nullptr) return false;
         if (weight_->type_name != "I8" && (scale_->type_name == "U8" || scale_->type_name == "F8_E8M0"))
             return layer.fail(status_code::unsupported, *scale_,
-                              "is " + std::string(scale_->type_name) + ", exponents per 32 columns: MXFP8 is not read");
+                              "is " + std::string(scale_->type_name) +
+                                  ", exponents of MXFP8: read_layer and read_compressed_tensors_mxfp8 read it");
         if (!layer.expect_type(*weight_, {"I8", "F8_E4M3", "F8_E5M2"}) ||
             !layer.expect_type(*scale_, {"F16", "BF16", "F32"}) || !layer.expect_matrix(*weight_))
             return false;
@@ -89,9 +94,10 @@ public:
         cols = weight_->shape[1];
         const bool integers = weight_->type_name == "I8";
         zero_ = layer.find(".weight_zero_point");
-        if (zero_ != nullptr && !integers)
-            return layer.fail(status_code::unsupported, *zero_,
-                              "zero points of " + std::string(weight_->type_name) + " weights are not read");
+        if (!integers) {
+            if (!layer.expect_no_zeros(".weight_zero_point", weight_->type_name)) return false;
+            zero_ = nullptr;
+        }
         if (zero_ != nullptr) {
             if (!layer.expect_type(*zero_, {"I8"})) return false;
             if (zero_->shape != scale_->shape)
@@ -118,6 +124,15 @@ public:
             for (std::size_t i = 0; i < count; ++i) codes[i] = from[i] ^ flip;
         else
             std::memcpy(to.codes, weight_->data, weight_->bytes);
+        if (!parts_.empty()) {
+            std::size_t row = 0;
+            for (std::size_t part = 0; part < parts_.size(); ++part)
+                for (const std::size_t end = row + parts_[part]; row < end; ++row) {
+                    std::memcpy(to.scales + row * to.scale_bytes, scale_->data + part * to.scale_bytes, to.scale_bytes);
+                    if (zero_ != nullptr) to.zeros[row] = zero_->data[part] ^ flip;
+                }
+            return;
+        }
         std::memcpy(to.scales, scale_->data, scale_->bytes);
         if (zero_ != nullptr)
             for (std::size_t i = 0; i < zero_->bytes; ++i) to.zeros[i] = zero_->data[i] ^ flip;
@@ -131,38 +146,63 @@ private:
             format.slots = layer_slots::tensor;
             return true;
         }
-        if (options.block_size < 1)
-            return layer.fail(status_code::unsupported, "block_size",
-                              std::to_string(options.block_size) + " is no size of tiles");
-        const auto block = static_cast<std::size_t>(options.block_size);
-        const bool tiles = shape.size() == 2 && shape[0] == ceil_div(rows, block) && shape[1] == ceil_div(cols, block);
-        const bool channels = (shape.size() == 1 || (shape.size() == 2 && shape[1] == 1)) && shape[0] == rows;
-        if (channels) {
+        if (options.block_rows < 1 || options.block_cols < 1)
+            return layer.fail(status_code::unsupported, "block_rows and block_cols",
+                              std::to_string(options.block_rows) + " x " + std::to_string(options.block_cols) +
+                                  " is no size of tiles");
+        const auto block_rows = static_cast<std::size_t>(options.block_rows);
+        const auto block_cols = static_cast<std::size_t>(options.block_cols);
+        const bool floats = format.code == layer_code::e4m3 || format.code == layer_code::e5m2;
+        const bool groups = shape.size() == 2 && shape[0] == rows;
+        const bool tiles = !format.zero && shape.size() == 2 && shape[0] == ceil_div(rows, block_rows) &&
+                           shape[1] == ceil_div(cols, block_cols);
+        const bool column = shape.size() == 1 || (shape.size() == 2 && shape[1] == 1);
+        if (column && shape[0] == rows) {
             format.slots = layer_slots::channel;
             return true;
         }
-        if (shape.size() == 2 && shape[0] == rows && format.code != layer_code::e4m3 &&
-            format.code != layer_code::e5m2) {
+        if (column && shape[0] == options.part_rows.size()) return parts(layer, options.part_rows);
+        if (tiles && !(groups && !floats)) {
+            format.slots = layer_slots::tile;
+            format.size = block_cols;
+            format.tile_rows = block_rows;
+            return true;
+        }
+        if (groups) {
             std::size_t group = 0;
             if (!layer.group_size(*scale_, cols, shape[1], "group_size", options.group_size, 0, group)) return false;
             set_groups(format, group, shape[1]);
             return true;
         }
-        if (tiles && !format.zero) {
-            format.slots = layer_slots::tile;
-            format.size = block;
-            return true;
+        std::string expected = "has shape " + extents_text(shape) + ", expected one number, " + std::to_string(rows) +
+                               " rows of one, or " +
+                               shape_text(ceil_div(rows, block_rows), ceil_div(cols, block_cols)) + " tiles of " +
+                               shape_text(block_rows, block_cols) + " (weight " + extents_text(weight_->shape) + ")";
+        if (column && shape[0] > 1 && shape[0] < rows)
+            expected += "; if this is one number for each of several layers that were fused, say their outputs "
+                        "(naive_options::part_rows)";
+        return layer.fail(status_code::mismatch, *scale_, expected);
+    }
+    [[nodiscard]] bool parts(layer_tensors& layer, const std::vector<std::size_t>& part_rows) {
+        std::size_t left = rows;
+        for (const std::size_t part : part_rows) {
+            if (part > left) left = rows + 1; // more than there are, and no sum that could overflow
+            if (left > rows) break;
+            left -= part;
         }
-        return layer.fail(status_code::mismatch, *scale_,
-                          "has shape " + extents_text(shape) + ", expected one number, " + std::to_string(rows) +
-                              " rows of one, or " + shape_text(ceil_div(rows, block), ceil_div(cols, block)) +
-                              " tiles of " + shape_text(block, block) + " (weight " + extents_text(weight_->shape) +
-                              ")");
+        if (left != 0)
+            return layer.fail(status_code::mismatch, *weight_,
+                              "has " + std::to_string(rows) + " outputs, which are no parts of " +
+                                  extents_text(part_rows) + " (part_rows)");
+        format.slots = layer_slots::channel;
+        parts_ = part_rows;
+        return true;
     }
 
     const tensor_info* weight_ = nullptr;
     const tensor_info* scale_ = nullptr;
     const tensor_info* zero_ = nullptr;
+    std::vector<std::size_t> parts_; // outputs of each number, if there is one for each of several layers
 };
 
 [[nodiscard]] inline status write_naive(const layer_format& format, const layer_source& from, std::string_view prefix,
@@ -171,20 +211,21 @@ private:
                           (format.code == layer_code::signed_integer && !format.zero);
     const bool floats = (format.code == layer_code::e4m3 || format.code == layer_code::e5m2) && !format.zero;
     const bool slots = format.slots == layer_slots::tensor || format.slots == layer_slots::channel ||
-                       (integers && format.slots == layer_slots::group) ||
-                       (floats && format.slots == layer_slots::tile && format.size == 128);
+                       format.slots == layer_slots::group || (floats && format.slots == layer_slots::tile);
     const bool scales = format.scale == layer_scale::float16 || format.scale == layer_scale::bfloat16 ||
                         format.scale == layer_scale::float32;
     if (format.bits != 8 || !(integers || floats) || !slots || !scales || from.rows == 0 || from.cols == 0)
-        return {status_code::unsupported, "layer " + in_quotes(prefix) + ": naive-quantized cannot hold " +
-                                              format_text(format) + " of " + shape_text(from.rows, from.cols) +
-                                              "; it holds int8 and fp8 weights with a scale per tensor or row, int8 in "
-                                              "groups and fp8 in tiles of 128 x 128"};
+        return {status_code::unsupported,
+                "layer " + in_quotes(prefix) + ": naive-quantized cannot hold " + format_text(format) + " of " +
+                    shape_text(from.rows, from.cols) +
+                    "; it holds int8 and fp8 weights with a scale per tensor, row or group, and "
+                    "fp8 in tiles"};
     std::vector<std::size_t> scale_shape;
     if (format.slots == layer_slots::tensor) scale_shape = {1};
     if (format.slots == layer_slots::channel) scale_shape = {from.rows, 1};
     if (format.slots == layer_slots::group) scale_shape = {from.rows, ceil_div(from.cols, format.size)};
-    if (format.slots == layer_slots::tile) scale_shape = {ceil_div(from.rows, 128), ceil_div(from.cols, 128)};
+    if (format.slots == layer_slots::tile)
+        scale_shape = {ceil_div(from.rows, format.tile_rows), ceil_div(from.cols, format.size)};
     std::vector<std::byte> codes(from.codes, from.codes + from.rows * from.row_bytes);
     std::vector<std::byte> zeros;
     if (format.zero) {
@@ -209,10 +250,10 @@ private:
 } // namespace detail
 
 // The layer `prefix` of a file with one code per byte; codes, zero points (plus 2^7, as the codes then) and scales as
-// stored. `out` stays as it was unless the result is ok; errors as those of read_gptq. Two passes over nothing but the
-// copy; allocates the weights.
+// stored; of fused layers one scale for each output. `out` stays as it was unless the result is ok; errors as those of
+// read_gptq. Two passes over nothing but the copy; allocates the weights.
 template <class List>
-[[nodiscard]] status read_naive(const safetensors_file& file, std::string_view prefix, quantized_layer<List>& out,
+[[nodiscard]] status read_naive(const tensor_source& file, std::string_view prefix, quantized_layer<List>& out,
                                 const naive_options& options = {}) {
     detail::layer_tensors layer(file, prefix);
     detail::naive_tensors tensors;

@@ -56,17 +56,29 @@ static_assert(std::endian::native == std::endian::little,
 
 enum class layer_code { other, unsigned_integer, signed_integer, e2m1, e4m3, e5m2, nf4, fp4 };
 enum class layer_slots { other, channel, group, tensor, tile, span };
-enum class layer_scale { other, float16, bfloat16, float32, power_of_two, e4m3_times, e4m3_divided, dynamic8_offset };
+enum class layer_scale {
+    other,
+    float16,
+    bfloat16,
+    float32,
+    power_of_two,
+    e4m3_times,
+    e4m3_divided,
+    dynamic8_offset,
+    absmax_of_127
+};
 
 // A scheme as numbers: what readers find in a file, and what a list is searched for.
 struct layer_format {
     layer_code code = layer_code::other;
     int bits = 0;
     layer_slots slots = layer_slots::other;
-    std::size_t size = 0; // of a group or span
+    std::size_t size = 0;      // of a group or span; columns of a tile
+    std::size_t tile_rows = 0; // rows of a tile
     layer_scale scale = layer_scale::other;
-    bool zero = false;     // an integer zero point per slot
-    std::size_t outer = 0; // span of the outer scales, 0: one for the tensor
+    bool zero = false;                        // an integer zero point per slot
+    layer_scale minimum = layer_scale::other; // the type of a float per slot that is added; other: there is none
+    std::size_t outer = 0;                    // span of the outer scales, 0: one for the tensor
 };
 
 template <class E> inline constexpr layer_code code_of_element = layer_code::other;
@@ -82,6 +94,7 @@ template <> inline constexpr layer_code code_of_element<bnb_fp4> = layer_code::f
 struct slots_and_size {
     layer_slots slots = layer_slots::other;
     std::size_t size = 0;
+    std::size_t tile_rows = 0;
 };
 template <class G> inline constexpr slots_and_size slots_of_granularity = {};
 template <> inline constexpr slots_and_size slots_of_granularity<per_channel> = {layer_slots::channel, 0};
@@ -90,8 +103,8 @@ template <std::size_t Size>
 inline constexpr slots_and_size slots_of_granularity<per_group<Size>> = {layer_slots::group, Size};
 template <std::size_t Size>
 inline constexpr slots_and_size slots_of_granularity<per_span<Size>> = {layer_slots::span, Size};
-template <std::size_t Size>
-inline constexpr slots_and_size slots_of_granularity<per_tile<Size, Size>> = {layer_slots::tile, Size};
+template <std::size_t Rows, std::size_t Cols>
+inline constexpr slots_and_size slots_of_granularity<per_tile<Rows, Cols>> = {layer_slots::tile, Cols, Rows};
 template <class Inner, class Outer>
 inline constexpr slots_and_size slots_of_granularity<two_level<Inner, Outer>> = slots_of_granularity<Inner>;
 
@@ -112,6 +125,9 @@ inline constexpr layer_scale scale_of<two_level_scale<e4m3, reciprocal_f32, Rule
 template <class Rule>
 inline constexpr layer_scale scale_of<two_level_scale<dynamic8, f32, Rule, mean_offset>> = layer_scale::dynamic8_offset;
 
+template <class Z> inline constexpr layer_scale minimum_of = layer_scale::other;
+template <class F> inline constexpr layer_scale minimum_of<minimum<F>> = scale_of<scale<F>>;
+
 // Schemes that no layout stores have something `other` in it.
 template <any_scheme S>
 inline constexpr layer_format format_of = [] {
@@ -120,7 +136,12 @@ inline constexpr layer_format format_of = [] {
     f.bits = S::element_type::bits;
     f.slots = slots_of_granularity<typename S::granularity_type>.slots;
     f.size = slots_of_granularity<typename S::granularity_type>.size;
-    f.scale = S::has_minimum ? layer_scale::other : scale_of<typename S::scale_type>;
+    f.tile_rows = slots_of_granularity<typename S::granularity_type>.tile_rows;
+    f.scale = scale_of<typename S::scale_type>;
+    if constexpr (S::has_minimum) {
+        f.minimum = minimum_of<typename S::zero_type>;
+        if (f.minimum == layer_scale::other) f.scale = layer_scale::other;
+    }
     f.zero = S::has_integer_zero;
     f.outer = outer_span<typename S::granularity_type>;
     // Two levels are read where the outer one is the tensor or a span.
@@ -138,6 +159,8 @@ inline constexpr layer_format format_of = [] {
             return cols;
         case layer_slots::group:
             return min_of(f.size, cols);
+        case layer_slots::tile:
+            return f.tile_rows == 1 ? min_of(f.size, cols) : std::size_t{0};
         case layer_slots::span:
             return f.size != 0 && cols % f.size == 0 ? f.size : std::size_t{0};
         default:
@@ -145,7 +168,7 @@ inline constexpr layer_format format_of = [] {
         }
     };
     if (columns(a) != 0 && columns(b) != 0) return columns(a) == columns(b);
-    return a.slots == b.slots && a.size == b.size && a.slots != layer_slots::other;
+    return a.slots == b.slots && a.size == b.size && a.tile_rows == b.tile_rows && a.slots != layer_slots::other;
 }
 
 // Can S hold a layer of format `want`, bit for bit? A global scale that divides is also held, as its reciprocal, by a
@@ -154,7 +177,7 @@ template <any_scheme S> [[nodiscard]] constexpr bool holds(const layer_format& w
     constexpr layer_format have = format_of<S>;
     return have.code != layer_code::other && have.scale != layer_scale::other && have.code == want.code &&
            have.bits == want.bits && have.zero == want.zero && have.outer == want.outer && have.scale == want.scale &&
-           same_slots(have, want, cols);
+           have.minimum == want.minimum && same_slots(have, want, cols);
 }
 
 [[nodiscard]] inline std::string format_text(const layer_format& f) {
@@ -166,7 +189,8 @@ template <any_scheme S> [[nodiscard]] constexpr bool holds(const layer_format& w
                                            "e8m0 scales",
                                            "e4m3 scales times an fp32 number",
                                            "e4m3 scales divided by an fp32 number",
-                                           "dynamic8 scales times fp32 scales plus an offset"};
+                                           "dynamic8 scales times fp32 scales plus an offset",
+                                           "fp32 magnitudes of the code 127"};
     std::string text(codes[static_cast<std::size_t>(f.code)]);
     if (f.code == layer_code::unsigned_integer || f.code == layer_code::signed_integer) text += std::to_string(f.bits);
     switch (f.slots) {
@@ -180,7 +204,7 @@ template <any_scheme S> [[nodiscard]] constexpr bool holds(const layer_format& w
         text += " per tensor";
         break;
     case layer_slots::tile:
-        text += " in tiles of " + std::to_string(f.size) + " x " + std::to_string(f.size);
+        text += " in tiles of " + std::to_string(f.tile_rows) + " x " + std::to_string(f.size);
         break;
     case layer_slots::span:
         text += " in blocks of " + std::to_string(f.size) + " weights of the flattened matrix";
@@ -190,6 +214,7 @@ template <any_scheme S> [[nodiscard]] constexpr bool holds(const layer_format& w
     }
     text.append(", ").append(scales[static_cast<std::size_t>(f.scale)]);
     if (f.outer != 0) text += " per " + std::to_string(f.outer) + " weights";
+    if (f.minimum != layer_scale::other) text += ", minimums";
     return text += f.zero ? ", integer zero points" : "";
 }
 
@@ -253,20 +278,24 @@ template <class List, class Fill>
 [[nodiscard]] inline std::string no_format_text(const layer_format& want) {
     const std::string text = "the list of formats has none that holds " + format_text(want);
     const std::string size = std::to_string(want.size);
-    if (want.scale == layer_scale::power_of_two) return text + "; mxfp4_formats has it";
+    if (want.scale == layer_scale::power_of_two)
+        return text + (want.code == layer_code::e2m1 ? "; mxfp4_formats has it" : "; mxfp8_formats has it");
     if (want.scale == layer_scale::e4m3_times || want.scale == layer_scale::e4m3_divided)
         return text + "; nvfp4_formats has it";
+    if (want.scale == layer_scale::absmax_of_127) return text + "; llm_int8_formats has it";
     switch (want.slots) {
     case layer_slots::channel:
     case layer_slots::group:
         if (want.size % 4 != 0) return text + "; groups of a scheme are multiples of 4 columns";
+        if (want.slots == layer_slots::group && (want.code == layer_code::e4m3 || want.code == layer_code::e5m2))
+            return text + "; fp8 in groups needs a scheme of yours with per_group<" + size + "> in the list";
         return text +
                "; nibble's own lists have groups of 32, 64 and 128 columns and whole rows, other groups need a "
                "scheme of yours" +
                (want.slots == layer_slots::group ? " with per_group<" + size + ">" : "") + " in the list";
     case layer_slots::tile:
         return text + "; nibble's own lists have tiles of 128 x 128, others need a scheme of yours with per_tile<" +
-               size + ", " + size + "> in the list";
+               std::to_string(want.tile_rows) + ", " + size + "> in the list";
     case layer_slots::span:
         if (want.size % 4 != 0) return text + "; blocks of a scheme are multiples of 4 weights";
         return text + "; bitsandbytes_block_formats<" + size + "> has it";

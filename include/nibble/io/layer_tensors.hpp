@@ -1,9 +1,9 @@
-// layer_tensors.hpp: takes the tensors of one layer out of a safetensors file and says what does not fit together.
+// layer_tensors.hpp: takes the tensors of one layer out of safetensors files and says what does not fit together.
 #pragma once
 
 #include <nibble/io/file_error.hpp>
-#include <nibble/io/safetensors.hpp>
 #include <nibble/io/tensor_file.hpp>
+#include <nibble/io/tensor_source.hpp>
 
 #include <nibble/core/bits.hpp>
 #include <nibble/core/config.hpp>
@@ -29,11 +29,11 @@ namespace nibble::inline NIBBLE_ABI::detail {
     return text += "]";
 }
 
-// Every function returns false (or nullptr) after setting the error. A tensor that came out of a safetensors_file has
+// Every function returns false (or nullptr) after setting the error. A tensor that came out of a tensor_source has
 // just the bytes that its shape and type need, so checking those two is all it takes to stay inside of it.
 class layer_tensors {
 public:
-    layer_tensors(const safetensors_file& file, std::string_view prefix) : file_(file), prefix_(prefix) {}
+    layer_tensors(const tensor_source& file, std::string_view prefix) : file_(file), prefix_(prefix) {}
 
     [[nodiscard]] const status& error() const noexcept { return error_; }
     bool fail(status_code code, std::string_view what, std::string_view why) {
@@ -131,18 +131,50 @@ public:
         return parsed.ec == std::errc() && parsed.ptr == end ? value : 0;
     }
 
+    // Zero points of codes that have none: older tools write them all the same, as zeros. Others are an error.
+    [[nodiscard]] bool expect_no_zeros(std::string_view suffix, std::string_view codes) {
+        const tensor_info* zeros = find(suffix);
+        if (zeros == nullptr) return true;
+        // -0 is a zero too, which of types of one byte can be told.
+        const bool floats = zeros->type_name.starts_with("F8_E4") || zeros->type_name.starts_with("F8_E5");
+        for (std::size_t i = 0; i < zeros->bytes; ++i)
+            if ((zeros->data[i] & (floats ? std::byte{0x7f} : std::byte{0xff})) != std::byte{0})
+                return fail(status_code::unsupported, *zeros,
+                            "zero points of " + std::string(codes) + " weights are not read, unless all are 0");
+        return true;
+    }
+
+    // Number k of a tensor of I32 or I64.
+    [[nodiscard]] static std::int64_t integer_at(const tensor_info& tensor, std::size_t k) noexcept {
+        return tensor.type_name == "I64" ? load_little<std::int64_t>(tensor.data + 8 * k)
+                                         : std::int64_t{load_little<std::int32_t>(tensor.data + 4 * k)};
+    }
+    // The index of groups, if it says anything: one that is empty, or holds 0 or -1 everywhere, was made and never set,
+    // and columns are in order then (of one group they are anyhow). That is how the tools themselves take it.
+    [[nodiscard]] const tensor_info* find_index(std::string_view suffix) const {
+        const tensor_info* index = find(suffix);
+        if (index == nullptr || index->is_empty()) return nullptr;
+        if (index->type_name != "I32" && index->type_name != "I64") return index;
+        const std::size_t count = index->bytes / (index->type_name == "I64" ? 8 : 4);
+        const std::int64_t first = integer_at(*index, 0);
+        if (first != 0 && first != -1) return index;
+        for (std::size_t k = 1; k < count; ++k)
+            if (integer_at(*index, k) != first) return index;
+        return nullptr;
+    }
+
     // The order that makes groups contiguous: columns[k] is the input column at place k, ascending within a group;
     // empty if that is the order already. `group` is the group size, or 0 to take it from the index. Every group must
     // have `group` columns, the last one the rest.
     [[nodiscard]] bool column_order(const tensor_info& index, std::size_t cols, std::size_t groups, std::size_t& group,
                                     std::vector<std::uint32_t>& columns) {
-        if (!expect_type(index, {"I32"}) || !expect_shape(index, {cols}, "one group per column")) return false;
+        if (!expect_type(index, {"I32", "I64"}) || !expect_shape(index, {cols}, "one group per column")) return false;
         if (cols > 0xffffffffu) return fail(status_code::unsupported, index, "more than 2^32 columns");
         std::vector<std::size_t> starts(groups + 1, 0);
-        const auto at = [&](std::size_t k) { return load_little<std::int32_t>(index.data + 4 * k); };
+        const auto at = [&](std::size_t k) { return integer_at(index, k); };
         for (std::size_t k = 0; k < cols; ++k) {
-            const std::int32_t g = at(k);
-            if (g < 0 || static_cast<std::size_t>(g) >= groups)
+            const std::int64_t g = at(k);
+            if (g < 0 || static_cast<std::uint64_t>(g) >= groups)
                 return fail(status_code::malformed, index,
                             "column " + std::to_string(k) + " is in group " + std::to_string(g) + " of " +
                                 std::to_string(groups));
@@ -170,7 +202,7 @@ public:
     }
 
 private:
-    const safetensors_file& file_;
+    tensor_source file_;
     std::string_view prefix_;
     status error_;
 };

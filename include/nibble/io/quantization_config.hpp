@@ -75,7 +75,9 @@ private:
         int bits = 0;
         agreed_number num_bits;
         agreed_number sizes;
-        agreed_number tiles;
+        agreed_number byte_sizes; // of codes of 8 bits, floats too
+        agreed_number tile_rows;
+        agreed_number tile_cols;
         word method;
         word checkpoint_format;
         word version;
@@ -135,9 +137,11 @@ private:
                     return json_.skip_value(escaped_, "weights");
                 }))
                 return false;
+            const int groups = (strategy.text.empty() || strategy.text == "group") && size > 0 ? size : -1;
+            if (type.text == "int" || (bits == 8 && groups > 0)) out.byte_sizes.add(groups);
             if (type.text != "int") return true;
             out.num_bits.add(bits);
-            out.sizes.add((strategy.text.empty() || strategy.text == "group") && size > 0 ? size : -1);
+            out.sizes.add(groups);
             return true;
         });
     }
@@ -178,10 +182,11 @@ private:
         } else {
             return json_.skip_value(escaped_, key);
         }
-        if (rows < 1 || rows != cols)
+        if (rows < 1 || cols < 1)
             return json_.fail(status_code::unsupported, key, at,
-                              std::to_string(rows) + " x " + std::to_string(cols) + ": only square tiles are read");
-        out.tiles.add(rows);
+                              std::to_string(rows) + " x " + std::to_string(cols) + " is no size of tiles");
+        out.tile_rows.add(rows);
+        out.tile_cols.add(cols);
         return true;
     }
 
@@ -190,24 +195,31 @@ private:
         const std::string& version = told.version.text;
         const std::string& checkpoint_format = told.checkpoint_format.text;
         const bool awq = told.method.text == "awq" || (told.method.text.empty() && !version.empty());
-        if (awq && (version == "gemv" || version == "gemv_fast" || version == "marlin"))
+        if (awq && version == "marlin")
             return json_.fail(status_code::unsupported, "version", told.version.at,
-                              in_quotes(version) + ": of AWQ only gemm is read");
+                              in_quotes(version) + ": of AWQ only gemm, gemv and gemv_fast are read");
         const bool gptq = told.method.text == "gptq" || (told.method.text.empty() && version.empty());
-        if (gptq && !checkpoint_format.empty() && checkpoint_format != "gptq" && checkpoint_format != "gptq_v2")
+        if (gptq && !checkpoint_format.empty() && checkpoint_format != "gptq" && checkpoint_format != "gptq_v2" &&
+            checkpoint_format != "gptq_p")
             return json_.fail(status_code::unsupported, "checkpoint_format", told.checkpoint_format.at,
-                              in_quotes(checkpoint_format) + ": of GPTQ only gptq and gptq_v2 are read");
-        return !told.tiles.differ || json_.fail(status_code::unsupported, "config_groups", text_.size(),
-                                                "layers have tiles of different sizes");
+                              in_quotes(checkpoint_format) + ": of GPTQ only gptq, gptq_v2 and gptq_p are read");
+        return !(told.tile_rows.differ || told.tile_cols.differ) ||
+               json_.fail(status_code::unsupported, "config_groups", text_.size(),
+                          "layers have tiles of different sizes");
     }
     static void take(const config& told, layer_options& out) {
         if (!told.single_layers && told.group_size != 0) out.group_size = told.group_size;
         if (!told.single_layers && told.bits != 0) out.gptq.bits = told.bits;
         if (told.checkpoint_format.text == "gptq") out.gptq.checkpoint_format = gptq_checkpoint_format::gptq;
         if (told.checkpoint_format.text == "gptq_v2") out.gptq.checkpoint_format = gptq_checkpoint_format::gptq_v2;
+        if (told.checkpoint_format.text == "gptq_p") out.gptq.checkpoint_format = gptq_checkpoint_format::gptq_p;
+        if (told.version.text == "gemv") out.awq.version = awq_version::gemv;
+        if (told.version.text == "gemv_fast") out.awq.version = awq_version::gemv_fast;
         if (told.num_bits.value != 0) out.compressed_tensors.num_bits = told.num_bits.value;
-        if (told.sizes.value > 0) out.compressed_tensors.group_size = out.naive.group_size = told.sizes.value;
-        if (told.tiles.value != 0) out.naive.block_size = told.tiles.value;
+        if (told.sizes.value > 0) out.compressed_tensors.group_size = told.sizes.value;
+        if (told.byte_sizes.value > 0) out.naive.group_size = told.byte_sizes.value;
+        if (told.tile_rows.value != 0) out.naive.block_rows = told.tile_rows.value;
+        if (told.tile_cols.value != 0) out.naive.block_cols = told.tile_cols.value;
     }
 
     std::string_view text_;
@@ -222,14 +234,16 @@ private:
 //   group_size, q_group_size          layer_options::group_size
 //   bits                              gptq.bits
 //   checkpoint_format                 gptq.checkpoint_format
-//   config_groups.*.weights           num_bits and group_size of integers, for compressed_tensors and naive
-//   weight_block_size, block_structure  naive.block_size
+//   version                           awq.version
+//   config_groups.*.weights           num_bits and group_size of integers, for compressed_tensors and naive, and
+//                                     group_size of floats of 8 bits, for naive
+//   weight_block_size, block_structure  naive.block_rows and block_cols
 // Where layers differ (two config_groups, GPTQModel's dynamic, AutoRound's extra_config) nothing is taken for those
 // numbers: read_layer then asks where the shapes leave a choice. All other options, and all of them unless the result
 // is ok, stay as they were:
 //   malformed    no JSON (of which Python's NaN and Infinity are taken too), or a field of another type
 //   not_found    the configuration of a model that is not quantized
-//   unsupported  layouts that are not read: AWQ's gemv, GPTQ's marlin, tiles that are not square ...
+//   unsupported  layouts that are not read: AWQ's and GPTQ's marlin, tiles of different sizes ...
 [[nodiscard]] inline status parse_quantization_config(std::string_view json, layer_options& out) {
     return detail::quantization_config_parser(json).run(out);
 }

@@ -57,6 +57,9 @@ template <class Visit> void with_bits(int bits, const Visit& visit) {
     if (bits == 2) visit.template operator()<2>();
     if (bits == 3) visit.template operator()<3>();
     if (bits == 4) visit.template operator()<4>();
+    if (bits == 5) visit.template operator()<5>();
+    if (bits == 6) visit.template operator()<6>();
+    if (bits == 7) visit.template operator()<7>();
     if (bits == 8) visit.template operator()<8>();
 }
 
@@ -83,6 +86,26 @@ inline void gather_codes(int bits, std::byte* codes, std::size_t rows, std::size
             spread_codes<Bits>(stream, count, plain.data());
             for (std::size_t k = 0; k < count; ++k) to[k] = from[places[k]];
             squeeze_codes<Bits>(to, count, stream);
+        }
+    });
+}
+
+// Codes of `bits` bits plus or minus 2^(bits - 1), modulo 2^bits: rows whose unused bits at their end are 0, and stay
+// so.
+inline void flip_signs(int bits, std::byte* codes, std::size_t rows, std::size_t cols, std::size_t row_bytes) {
+    with_bits(bits, [&]<int Bits>() {
+        std::uint8_t highest[8];
+        for (std::uint8_t& code : highest) code = 1u << (Bits - 1);
+        constexpr std::size_t size = Bits;
+        std::byte period[size]; // of eight codes
+        squeeze_codes<Bits>(highest, 8, as_codes(period));
+        for (std::size_t row = 0; row < rows; ++row) {
+            std::byte* at = codes + row * row_bytes;
+            for (std::size_t k = 0; k < cols / 8; ++k, at += size)
+                for (std::size_t i = 0; i < size; ++i) at[i] ^= period[i];
+            std::byte rest[size] = {};
+            squeeze_codes<Bits>(highest, cols % 8, as_codes(rest));
+            for (std::size_t i = 0; i < ceil_div(cols % 8 * size, 8); ++i) at[i] ^= rest[i];
         }
     });
 }
