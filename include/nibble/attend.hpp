@@ -1,4 +1,5 @@
-// attend.hpp: the fourth verb: attention of queries over the keys and values of a cache.
+// attend.hpp: the fourth verb: attention of queries over the keys and values of a cache. Where a program uses many
+// schemes, instantiate.hpp says how each is compiled once.
 #pragma once
 
 #include <nibble/attention/options.hpp>
@@ -126,6 +127,24 @@ private:
     bool splits_ = false;
 };
 
+template <isa Isa, bool StoresValues>
+void measure_task(const attention_products& products, const kv_sequence& cache, const attention_rows& rows,
+                  const attend_options& options, kernel::arena& counter) {
+    (void)attention_task<Isa, StoresValues>(cache, products, rows, options, counter);
+}
+template <isa Isa, bool StoresValues>
+void run_task(const attention_products& products, const kv_sequence& cache, const attention_rows& rows,
+              const attend_options& options, kernel::arena& memory, matrix_view<const float> q, std::size_t begin,
+              std::size_t end, const attention_sums& part, const attention_sums* all) {
+    attention_task<Isa, StoresValues> work(cache, products, rows, options, memory);
+    work.prepare(q);
+    const visible_range visible(cache, options);
+    for (std::size_t i = begin; i < end; ++i) {
+        work.span(visible.span(rows, i), i + 1 < end, part);
+        if (all != nullptr) join<Isa>(cache.options(), rows.rows(), *all, part);
+    }
+}
+
 // What of a call depends on the schemes of its caches and on the precision: all else is compiled once per ISA and
 // executor.
 struct attention_work {
@@ -142,25 +161,6 @@ struct attention_work {
         constexpr bool stores_values = kv_cache<Keys, Values>::stores_values;
         return {attention_products::of_precision<Isa, Keys, Values>(precision), &measure_task<Isa, stores_values>,
                 &run_task<Isa, stores_values>};
-    }
-
-private:
-    template <isa Isa, bool StoresValues>
-    static void measure_task(const attention_products& products, const kv_sequence& cache, const attention_rows& rows,
-                             const attend_options& options, kernel::arena& counter) {
-        (void)attention_task<Isa, StoresValues>(cache, products, rows, options, counter);
-    }
-    template <isa Isa, bool StoresValues>
-    static void run_task(const attention_products& products, const kv_sequence& cache, const attention_rows& rows,
-                         const attend_options& options, kernel::arena& memory, matrix_view<const float> q,
-                         std::size_t begin, std::size_t end, const attention_sums& part, const attention_sums* all) {
-        attention_task<Isa, StoresValues> work(cache, products, rows, options, memory);
-        work.prepare(q);
-        const visible_range visible(cache, options);
-        for (std::size_t i = begin; i < end; ++i) {
-            work.span(visible.span(rows, i), i + 1 < end, part);
-            if (all != nullptr) join<Isa>(cache.options(), rows.rows(), *all, part);
-        }
     }
 };
 

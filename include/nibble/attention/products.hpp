@@ -112,7 +112,7 @@ template <isa Isa, class Keys, bool Integers> struct keys_of_task {
 };
 
 template <isa Isa, class Keys, bool Integers>
-inline constexpr key_operations key_operations_of{
+inline constexpr key_operations key_table{
     .second_level = kernel::prefetches_l2<Isa, key_format<Keys>::element::bits>,
     .part = [](const void* layout) noexcept { return page_part::of(*static_cast<const key_layout<Keys>*>(layout)); },
     .make =
@@ -136,7 +136,7 @@ inline constexpr key_operations key_operations_of{
 };
 
 template <isa Isa, class Layout, bool Integers>
-inline constexpr value_operations value_operations_of{
+inline constexpr value_operations value_table{
     .second_level = kernel::prefetches_l2<Isa, Layout::format::element::bits>,
     .part = [](const void* layout) noexcept { return page_part::of_values(*static_cast<const Layout*>(layout)); },
     .make =
@@ -154,6 +154,18 @@ inline constexpr value_operations value_operations_of{
         },
 };
 
+// With products of integers, if the scheme has any. Seams of compilation: see instantiate.hpp.
+template <isa Isa, class Keys> NIBBLE_NOINLINE const key_operations& key_operations_of(bool integers) noexcept {
+    if constexpr (kernel::attention_side<Isa, typename key_format<Keys>::scheme_type, true>::integer)
+        if (integers) return key_table<Isa, Keys, true>;
+    return key_table<Isa, Keys, false>;
+}
+template <isa Isa, class Layout> NIBBLE_NOINLINE const value_operations& value_operations_of(bool integers) noexcept {
+    if constexpr (kernel::attention_side<Isa, typename Layout::scheme_type, true>::integer)
+        if (integers) return value_table<Isa, Layout, true>;
+    return value_table<Isa, Layout, false>;
+}
+
 // All that a task asks of the schemes of its cache.
 struct attention_products {
     struct layouts {
@@ -164,33 +176,21 @@ struct attention_products {
     const value_operations* values = nullptr;
     layouts (*of_cache)(const kv_sequence& cache) noexcept = nullptr;
 
-    // With products of integers, where the schemes have any and they are asked for.
-    template <isa Isa, class Keys, class Values>
-    [[nodiscard]] static attention_products make(bool integer_scores, bool integer_values) noexcept {
-        using cache_type = kv_cache<Keys, Values>;
-        using value_layout = typename cache_type::pages_type::value_layout;
-        constexpr bool scores = kernel::attention_side<Isa, typename key_format<Keys>::scheme_type, true>::integer;
-        constexpr bool sums = kernel::attention_side<Isa, typename value_layout::scheme_type, true>::integer;
-        attention_products p{};
-        p.keys = &key_operations_of<Isa, Keys, false>;
-        p.values = &value_operations_of<Isa, value_layout, false>;
-        if constexpr (scores)
-            if (integer_scores) p.keys = &key_operations_of<Isa, Keys, true>;
-        if constexpr (sums)
-            if (integer_values) p.values = &value_operations_of<Isa, value_layout, true>;
-        p.of_cache = [](const kv_sequence& cache) noexcept {
-            const auto& pages = *static_cast<const cache_type&>(cache).pages();
-            return layouts{&pages.keys(), &pages.values()};
-        };
-        return p;
-    }
     template <isa Isa, class Keys, class Values>
     [[nodiscard]] static attention_products of_precision(attention_precision precision) {
         NIBBLE_CHECK(precision == attention_precision::fp32 || precision == attention_precision::integer_scores ||
                          precision == attention_precision::integer,
                      "attention: no precision of that number");
-        return make<Isa, Keys, Values>(precision != attention_precision::fp32,
-                                       precision == attention_precision::integer);
+        using cache_type = kv_cache<Keys, Values>;
+        attention_products p{};
+        p.keys = &key_operations_of<Isa, Keys>(precision != attention_precision::fp32);
+        p.values = &value_operations_of<Isa, typename cache_type::pages_type::value_layout>(
+            precision == attention_precision::integer);
+        p.of_cache = [](const kv_sequence& cache) noexcept {
+            const auto& pages = *static_cast<const cache_type&>(cache).pages();
+            return layouts{&pages.keys(), &pages.values()};
+        };
+        return p;
     }
 };
 
