@@ -50,7 +50,8 @@ NIBBLE_HEADER_BEGIN;
 #define NIBBLE_DETAIL_ACTIVATIONS()                                                                                    \
     template void nibble::kernel::prepare_block<nibble::best_isa, float>(                                              \
         const nibble::kernel::activation_layout&, const nibble::kernel::token_rows<float>&,                            \
-        const nibble::activation_grid&, std::size_t, const nibble::kernel::activation_memory&, std::int8_t*) noexcept
+        const nibble::activation_quantization&, std::size_t, const nibble::kernel::activation_memory&,                 \
+        std::int8_t*) noexcept
 #define NIBBLE_DETAIL_KEYS(...)                                                                                        \
     template const nibble::detail::key_operations& nibble::detail::key_operations_of<nibble::best_isa, __VA_ARGS__>(   \
         bool) noexcept

@@ -56,9 +56,9 @@ template <any_scheme S, isa Isa> struct gemm_plan : activation_layout {
         : tokens(m), outputs(w.rows()), panels(w.panels()) {
         depth = w.depth();
         per_part = scale_per_part && integers;
-        limit = largest_activation;
+        qmax = largest_activation;
         if constexpr (has_alternative) {
-            uses_alternative = limit <= family::small_limit;
+            uses_alternative = qmax <= family::small_qmax;
             if (uses_alternative) {
                 cut<alternative>();
                 return;

@@ -23,7 +23,7 @@ template <isa Isa, element E> struct int16_family : integer_family<int16_family<
     using common::linear;
     // Up to this magnitude of the activations byte products, two of them added by one instruction, are exact as well.
     using for_small_activations = int8_family<Isa, E, true>;
-    static constexpr int small_limit = detail::byte_limit<E>;
+    static constexpr int small_qmax = detail::byte_limit<E>;
 
     static constexpr activation_order order = word_quads;
     static constexpr std::size_t phase_units = detail::int32_phase_quads;
