@@ -165,7 +165,7 @@ template <nb::isa Isa, nb::element E> struct subset_sums {
     static constexpr std::size_t unit_columns = 4;
     static constexpr std::size_t phase_units = 128;
 
-    static constexpr float unit = nb::detail::exp2i(nb::detail::integer_grid_of<E>.exponent);
+    static constexpr float unit = nb::detail::exp2i(nb::detail::integer_mapping_of<E>.exponent);
     static constexpr int lane_offset = 0;
     static constexpr std::size_t lane_bytes = 1;
     static constexpr bool lanes_are_codes = true;
@@ -185,7 +185,7 @@ template <nb::isa Isa, nb::element E> struct subset_sums {
     static void multiply(bool, std::size_t, std::size_t tokens, const nb::kernel::tile_arguments& a,
                          const nb::kernel::tile_range& r) noexcept {
         static_assert(!Zeros);
-        constexpr nb::detail::integer_grid grid = nb::detail::integer_grid_of<E>;
+        constexpr nb::detail::integer_mapping grid = nb::detail::integer_mapping_of<E>;
         const auto* codes = reinterpret_cast<const std::uint8_t*>(a.weights);
         const auto* sums = reinterpret_cast<const std::int16_t*>(a.values);
         auto* totals = reinterpret_cast<std::int32_t*>(a.totals);
@@ -295,15 +295,15 @@ template <class S, bool Counted = !nibble_test::kinds_only> void run_scheme(cons
 
 TEST_CASE("elements, granularities, an ISA and an epilogue of one's own run through every verb") {
     using nb::detail::fits_int16_sums;
-    using nb::detail::integer_grid_of;
+    using nb::detail::integer_mapping_of;
     using nb::detail::needs_int32_sums;
     STATIC_REQUIRE(fits_int16_sums<mine::triangular5>);
     STATIC_REQUIRE(fits_int16_sums<mine::gate1>);
     STATIC_REQUIRE(needs_int32_sums<mine::wide7>);
     STATIC_REQUIRE(needs_int32_sums<mine::shuffled8>);
-    STATIC_REQUIRE(!integer_grid_of<mine::thirds3>.exists);
-    STATIC_REQUIRE(!integer_grid_of<mine::curve7>.exists);
-    STATIC_REQUIRE(!integer_grid_of<mine::holed6>.exists);
+    STATIC_REQUIRE(!integer_mapping_of<mine::thirds3>.exists);
+    STATIC_REQUIRE(!integer_mapping_of<mine::curve7>.exists);
+    STATIC_REQUIRE(!integer_mapping_of<mine::holed6>.exists);
 
     mine::counting::fmas = 0;
     mine::counting::dots = 0;

@@ -14,7 +14,7 @@ namespace bench {
 enum class arithmetic { floats, words, bytes };
 
 template <nibble::isa Isa, nibble::element E> [[nodiscard]] constexpr arithmetic arithmetic_of() noexcept {
-    if (!nibble::detail::integer_grid_of<E>.exists) return arithmetic::floats;
+    if (!nibble::detail::integer_mapping_of<E>.exists) return arithmetic::floats;
     return Isa::facts.dots_in_int32 || nibble::detail::fits_int16_sums<E> ? arithmetic::bytes : arithmetic::words;
 }
 

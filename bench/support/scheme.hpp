@@ -50,8 +50,8 @@ public:
     [[nodiscard]] virtual std::vector<nibble::activation_scale> activation_scales() const { return {}; }
     // Can keys and values be kept in it, row by row?
     [[nodiscard]] virtual bool stores_tokens() const { return false; }
-    // The same weights met by activations of 7 bits (activation_grid::limit = 64), as <name>_a7; null where no kernel
-    // is faster for that.
+    // The same weights met by activations of 7 bits (activation_quantization::qmax = 64), as <name>_a7; null where no
+    // kernel is faster for that.
     [[nodiscard]] virtual std::unique_ptr<scheme> with_seven_bits() const { return nullptr; }
 };
 

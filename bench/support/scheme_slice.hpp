@@ -32,10 +32,10 @@ public:
     }
     void gemm(nibble::matrix_view<const float> x, nibble::matrix_view<float> y, nibble::workspace& scratch,
               executor_ref threads, nibble::activation_scale scale) const override {
-        nibble::gemm(
-            x, weights_, y, nibble::identity{},
-            nibble::gemm_options{.workspace = &scratch, .activations = {.scale = scale, .grid = {.limit = limit_}}},
-            threads);
+        nibble::gemm(x, weights_, y, nibble::identity{},
+                     nibble::gemm_options{.workspace = &scratch,
+                                          .activations = {.scale = scale, .quantization = {.qmax = limit_}}},
+                     threads);
     }
 
 private:
@@ -63,7 +63,7 @@ private:
 template <class Format> class scheme_of final : public scheme {
 public:
     static constexpr int seven_bits = 64;
-    explicit scheme_of(int limit = nibble::activation_grid{}.limit)
+    explicit scheme_of(int limit = nibble::activation_quantization{}.qmax)
         : name_(std::string(Format::name) + (limit == seven_bits ? "_a7" : "")), limit_(limit) {}
     [[nodiscard]] std::string_view name() const override { return name_; }
     [[nodiscard]] std::unique_ptr<scheme> with_seven_bits() const override {

@@ -1,8 +1,10 @@
-// attend.hpp: the fourth verb: attention of queries over the keys and values of a cache.
+// attend.hpp: the fourth verb: attention of queries over the keys and values of a cache. Where a program uses many
+// schemes, instantiate.hpp says how each is compiled once.
 #pragma once
 
 #include <nibble/attention/options.hpp>
 #include <nibble/attention/partial.hpp>
+#include <nibble/attention/products.hpp>
 #include <nibble/attention/queries.hpp>
 #include <nibble/attention/task.hpp>
 #include <nibble/core/array_view.hpp>
@@ -125,38 +127,40 @@ private:
     bool splits_ = false;
 };
 
+template <isa Isa, bool StoresValues>
+void measure_task(const attention_products& products, const kv_sequence& cache, const attention_rows& rows,
+                  const attend_options& options, kernel::arena& counter) {
+    (void)attention_task<Isa, StoresValues>(cache, products, rows, options, counter);
+}
+template <isa Isa, bool StoresValues>
+void run_task(const attention_products& products, const kv_sequence& cache, const attention_rows& rows,
+              const attend_options& options, kernel::arena& memory, matrix_view<const float> q, std::size_t begin,
+              std::size_t end, const attention_sums& part, const attention_sums* all) {
+    attention_task<Isa, StoresValues> work(cache, products, rows, options, memory);
+    work.prepare(q);
+    const visible_range visible(cache, options);
+    for (std::size_t i = begin; i < end; ++i) {
+        work.span(visible.span(rows, i), i + 1 < end, part);
+        if (all != nullptr) join<Isa>(cache.options(), rows.rows(), *all, part);
+    }
+}
+
 // What of a call depends on the schemes of its caches and on the precision: all else is compiled once per ISA and
 // executor.
 struct attention_work {
+    attention_products products;
     // Counts a task's memory.
-    void (*measure)(const kv_sequence& cache, const attention_rows& rows, const attend_options& options,
-                    kernel::arena& counter);
+    void (*measure)(const attention_products& products, const kv_sequence& cache, const attention_rows& rows,
+                    const attend_options& options, kernel::arena& counter);
     // Spans number [begin, end) of a task, one after the other into `part`, each joined to `all`, if there is one.
-    void (*run)(const kv_sequence& cache, const attention_rows& rows, const attend_options& options,
-                kernel::arena& memory, matrix_view<const float> q, std::size_t begin, std::size_t end,
-                const attention_sums& part, const attention_sums* all);
+    void (*run)(const attention_products& products, const kv_sequence& cache, const attention_rows& rows,
+                const attend_options& options, kernel::arena& memory, matrix_view<const float> q, std::size_t begin,
+                std::size_t end, const attention_sums& part, const attention_sums* all);
 
-    template <isa Isa, class Keys, class Values, bool IntegerScores, bool IntegerValues>
-    [[nodiscard]] static attention_work of() noexcept {
-        using task = attention_task<Isa, Keys, Values, IntegerScores, IntegerValues>;
-        using cache_type = kv_cache<Keys, Values>;
-        attention_work w{};
-        w.measure = [](const kv_sequence& cache, const attention_rows& rows, const attend_options& options,
-                       kernel::arena& counter) {
-            (void)task(static_cast<const cache_type&>(cache), rows, options, counter);
-        };
-        w.run = [](const kv_sequence& cache, const attention_rows& rows, const attend_options& options,
-                   kernel::arena& memory, matrix_view<const float> q, std::size_t begin, std::size_t end,
-                   const attention_sums& part, const attention_sums* all) {
-            task work(static_cast<const cache_type&>(cache), rows, options, memory);
-            work.prepare(q);
-            const visible_range visible(cache, options);
-            for (std::size_t i = begin; i < end; ++i) {
-                work.span(visible.span(rows, i), i + 1 < end, part);
-                if (all != nullptr) join<Isa>(cache.options(), rows.rows(), *all, part);
-            }
-        };
-        return w;
+    template <isa Isa, class Keys, class Values> [[nodiscard]] static attention_work of(attention_precision precision) {
+        constexpr bool stores_values = kv_cache<Keys, Values>::stores_values;
+        return {attention_products::of_precision<Isa, Keys, Values>(precision), &measure_task<Isa, stores_values>,
+                &run_task<Isa, stores_values>};
     }
 };
 
@@ -175,7 +179,7 @@ struct attention_memory {
         for (std::size_t i = 0; i < sequences.size(); ++i) {
             const attention_rows most = plan.most(sequences[i]);
             kernel::arena counter;
-            work.measure(*sequences[i].cache, most, options, counter);
+            work.measure(work.products, *sequences[i].cache, most, options, counter);
             kernel::arena own;
             (void)attention_sums::take(sequences[i].cache->options(), most.rows(), own);
             m.task = max_of(m.task, counter.used());
@@ -207,7 +211,7 @@ void attend_sequences(const attention_work& work, matrix_view<const float> q, co
         const attention_sums part = sums_at(memory + takes.task + sums_bytes, t);
         kernel::arena own(memory);
         all.clear(t.cache->options(), t.rows.rows());
-        work.run(*t.cache, t.rows, options, own, q, 0, plan.spans_of(t), part, &all);
+        work.run(work.products, *t.cache, t.rows, options, own, q, 0, plan.spans_of(t), part, &all);
         finish<Isa>(*t.cache, t.rows, all, options, out);
     };
     // A few spans of every task at once, each into sums of its own.
@@ -220,8 +224,8 @@ void attend_sequences(const attention_work& work, matrix_view<const float> q, co
                 const std::size_t index = first + i / tasks;
                 if (index >= plan.spans_of(t)) return;
                 kernel::arena own(memory + worker * worker_bytes);
-                work.run(*t.cache, t.rows, options, own, q, index, index + 1, sums_at(parts + i * sums_bytes, t),
-                         nullptr);
+                work.run(work.products, *t.cache, t.rows, options, own, q, index, index + 1,
+                         sums_at(parts + i * sums_bytes, t), nullptr);
             });
             for_each_task(tasks, threads, [&](std::size_t i, std::size_t) {
                 const task t = plan.at(i);
@@ -331,10 +335,7 @@ void attend(matrix_view<const float> q, array_view<const attended_sequence<Keys,
     const detail::sequence_list list(sequences);
     const std::size_t group = detail::check_sequences(q, list, out, options);
     if (sequences.empty()) return;
-    const detail::attention_work work = detail::with_products(options.precision, [](auto products) {
-        using of = decltype(products);
-        return detail::attention_work::of<Isa, Keys, Values, of::scores, of::values>();
-    });
+    const detail::attention_work work = detail::attention_work::of<Isa, Keys, Values>(options.precision);
     detail::attend_sequences<Isa>(work, q, list, out, group, options, threads);
 }
 
@@ -363,10 +364,7 @@ template <isa Isa = best_isa, class Keys, cached_values Values>
     if (sequences.empty()) return 0;
     const detail::sequence_list list(sequences);
     const std::size_t group = detail::check_query_heads(list, query_heads, concurrency);
-    const detail::attention_work work = detail::with_products(options.precision, [](auto products) {
-        using of = decltype(products);
-        return detail::attention_work::of<Isa, Keys, Values, of::scores, of::values>();
-    });
+    const detail::attention_work work = detail::attention_work::of<Isa, Keys, Values>(options.precision);
     return detail::attention_memory::of(work, detail::attention_plan(list, group, options, concurrency), list, options,
                                         concurrency)
         .all;

@@ -1,4 +1,5 @@
-// gemm.hpp: the third verb: activations times packed weights, epilogue fused.
+// gemm.hpp: the third verb: activations times packed weights, epilogue fused. Where a program uses many formats,
+// instantiate.hpp says how each is compiled once.
 #pragma once
 
 #include <nibble/core/array_view.hpp>
@@ -46,18 +47,18 @@ template <isa Isa = best_isa, any_scheme S>
     const auto plan_of = [&](std::size_t m, int limit) {
         return kernel::gemm_plan<S, Isa>(w, m, detail::scales_per_group<S>(options.activations), limit);
     };
-    const activation_grid& grid = options.activations.grid;
-    const kernel::gemm_plan<S, Isa> all = plan_of(tokens, grid.limit);
+    const activation_quantization& grid = options.activations.quantization;
+    const kernel::gemm_plan<S, Isa> all = plan_of(tokens, grid.qmax);
     // What a worker needs grows with the tokens of a chunk, and those may be fewer for more tokens, as chunks are of
     // one size; a single token takes more panels at once than others do. Prepared activations may have any limit.
     std::size_t worker = 0;
-    const int limits[] = {1, detail::activation_limit};
+    const int limits[] = {1, detail::activation_qmax};
     for (const int limit : limits) {
         const std::size_t counts[] = {1, detail::min_of(tokens, plan_of(tokens, limit).most_tokens)};
         for (const std::size_t m : counts) worker = detail::max_of(worker, kernel::worker_bytes(plan_of(m, limit)));
     }
     return detail::max_of(kernel::activation_bytes(all, grid.asymmetric),
-                          kernel::activation_bytes(plan_of(1, grid.limit), grid.asymmetric)) +
+                          kernel::activation_bytes(plan_of(1, grid.qmax), grid.asymmetric)) +
            concurrency * worker;
 }
 
@@ -103,9 +104,9 @@ void gemm_of_rows(const kernel::token_rows<T>& x, const Product& product, const 
     using S = typename Product::scheme_type;
     check_product(x.count(), x.x.cols(), product, y, finish);
     check_rows(x);
-    const activation_grid& grid = options.activations.grid;
+    const activation_quantization& grid = options.activations.quantization;
     const kernel::gemm_plan<S, Isa> plan(product.matrix(0), x.count(), scales_per_group<S>(options.activations),
-                                         grid.limit);
+                                         grid.qmax);
     const bool asymmetric = grid.asymmetric && plan.integers;
     if (plan.integers) check_activations<S>(options.activations, x.count());
     check_weight_sums(options.weight_sums, product, asymmetric);
@@ -132,7 +133,7 @@ void gemm_of_prepared(const prepared_activations& x, const Product& product, con
     check_product(x.tokens(), x.cols(), product, y, finish);
     check_fits<S, Isa>(x);
     const kernel::activation_layout& layout = prepared_access::layout(x);
-    const kernel::gemm_plan<S, Isa> plan(product.matrix(0), x.tokens(), layout.per_part, layout.limit);
+    const kernel::gemm_plan<S, Isa> plan(product.matrix(0), x.tokens(), layout.per_part, layout.qmax);
     check_weight_sums(options.weight_sums, product, x.asymmetric());
     if (y.rows() == 0 || y.cols() == 0) return;
     with_memory(options, concurrency_of(threads) * Product::matrices * kernel::worker_bytes(plan),
@@ -179,11 +180,11 @@ void weight_sums(const packed_view<S>& w, array_view<float> sums, const gemm_opt
 // group, minimum, ...) after each group. A group of more than 65536 columns counts as several of that length.
 //
 // The result is the same bit for bit for any executor, any M (row m depends on row m of x alone), any ISA and any tile.
-// With static scales, fewer bits or offsets in options.activations.grid, x is quantized as activation_grid says; with
-// an offset o(m), y(m, n) is that sum of the integers as they are and at last fma(-o(m) x sx(m), sums(n), y) with the
-// sums of weight_sums; a minimum meets the sum of integer - o(m).
-// NaN or infinity in x: the whole row m of y is NaN in the integer family, IEEE arithmetic in the other. A NaN weight
-// makes its output NaN for every row. y must not overlap x or w, except as an epilogue documents.
+// With static scales, fewer bits or offsets in options.activations.quantization, x is quantized as
+// activation_quantization says; with an offset o(m), y(m, n) is that sum of the integers as they are and at last
+// fma(-o(m) x sx(m), sums(n), y) with the sums of weight_sums; a minimum meets the sum of integer - o(m). NaN or
+// infinity in x: the whole row m of y is NaN in the integer family, IEEE arithmetic in the other. A NaN weight makes
+// its output NaN for every row. y must not overlap x or w, except as an epilogue documents.
 template <isa Isa = best_isa, any_scheme S, epilogue Epilogue = identity, executor Executor = serial>
 void gemm(matrix_view<const float> x, const packed_view<S>& w, matrix_view<float> y, const Epilogue& finish = {},
           const gemm_options& options = {}, const Executor& threads = {}) {

@@ -82,7 +82,7 @@ void integer_product(const prepared_activations& x, const packed_view<S>& w, std
     NIBBLE_CHECK(rows == x.tokens(), "gemm_integer: y must have as many rows as x");
     NIBBLE_CHECK(cols == w.rows(), "gemm_integer: y must have as many columns as the weights have rows");
     const kernel::activation_layout& layout = prepared_access::layout(x);
-    const kernel::gemm_plan<S, Isa> plan(w, x.tokens(), layout.per_part, layout.limit);
+    const kernel::gemm_plan<S, Isa> plan(w, x.tokens(), layout.per_part, layout.qmax);
     check_fits<S, Isa>(x);
     NIBBLE_CHECK(plan.depth.count <= 1,
                  "gemm_integer: the weights must have one scale per row, or one in all, and at most "
@@ -128,7 +128,7 @@ template <isa Isa = best_isa, any_scheme S, any_scheme Y, executor Executor = se
 void gemm_integer(const prepared_activations& x, const packed_view<S>& w, quantized<Y>& y, const integer_output& how,
                   const gemm_options& options = {}, const Executor& threads = {}) {
     using element = typename Y::element_type;
-    constexpr detail::integer_grid grid = detail::integer_grid_of<element>;
+    constexpr detail::integer_mapping grid = detail::integer_mapping_of<element>;
     static_assert(grid.exists && grid.linear, "gemm_integer: y must be of an integer element of at most 8 bits");
     NIBBLE_CHECK(how.ratios.size() == 1 || how.ratios.size() == y.cols(),
                  "gemm_integer: one ratio of scales is needed, or one per output");

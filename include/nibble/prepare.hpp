@@ -28,9 +28,9 @@ namespace nibble::inline NIBBLE_ABI {
 // Where activations get their scale on the way into an integer kernel. Of a token, or of those of its columns that
 // share a weight scale, with max = max|x| over them, in fp32 and with one rounding each:
 //   scale = max / 127,  integer = round(x (127 / max)), ties to even
-// (with another limit or an offset see activation_grid); 127 / max is rounded first, and the product before it becomes
-// an integer. If 127 / max is not finite (max below 3.8e-37) the integers and the scale are 0; a NaN or an infinity
-// makes the scale NaN.
+// (with another limit or an offset see activation_quantization); 127 / max is rounded first, and the product before it
+// becomes an integer. If 127 / max is not finite (max below 3.8e-37) the integers and the scale are 0; a NaN or an
+// infinity makes the scale NaN.
 enum class activation_scale {
     automatic, // per_group where rows of weights have groups, unless a grid is given that is per token: static scales,
                // offsets
@@ -44,7 +44,7 @@ enum class activation_scale {
 // matters.
 struct activation_options {
     nibble::activation_scale scale = nibble::activation_scale::automatic;
-    nibble::activation_grid grid{}; // static scales and offsets: per token only; fewer bits: either
+    nibble::activation_quantization quantization{}; // static scales and offsets: per token only; fewer bits: either
     // Tokens by number: token i of the product is row rows[i] of x. Empty: all rows in order. As a product gathers them
     // itself, no pass over x is added.
     array_view<const std::uint32_t> rows{};
@@ -56,8 +56,8 @@ struct prepared_access;
 
 // Activations of some tokens as a kernel reads them, owning their memory. They serve any weights whose kernel wants the
 // same order, on every ISA (checked by gemm): the same number of columns and of columns per scale, and the same kernel:
-// fp32, or integers, without VNNI of as many bits, or of 8 and as small as activation_grid::limit says. Preparing into
-// an object again keeps its memory, if that is large enough.
+// fp32, or integers, without VNNI of as many bits, or of 8 and as small as activation_quantization::qmax says.
+// Preparing into an object again keeps its memory, if that is large enough.
 class prepared_activations {
 public:
     prepared_activations() noexcept = default;
@@ -111,28 +111,29 @@ template <stored_float T> void check_rows(const kernel::token_rows<T>& x) {
 }
 
 // Static scales and offsets belong to tokens.
-[[nodiscard]] constexpr bool is_per_token(const activation_grid& grid) noexcept {
+[[nodiscard]] constexpr bool is_per_token(const activation_quantization& grid) noexcept {
     return !grid.scales.empty() || !grid.zeros.empty() || grid.asymmetric;
 }
 // What `options` come to for weights of scheme S.
 template <any_scheme S> [[nodiscard]] constexpr bool scales_per_group(const activation_options& options) noexcept {
     if (options.scale != activation_scale::automatic) return options.scale == activation_scale::per_group;
-    return scheme_traits<S>::has_groups() && !is_per_token(options.grid);
+    return scheme_traits<S>::has_groups() && !is_per_token(options.quantization);
 }
 
 // Of activations that become integers.
-inline void check_grid(const activation_grid& grid, activation_scale scale, std::size_t tokens) {
-    NIBBLE_CHECK(grid.limit >= 1 && grid.limit <= 127, "activation_grid: limit must lie between 1 and 127");
+inline void check_grid(const activation_quantization& grid, activation_scale scale, std::size_t tokens) {
+    NIBBLE_CHECK(grid.qmax >= 1 && grid.qmax <= 127, "activation_quantization: qmax must lie between 1 and 127");
     if (!is_per_token(grid)) return;
-    NIBBLE_CHECK(scale != activation_scale::per_group,
-                 "activation_grid: static scales and offsets are per token; with scales per group take neither");
+    NIBBLE_CHECK(
+        scale != activation_scale::per_group,
+        "activation_quantization: static scales and offsets are per token; with scales per group take neither");
     NIBBLE_CHECK(grid.scales.size() <= 1 || grid.scales.size() == tokens,
-                 "activation_grid: give one static scale, or one per token");
+                 "activation_quantization: give one static scale, or one per token");
     NIBBLE_CHECK(grid.zeros.size() == (grid.asymmetric ? grid.scales.size() : 0),
-                 "activation_grid: zeros belong to static scales with asymmetric, one to each");
+                 "activation_quantization: zeros belong to static scales with asymmetric, one to each");
     for (const float s : grid.scales)
         NIBBLE_CHECK(s > 0.0f && is_finite(s) && is_finite(1.0f / s),
-                     "activation_grid: a static scale must be positive, and its reciprocal finite");
+                     "activation_quantization: a static scale must be positive, and its reciprocal finite");
 }
 
 template <any_scheme S> void check_activations(const activation_options& options, std::size_t tokens) {
@@ -140,7 +141,7 @@ template <any_scheme S> void check_activations(const activation_options& options
         options.scale != activation_scale::per_group || scheme_traits<S>::has_groups(),
         "activation_scale: per_group has no meaning for a scheme without groups along K, with one scale per row or per "
         "matrix: leave it automatic, or take per_token or a scheme with groups");
-    check_grid(options.grid, options.scale, tokens);
+    check_grid(options.quantization, options.scale, tokens);
 }
 
 // One token of exact ones for weights of `cols` columns.
@@ -156,7 +157,7 @@ template <any_scheme S> void prepare_ones(std::size_t cols, prepared_activations
 // All blocks into `memory`; row_of(worker) is a worker's scratch of layout.row_bytes().
 template <class Isa, stored_float T, class RowOf, executor Executor>
 void prepare_tokens(const kernel::activation_layout& layout, const kernel::token_rows<T>& x,
-                    const activation_grid& grid, const kernel::activation_memory& memory, const RowOf& row_of,
+                    const activation_quantization& grid, const kernel::activation_memory& memory, const RowOf& row_of,
                     const Executor& threads) {
     for_each_task(layout.blocks.count, threads, [&](std::size_t block, std::size_t worker) {
         kernel::prepare_block<Isa>(layout, x, grid, block, memory, row_of(worker));
@@ -170,7 +171,7 @@ void prepare_tokens(const kernel::activation_layout& layout, const kernel::token
 // schemes with groups. What nothing was prepared into fits nothing.
 template <any_scheme S, isa Isa = best_isa> [[nodiscard]] bool fits(const prepared_activations& x) noexcept {
     const kernel::activation_layout& layout = detail::prepared_access::layout(x);
-    const kernel::gemm_plan<S, Isa> plan(packed_shape<S>(0, x.cols()), x.tokens(), layout.per_part, layout.limit);
+    const kernel::gemm_plan<S, Isa> plan(packed_shape<S>(0, x.cols()), x.tokens(), layout.per_part, layout.qmax);
     return layout == plan && (!layout.per_part || detail::scheme_traits<S>::has_groups());
 }
 // ... with these weights: of that scheme, of as many columns, and in the panels that kernels read.
@@ -199,17 +200,17 @@ void prepare(matrix_view<T> x, prepared_activations& into, const activation_opti
     detail::check_rows(rows);
     // Of weights the order of activations depends on nothing but the number of columns.
     const kernel::gemm_plan<S, Isa> plan(packed_shape<S>(0, x.cols()), rows.count(),
-                                         detail::scales_per_group<S>(options), options.grid.limit);
+                                         detail::scales_per_group<S>(options), options.quantization.qmax);
     if (plan.integers) detail::check_activations<S>(options, rows.count());
     const kernel::activation_layout& layout = plan;
     const std::size_t stride = detail::round_up(layout.row_bytes(), 64);
-    std::byte* base =
-        detail::prepared_access::reserve(into, plan, options.grid.asymmetric, stride * detail::concurrency_of(threads));
+    std::byte* base = detail::prepared_access::reserve(into, plan, options.quantization.asymmetric,
+                                                       stride * detail::concurrency_of(threads));
     if (base == nullptr) return;
     const kernel::activation_memory memory = detail::prepared_access::memory(into);
-    std::byte* scratch = base + kernel::activation_bytes(plan, options.grid.asymmetric);
+    std::byte* scratch = base + kernel::activation_bytes(plan, options.quantization.asymmetric);
     const auto row_of = [&](std::size_t worker) { return reinterpret_cast<std::int8_t*>(scratch + worker * stride); };
-    detail::prepare_tokens<Isa>(layout, rows, options.grid, memory, row_of, threads);
+    detail::prepare_tokens<Isa>(layout, rows, options.quantization, memory, row_of, threads);
 }
 
 // The same into a new object.

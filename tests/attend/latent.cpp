@@ -32,8 +32,8 @@ constexpr std::array precisions{nb::attention_precision::fp32, nb::attention_pre
 template <class A, class B>
 inline constexpr bool turned_alike =
     (A::scheme::element_type::bits == B::scheme::element_type::bits || nibble_test::kinds_only) &&
-    nb::detail::integer_grid_of<typename A::scheme::element_type>.exists ==
-        nb::detail::integer_grid_of<typename B::scheme::element_type>.exists;
+    nb::detail::integer_mapping_of<typename A::scheme::element_type>.exists ==
+        nb::detail::integer_mapping_of<typename B::scheme::element_type>.exists;
 
 // The first format of the list of each such layout.
 template <class Visit> void for_each_layout(Visit&& visit) {

@@ -18,7 +18,7 @@ namespace {
 
 using namespace nibble;
 using detail::fits_int16_sums;
-using detail::integer_grid_of;
+using detail::integer_mapping_of;
 using detail::needs_int32_sums;
 
 template <class Element> std::vector<float> values_of(std::size_t count) {
@@ -219,7 +219,7 @@ TEST_CASE("lists of integers times a power of two get integer kernels", "[elemen
     STATIC_REQUIRE(fits_int16_sums<dense_shift<3>>);
     STATIC_REQUIRE(fits_int16_sums<signed_log2<3>>);
     STATIC_REQUIRE(needs_int32_sums<signed_log2<4>>);
-    STATIC_REQUIRE(!integer_grid_of<bnb_fp4>.exists);
-    STATIC_REQUIRE(!integer_grid_of<signed_log_root_two<4>>.exists);
-    STATIC_REQUIRE(!integer_grid_of<dynamic8>.exists);
+    STATIC_REQUIRE(!integer_mapping_of<bnb_fp4>.exists);
+    STATIC_REQUIRE(!integer_mapping_of<signed_log_root_two<4>>.exists);
+    STATIC_REQUIRE(!integer_mapping_of<dynamic8>.exists);
 }

@@ -19,7 +19,7 @@
 namespace {
 
 using namespace nibble;
-using detail::integer_grid_of;
+using detail::integer_mapping_of;
 
 // Against the C library's rounding in double.
 template <class Element, int Limit> void check_rounded() {
@@ -45,8 +45,8 @@ template <class Element, int Limit> void check_rounded() {
     CHECK(largest_integer <= Limit);
     CHECK(larger_integer > Limit);
     // The integers that kernels multiply, of which a power of two may have been taken out.
-    STATIC_REQUIRE(integer_grid_of<rounded>.exists);
-    CHECK(integer_grid_of<rounded>.magnitude <= Limit);
+    STATIC_REQUIRE(integer_mapping_of<rounded>.exists);
+    CHECK(integer_mapping_of<rounded>.magnitude <= Limit);
     if (Limit <= detail::narrow_limit) CHECK(detail::fits_int16_sums<rounded>);
 }
 

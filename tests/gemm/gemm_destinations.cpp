@@ -62,7 +62,7 @@ void check_gated(const Activation& activation, const nb::gemm_options& given) {
     const nb::packed<S> up = weights_of<S>(2);
     std::vector<float> sums(2 * outputs);
     nb::gemm_options options = given;
-    if (options.activations.grid.asymmetric) {
+    if (options.activations.quantization.asymmetric) {
         nb::weight_sums<I>(gate, std::span<float>(sums).first(outputs));
         nb::weight_sums<I>(up, std::span<float>(sums).last(outputs));
     }
@@ -105,7 +105,7 @@ TEST_CASE("a gated product is two products and a multiplication") {
     nibble_test::for_each_tested_isa([]<class I>() {
         check_gated<nb::int4_g32, I>(nb::silu, {});
         check_gated<nb::int8_channel_asym, I>(nb::gelu, {});
-        check_gated<nb::int8_channel_asym, I>(nb::relu, {.activations = {.grid = {.asymmetric = true}}});
+        check_gated<nb::int8_channel_asym, I>(nb::relu, {.activations = {.quantization = {.asymmetric = true}}});
         check_gated<nb::fp8_e4m3_channel, I>(nb::gelu_erf, {});
     });
 }
@@ -125,7 +125,7 @@ TEST_CASE("a gated product refuses what does not fit, before it writes, and allo
     const std::vector<float> sums(outputs);
     CHECK(broken_by([&] {
               nb::gemm_gated(inputs(5), gate, up, y.view(), nb::silu, nb::identity{},
-                             {.activations = {.grid = {.asymmetric = true}}, .weight_sums = sums});
+                             {.activations = {.quantization = {.asymmetric = true}}, .weight_sums = sums});
           }).find("those of gate, then those of up") != std::string::npos);
     CHECK(y.untouched());
     // Twice what gemm_workspace_bytes says is enough.

@@ -27,11 +27,11 @@ using namespace gemm_test;
 
 namespace {
 
-// activation_grid in plain words.
-int8_row quantize_by(const nb::activation_grid& grid, const float* x, std::size_t cols, std::size_t token) {
+// activation_quantization in plain words.
+int8_row quantize_by(const nb::activation_quantization& grid, const float* x, std::size_t cols, std::size_t token) {
     int8_row row;
     row.values.assign(cols, 0);
-    const float limit = static_cast<float>(grid.limit);
+    const float limit = static_cast<float>(grid.qmax);
     float low = 0.0f;
     float high = 0.0f;
     bool finite = true;
@@ -58,12 +58,12 @@ int8_row quantize_by(const nb::activation_grid& grid, const float* x, std::size_
     }
     row.scales.push_back(scale);
     if (grid.asymmetric && grid.scales.empty()) {
-        row.offset = -grid.limit - static_cast<std::int32_t>(std::nearbyint(low * inverse));
-        if (row.offset > grid.limit) row.offset = grid.limit;
+        row.offset = -grid.qmax - static_cast<std::int32_t>(std::nearbyint(low * inverse));
+        if (row.offset > grid.qmax) row.offset = grid.qmax;
     }
     for (std::size_t k = 0; k < cols; ++k) {
         const double v = static_cast<double>(std::nearbyint(x[k] * inverse)) + row.offset;
-        row.values[k] = static_cast<std::int32_t>(v > grid.limit ? grid.limit : v < -grid.limit ? -grid.limit : v);
+        row.values[k] = static_cast<std::int32_t>(v > grid.qmax ? grid.qmax : v < -grid.qmax ? -grid.qmax : v);
     }
     return row;
 }
@@ -116,11 +116,11 @@ template <class S> struct product {
         return y;
     }
 
-    void check_grid(const std::vector<float>& x, std::size_t m, const nb::activation_grid& grid,
+    void check_grid(const std::vector<float>& x, std::size_t m, const nb::activation_quantization& grid,
                     const char* what) const {
         const nb::matrix_view<const float> from(x.data(), m, k);
         nb::activation_options options;
-        options.grid = grid;
+        options.quantization = grid;
         std::vector<float> want = reference_gemm(from, plain, false);
         if (plain.integer) {
             std::vector<int8_row> rows;
@@ -134,7 +134,7 @@ template <class S> struct product {
         check(nb::prepare<S>(from, options), want, m, what);
         if (decides || !plain.integer) return;
         std::vector<int8_row> rows;
-        for (std::size_t t = 0; t < m; ++t) rows.push_back(quantize_groups(from.row(t), grid.limit));
+        for (std::size_t t = 0; t < m; ++t) rows.push_back(quantize_groups(from.row(t), grid.qmax));
         options.scale = nb::activation_scale::automatic;
         check(nb::prepare<S>(from, options), plain.has_groups ? by_rows(rows, true, false) : want, m, what);
     }
@@ -143,7 +143,7 @@ template <class S> struct product {
     [[nodiscard]] int8_row quantize_groups(const float* x, int limit) const {
         int8_row row;
         for (const column_part& part : parts_of(plain)) {
-            const int8_row one = quantize_by({.limit = limit}, x + part.begin, part.end - part.begin, 0);
+            const int8_row one = quantize_by({.qmax = limit}, x + part.begin, part.end - part.begin, 0);
             row.values.insert(row.values.end(), one.values.begin(), one.values.end());
             row.scales.push_back(one.scales[0]);
         }
@@ -193,10 +193,10 @@ template <class S> void check_scheme() {
                 for (const bool per_group : scalings_of(p.plain))
                     p.check(nb::prepare<S>(from, scaled_by(per_group)), reference_gemm(from, p.plain, per_group), m,
                             per_group ? "per group" : "per token");
-                p.check_grid(x, m, {.limit = 64}, "seven bits");
-                p.check_grid(x, m, {.limit = 7}, "four bits");
+                p.check_grid(x, m, {.qmax = 64}, "seven bits");
+                p.check_grid(x, m, {.qmax = 7}, "four bits");
                 p.check_grid(x, m, {.asymmetric = true}, "offset");
-                p.check_grid(x, m, {.limit = 7, .asymmetric = true}, "four bits with an offset");
+                p.check_grid(x, m, {.qmax = 7, .asymmetric = true}, "four bits with an offset");
                 const float scale = 0.03f; // values beyond 3.81 saturate
                 const std::uint8_t zero = 71;
                 p.check_grid(x, m, {.scales = {&scale, 1}}, "static");
@@ -284,7 +284,7 @@ TEST_CASE("16-bit activations are prepared as their values in fp32, and given ro
     CHECK(z.untouched());
 }
 
-TEST_CASE("gemm quantizes by options.activations.grid as prepare does, and announces the workspace it takes") {
+TEST_CASE("gemm quantizes by options.activations.quantization as prepare does, and announces the workspace it takes") {
     const product<nb::q4_k> p(21, 512);
     const std::vector<float> x = bell_values(5 * 512, 10);
     const nb::matrix_view<const float> from(x.data(), 5, 512);
@@ -292,13 +292,13 @@ TEST_CASE("gemm quantizes by options.activations.grid as prepare does, and annou
     nb::weight_sums(p.w, sums);
     const float scale = 0.02f;
     const std::uint8_t zero = 100;
-    for (const nb::activation_grid& grid :
-         {nb::activation_grid{.limit = 64}, nb::activation_grid{.asymmetric = true},
-          nb::activation_grid{.asymmetric = true, .scales = {&scale, 1}, .zeros = {&zero, 1}}}) {
+    for (const nb::activation_quantization& grid :
+         {nb::activation_quantization{.qmax = 64}, nb::activation_quantization{.asymmetric = true},
+          nb::activation_quantization{.asymmetric = true, .scales = {&scale, 1}, .zeros = {&zero, 1}}}) {
         nb::activation_options prepared;
-        prepared.grid = grid;
+        prepared.quantization = grid;
         nb::gemm_options options;
-        options.activations.grid = grid;
+        options.activations.quantization = grid;
         options.weight_sums = sums;
         std::vector<float> direct(5 * 21);
         std::vector<float> later(5 * 21);
@@ -338,9 +338,9 @@ TEST_CASE("one preparation serves matrices whose kernels read activations alike,
     // Activations of 7 bits are bytes for weights of 8 bits too, on every machine.
     nb::activation_options small;
     small.scale = nb::activation_scale::per_token;
-    small.grid.limit = 64;
+    small.quantization.qmax = 64;
     std::vector<int8_row> rows;
-    for (std::size_t t = 0; t < 5; ++t) rows.push_back(quantize_by(small.grid, from.row(t), 256, t));
+    for (std::size_t t = 0; t < 5; ++t) rows.push_back(quantize_by(small.quantization, from.row(t), 256, t));
     const nb::prepared_activations seven = nb::prepare<nb::int4_g32>(from, small);
     one.check(seven, one.by_rows(rows, false, false), 5, "queries in 7 bits");
     wide.check(seven, wide.by_rows(rows, false, false), 5, "values in 7 bits");
@@ -358,7 +358,7 @@ TEST_CASE("one preparation serves matrices whose kernels read activations alike,
     CHECK(!nb::fits(none, nb::packed<nb::int4_g32>()));
     CHECK(broken_by([&] { nb::gemm(none, one.w, y.view()); }).find("as many columns") != std::string::npos);
     nb::activation_options asymmetric;
-    asymmetric.grid.asymmetric = true;
+    asymmetric.quantization.asymmetric = true;
     nb::prepare<nb::int4_g32>(from, a, asymmetric);
     CHECK(broken_by([&] { nb::gemm(a, one.w, y.view()); }).find("weight_sums") != std::string::npos);
     CHECK(y.untouched());
@@ -408,7 +408,7 @@ TEST_CASE("weights of a format known at run time take prepared activations too")
         const nb::any_packed<formats> any = nb::pack(p.q);
         nb::prepared_activations a;
         nb::activation_options options;
-        options.grid.asymmetric = true;
+        options.quantization.asymmetric = true;
         nb::prepare(from, any, a, options);
         nb::gemm_options sums;
         std::vector<float> own(21);
@@ -440,14 +440,14 @@ TEST_CASE("grids that cannot be are refused") {
     const float tiny = 1e-40f;
     const float negative = -1.0f;
     const std::uint8_t one = 1;
-    refused({.grid = {.limit = 0}}, "limit");
-    refused({.grid = {.limit = 128}}, "limit");
-    refused({.scale = nb::activation_scale::per_group, .grid = {.asymmetric = true}}, "per token");
-    refused({.scale = nb::activation_scale::per_group, .grid = {.scales = {&scales[0], 1}}}, "per token");
-    refused({.grid = {.scales = scales}}, "one static scale");
-    refused({.grid = {.scales = {&zero, 1}}}, "positive");
-    refused({.grid = {.scales = {&tiny, 1}}}, "reciprocal");
-    refused({.grid = {.scales = {&negative, 1}}}, "positive");
-    refused({.grid = {.zeros = {&one, 1}}}, "zeros");
-    refused({.grid = {.asymmetric = true, .scales = {&scales[0], 1}}}, "zeros");
+    refused({.quantization = {.qmax = 0}}, "qmax");
+    refused({.quantization = {.qmax = 128}}, "qmax");
+    refused({.scale = nb::activation_scale::per_group, .quantization = {.asymmetric = true}}, "per token");
+    refused({.scale = nb::activation_scale::per_group, .quantization = {.scales = {&scales[0], 1}}}, "per token");
+    refused({.quantization = {.scales = scales}}, "one static scale");
+    refused({.quantization = {.scales = {&zero, 1}}}, "positive");
+    refused({.quantization = {.scales = {&tiny, 1}}}, "reciprocal");
+    refused({.quantization = {.scales = {&negative, 1}}}, "positive");
+    refused({.quantization = {.zeros = {&one, 1}}}, "zeros");
+    refused({.quantization = {.asymmetric = true, .scales = {&scales[0], 1}}}, "zeros");
 }

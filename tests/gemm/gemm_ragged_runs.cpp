@@ -42,8 +42,8 @@ template <class Scheme> void check(const char* what) {
 } // namespace
 
 TEST_CASE("gemm: runs of any length, in every kernel family", "[gemm]") {
-    check<nb::scheme<nb::int4, nb::per_span<96>, nb::scale<nb::f32>>>("int4, spans of 96");
-    check<nb::scheme<nb::int8, nb::per_span<96>, nb::scale<nb::f16>>>("int8, spans of 96");
-    check<nb::scheme<nb::e4m3, nb::per_span<96>, nb::scale<nb::f32>>>("E4M3, spans of 96");
-    check<nb::scheme<nb::uint3, nb::per_span<36>, nb::scale<nb::f16>, nb::integer_zero>>("uint3, spans of 36");
+    check<nb::scheme<nb::int4, nb::per_flat_block<96>, nb::scale<nb::f32>>>("int4, spans of 96");
+    check<nb::scheme<nb::int8, nb::per_flat_block<96>, nb::scale<nb::f16>>>("int8, spans of 96");
+    check<nb::scheme<nb::e4m3, nb::per_flat_block<96>, nb::scale<nb::f32>>>("E4M3, spans of 96");
+    check<nb::scheme<nb::uint3, nb::per_flat_block<36>, nb::scale<nb::f16>, nb::integer_zero>>("uint3, spans of 36");
 }

@@ -1,5 +1,5 @@
 // gemm_small_activations.cpp: weights of 8 bits and activations of 7: byte products where int16 has just room for two
-// of them (activation_grid::limit), against the scalar formula and against the same integers met as int16.
+// of them (activation_quantization::qmax), against the scalar formula and against the same integers met as int16.
 #include "support/catch.hpp"
 #include "support/gemm_format.hpp"
 #include "support/guarded_memory.hpp"
@@ -32,7 +32,7 @@ std::vector<wide_format> wide_formats() {
     std::vector<wide_format> found;
     const auto look = [&]<class Format>() {
         using element = typename Format::scheme::element_type;
-        if constexpr (nb::detail::integer_grid_of<element>.exists) {
+        if constexpr (nb::detail::integer_mapping_of<element>.exists) {
             if (nb::detail::fits_int16_sums<element>) return;
             for (const auto& format : gemm_formats())
                 if (format->name() == std::string_view(Format::name))
@@ -96,7 +96,7 @@ void compare(const gemm_format& format, const gemm_weights& weights, int limit, 
     for (const int given : {limit, 127})
         for (std::size_t isa = 0; isa < weights.isas(); ++isa) {
             nb::gemm_options options;
-            options.activations.grid = {.limit = given, .scales = {&one, 1}};
+            options.activations.quantization = {.qmax = given, .scales = {&one, 1}};
             // Exactly as many bytes as announced, at the end of a page.
             const std::size_t bytes = weights.workspace_bytes(m, 1, options);
             nb::workspace scratch(bytes, guarded_allocator());
@@ -194,7 +194,7 @@ TEST_CASE("scales per group and activations of 7 bits") {
             for (std::size_t isa = 0; isa < weights->isas(); ++isa) {
                 nb::gemm_options options;
                 options.activations.scale = nb::activation_scale::per_group;
-                options.activations.grid.limit = 64;
+                options.activations.quantization.qmax = 64;
                 fenced_matrix to(m, n, 2);
                 weights->gemm(isa, {x.data(), m, k}, to.view(), options, any_executor{});
                 const std::string found = first_difference(to.view(), {want.data(), m, n});

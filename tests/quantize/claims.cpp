@@ -94,9 +94,9 @@ TEST_CASE("a product in int8 is that of a simulation in floating point, with the
     std::vector<float> sums(outputs);
     weight_sums(p, std::span<float>(sums));
     activation_options how;
-    how.grid.scales = {&scale, 1};
-    how.grid.zeros = {&zero, 1};
-    how.grid.asymmetric = true;
+    how.quantization.scales = {&scale, 1};
+    how.quantization.zeros = {&zero, 1};
+    how.quantization.asymmetric = true;
     gemm_options options;
     options.weight_sums = sums;
     std::vector<float> y(tokens * outputs);

@@ -21,9 +21,9 @@ TEST_CASE("quantize: scale rules of MX, mean offsets and spans keep the document
     using nibble_test::verbs_of;
     using rounded = scheme<e2m1, per_group<32>, scale<e8m0, by_exponent_rounded>>;
     using no_clip = scheme<e4m3, per_group<32>, scale<e8m0, by_exponent_no_clip>>;
-    using double_nf4 =
-        scheme<nf4, two_level<per_group<64>, per_span<16384>>, two_level_scale<int8, f32, by_largest, mean_offset>>;
-    using spans = scheme<int4, per_span<96>, scale<f32>>;
+    using double_nf4 = scheme<nf4, two_level<per_group<64>, per_flat_block<16384>>,
+                              two_level_scale<int8, f32, by_largest, mean_offset>>;
+    using spans = scheme<int4, per_flat_block<96>, scale<f32>>;
     check_format(verbs_of<rounded>("MXFP4, rounded"));
     check_format(verbs_of<no_clip>("MXFP8, no clipping"));
     check_format(verbs_of<double_nf4>("NF4, double quantization"));
@@ -55,10 +55,10 @@ TEST_CASE("quantize: spans that divide the rows are groups", "[quantize][scheme]
                     CHECK((s.nonfinite() && g.nonfinite()));
                 }
     };
-    compare.template operator()<scheme<nf4, per_span<64>, scale<f32>>, scheme<nf4, per_group<64>, scale<f32>>>();
-    compare.template operator()<scheme<e2m1, per_span<32>, scale<e8m0>>, mxfp4>();
-    compare.template operator()<scheme<uint4, per_span<32>, scale<f16>, integer_zero>, int4_g32_asym>();
-    compare.template operator()<scheme<uint2, per_span<16>, scale<f16>, minimum<f16>>, int2_g16_min>();
+    compare.template operator()<scheme<nf4, per_flat_block<64>, scale<f32>>, scheme<nf4, per_group<64>, scale<f32>>>();
+    compare.template operator()<scheme<e2m1, per_flat_block<32>, scale<e8m0>>, mxfp4>();
+    compare.template operator()<scheme<uint4, per_flat_block<32>, scale<f16>, integer_zero>, int4_g32_asym>();
+    compare.template operator()<scheme<uint2, per_flat_block<16>, scale<f16>, minimum<f16>>, int2_g16_min>();
 }
 
 TEST_CASE("quantize: runs are measured together as one by one", "[quantize][scheme]") {

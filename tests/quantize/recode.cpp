@@ -102,7 +102,7 @@ TEST_CASE("recode: rounded levels keep codes and scales", "[recode]") {
     check_rounded<fp6_e3m2_channel, fp6_e3m2_rounded_channel>();
     check_rounded<mxfp6_e3m2, block_scheme<rounded_levels<e3m2>>>();
     // As bitsandbytes stores it, with an offset of the scales.
-    using rounded_double = scheme<rounded_levels<nf4>, two_level<per_span<64>, per_span<16384>>,
+    using rounded_double = scheme<rounded_levels<nf4>, two_level<per_flat_block<64>, per_flat_block<16384>>,
                                   two_level_scale<dynamic8, f32, by_largest, mean_offset>>;
     check_rounded<nf4_span64_double, rounded_double>();
 }

@@ -64,7 +64,7 @@ void check_codec(const codec& tested, const reference_codec& reference, std::siz
 struct derived_facts {
     std::string name;
     int bits = 0;
-    nibble::detail::integer_grid grid;
+    nibble::detail::integer_mapping grid;
     bool fits_int16_sums = false;
     int lane_center = 0;
     int lane_offset = 0;
@@ -83,7 +83,7 @@ template <class Element> [[nodiscard]] derived_facts facts_of(const reference_co
     derived_facts f;
     f.name = type_name<Element>();
     f.bits = Element::bits;
-    f.grid = integer_grid_of<Element>;
+    f.grid = integer_mapping_of<Element>;
     f.fits_int16_sums = nibble::detail::fits_int16_sums<Element>;
     f.lane_center = lane_center<Element>;
     f.lane_offset = lane_offset<Element>;

@@ -67,7 +67,7 @@ inline constexpr bool same_family = [] {
     using a = typename A::scheme;
     using b = typename B::scheme;
     const bool multiply_alike =
-        integer_grid_of<typename a::element_type>.exists == integer_grid_of<typename b::element_type>.exists &&
+        integer_mapping_of<typename a::element_type>.exists == integer_mapping_of<typename b::element_type>.exists &&
         fits_int16_sums<typename a::element_type> == fits_int16_sums<typename b::element_type>;
     return multiply_alike && a::has_integer_zero == b::has_integer_zero && a::has_minimum == b::has_minimum &&
            a::two_level == b::two_level && a::scaled == b::scaled;

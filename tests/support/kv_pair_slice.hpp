@@ -134,10 +134,10 @@ public:
         return nibble::detail::key_format<Keys>::tokens_per_group;
     }
     [[nodiscard]] bool integer_keys() const override {
-        return nibble::detail::integer_grid_of<typename key_scheme::element_type>.exists;
+        return nibble::detail::integer_mapping_of<typename key_scheme::element_type>.exists;
     }
     [[nodiscard]] bool integer_values() const override {
-        return nibble::detail::integer_grid_of<typename Values::element_type>.exists;
+        return nibble::detail::integer_mapping_of<typename Values::element_type>.exists;
     }
     [[nodiscard]] bool has_offsets() const override {
         return nibble::detail::scheme_traits<key_scheme>::has_zero || nibble::detail::scheme_traits<Values>::has_zero;

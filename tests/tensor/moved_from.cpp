@@ -236,7 +236,7 @@ TEST_CASE("prepared activations that were moved from have no tokens") {
         return std::tuple(a.tokens(), a.cols(), a.bytes(), a.asymmetric());
     };
     nb::activation_options offsets;
-    offsets.grid.asymmetric = true;
+    offsets.quantization.asymmetric = true;
     for (const nb::activation_options& options : {nb::activation_options{}, offsets})
         check_moves(nb::prepare<nb::int8_channel>(view_of(x), options), describe, [&](nb::prepared_activations& a) {
             CHECK(broken_by([&] { nb::gemm(a, w, nb::matrix_view<float>(y.data(), rows, rows)); }) ==

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <nibble/attention/options.hpp>
+#include <nibble/attention/products.hpp>
 #include <nibble/attention/queries.hpp>
 #include <nibble/attention/task.hpp>
 #include <nibble/core/bits.hpp>
@@ -25,10 +26,11 @@ namespace nibble::inline NIBBLE_ABI {
 
 namespace detail {
 
-template <isa Isa, bool IntegerScores, class Keys, class Values, executor Executor>
-void sum_mass(matrix_view<const float> q, const kv_cache<Keys, Values>& cache, matrix_view<const float> log_sums,
-              matrix_view<float> mass, const attend_options& options, const Executor& threads) {
-    using task_type = attention_task<Isa, Keys, Values, IntegerScores, false>;
+template <isa Isa, bool StoresValues, executor Executor>
+void sum_mass(matrix_view<const float> q, const kv_sequence& cache, const attention_products& products,
+              matrix_view<const float> log_sums, matrix_view<float> mass, const attend_options& options,
+              const Executor& threads) {
+    using task_type = attention_task<Isa, StoresValues>;
     const kv_cache_options& o = cache.options();
     const std::size_t group = log_sums.cols() / o.heads;
     const std::size_t at_once = attention_rows::queries_at_once(group);
@@ -37,7 +39,7 @@ void sum_mass(matrix_view<const float> q, const kv_cache<Keys, Values>& cache, m
         return attention_rows::make(cache, head, 0, q.rows(), first, group);
     };
     kernel::arena counter;
-    const task_type measured(cache, rows_from(0, 0), options, counter);
+    const task_type measured(cache, products, rows_from(0, 0), options, counter);
     (void)counter.take<float>(at_once * group);
     const std::size_t bytes = round_up(counter.used(), 4096) + 64;
     const auto all = [&](std::byte* memory) {
@@ -51,7 +53,7 @@ void sum_mass(matrix_view<const float> q, const kv_cache<Keys, Values>& cache, m
                 kernel::arena own(memory + worker * bytes);
                 const attention_rows rows = rows_from(head, first);
                 auto* sums = own.take<float>(rows.rows());
-                task_type work(cache, rows, options, own);
+                task_type work(cache, products, rows, options, own);
                 work.prepare(q);
                 for (std::size_t r = 0; r < rows.rows(); ++r)
                     sums[r] = log_sums(first + r / group, head * group + r % group);
@@ -83,9 +85,10 @@ void attention_mass(matrix_view<const float> q, const kv_cache<Keys, Values>& ca
                  "attention_mass: log_sums must be queries x query heads");
     NIBBLE_CHECK(mass.rows() == o.heads && mass.cols() == cache.size(),
                  "attention_mass: mass must be the cache's heads x tokens");
-    detail::with_products(options.precision, [&](auto products) {
-        detail::sum_mass<Isa, decltype(products)::scores>(q, cache, log_sums, mass, options, threads);
-    });
+    // No values are read.
+    const detail::attention_products products = detail::attention_products::of_precision<Isa, Keys, Values>(
+        options.precision == attention_precision::integer ? attention_precision::integer_scores : options.precision);
+    detail::sum_mass<Isa, kv_cache<Keys, Values>::stores_values>(q, cache, products, log_sums, mass, options, threads);
 }
 
 // The fewest tokens that together have at least `share` of all mass (ZipVL, He et al., 2024: tokens that keep more

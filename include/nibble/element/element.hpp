@@ -141,7 +141,7 @@ inline constexpr bool has_infinity_code = [] {
 namespace detail {
 
 // Is every code finite, and every value an integer of at most 8 bits after multiplication by one power of two?
-struct integer_grid {
+struct integer_mapping {
     bool exists = false;
     int exponent = 0;      // value = integer x 2^exponent
     int low = 0, high = 0; // the integers of the codes
@@ -152,8 +152,8 @@ struct integer_grid {
 };
 
 template <element E>
-inline constexpr integer_grid integer_grid_of = [] {
-    integer_grid g{};
+inline constexpr integer_mapping integer_mapping_of = [] {
+    integer_mapping g{};
     if constexpr (E::bits > 8) {
         return g;
     } else {
@@ -197,7 +197,7 @@ inline constexpr integer_grid integer_grid_of = [] {
             }
         }
         // Lanes are signed bytes; only plain binary codes are moved into their range, by half of it.
-        if (g.high > 127 && !(g.linear && g.low == 0)) return integer_grid{};
+        if (g.high > 127 && !(g.linear && g.low == 0)) return integer_mapping{};
         // Unsigned elements are centred like signed ones, so that the lanes' magnitudes are half as large; the scheme's
         // zero point is then relative to the centre.
         g.center = -g.low;

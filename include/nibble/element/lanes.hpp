@@ -15,34 +15,34 @@ namespace nibble::inline NIBBLE_ABI::detail {
 // ---- integer lanes ------------------------------------------------------------------------------------------------
 
 // Largest magnitude of a quantized activation; -128 is never produced.
-inline constexpr int activation_limit = 127;
+inline constexpr int activation_qmax = 127;
 
 // How many products of four a narrow element may sum in each int16 before widening: every int16 holds pairs of
 // products, and because arithmetic is modulo 2^16 only the final centred sum must fit (kernel-techniques A1.3).
 [[nodiscard]] constexpr int narrow_depth(int magnitude) noexcept {
-    return 32767 / (2 * max_of(magnitude, 1) * activation_limit);
+    return 32767 / (2 * max_of(magnitude, 1) * activation_qmax);
 }
 
 // Below this depth the widening costs more than int16 products would; and the largest magnitude that has it.
 inline constexpr int least_narrow_depth = 4;
-inline constexpr int narrow_limit = 32767 / (2 * least_narrow_depth * activation_limit);
+inline constexpr int narrow_limit = 32767 / (2 * least_narrow_depth * activation_qmax);
 static_assert(narrow_depth(narrow_limit) >= least_narrow_depth && narrow_depth(narrow_limit + 1) < least_narrow_depth);
 
 // Whether int16 sums serve an integer element. 129: one instruction sums two products unsigned x signed, which must fit
 // in int16 by themselves.
 template <element E>
 inline constexpr bool fits_int16_sums = [] {
-    constexpr integer_grid g = integer_grid_of<E>;
+    constexpr integer_mapping g = integer_mapping_of<E>;
     return g.exists && g.high - g.low <= 129 && g.magnitude <= narrow_limit;
 }();
 
-template <element E> inline constexpr bool needs_int32_sums = integer_grid_of<E>.exists && !fits_int16_sums<E>;
+template <element E> inline constexpr bool needs_int32_sums = integer_mapping_of<E>.exists && !fits_int16_sums<E>;
 
 // Quads (4 consecutive k) whose products are summed in int16 before they are widened.
 template <element E>
     requires fits_int16_sums<E>
 inline constexpr std::size_t int16_phase_quads =
-    static_cast<std::size_t>(min_of(narrow_depth(integer_grid_of<E>.magnitude), 64));
+    static_cast<std::size_t>(min_of(narrow_depth(integer_mapping_of<E>.magnitude), 64));
 // Where sums are in int32: the length over which sums of activations are kept, so that those fit in int16: 2 columns of
 // every quad x 127, or x -128.
 inline constexpr std::size_t int32_phase_quads = 128;
@@ -52,14 +52,15 @@ static_assert(int32_phase_quads * 2 * 128 <= 32768);
 // there byte products, two of them added by one instruction, make exact sums in int32. 64 for 8 bits; 128, which only
 // -128 reaches, if the integers of E are at most 128 apart.
 template <element E>
-inline constexpr int byte_limit = min_of(128, 16384 / max_of(1, integer_grid_of<E>.high - integer_grid_of<E>.low));
+inline constexpr int byte_limit =
+    min_of(128, 16384 / max_of(1, integer_mapping_of<E>.high - integer_mapping_of<E>.low));
 
 // Lanes are unsigned, integer - low; the kernel takes the centre off again, by way of the sums of the activations.
-template <element E> inline constexpr int lane_center = integer_grid_of<E>.center;
+template <element E> inline constexpr int lane_center = integer_mapping_of<E>.center;
 // What the kernel's centred integer plus this gives the element's own integer: 0 but for unsigned elements.
 template <element E>
 inline constexpr int lane_offset = [] {
-    constexpr integer_grid g = integer_grid_of<E>;
+    constexpr integer_mapping g = integer_mapping_of<E>;
     return g.linear && g.low == 0 ? (1 << (E::bits - 1)) : 0;
 }();
 
@@ -67,7 +68,7 @@ inline constexpr int lane_offset = [] {
 template <small_element E>
 inline constexpr auto lane_table = [] {
     table<std::uint8_t, (std::size_t{1} << E::bits)> t{};
-    constexpr integer_grid g = integer_grid_of<E>;
+    constexpr integer_mapping g = integer_mapping_of<E>;
     for (std::size_t c = 0; c < t.size; ++c) {
         double v = static_cast<double>(decode_table<E>.at[c]);
         for (int i = 0; i < g.exponent; ++i) v *= 0.5;
@@ -175,7 +176,7 @@ inline constexpr real_lanes real_lanes_of = [] {
         // gather: not supported, the kernels say so
         return real_lanes{.kind = bfloat ? real_decode::bfloat : half ? real_decode::half : real_decode::gather};
     } else {
-        constexpr integer_grid g = integer_grid_of<E>;
+        constexpr integer_mapping g = integer_mapping_of<E>;
         if (E::bits <= 4) return real_lanes{.kind = real_decode::table16};
         if (g.linear && g.exponent >= -126 && g.exponent <= 127)
             return real_lanes{.kind = real_decode::integer,

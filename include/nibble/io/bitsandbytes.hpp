@@ -13,7 +13,7 @@
 #include <nibble/core/status.hpp>
 #include <nibble/element/codebook.hpp>
 #include <nibble/element/codebooks.hpp>
-#include <nibble/granularity/per_span.hpp>
+#include <nibble/granularity/per_flat_block.hpp>
 #include <nibble/granularity/two_level.hpp>
 #include <nibble/scheme/formats.hpp>
 #include <nibble/tensor/quantized.hpp>
@@ -44,10 +44,10 @@ namespace nibble::inline NIBBLE_ABI {
 
 // Blocks of 64 (the default), 128 or another number of weights. A K that is not a multiple of B leaves blocks that
 // straddle rows: the weights can be dequantized, and packed for gemm if K is a multiple of 4.
-template <element E, std::size_t Block> using bitsandbytes_scheme = scheme<E, per_span<Block>, scale<f32>>;
+template <element E, std::size_t Block> using bitsandbytes_scheme = scheme<E, per_flat_block<Block>, scale<f32>>;
 // Blocks of 256 absmax codes, under one fp32 number each, plus an offset. The stored map must be dynamic8's.
 template <element E, std::size_t Block>
-using bitsandbytes_nested_scheme = scheme<E, two_level<per_span<Block>, per_span<256 * Block>>,
+using bitsandbytes_nested_scheme = scheme<E, two_level<per_flat_block<Block>, per_flat_block<256 * Block>>,
                                           two_level_scale<dynamic8, f32, by_largest, mean_offset>>;
 
 namespace detail {

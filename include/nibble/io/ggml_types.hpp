@@ -94,7 +94,7 @@ inline void load_parts(const quantized<S>& in, std::size_t row, std::size_t col,
 
 // What codes alone mean. Arithmetic where the grid allows it: a table in memory would keep the loop from vectorizing.
 template <element E> [[nodiscard]] NIBBLE_INLINE float plain_value(std::uint8_t code) noexcept {
-    constexpr integer_grid g = integer_grid_of<E>;
+    constexpr integer_mapping g = integer_mapping_of<E>;
     if constexpr (g.linear && g.exponent == 0)
         return static_cast<float>((static_cast<int>(code) ^ g.flip) + g.low);
     else

@@ -11,8 +11,8 @@
 #include <nibble/element/minifloat.hpp>
 #include <nibble/element/power_of_two.hpp>
 #include <nibble/granularity/per_channel.hpp>
+#include <nibble/granularity/per_flat_block.hpp>
 #include <nibble/granularity/per_group.hpp>
-#include <nibble/granularity/per_span.hpp>
 #include <nibble/granularity/per_tensor.hpp>
 #include <nibble/granularity/per_tile.hpp>
 #include <nibble/granularity/two_level.hpp>
@@ -102,7 +102,7 @@ template <> inline constexpr slots_and_size slots_of_granularity<per_tensor> = {
 template <std::size_t Size>
 inline constexpr slots_and_size slots_of_granularity<per_group<Size>> = {layer_slots::group, Size};
 template <std::size_t Size>
-inline constexpr slots_and_size slots_of_granularity<per_span<Size>> = {layer_slots::span, Size};
+inline constexpr slots_and_size slots_of_granularity<per_flat_block<Size>> = {layer_slots::span, Size};
 template <std::size_t Rows, std::size_t Cols>
 inline constexpr slots_and_size slots_of_granularity<per_tile<Rows, Cols>> = {layer_slots::tile, Cols, Rows};
 template <class Inner, class Outer>
@@ -110,7 +110,7 @@ inline constexpr slots_and_size slots_of_granularity<two_level<Inner, Outer>> = 
 
 template <class G> inline constexpr std::size_t outer_span = 0;
 template <class Inner, std::size_t Size>
-inline constexpr std::size_t outer_span<two_level<Inner, per_span<Size>>> = Size;
+inline constexpr std::size_t outer_span<two_level<Inner, per_flat_block<Size>>> = Size;
 
 template <class S> inline constexpr layer_scale scale_of = layer_scale::other;
 template <class Rule> inline constexpr layer_scale scale_of<scale<f16, Rule>> = layer_scale::float16;

@@ -22,23 +22,23 @@ NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // How fp32, fp16 or bf16 activations become integers for an integer kernel: value = scale x (integer - offset).
-struct activation_grid {
+struct activation_quantization {
     // The largest magnitude of the integers: 127, or less, down to 1; 7: 4-bit activations. 64 or less, 7 bits, is
     // faster for 8-bit weights where the machine has no instruction that sums byte products in int32 (AVX2 without
     // VNNI): two products then fit in int16, so that weights and activations meet as bytes, not as int16, by three
     // instructions for 32 products instead of four. It costs one bit of the activations, and the results are exact sums
     // like all others. More exactly, of an element whose integers lie `range` apart, of 255 with 8 bits: 16384 / range
-    // or less (68 for IQ4_NL's values); up to a range of 128 any limit will do. Where VNNI is, it changes nothing but
+    // or less (68 for IQ4_NL's values); up to a range of 128 any qmax will do. Where VNNI is, it changes nothing but
     // the rounding of x.
-    int limit = 127;
+    int qmax = 127;
     // With an offset, for activations of one sign mostly, as unsigned 8-bit codes with a zero point have it:
     // code = integer + 128, zero = offset + 128. Per token:
-    //   scale = max(x, 0) / (2 limit) - min(x, 0) / (2 limit),  offset = -limit - round(min(x, 0) / scale)
+    //   scale = max(x, 0) / (2 qmax) - min(x, 0) / (2 qmax),  offset = -qmax - round(min(x, 0) / scale)
     //   integer = round(x / scale) + offset
-    // (x / scale as x times the rounded reciprocal), clamped to +-limit: of the codes of 8 bits 0 is never produced.
+    // (x / scale as x times the rounded reciprocal), clamped to +-qmax: of the codes of 8 bits 0 is never produced.
     bool asymmetric = false;
     // Static scales, from a calibration: one for all, or one per token; each positive, and its reciprocal finite.
-    // Values beyond limit x scale saturate. With asymmetric, `zeros` has the zero points, as many.
+    // Values beyond qmax x scale saturate. With asymmetric, `zeros` has the zero points, as many.
     array_view<const float> scales{};
     array_view<const std::uint8_t> zeros{};
 };
@@ -134,8 +134,8 @@ struct activation_layout {
     token_blocks blocks{};
     activation_order order{};
     bool per_part = false; // a scale per part, not one per token
-    int limit =
-        detail::activation_limit; // the largest magnitude, on which it depends whether weights of 8 bits want int16
+    int qmax =
+        detail::activation_qmax; // the largest magnitude, on which it depends whether weights of 8 bits want int16
 
     [[nodiscard]] friend constexpr bool operator==(const activation_layout&,
                                                    const activation_layout&) noexcept = default;
@@ -237,21 +237,21 @@ template <bool WithRange, class Reader>
     return all;
 }
 
-// What turns a row, or a part of one, into integers: round(x x inverse) + offset, clamped to +-limit.
-struct row_grid {
+// What turns a row, or a part of one, into integers: round(x x inverse) + offset, clamped to +-qmax.
+struct row_scale {
     float inverse = 0.0f; // 0: all integers are 0
     float scale = 0.0f;
     float offset = 0.0f; // an integer
-    float limit = static_cast<float>(detail::activation_limit);
+    float qmax = static_cast<float>(detail::activation_qmax);
 };
 
-// scale = max|x| / limit, inverse = limit / max|x|; see activation_grid for the others. A token (or part) with a NaN or
-// an infinity gets the scale NaN, so that all its results are NaN; one of magnitudes so small that the inverse is not
-// finite (below 3.8e-37 with a limit of 127) becomes zero.
-[[nodiscard]] inline row_grid grid_of(const activation_grid& grid, const group_statistics& g,
-                                      std::size_t token) noexcept {
-    row_grid r{};
-    r.limit = static_cast<float>(grid.limit);
+// scale = max|x| / qmax, inverse = qmax / max|x|; see activation_quantization for the others. A token (or part) with a
+// NaN or an infinity gets the scale NaN, so that all its results are NaN; one of magnitudes so small that the inverse
+// is not finite (below 3.8e-37 with a qmax of 127) becomes zero.
+[[nodiscard]] inline row_scale row_scale_of(const activation_quantization& grid, const group_statistics& g,
+                                            std::size_t token) noexcept {
+    row_scale r{};
+    r.qmax = static_cast<float>(grid.qmax);
     if (g.nonfinite) {
         r.scale = detail::quiet_nan;
         return r;
@@ -263,32 +263,32 @@ struct row_grid {
         inverse = 1.0f / scale;
         if (grid.asymmetric) r.offset = static_cast<float>(grid.zeros[grid.zeros.size() == 1 ? 0 : token]) - 128.0f;
     } else if (grid.asymmetric) {
-        const float steps = 2.0f * r.limit;
+        const float steps = 2.0f * r.qmax;
         const float high = g.high > 0.0f ? g.high : 0.0f;
         const float low = g.low < 0.0f ? g.low : 0.0f;
         scale = high / steps - low / steps;
         inverse = 1.0f / scale;
     } else {
-        scale = g.largest / r.limit;
-        inverse = r.limit / g.largest;
+        scale = g.largest / r.qmax;
+        inverse = r.qmax / g.largest;
     }
     if (!detail::is_finite(inverse)) return r;
     if (grid.asymmetric && grid.scales.empty()) {
         const float low = g.low < 0.0f ? g.low : 0.0f;
-        const float offset = -r.limit - detail::round_even(low * inverse);
-        r.offset = offset < r.limit ? offset : r.limit;
+        const float offset = -r.qmax - detail::round_even(low * inverse);
+        r.offset = offset < r.qmax ? offset : r.qmax;
     }
     r.scale = scale;
     r.inverse = inverse;
     return r;
 }
-inline void quantize_values(const float* x, std::size_t count, const row_grid& grid, std::int8_t* out) noexcept {
+inline void quantize_values(const float* x, std::size_t count, const row_scale& grid, std::int8_t* out) noexcept {
     if (grid.inverse == 0.0f) {
         for (std::size_t i = 0; i < count; ++i) out[i] = 0;
         return;
     }
-    const float low = -grid.limit - grid.offset;
-    const float high = grid.limit - grid.offset;
+    const float low = -grid.qmax - grid.offset;
+    const float high = grid.qmax - grid.offset;
     for (std::size_t i = 0; i < count; ++i) {
         float v = detail::round_even(x[i] * grid.inverse);
         v = v > low ? v : low;
@@ -390,8 +390,9 @@ template <stored_float T> struct token_rows {
 
 // Tokens of one block, quantized or copied; `row` is scratch for layout.row_bytes() bytes.
 template <class Isa, stored_float T>
-inline void prepare_block(const activation_layout& layout, const token_rows<T>& x, const activation_grid& how,
-                          std::size_t block, const activation_memory& memory, std::int8_t* row) noexcept {
+NIBBLE_NOINLINE void prepare_block(const activation_layout& layout, const token_rows<T>& x,
+                                   const activation_quantization& how, std::size_t block,
+                                   const activation_memory& memory, std::int8_t* row) noexcept {
     const detail::depth_plan& depth = layout.depth;
     const std::size_t first = layout.blocks.first(block);
     const std::size_t tokens = layout.blocks.first(block + 1) - first;
@@ -402,17 +403,17 @@ inline void prepare_block(const activation_layout& layout, const token_rows<T>& 
             copy_token(layout, from, t, tokens, out);
             continue;
         }
-        row_grid whole{};
+        row_scale whole{};
         if (!layout.per_part)
-            whole = how.asymmetric ? grid_of(how, measure_columns<true>(from, 0, depth.cols), first + t)
-                                   : grid_of(how, measure_columns<false>(from, 0, depth.cols), first + t);
+            whole = how.asymmetric ? row_scale_of(how, measure_columns<true>(from, 0, depth.cols), first + t)
+                                   : row_scale_of(how, measure_columns<false>(from, 0, depth.cols), first + t);
         part_magnitudes magnitudes;
         for (std::size_t part = 0; part < depth.count; ++part) {
             const std::size_t n = depth.columns(part);
             std::int8_t* to = row + depth.begin(part);
-            row_grid grid = whole;
+            row_scale grid = whole;
             if (layout.per_part) {
-                grid = grid_of(how, magnitudes.of(from, depth, part), first + t);
+                grid = row_scale_of(how, magnitudes.of(from, depth, part), first + t);
                 out.scales[part * tokens + t] = grid.scale;
             }
             for_each_piece(from, depth.column(part), n, [&](const float* columns, std::size_t at, std::size_t count) {

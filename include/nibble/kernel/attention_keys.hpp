@@ -93,7 +93,7 @@ private:
     void prepare(const float* from) noexcept {
         const token_rows<float> rows{matrix_view<const float>(from, rows_, keys_.channels), {}};
         for (std::size_t block = 0; block < layout_.blocks.count; ++block)
-            prepare_block<void>(layout_, rows, activation_grid{}, block, memory_, row_);
+            prepare_block<void>(layout_, rows, activation_quantization{}, block, memory_, row_);
     }
     // scaled_ = queries x the channels' scales, offsets_ = the sum of queries x minimums.
     void fold(const typename side::scale_code* scales, const typename side::zero_code* zeros) noexcept {

@@ -185,7 +185,7 @@ private:
                 const activation_memory x = memory_.block(layout_, EachGroup ? place + r : place);
                 group_statistics statistics{};
                 statistics.largest = largest[r];
-                const row_grid grid = grid_of(activation_grid{}, statistics, 0);
+                const row_scale grid = row_scale_of(activation_quantization{}, statistics, 0);
                 x.scales[EachGroup ? 0 : t + r] = grid.scale;
                 const L inverse(grid.inverse);
                 for (std::size_t at = first; at < last; at += L::width) {

@@ -21,7 +21,7 @@ namespace nibble::inline NIBBLE_ABI::kernel {
 template <small_element E>
 inline constexpr auto activation_integers = [] {
     detail::table<std::int8_t, decode_table<E>.size> t{};
-    constexpr detail::integer_grid g = detail::integer_grid_of<E>;
+    constexpr detail::integer_mapping g = detail::integer_mapping_of<E>;
     for (std::size_t c = 0; c < t.size; ++c) {
         double v = static_cast<double>(decode_table<E>.at[c]);
         for (int i = 0; i < g.exponent; ++i) v *= 0.5;
@@ -34,14 +34,14 @@ inline constexpr auto activation_integers = [] {
 // Does every code fit where activations are kept? (Of 8-bit elements with other lowest codes than these none does.)
 template <element E>
 inline constexpr bool is_activation_element = [] {
-    constexpr detail::integer_grid g = detail::integer_grid_of<E>;
+    constexpr detail::integer_mapping g = detail::integer_mapping_of<E>;
     return g.exists && g.low - detail::lane_offset<E> >= -128 && g.high - detail::lane_offset<E> <= 127;
 }();
 
 // The largest magnitude of those integers.
 template <element E>
 inline constexpr int activation_magnitude = [] {
-    constexpr detail::integer_grid g = detail::integer_grid_of<E>;
+    constexpr detail::integer_mapping g = detail::integer_mapping_of<E>;
     return detail::max_of(detail::lane_offset<E> - g.low, g.high - detail::lane_offset<E>);
 }();
 
@@ -103,7 +103,7 @@ template <any_scheme A>
             for (std::size_t i = n; i < detail::round_up(n, depth.step); ++i) to[i] = 0;
             below = below || lowest == -128;
         }
-        constexpr float unit = detail::exp2i(detail::integer_grid_of<element>.exponent);
+        constexpr float unit = detail::exp2i(detail::integer_mapping_of<element>.exponent);
         const auto scale_of = [&](std::size_t part) {
             return depth.count == 0 ? 0.0f : slots.scale(token, depth.column(part)) * unit;
         };

@@ -18,7 +18,7 @@ namespace nibble::inline NIBBLE_ABI::kernel {
 // machine sums byte products in int32, or the activations are small, else int16. All others decode to fp32 lanes.
 template <isa Isa, element E> struct family_for {
     using type = typename decltype([] {
-        if constexpr (!detail::integer_grid_of<E>.exists)
+        if constexpr (!detail::integer_mapping_of<E>.exists)
             return std::type_identity<float32_family<Isa, E>>{};
         else if constexpr (Isa::facts.dots_in_int32 || detail::fits_int16_sums<E>)
             return std::type_identity<int8_family<Isa, E>>{};

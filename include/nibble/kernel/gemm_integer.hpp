@@ -88,7 +88,7 @@ NIBBLE_INLINE void clamp(four_longs& values, std::int64_t low, std::int64_t high
 
 // The code of an integer of an element's grid.
 template <element E> [[nodiscard]] NIBBLE_INLINE std::uint8_t code_of_integer(std::int32_t integer) noexcept {
-    constexpr detail::integer_grid g = detail::integer_grid_of<E>;
+    constexpr detail::integer_mapping g = detail::integer_mapping_of<E>;
     return static_cast<std::uint8_t>((integer - g.low) ^ g.flip);
 }
 

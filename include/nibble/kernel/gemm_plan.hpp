@@ -58,7 +58,7 @@ template <any_scheme S, isa Isa> struct gemm_plan : activation_layout {
         : tokens(m), outputs(w.rows()), panels(w.panels()) {
         depth = w.depth();
         per_part = scale_per_part && integers;
-        limit = largest_activation;
+        qmax = largest_activation;
         if constexpr (has_alternative) {
             uses_alternative = family::prefers_alternative(m, *this);
             if (uses_alternative) {

@@ -23,7 +23,7 @@ namespace nibble::inline NIBBLE_ABI::kernel {
 // The bits of the largest integer of E's values, or 0 if sums of products with them are not exact.
 template <element E>
 inline constexpr int integer_bits = [] {
-    constexpr detail::integer_grid g = detail::integer_grid_of<E>;
+    constexpr detail::integer_mapping g = detail::integer_mapping_of<E>;
     int bits = 0;
     const int top = detail::max_of(-g.low, g.high);
     while (g.exists && bits < 8 && (1 << bits) <= top) ++bits;

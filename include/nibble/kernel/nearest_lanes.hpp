@@ -81,7 +81,7 @@ template <element E, std::size_t First> inline constexpr level_list<E, First> le
 // gives.
 template <element E, isa Isa> [[nodiscard]] NIBBLE_INLINE lanes<Isa> nearest_values(const lanes<Isa>& t) noexcept {
     using vector = lanes<Isa>;
-    constexpr detail::integer_grid g = detail::integer_grid_of<E>;
+    constexpr detail::integer_mapping g = detail::integer_mapping_of<E>;
     constexpr float_grid f = float_grid_of<E>;
     if constexpr (g.linear) {
         // 1.5 x 2^23 units: from here on fp32 has nothing between them. The addition cannot fuse with a product in

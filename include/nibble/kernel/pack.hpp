@@ -17,7 +17,7 @@ namespace nibble::inline NIBBLE_ABI::kernel {
 // masking alone makes lanes of them, ascending from 0.
 template <element E>
 inline constexpr unsigned panel_flip = [] {
-    constexpr detail::integer_grid g = detail::integer_grid_of<E>;
+    constexpr detail::integer_mapping g = detail::integer_mapping_of<E>;
     return g.exists && g.linear ? static_cast<unsigned>(g.flip) : 0u;
 }();
 

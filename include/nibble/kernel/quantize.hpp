@@ -16,7 +16,7 @@ NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::kernel {
 
 // What one group of a scheme stores, and the fp32 numbers that it stands for.
-template <any_scheme S> struct slot_parameters {
+template <any_scheme S> struct group_parameters {
     typename detail::scheme_traits<S>::scale_code scale_code{};
     typename detail::scheme_traits<S>::zero_code zero_code{};
     float scale = 1.0f;
@@ -81,7 +81,7 @@ inline constexpr bool values_may_overflow = [] {
 }();
 
 // Are the values of all codes finite?
-template <any_scheme S> [[nodiscard]] NIBBLE_INLINE bool has_finite_values(const slot_parameters<S>& p) noexcept {
+template <any_scheme S> [[nodiscard]] NIBBLE_INLINE bool has_finite_values(const group_parameters<S>& p) noexcept {
     constexpr float top = largest<typename S::element_type>;
     if constexpr (S::has_integer_zero)
         return detail::is_finite(p.scale * detail::max_of(p.zero, top - p.zero));
@@ -110,19 +110,20 @@ template <element E> [[nodiscard]] inline typename E::code neighbour(typename E:
 }
 
 // The fp32 numbers of stored codes.
-template <any_scheme S> NIBBLE_INLINE void decode_scale(slot_parameters<S>& p, const outer_parameters& outer) noexcept {
+template <any_scheme S>
+NIBBLE_INLINE void decode_scale(group_parameters<S>& p, const outer_parameters& outer) noexcept {
     p.scale = detail::decoded<typename detail::scheme_traits<S>::scale_element>(p.scale_code);
     if constexpr (S::two_level) p.scale = detail::two_level_product<S>(p.scale, outer.scale, outer.offset);
 }
 // The integer zero that a scale needs for `low` to have a code.
-template <any_scheme S> NIBBLE_INLINE void choose_integer_zero(slot_parameters<S>& p, float low) noexcept {
+template <any_scheme S> NIBBLE_INLINE void choose_integer_zero(group_parameters<S>& p, float low) noexcept {
     p.zero_code = encode<typename S::element_type>(quotient_or_zero(-low, p.scale));
     p.zero = detail::decoded<typename S::element_type>(p.zero_code);
 }
 
 // p with the largest scale, about, under which no code's value is beyond fp32: for weights near its end.
 template <any_scheme S>
-NIBBLE_NOINLINE void limit_scale(slot_parameters<S>& p, const outer_parameters& outer, float low) noexcept {
+NIBBLE_NOINLINE void limit_scale(group_parameters<S>& p, const outer_parameters& outer, float low) noexcept {
     using scale_element = typename detail::scheme_traits<S>::scale_element;
     constexpr float top = largest<typename S::element_type>;
     if (S::has_minimum && !detail::is_finite(p.zero)) return;
@@ -153,11 +154,11 @@ NIBBLE_NOINLINE void limit_scale(slot_parameters<S>& p, const outer_parameters& 
 
 // The parameters of a group from the scale that is wanted, the lower end of its range and what it stands under.
 template <any_scheme S>
-[[nodiscard]] NIBBLE_INLINE slot_parameters<S> unlimited_parameters(float wanted, float low, bool nonfinite,
-                                                                    const outer_parameters& outer) noexcept {
+[[nodiscard]] NIBBLE_INLINE group_parameters<S> unlimited_parameters(float wanted, float low, bool nonfinite,
+                                                                     const outer_parameters& outer) noexcept {
     using traits = detail::scheme_traits<S>;
     using scale_element = typename traits::scale_element;
-    slot_parameters<S> p{};
+    group_parameters<S> p{};
     if constexpr (S::scaled) {
         if constexpr (S::has_offset) wanted -= outer.offset;
         if constexpr (S::two_level) wanted = quotient_or_zero(wanted, outer.scale);
@@ -184,11 +185,11 @@ template <any_scheme S>
 // Beside an offset the nearest scale may be far too small for the weights, 0 or negative: then p takes the next code
 // above or below, whose scale is the smaller one that reaches half of the wanted scale, if one does.
 template <any_scheme S>
-NIBBLE_NOINLINE void widen_scale(slot_parameters<S>& p, float wanted, const outer_parameters& outer) noexcept {
+NIBBLE_NOINLINE void widen_scale(group_parameters<S>& p, float wanted, const outer_parameters& outer) noexcept {
     using scale_element = typename detail::scheme_traits<S>::scale_element;
-    slot_parameters<S> best = p;
+    group_parameters<S> best = p;
     for (const bool above : {true, false}) {
-        slot_parameters<S> other = p;
+        group_parameters<S> other = p;
         other.scale_code = neighbour<scale_element>(p.scale_code, above);
         decode_scale<S>(other, outer);
         const float size = detail::abs_of(other.scale);
@@ -200,9 +201,9 @@ NIBBLE_NOINLINE void widen_scale(slot_parameters<S>& p, float wanted, const oute
 
 // The same with values that are finite, whatever the codes.
 template <any_scheme S>
-[[nodiscard]] NIBBLE_INLINE slot_parameters<S> parameters_from(float wanted, float low, bool nonfinite,
-                                                               const outer_parameters& outer) noexcept {
-    slot_parameters<S> p = unlimited_parameters<S>(wanted, low, nonfinite, outer);
+[[nodiscard]] NIBBLE_INLINE group_parameters<S> parameters_from(float wanted, float low, bool nonfinite,
+                                                                const outer_parameters& outer) noexcept {
+    group_parameters<S> p = unlimited_parameters<S>(wanted, low, nonfinite, outer);
     if constexpr (S::has_offset)
         if (detail::abs_of(p.scale) < 0.5f * wanted) widen_scale<S>(p, wanted, outer);
     if constexpr (values_may_overflow<S>)
@@ -212,8 +213,8 @@ template <any_scheme S>
 
 // The parameters that follow from a group's statistics and, for two levels, what it stands under.
 template <any_scheme S>
-[[nodiscard]] NIBBLE_INLINE slot_parameters<S> parameters_of(const group_statistics& g,
-                                                             const outer_parameters& outer) noexcept {
+[[nodiscard]] NIBBLE_INLINE group_parameters<S> parameters_of(const group_statistics& g,
+                                                              const outer_parameters& outer) noexcept {
     if constexpr (S::scaled)
         return parameters_from<S>(wanted_scale<S>(g), offset_range<S>(g).low, g.nonfinite, outer);
     else
@@ -265,7 +266,7 @@ NIBBLE_NOINLINE void parameters_of_groups(const statistics_of_groups& s, std::si
         group_statistics g =
             statistics_at<WithRange, WithSum>(from, i, detail::min_of(group_size, columns - i * group_size));
         g.nonfinite = g.nonfinite && !known_finite;
-        const slot_parameters<S> p =
+        const group_parameters<S> p =
             unlimited_parameters<S>(wanted_scale<S>(g), offset_range<S>(g).low, g.nonfinite, outer);
         scale_codes[i] = p.scale_code;
         scales[i] = p.scale;
@@ -286,7 +287,7 @@ NIBBLE_NOINLINE void parameters_of_groups(const statistics_of_groups& s, std::si
             group_statistics g =
                 statistics_at<WithRange, WithSum>(from, i, detail::min_of(group_size, columns - i * group_size));
             g.nonfinite = g.nonfinite && !known_finite;
-            const slot_parameters<S> p = parameters_of<S>(g, outer);
+            const group_parameters<S> p = parameters_of<S>(g, outer);
             scale_codes[i] = p.scale_code;
             scales[i] = p.scale;
             if constexpr (detail::scheme_traits<S>::has_zero) {
@@ -444,7 +445,7 @@ template <any_scheme S>
 
 // Squared error of x[0, count) under trial parameters, summed in double in index order of eight lanes.
 template <any_scheme S>
-[[nodiscard]] inline double squared_error(const float* x, std::size_t count, const slot_parameters<S>& p) noexcept {
+[[nodiscard]] inline double squared_error(const float* x, std::size_t count, const group_parameters<S>& p) noexcept {
     typename detail::scheme_traits<S>::code codes[quantize_block];
     float units[quantize_block];
     double sums[8] = {};

@@ -280,9 +280,10 @@ template <element E, bool Signed> struct scales_tried {
     static constexpr bool symmetric = lowest<E> == -highest<E>;
     static constexpr bool both = !symmetric && Signed;
     // Floats of few bits: the error repeats with each power of two.
-    static constexpr bool binade =
-        !detail::integer_grid_of<E>.linear && (E::bits > 4 || (float_grid_of<E>.exists && float_grid_of<E>.bits == 0));
-    static constexpr bool listed = !detail::integer_grid_of<E>.linear && !float_grid_of<E>.exists; // slower to round to
+    static constexpr bool binade = !detail::integer_mapping_of<E>.linear &&
+                                   (E::bits > 4 || (float_grid_of<E>.exists && float_grid_of<E>.bits == 0));
+    static constexpr bool listed =
+        !detail::integer_mapping_of<E>.linear && !float_grid_of<E>.exists; // slower to round to
     static constexpr int tries = both           ? (E::bits <= 2 ? 16
                                                    : listed     ? 16
                                                                 : 20)

@@ -122,7 +122,7 @@ NIBBLE_INLINE void spread_panel_lanes(const std::uint8_t* in, const Put& put) no
 // The integer lanes of a stored vector of codes: see detail::lane_table.
 template <isa Isa, element E>
 [[nodiscard]] NIBBLE_INLINE typename Isa::bytes to_lanes(const typename Isa::bytes& stored) noexcept {
-    if constexpr (detail::integer_grid_of<E>.linear)
+    if constexpr (detail::integer_mapping_of<E>.linear)
         return stored;
     else
         return Isa::template lookup<detail::lane_table<E>.size>(detail::lane_table<E>, stored);

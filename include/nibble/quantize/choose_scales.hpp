@@ -8,8 +8,8 @@
 #include <nibble/core/executor.hpp>
 #include <nibble/core/view.hpp>
 #include <nibble/dispatch/fixed.hpp>
+#include <nibble/kernel/group_search.hpp>
 #include <nibble/kernel/quantize.hpp>
-#include <nibble/kernel/slot_search.hpp>
 #include <nibble/kernel/super_block_search.hpp>
 #include <nibble/quantize/any_row.hpp>
 #include <nibble/quantize/options.hpp>
@@ -65,7 +65,7 @@ inline constexpr std::size_t super_block_columns = [] {
     if constexpr (outer_columns_of_block<S> == 0) {
         return std::size_t{0};
     } else {
-        constexpr integer_grid inner = integer_grid_of<typename scheme_traits<S>::scale_element>;
+        constexpr integer_mapping inner = integer_mapping_of<typename scheme_traits<S>::scale_element>;
         constexpr bool integers = inner.linear && inner.exponent == 0;
         constexpr bool fits = !S::has_integer_zero && S::has_minimum == S::has_two_level_minimum;
         return integers && fits ? outer_columns_of_block<S> : std::size_t{0};
@@ -77,7 +77,7 @@ template <any_scheme S> struct scale_chooser {
     using granularity = typename traits::granularity;
     using outer_granularity = typename traits::outer_granularity;
     using element = typename traits::element;
-    using parameters = kernel::slot_parameters<S>;
+    using parameters = kernel::group_parameters<S>;
 
     matrix_view<const float> w;
     quantize_options options;
@@ -203,7 +203,7 @@ template <any_scheme S> struct scale_chooser {
         const parameters plain = kernel::parameters_of<S>(known(g), outer);
         if (!(g.largest > 0.0f) || plain.scale_is_nan) return plain;
         dynamic_array<float> copy;
-        return kernel::search_slot<best_isa, S>(searched(x, n, g.nonfinite, copy), n, outer, plain);
+        return kernel::search_group<best_isa, S>(searched(x, n, g.nonfinite, copy), n, outer, plain);
     }
     // Searches and stores as many whole groups from column `col` on as a search takes at once, if the n columns hold
     // those and it sees them as they stand. Returns their number, or 0.
@@ -224,7 +224,7 @@ template <any_scheme S> struct scale_chooser {
                 is_searched[i] = g.largest > 0.0f && !p[i].scale_is_nan;
                 if (!is_searched[i]) store(group_at(row, first), p[i]);
             }
-            kernel::search_slots<best_isa, S>(w.row(row) + col, group_size, outer, p);
+            kernel::search_groups<best_isa, S>(w.row(row) + col, group_size, outer, p);
             for (std::size_t i = 0; i < count; ++i)
                 if (is_searched[i]) store(group_at(row, col + i * group_size), p[i]);
             return count;

@@ -12,8 +12,8 @@
 #include <nibble/element/rounded_levels.hpp>
 #include <nibble/element/sign_magnitude.hpp>
 #include <nibble/granularity/per_channel.hpp>
+#include <nibble/granularity/per_flat_block.hpp>
 #include <nibble/granularity/per_group.hpp>
-#include <nibble/granularity/per_span.hpp>
 #include <nibble/granularity/per_tensor.hpp>
 #include <nibble/granularity/per_tile.hpp>
 #include <nibble/granularity/two_level.hpp>
@@ -130,12 +130,12 @@ using fp4_e2m1_g32 = group_scheme<e2m1, 32>;
 using nf4_g64 = group_scheme<nf4, 64>;
 // bitsandbytes: 4 bits under an fp32 scale per 64 consecutive weights; with double quantization those scales are 8-bit
 // numbers, 256 of them under an fp32 scale, about their mean.
-using nf4_span64 = scheme<nf4, per_span<64>, scale<f32>>;
-using fp4_span64 = scheme<bnb_fp4, per_span<64>, scale<f32>>;
-using nf4_span64_double =
-    scheme<nf4, two_level<per_span<64>, per_span<16384>>, two_level_scale<dynamic8, f32, by_largest, mean_offset>>;
-using fp4_span64_double =
-    scheme<bnb_fp4, two_level<per_span<64>, per_span<16384>>, two_level_scale<dynamic8, f32, by_largest, mean_offset>>;
+using nf4_span64 = scheme<nf4, per_flat_block<64>, scale<f32>>;
+using fp4_span64 = scheme<bnb_fp4, per_flat_block<64>, scale<f32>>;
+using nf4_span64_double = scheme<nf4, two_level<per_flat_block<64>, per_flat_block<16384>>,
+                                 two_level_scale<dynamic8, f32, by_largest, mean_offset>>;
+using fp4_span64_double = scheme<bnb_fp4, two_level<per_flat_block<64>, per_flat_block<16384>>,
+                                 two_level_scale<dynamic8, f32, by_largest, mean_offset>>;
 // Levels rounded to integers, codes and scales as they were (see rounded_levels.hpp); recode makes them of the plain
 // ones.
 using nf4_rounded_g64 = group_scheme<rounded_levels<nf4>, 64>;

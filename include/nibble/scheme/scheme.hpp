@@ -181,8 +181,8 @@ template <element Element, granularity Granularity, class Scale, class Zero = no
     static_assert(!has_offset || std::same_as<Zero, no_zero>,
                   "scheme: mean_offset and a zero point do not go together");
     static_assert(scaled || std::same_as<Zero, no_zero>, "scheme: a zero point needs a scale");
-    static_assert(!has_integer_zero || (detail::integer_grid_of<Element>.linear && lowest<Element> == 0.0f &&
-                                        detail::integer_grid_of<Element>.exponent == 0),
+    static_assert(!has_integer_zero || (detail::integer_mapping_of<Element>.linear && lowest<Element> == 0.0f &&
+                                        detail::integer_mapping_of<Element>.exponent == 0),
                   "scheme: integer_zero needs an unsigned integer element such as uint4");
     static_assert(!has_minimum || lowest<Element> == 0.0f, "scheme: minimum needs an unsigned element such as uint4");
 };

@@ -24,7 +24,7 @@ template <isa Isa, element E> struct int16_family : integer_family<int16_family<
     // Up to this magnitude of the activations byte products, two of them added by one instruction, are exact as well.
     using alternative = int8_family<Isa, E, true>;
     [[nodiscard]] static constexpr bool prefers_alternative(std::size_t, const activation_layout& x) noexcept {
-        return x.limit <= detail::byte_limit<E>;
+        return x.qmax <= detail::byte_limit<E>;
     }
 
     static constexpr activation_order order = word_quads;

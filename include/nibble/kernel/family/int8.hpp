@@ -27,9 +27,9 @@ template <class Self, isa Isa, element E> struct integer_family {
     using element_type = E;
     static constexpr token_tiles tiles = Isa::facts.integer_tiles;
     static constexpr std::size_t unit_columns = panel_layout::quad;
-    static constexpr float unit = detail::exp2i(detail::integer_grid_of<E>.exponent);
+    static constexpr float unit = detail::exp2i(detail::integer_mapping_of<E>.exponent);
     static constexpr int lane_offset = detail::lane_offset<E>;
-    static constexpr bool linear = detail::integer_grid_of<E>.linear;
+    static constexpr bool linear = detail::integer_mapping_of<E>.linear;
     using table = std::conditional_t<linear, void, E>; // that codes are looked up in
     static constexpr bool decoded = false;
     [[nodiscard]] static constexpr std::size_t panels_in_cache(std::size_t) noexcept { return 2; }

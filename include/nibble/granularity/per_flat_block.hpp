@@ -1,4 +1,4 @@
-// per_span.hpp: one scale per stretch of consecutive weights of the flattened matrix, wherever its rows end.
+// per_flat_block.hpp: one scale per stretch of consecutive weights of the flattened matrix, wherever its rows end.
 #pragma once
 
 #include <nibble/granularity/granularity.hpp>
@@ -10,8 +10,8 @@ namespace nibble::inline NIBBLE_ABI {
 // the number of columns divides the other, spans end inside of rows, and runs are their greatest common divisor.
 // Kernels pad each run to whole quads: with a divisor that is no multiple of 4 (an odd number of columns) results are
 // the same, packed weights up to four times as large.
-template <std::size_t Size> struct per_span {
-    static_assert(Size >= 4 && Size % 4 == 0, "per_span: the size must be a positive multiple of 4");
+template <std::size_t Size> struct per_flat_block {
+    static_assert(Size >= 4 && Size % 4 == 0, "per_flat_block: the size must be a positive multiple of 4");
     static constexpr std::size_t size = Size;
     static constexpr bool row_local = false;
     [[nodiscard]] static constexpr std::size_t count(std::size_t rows, std::size_t cols) noexcept {

@@ -1,4 +1,4 @@
-// kernel/slot_search.hpp: the parameters of one slot of a scheme with the least squared error that a search finds.
+// kernel/group_search.hpp: the parameters of one scale group with the least squared error that a search finds.
 #pragma once
 
 #include <nibble/core/bits.hpp>
@@ -50,7 +50,7 @@ inline constexpr auto rank_of = [] {
 // for those that cannot be used. Returns a bound that errors above it are not the least, whatever the rounding of both.
 template <isa Isa, any_scheme S, std::size_t Count>
 [[nodiscard]] NIBBLE_INLINE float screen_stored_scales(const float* x, std::size_t n, const value_sums& g,
-                                                       const outer_parameters& outer, const slot_parameters<S>& plain,
+                                                       const outer_parameters& outer, const group_parameters<S>& plain,
                                                        const float* stored, float* errors) noexcept {
     using element = typename detail::scheme_traits<S>::element;
     using wide = detail::panel_isa_of<Isa>;
@@ -89,9 +89,9 @@ template <isa Isa, any_scheme S, std::size_t Count>
 
 // The best of the 16 values (8 where they are powers of two) of a coarse format about the plain one.
 template <isa Isa, any_scheme S>
-[[nodiscard]] inline slot_parameters<S> search_coarse_scale(const float* x, std::size_t n, const value_sums& g,
-                                                            const outer_parameters& outer,
-                                                            const slot_parameters<S>& plain) noexcept {
+[[nodiscard]] inline group_parameters<S> search_coarse_scale(const float* x, std::size_t n, const value_sums& g,
+                                                             const outer_parameters& outer,
+                                                             const group_parameters<S>& plain) noexcept {
     using traits = detail::scheme_traits<S>;
     using format = typename traits::scale_element;
     constexpr const detail::grid<format>& sorted = detail::sorted_grid<format>;
@@ -106,11 +106,11 @@ template <isa Isa, any_scheme S>
     float screened[8 * batches];
     for (std::size_t j = 0; j < 8 * batches; ++j) scales[j] = sorted.values.at[place(j)];
     const float least_screened = screen_stored_scales<Isa, S, 8 * batches>(x, n, g, outer, plain, scales, screened);
-    slot_parameters<S> best = plain;
+    group_parameters<S> best = plain;
     double least = -1.0;
     for (std::size_t j = 0; j < 8 * batches; ++j) {
         if (screened[j] > least_screened) continue;
-        slot_parameters<S> trial = plain;
+        group_parameters<S> trial = plain;
         trial.scale_code = sorted.codes.at[place(j)];
         decode_scale<S>(trial, outer);
         if (!(trial.scale > 0.0f && has_finite_values<S>(trial))) trial = plain;
@@ -125,25 +125,25 @@ template <isa Isa, any_scheme S>
 
 // The stored scale for a wanted one: of formats with few values the best of three.
 template <isa Isa, any_scheme S>
-[[nodiscard]] inline slot_parameters<S> store_scale(const float* x, std::size_t n, const value_sums& g, double wanted,
-                                                    const outer_parameters& outer) noexcept {
+[[nodiscard]] inline group_parameters<S> store_scale(const float* x, std::size_t n, const value_sums& g, double wanted,
+                                                     const outer_parameters& outer) noexcept {
     using traits = detail::scheme_traits<S>;
     using format = typename traits::scale_element;
-    slot_parameters<S> best{};
+    group_parameters<S> best{};
     float inner = static_cast<float>(wanted);
     if constexpr (S::has_offset) inner -= outer.offset;
     if constexpr (S::two_level) inner = quotient_or_zero(inner, outer.scale);
     best.scale_code = encode<format>(inner);
     decode_scale<S>(best, outer);
     if constexpr (format::bits <= 8) {
-        const auto error = [&](const slot_parameters<S>& p) {
+        const auto error = [&](const group_parameters<S>& p) {
             const double s = static_cast<double>(p.scale);
             return error_of(g, sum_codes<Isa, typename traits::element, false>(x, n, inverse_of(s), 0.0f), s);
         };
         const auto nearest = best.scale_code;
         double least = error(best);
         for (const bool above : {false, true}) {
-            slot_parameters<S> other{};
+            group_parameters<S> other{};
             other.scale_code = neighbour<format>(nearest, above);
             decode_scale<S>(other, outer);
             const double e = error(other);
@@ -158,7 +158,7 @@ template <isa Isa, any_scheme S>
 // The squared error of x under p, each value the nearest.
 template <isa Isa, any_scheme S>
 [[nodiscard]] inline double nearest_error(const float* x, std::size_t n, const value_sums& g,
-                                          const slot_parameters<S>& p) noexcept {
+                                          const group_parameters<S>& p) noexcept {
     using element = typename S::element_type;
     const double s = static_cast<double>(p.scale);
     const float inverse = inverse_of(s);
@@ -171,7 +171,7 @@ template <isa Isa, any_scheme S>
         return error_of(g, sum_codes<Isa, element, false>(x, n, inverse, 0.0f), s);
 }
 
-// Can short slots be searched many at once?
+// Can short groups be searched many at once?
 template <any_scheme S>
 inline constexpr bool searches_many = [] {
     if constexpr (!S::scaled) {
@@ -183,12 +183,12 @@ inline constexpr bool searches_many = [] {
     }
 }();
 
-// `found` for a slot with the values x[0, n), or `plain` if what was found errs no less, or cannot be used. The search
+// `found` for a group with the values x[0, n), or `plain` if what was found errs no less, or cannot be used. The search
 // knows codes by the nearest value; the two that remain are compared by codes as encode gives them.
 template <isa Isa, any_scheme S>
-[[nodiscard]] inline slot_parameters<S> better_of(const float* x, std::size_t n, const value_sums& g,
-                                                  const slot_parameters<S>& plain,
-                                                  const slot_parameters<S>& found) noexcept {
+[[nodiscard]] inline group_parameters<S> better_of(const float* x, std::size_t n, const value_sums& g,
+                                                   const group_parameters<S>& plain,
+                                                   const group_parameters<S>& found) noexcept {
     if (!detail::is_finite(found.scale) || !has_finite_values<S>(found)) return plain;
     if (found.scale_code == plain.scale_code && found.zero_code == plain.zero_code) return plain;
     if constexpr (encodes_nearest<typename S::element_type>) {
@@ -202,25 +202,25 @@ template <isa Isa, any_scheme S>
     return squared_error<S>(x, n, found) < squared_error<S>(x, n, plain) ? found : plain;
 }
 template <any_scheme S>
-[[nodiscard]] NIBBLE_INLINE slot_parameters<S> with_zero(const scale_and_zero& found,
-                                                         const outer_parameters& outer) noexcept {
+[[nodiscard]] NIBBLE_INLINE group_parameters<S> with_zero(const scale_and_zero& found,
+                                                          const outer_parameters& outer) noexcept {
     using element = typename S::element_type;
-    slot_parameters<S> p = unlimited_parameters<S>(static_cast<float>(found.scale), 0.0f, false, outer);
+    group_parameters<S> p = unlimited_parameters<S>(static_cast<float>(found.scale), 0.0f, false, outer);
     p.zero_code = encode<element>(found.zero);
     p.zero = detail::decoded<element>(p.zero_code);
     return p;
 }
 
-// search_slot of many_groups slots of n <= short_group values each, side by side: over `parameters`, the plain ones.
+// search_group of many_groups groups of n <= short_group values each, side by side: over `parameters`, the plain ones.
 template <isa Isa, any_scheme S>
-NIBBLE_NOINLINE void search_slots(const float* x, std::size_t n, const outer_parameters* outer,
-                                  slot_parameters<S>* parameters) noexcept {
+NIBBLE_NOINLINE void search_groups(const float* x, std::size_t n, const outer_parameters* outer,
+                                   group_parameters<S>* parameters) noexcept {
     constexpr std::size_t count = many_groups;
     using traits = detail::scheme_traits<S>;
     using element = typename traits::element;
     value_sums g[many_groups];
     for (std::size_t j = 0; j < count; ++j) g[j] = sum_group(x + j * n, n);
-    const auto keep_better = [&](std::size_t j, const slot_parameters<S>& found) {
+    const auto keep_better = [&](std::size_t j, const group_parameters<S>& found) {
         parameters[j] = better_of<Isa, S>(x + j * n, n, g[j], parameters[j], found);
     };
     if constexpr (S::has_integer_zero) {
@@ -241,17 +241,17 @@ NIBBLE_NOINLINE void search_slots(const float* x, std::size_t n, const outer_par
     }
 }
 
-// The parameters of a slot with the values x[0, n), all finite, or `plain`, those of its rule.
+// The parameters of a group with the values x[0, n), all finite, or `plain`, those of its rule.
 template <isa Isa, any_scheme S>
-[[nodiscard]] NIBBLE_NOINLINE slot_parameters<S>
-search_slot(const float* x, std::size_t n, const outer_parameters& outer, const slot_parameters<S>& plain) noexcept {
+[[nodiscard]] NIBBLE_NOINLINE group_parameters<S>
+search_group(const float* x, std::size_t n, const outer_parameters& outer, const group_parameters<S>& plain) noexcept {
     using traits = detail::scheme_traits<S>;
     using element = typename traits::element;
     using format = typename traits::scale_element;
     if constexpr (!S::scaled) {
         return plain;
     } else {
-        slot_parameters<S> p = plain;
+        group_parameters<S> p = plain;
         const value_sums g = sum_group(x, n);
         if constexpr (S::has_integer_zero) {
             const scale_and_zero found = search_integer_zero<Isa, element>(x, n, g);
