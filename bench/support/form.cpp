@@ -8,6 +8,7 @@
 #include <nibble/epilogue/destination.hpp>
 #include <nibble/epilogue/low_rank.hpp>
 #include <nibble/gemm.hpp>
+#include <nibble/gemm_grouped.hpp>
 #include <nibble/gemm_integer.hpp>
 #include <nibble/pack.hpp>
 #include <nibble/prepare.hpp>
@@ -108,6 +109,46 @@ template <class S> struct low_rank final : form_of<S> {
     }
 };
 
+template <class S> struct grouped final : form_of<S> {
+    static constexpr std::string_view verb = "gemm_grouped";
+    static constexpr std::size_t products = 1;
+    static constexpr std::size_t experts = 8;
+    std::vector<nibble::packed<S>> weights;
+    std::vector<nibble::gemm_group<S>> groups;
+    std::vector<std::uint32_t> rows; // of x
+    float_matrix results;
+    grouped(nibble::matrix_view<const float> w, nibble::matrix_view<const float> x, executor_ref threads)
+        : form_of<S>(w, x, threads), results(experts * x.rows(), w.rows() / experts) {
+        const std::size_t outputs = w.rows() / experts;
+        for (std::size_t e = 0; e < experts; ++e)
+            weights.push_back(nibble::pack(
+                nibble::quantize<S>(nibble::matrix_view<const float>(w.row(e * outputs), outputs, w.cols(), w.stride()),
+                                    nibble::quantize_options{}, threads)));
+        for (std::size_t e = 0, first = 0; e < experts; ++e) {
+            const std::size_t end = experts * x.rows() * (e + 1) * (e + 2) / (experts * (experts + 1));
+            groups.push_back({weights[e], first, end - first});
+            first = end;
+        }
+        for (std::size_t i = 0; i < results.view().rows(); ++i)
+            rows.push_back(static_cast<std::uint32_t>(i % x.rows()));
+    }
+    void run_plain(executor_ref threads) override {
+        for (const nibble::gemm_group<S>& g : groups) {
+            if (g.rows == 0) continue;
+            nibble::gemm_options options = this->options();
+            options.activations.rows = {rows.data() + g.first_row, g.rows};
+            nibble::gemm(this->x_, g.weights,
+                         nibble::matrix_view<float>(results.view().row(g.first_row), g.rows, results.view().cols()),
+                         options, threads);
+        }
+    }
+    void run(executor_ref threads) override {
+        nibble::gemm_options options = this->options();
+        options.activations.rows = rows;
+        nibble::gemm_grouped(this->x_, groups, results.view(), options, threads);
+    }
+};
+
 template <class S> struct in_integers final : form_of<S> {
     static constexpr std::string_view verb = "gemm_integer";
     static constexpr std::size_t products = 1;
@@ -153,6 +194,7 @@ const std::vector<std::unique_ptr<form_maker>>& all_forms() {
             made.push_back(std::make_unique<maker_of<Format, scattered>>());
             made.push_back(std::make_unique<maker_of<Format, requantized>>());
             made.push_back(std::make_unique<maker_of<Format, low_rank>>());
+            made.push_back(std::make_unique<maker_of<Format, grouped>>());
             if constexpr (std::same_as<typename Format::scheme::granularity_type, nibble::per_channel>)
                 made.push_back(std::make_unique<maker_of<Format, in_integers>>());
         });

@@ -1,5 +1,5 @@
 // form.hpp: what the product does besides x w^T into a matrix: gated, to chosen rows, to codes, with a low-rank term,
-// in integers alone; each behind virtual calls, beside the plain product that it is compared with.
+// of several matrices, in integers alone; each behind virtual calls, beside the plain product that it is compared with.
 #pragma once
 
 #include "executor_ref.hpp"
@@ -37,6 +37,8 @@ public:
 // scatter_add    every other row of a matrix twice as long += x w^T
 // requantize     x w^T to int8 codes under a scale per token
 // add_low_rank   x w^T + a b, of rank 16; the small product a is made beforehand
+// gemm_grouped   eight experts, an eighth of the rows of w each, and eight rows of results for each token, unevenly
+//                shared; the plain products are one gemm for each expert
 // gemm_integer   x w^T to int8 codes by dyadic scales: of schemes with one scale per row
 // in an 8-bit and in a 4-bit scheme.
 [[nodiscard]] const std::vector<std::unique_ptr<form_maker>>& all_forms();

@@ -1,8 +1,10 @@
-// A feed-forward layer with experts: y(t) = sum over the token's experts of share x down(silu(gate x) up x). No token
-// is copied: gate and up gather theirs by number, down adds its results where they belong.
+// A feed-forward layer with experts: y(t) = sum over the token's experts of share x down(silu(gate x) up x). Tokens are
+// sorted by expert, and all experts are one call for gate and up, one for down, one that adds the results where they
+// belong. No token is copied: gate and up gather theirs by number.
+#include <nibble/gemm_grouped.hpp>
 #include <nibble/nibble.hpp>
+#include <nibble/transform/scatter_add_rows.hpp>
 
-#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -14,20 +16,31 @@ namespace nb = nibble;
 
 using format = nb::int4_g32;
 
-struct expert {
-    nb::packed<format> gate, up, down;
+struct experts {
+    std::vector<nb::packed<format>> gate, up, down;
 
-    // The tokens (rows of x and y, in ascending order) that the router sent here, and how much each one's result
-    // counts.
-    void forward(nb::matrix_view<const float> x, const std::vector<std::uint32_t>& tokens,
-                 const std::vector<float>& shares, nb::matrix_view<float> y, std::vector<float>& hidden,
+    // What the router decided, sorted by expert: of which token (row of x and y) each row of the products is, how much
+    // its result counts, and how many rows each expert has.
+    struct routing {
+        std::vector<std::uint32_t> tokens;
+        std::vector<float> shares;
+        std::vector<std::size_t> rows_of;
+    };
+
+    void forward(nb::matrix_view<const float> x, const routing& sent, nb::matrix_view<float> y,
                  nb::workspace& scratch) const {
-        if (tokens.empty()) return;
-        hidden.resize(std::max(hidden.size(), tokens.size() * gate.rows()));
-        const nb::matrix_view<float> h(hidden.data(), tokens.size(), gate.rows());
-        nb::gemm_gated(x, gate, up, h, nb::silu, nb::identity{},
-                       {.workspace = &scratch, .activations = {.rows = tokens}});
-        nb::gemm(h, down, nb::scatter_add(y, tokens), nb::scale_tokens(shares), {.workspace = &scratch});
+        std::vector<nb::gemm_gated_group<format>> first;
+        std::vector<nb::gemm_group<format>> second;
+        for (std::size_t e = 0, row = 0; e < gate.size(); row += sent.rows_of[e++]) {
+            first.push_back({gate[e], up[e], row, sent.rows_of[e]});
+            second.push_back({down[e], row, sent.rows_of[e]});
+        }
+        const std::size_t rows = sent.tokens.size(), inner = gate[0].rows();
+        std::vector<float> hidden(rows * inner), results(rows * y.cols());
+        const nb::matrix_view<float> h(hidden.data(), rows, inner), r(results.data(), rows, y.cols());
+        nb::gemm_gated_grouped(x, first, h, nb::silu, {.workspace = &scratch, .activations = {.rows = sent.tokens}});
+        nb::gemm_grouped(h, second, r, {.workspace = &scratch});
+        nb::scatter_add_rows(r, sent.tokens, sent.shares, y);
     }
 };
 
@@ -50,12 +63,12 @@ double dot(const std::vector<float>& w, std::size_t row, const std::vector<doubl
 int main() {
     const std::size_t count = 4, width = 256, inner = 512, tokens = 24;
     std::mt19937 random;
-    std::vector<expert> experts(count);
+    experts layer;
     std::vector<std::vector<float>> gates(count), ups(count), downs(count);
     for (std::size_t e = 0; e < count; ++e) {
-        experts[e].gate = random_matrix(inner, width, random, gates[e]);
-        experts[e].up = random_matrix(inner, width, random, ups[e]);
-        experts[e].down = random_matrix(width, inner, random, downs[e]);
+        layer.gate.push_back(random_matrix(inner, width, random, gates[e]));
+        layer.up.push_back(random_matrix(inner, width, random, ups[e]));
+        layer.down.push_back(random_matrix(width, inner, random, downs[e]));
     }
     std::normal_distribution<float> normal;
     std::vector<float> x(tokens * width), y(tokens * width, 0.0f);
@@ -71,10 +84,14 @@ int main() {
             shares[e].push_back(0.5f);
         }
 
+    experts::routing sorted;
+    for (std::size_t e = 0; e < count; ++e) {
+        sorted.tokens.insert(sorted.tokens.end(), sent[e].begin(), sent[e].end());
+        sorted.shares.insert(sorted.shares.end(), shares[e].begin(), shares[e].end());
+        sorted.rows_of.push_back(sent[e].size());
+    }
     nb::workspace scratch;
-    std::vector<float> hidden;
-    for (std::size_t e = 0; e < count; ++e) // one after the other: several may add to one token
-        experts[e].forward({x.data(), tokens, width}, sent[e], shares[e], {y.data(), tokens, width}, hidden, scratch);
+    layer.forward({x.data(), tokens, width}, sorted, {y.data(), tokens, width}, scratch);
 
     double noise = 0, signal = 0;
     std::vector<double> exact(tokens * width, 0.0);

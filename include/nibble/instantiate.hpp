@@ -48,7 +48,7 @@ NIBBLE_HEADER_BEGIN;
         const nibble::kernel::gemm_plan<__VA_ARGS__, nibble::best_isa>::worker_memory&,                                \
         const nibble::kernel::panel_work&, const nibble::kernel::tokens_done&)
 #define NIBBLE_DETAIL_ACTIVATIONS()                                                                                    \
-    template void nibble::kernel::prepare_block<nibble::best_isa, float>(                                              \
+    template void nibble::kernel::prepare_block<nibble::best_isa, nibble::kernel::token_rows<float>>(                  \
         const nibble::kernel::activation_layout&, const nibble::kernel::token_rows<float>&,                            \
         const nibble::activation_quantization&, std::size_t, const nibble::kernel::activation_memory&,                 \
         std::int8_t*) noexcept

@@ -56,7 +56,7 @@ public:
     static constexpr bool stores_values = pages_type::stores_values;
     using value_format = detail::token_format<typename pages_type::value_layout::scheme_type>;
 
-    // With pages of its own, or of a set that other sequences use too.
+    // With pages of its own, or of a set that other sequences, and other layers, use too (kv_pages).
     explicit kv_cache(const kv_cache_options& options, allocator from = {})
         : kv_cache(make_shared<pages_type>(options, from)) {}
     explicit kv_cache(shared_ptr<pages_type> pages) : kv_sequence(pages), pages_(std::move(pages)) {

@@ -189,6 +189,33 @@ template <any_scheme S, isa Isa> void check_fits(const prepared_activations& x) 
 
 } // namespace detail
 
+namespace detail {
+
+// `tokens` rows of `cols` columns; rows_of(scratch) has them for a worker, whose scratch is `own_bytes` long.
+template <any_scheme S, isa Isa, class RowsOf, executor Executor>
+void prepare_rows(std::size_t tokens, std::size_t cols, std::size_t own_bytes, const RowsOf& rows_of,
+                  prepared_activations& into, const activation_options& options, const Executor& threads) {
+    // Of weights the order of activations depends on nothing but the number of columns.
+    const kernel::gemm_plan<S, Isa> plan(packed_shape<S>(0, cols), tokens, scales_per_group<S>(options),
+                                         options.quantization.qmax);
+    if (plan.integers) check_activations<S>(options, tokens);
+    const kernel::activation_layout& layout = plan;
+    const std::size_t row_bytes = round_up(layout.row_bytes(), 64);
+    const std::size_t stride = row_bytes + round_up(own_bytes, 64);
+    std::byte* base =
+        prepared_access::reserve(into, plan, options.quantization.asymmetric, stride * concurrency_of(threads));
+    if (base == nullptr) return;
+    const kernel::activation_memory memory = prepared_access::memory(into);
+    std::byte* scratch = base + kernel::activation_bytes(plan, options.quantization.asymmetric);
+    for_each_task(layout.blocks.count, threads, [&](std::size_t block, std::size_t worker) {
+        std::byte* own = scratch + worker * stride;
+        kernel::prepare_block<Isa>(layout, rows_of(own + row_bytes), options.quantization, block, memory,
+                                   reinterpret_cast<std::int8_t*>(own));
+    });
+}
+
+} // namespace detail
+
 // x, M x K of fp32, fp16 or bf16, as weights of scheme S want it, into `into`: what gemm(x, ...) does with the same
 // options before it multiplies. Allocates only if `into` has never held as much.
 template <any_scheme S, isa Isa = best_isa, class T = const float, executor Executor = serial>
@@ -198,19 +225,8 @@ void prepare(matrix_view<T> x, prepared_activations& into, const activation_opti
     detail::check_executor(threads);
     const kernel::token_rows<std::remove_const_t<T>> rows{x, options.rows};
     detail::check_rows(rows);
-    // Of weights the order of activations depends on nothing but the number of columns.
-    const kernel::gemm_plan<S, Isa> plan(packed_shape<S>(0, x.cols()), rows.count(),
-                                         detail::scales_per_group<S>(options), options.quantization.qmax);
-    if (plan.integers) detail::check_activations<S>(options, rows.count());
-    const kernel::activation_layout& layout = plan;
-    const std::size_t stride = detail::round_up(layout.row_bytes(), 64);
-    std::byte* base = detail::prepared_access::reserve(into, plan, options.quantization.asymmetric,
-                                                       stride * detail::concurrency_of(threads));
-    if (base == nullptr) return;
-    const kernel::activation_memory memory = detail::prepared_access::memory(into);
-    std::byte* scratch = base + kernel::activation_bytes(plan, options.quantization.asymmetric);
-    const auto row_of = [&](std::size_t worker) { return reinterpret_cast<std::int8_t*>(scratch + worker * stride); };
-    detail::prepare_tokens<Isa>(layout, rows, options.quantization, memory, row_of, threads);
+    detail::prepare_rows<S, Isa>(
+        rows.count(), x.cols(), 0, [&](std::byte*) { return rows; }, into, options, threads);
 }
 
 // The same into a new object.

@@ -147,6 +147,11 @@ template <class I> void check_float_primitives() {
                                   : std::isfinite(a)                            ? 0.0f
                                                                                 : INFINITY;
                        }));
+    float lanes[16], even[16], odd[16];
+    for (int i = 0; i < 16; ++i) lanes[i] = static_cast<float>(i + 1);
+    I::store(even, I::duplicate_even(I::load(lanes)));
+    I::store(odd, I::duplicate_odd(I::load(lanes)));
+    for (std::size_t i = 0; i < I::width; ++i) CHECK((even[i] == lanes[i & ~1u] && odd[i] == lanes[i | 1u]));
     for (const std::size_t known : {2u, 3u, 8u, 11u, 16u}) CHECK(finds_values_between<I>(known));
     double wide[8];
     for (const std::size_t at : {0u, 8u, 16u, 32u}) {

@@ -63,8 +63,8 @@ TEST_CASE("rms_norm: zeros, NaN, overflow, and what does not fit", "[transform]"
     CHECK(y[12] == 0.0f);
     CHECK(broken_by([&] {
               nb::rms_norm({x.data(), 2, 8}, {}, {y.data(), 1, 8});
-          }) == "rms_norm: y must have the shape of x");
+          }) == "norm: y must have the shape of x");
     CHECK(broken_by([&] {
               nb::rms_norm({x.data(), 2, 8}, y, {y.data(), 2, 8});
-          }) == "rms_norm: one weight per column, or none");
+          }) == "norm: one weight per column, or none");
 }

@@ -55,6 +55,22 @@ TEST_CASE("rotary_positions: pairs of every head are turned by position x freque
                     std::vector<float> best(x);
                     turns.rotate({best.data(), positions.size(), heads * size}, size);
                     CHECK(best == y);
+                    // To the bit what the contract says.
+                    wrong = 0;
+                    for (std::size_t t = 0; t < positions.size(); ++t)
+                        for (std::size_t h = 0; h < heads; ++h)
+                            for (std::size_t i = 0; i < dims / 2; ++i) {
+                                const std::size_t at = (t * heads + h) * size;
+                                const std::size_t first = at + (interleaved ? 2 * i : i);
+                                const std::size_t second = interleaved ? first + 1 : first + dims / 2;
+                                const nb::kernel::rotation by = nb::kernel::rotation_of(positions[t], frequencies[i]);
+                                const float c = static_cast<float>(by.cosine), s = static_cast<float>(by.sine);
+                                const float a_cos = nb::detail::rounded_by_itself(x[first] * c);
+                                const float a_sin = nb::detail::rounded_by_itself(x[first] * s);
+                                wrong += y[first] != std::fma(-x[second], s, a_cos);
+                                wrong += y[second] != std::fma(x[second], c, a_sin);
+                            }
+                    CHECK(wrong == 0);
                 });
             }
     nb::rotary_positions turns;

@@ -266,6 +266,12 @@ private:
 // hold is stored once, and copied when one of them writes to it. Not for several threads at once without a lock.
 // Neither copied nor moved: sequences point to it.
 //
+// Layers may share one, if their caches have the same options: a layer's cache of a sequence is a sequence to the
+// pages, and `options.pages` counts those of all layers. What is free is then free for whichever layer comes next, and
+// one number says whether a batch still fits. Layers that grow in turns take pages in turns: a head's pages are then
+// not side by side (below), and a layer is read in stretches of one page and head. With pages of its own for each layer
+// they are as long as the sequence.
+//
 // A page is not in one place: keys, values and flags of a head have the parts of all pages side by side, so that
 // attention, which goes through a sequence head by head, reads one stretch of memory where pages were taken one after
 // the other. (Emerald Rapids, two threads: stretches of 8 KiB are read at 24 GB/s, of 64 at 31, of 256 at 36.)

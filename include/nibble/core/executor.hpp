@@ -25,8 +25,8 @@ struct example_task {
 //   parallel_for(count, task)   calls task(index, worker) once for every index in [0, count), in any order, with
 //                               worker < concurrency() and never two calls with the same worker at a time; returns when
 //                               all have finished.
-// Results never depend on the executor: threads share out work whose sums are cut up the same way for any number of
-// them.
+// One executor serves all verbs of a program, one call after the other. Results never depend on it: threads share out
+// work whose sums are cut up the same way for any number of them.
 template <class E>
 concept executor = requires(const std::remove_reference_t<E>& e, detail::example_task task) {
     { e.concurrency() } -> std::convertible_to<std::size_t>;

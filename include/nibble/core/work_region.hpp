@@ -61,10 +61,11 @@ private:
 // run(item, follows, worker) once for every item in [0, count), neighbours one after the other by the same worker
 // wherever that keeps all busy: `follows` says that this worker's last item was item - 1, and then it may have asked
 // for this one's memory in time. Each region is in the first 64 bytes, which must be so aligned, of its worker's
-// memory, `stride` apart; min(count, concurrency) of them are written.
-template <executor Executor, class Run>
-void for_each_in_regions(std::size_t count, std::byte* memory, std::size_t stride, const Executor& threads,
-                         const Run& run) {
+// memory, `stride` apart; min(count, concurrency) of them are written. Region i of n begins with item
+// begin_of(i, n), which ascends and is at most `count`: the first with 0.
+template <executor Executor, class Begin, class Run>
+void for_each_in_regions(std::size_t count, const Begin& begin_of, std::byte* memory, std::size_t stride,
+                         const Executor& threads, const Run& run) {
     NIBBLE_CHECK(count < std::size_t{1} << 32, "more than 2^32 items of work: cut the call up");
     const std::size_t most = concurrency_of(threads);
     const std::size_t regions = count < most ? count : most;
@@ -72,7 +73,8 @@ void for_each_in_regions(std::size_t count, std::byte* memory, std::size_t strid
         return *__builtin_launder(reinterpret_cast<work_region*>(memory + i * stride));
     };
     for (std::size_t i = 0; i < regions; ++i)
-        new (memory + i * stride) work_region(count * i / regions, count * (i + 1) / regions);
+        new (memory + i * stride)
+            work_region(begin_of(i, regions), i + 1 == regions ? count : begin_of(i + 1, regions));
     for_each_task(regions, threads, [&](std::size_t index, std::size_t worker) {
         work_region& own = region(index);
         std::size_t item = 0;
@@ -84,6 +86,14 @@ void for_each_in_regions(std::size_t count, std::byte* memory, std::size_t strid
         };
         for (std::size_t next = count; take(); next = item + 1) run(item, item == next, worker);
     });
+}
+// Regions of as many items each.
+template <executor Executor, class Run>
+void for_each_in_regions(std::size_t count, std::byte* memory, std::size_t stride, const Executor& threads,
+                         const Run& run) {
+    for_each_in_regions(
+        count, [count](std::size_t i, std::size_t regions) { return count * i / regions; }, memory, stride, threads,
+        run);
 }
 
 } // namespace nibble::inline NIBBLE_ABI::detail

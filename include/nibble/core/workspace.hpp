@@ -8,8 +8,10 @@
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
-// Grows to the largest request it has seen and never shrinks. One call at a time may use it; its contents mean nothing
-// between calls. What was moved from is an empty one, which grows again.
+// Grows to the largest request it has seen and never shrinks. One call at a time may use it, of any verb: its contents
+// mean nothing between calls, so that an engine keeps one for gemm, attend and all others, made of the most that
+// gemm_workspace_bytes and attend_workspace_bytes say, and one for each thread that calls verbs by itself. What was
+// moved from is an empty one, which grows again.
 class workspace {
 public:
     workspace() noexcept = default;

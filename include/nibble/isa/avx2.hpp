@@ -112,6 +112,8 @@ struct avx2 : generic {
     [[nodiscard]] static NIBBLE_INLINE f32 absolute(const f32& a) noexcept {
         return f32(_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a));
     }
+    [[nodiscard]] static NIBBLE_INLINE f32 duplicate_even(const f32& a) noexcept { return f32(_mm256_moveldup_ps(a)); }
+    [[nodiscard]] static NIBBLE_INLINE f32 duplicate_odd(const f32& a) noexcept { return f32(_mm256_movehdup_ps(a)); }
     [[nodiscard]] static NIBBLE_INLINE f32 copy_sign(const f32& a, const f32& b) noexcept {
         const __m256 sign = _mm256_set1_ps(-0.0f);
         return f32(_mm256_or_ps(_mm256_andnot_ps(sign, a), _mm256_and_ps(sign, b)));

@@ -102,6 +102,10 @@ struct avx512_vnni_panel : private avx512 {
         return {_mm512_mask_mov_ps(y.v, _mm512_cmplt_ps_mask(a.v, b.v), x.v)};
     }
     [[nodiscard]] static NIBBLE_INLINE f32 absolute(const f32& a) noexcept { return {_mm512_abs_ps(a.v)}; }
+    [[nodiscard]] static NIBBLE_INLINE f32 duplicate_even(const f32& a) noexcept {
+        return f32(_mm512_moveldup_ps(a.v));
+    }
+    [[nodiscard]] static NIBBLE_INLINE f32 duplicate_odd(const f32& a) noexcept { return f32(_mm512_movehdup_ps(a.v)); }
     [[nodiscard]] static NIBBLE_INLINE f32 copy_sign(const f32& a, const f32& b) noexcept {
         const __m512i sign = _mm512_set1_epi32(static_cast<int>(0x80000000u));
         return {_mm512_castsi512_ps(

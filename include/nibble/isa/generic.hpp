@@ -125,6 +125,13 @@ public:
         return each(a, a, [](float x, float) { return detail::abs_of(x); });
     }
     // |a| with the sign bit of b.
+    // a0 a0 a2 a2 ... and a1 a1 a3 a3 ...
+    [[nodiscard]] static NIBBLE_INLINE f32 duplicate_even(const f32& a) noexcept {
+        return {{a.v[0], a.v[0], a.v[2], a.v[2], a.v[4], a.v[4], a.v[6], a.v[6]}};
+    }
+    [[nodiscard]] static NIBBLE_INLINE f32 duplicate_odd(const f32& a) noexcept {
+        return {{a.v[1], a.v[1], a.v[3], a.v[3], a.v[5], a.v[5], a.v[7], a.v[7]}};
+    }
     [[nodiscard]] static NIBBLE_INLINE f32 copy_sign(const f32& a, const f32& b) noexcept {
         return each(a, b, [](float x, float y) {
             return detail::bit_cast<float>((detail::bit_cast<std::uint32_t>(x) & 0x7fffffffu) |

@@ -75,6 +75,8 @@ concept float_lanes = requires(const float* from, float* to, std::int8_t* rounde
     { Isa::select_less(a, a, a, a) } -> std::same_as<typename Isa::f32>;
     { Isa::absolute(a) } -> std::same_as<typename Isa::f32>;
     { Isa::copy_sign(a, a) } -> std::same_as<typename Isa::f32>;
+    { Isa::duplicate_even(a) } -> std::same_as<typename Isa::f32>;
+    { Isa::duplicate_odd(a) } -> std::same_as<typename Isa::f32>;
     { Isa::round(a) } -> std::same_as<typename Isa::f32>;
     { Isa::exp2i(a) } -> std::same_as<typename Isa::f32>;
     { Isa::power_below(a) } -> std::same_as<typename Isa::f32>;

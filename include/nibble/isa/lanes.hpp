@@ -68,6 +68,9 @@ template <isa Isa> struct lanes {
     friend NIBBLE_INLINE lanes copy_sign(const lanes& a, const lanes& b) noexcept {
         return Isa::copy_sign(a.value, b.value);
     }
+    // Lanes 0 0 2 2 4 4 6 6, and 1 1 3 3 5 5 7 7.
+    friend NIBBLE_INLINE lanes duplicate_even(const lanes& a) noexcept { return Isa::duplicate_even(a.value); }
+    friend NIBBLE_INLINE lanes duplicate_odd(const lanes& a) noexcept { return Isa::duplicate_odd(a.value); }
     // See generic.hpp.
     friend NIBBLE_INLINE lanes power_below(const lanes& a) noexcept { return Isa::power_below(a.value); }
     friend NIBBLE_INLINE lanes value_between(const detail::table<float, 16>& values,

@@ -388,17 +388,17 @@ template <stored_float T> struct token_rows {
     [[nodiscard]] const T* row(std::size_t token) const noexcept { return x.row(list.empty() ? token : list[token]); }
 };
 
-// Tokens of one block, quantized or copied; `row` is scratch for layout.row_bytes() bytes.
-template <class Isa, stored_float T>
-NIBBLE_NOINLINE void prepare_block(const activation_layout& layout, const token_rows<T>& x,
-                                   const activation_quantization& how, std::size_t block,
-                                   const activation_memory& memory, std::int8_t* row) noexcept {
+// Tokens of one block, quantized or copied; `row` is scratch for layout.row_bytes() bytes. x has the value_type and
+// row() of token_rows; a row is asked for once, and read before the next is.
+template <class Isa, class Rows>
+NIBBLE_NOINLINE void prepare_block(const activation_layout& layout, const Rows& x, const activation_quantization& how,
+                                   std::size_t block, const activation_memory& memory, std::int8_t* row) noexcept {
     const detail::depth_plan& depth = layout.depth;
     const std::size_t first = layout.blocks.first(block);
     const std::size_t tokens = layout.blocks.first(block + 1) - first;
     const activation_memory out = memory.block(layout, first);
     for (std::size_t t = 0; t < tokens; ++t) {
-        reader_of<Isa, T> from(x.row(first + t));
+        reader_of<Isa, typename Rows::value_type> from(x.row(first + t));
         if (!layout.order.quantized()) {
             copy_token(layout, from, t, tokens, out);
             continue;

@@ -109,64 +109,75 @@ template <any_scheme S, isa Isa>
     return plan.take_worker(mine);
 }
 
+// Item `item` of panel_groups x token_chunks; `follows`: its worker's last was the one before.
+template <any_scheme S, isa Isa>
+[[nodiscard]] inline panel_work work_of(const gemm_plan<S, Isa>& plan, std::size_t item, bool follows) noexcept {
+    const auto first_panel = [&](std::size_t i) { return i % plan.panel_groups * plan.panel_group; };
+    panel_work work{};
+    work.first_panel = first_panel(item);
+    work.panels = detail::min_of(plan.panel_group, plan.panels - work.first_panel);
+    work.next_panel = item + 1 < plan.panel_groups * plan.token_chunks ? first_panel(item + 1) : plan.panels;
+    work.first_block = item / plan.panel_groups * plan.chunk_blocks;
+    work.end_block = detail::min_of(plan.blocks.count, work.first_block + plan.chunk_blocks);
+    work.begins = !follows;
+    return work;
+}
+
 // run(panel_work, worker) for all panels and tokens; workers' memory is `stride` apart.
 template <any_scheme S, isa Isa, executor Executor, class Run>
 inline void for_each_group(const gemm_plan<S, Isa>& plan, std::byte* workers, std::size_t stride,
                            const Executor& threads, const Run& run) {
-    const std::size_t count = plan.panel_groups * plan.token_chunks;
-    const auto first_panel = [&](std::size_t item) { return item % plan.panel_groups * plan.panel_group; };
     detail::for_each_in_regions(
-        count, workers, stride, threads, [&](std::size_t item, bool follows, std::size_t worker) {
-            panel_work work{};
-            work.first_panel = first_panel(item);
-            work.panels = detail::min_of(plan.panel_group, plan.panels - work.first_panel);
-            work.next_panel = item + 1 < count ? first_panel(item + 1) : plan.panels;
-            work.first_block = item / plan.panel_groups * plan.chunk_blocks;
-            work.end_block = detail::min_of(plan.blocks.count, work.first_block + plan.chunk_blocks);
-            work.begins = !follows;
-            run(work, worker);
-        });
+        plan.panel_groups * plan.token_chunks, workers, stride, threads,
+        [&](std::size_t item, bool follows, std::size_t worker) { run(work_of(plan, item, follows), worker); });
 }
 
-// y from activations in place; `workers` has worker_bytes for each and for each matrix. `weight_sums`, for activations
-// with offsets: of the first matrix, then of the next.
+// One item: its results to y, where the plan's first token is row `first_row`. `own` has worker_bytes for each matrix;
+// `weight_sums`, for activations with offsets: of the first matrix, then of the next.
+template <isa Isa, class Product, class Destination, epilogue Epilogue>
+inline void multiply_panels(const gemm_plan<typename Product::scheme_type, Isa>& plan, const activation_memory& x,
+                            const float* weight_sums, const Product& product, const Destination& y,
+                            std::size_t first_row, const Epilogue& finish, const panel_work& work, std::byte* own) {
+    using S = typename Product::scheme_type;
+    const bool token_scales = plan.integers && !plan.per_part;
+    const std::size_t stride = worker_bytes(plan);
+    const std::size_t first_token = plan.blocks.first(work.first_block);
+    const std::size_t tokens = plan.blocks.first(work.end_block) - first_token;
+    const float* results[Product::matrices];
+    const auto finish_tokens = [&](std::size_t token, std::size_t count) {
+        for (std::size_t p = 0; p < work.panels; ++p) {
+            const std::size_t output = (work.first_panel + p) * panel_layout::rows;
+            panel_numbers by[Product::matrices]{};
+            for (std::size_t i = 0; i < Product::matrices; ++i) {
+                const packed_view<S>& w = product.matrix(i);
+                by[i].results = results[i] + (p * tokens + token - first_token) * panel_layout::rows;
+                by[i].factors = reinterpret_cast<const float*>(w.panel(work.first_panel + p) + w.sections().factors);
+                if (token_scales) by[i].scales = x.scales + token;
+                if (x.corrections != nullptr) {
+                    by[i].corrections = x.corrections + token;
+                    by[i].weight_sums = weight_sums + i * plan.outputs + output;
+                }
+            }
+            finish_panel<Isa>(product, by, first_row + token, count, output,
+                              detail::min_of(panel_layout::rows, plan.outputs - output), y, finish);
+        }
+    };
+    for (std::size_t i = 0; i < Product::matrices; ++i) {
+        const typename gemm_plan<S, Isa>::worker_memory mine = memory_of_worker(plan, own + i * stride);
+        results[i] = mine.results;
+        sum_group<Isa, S>(plan, product.matrix(i), x, mine, work,
+                          i + 1 == Product::matrices ? tokens_done::of(finish_tokens) : tokens_done{});
+    }
+}
+
+// y from activations in place; `workers` has worker_bytes for each and for each matrix.
 template <isa Isa, class Product, class Destination, epilogue Epilogue, executor Executor>
 inline void multiply(const gemm_plan<typename Product::scheme_type, Isa>& plan, const activation_memory& x,
                      const float* weight_sums, const Product& product, const Destination& y, const Epilogue& finish,
                      std::byte* workers, const Executor& threads) {
-    using S = typename Product::scheme_type;
-    const bool token_scales = plan.integers && !plan.per_part;
-    const std::size_t stride = worker_bytes(plan);
-    for_each_group(plan, workers, Product::matrices * stride, threads, [&](const panel_work& work, std::size_t worker) {
-        const std::size_t first_token = plan.blocks.first(work.first_block);
-        const std::size_t tokens = plan.blocks.first(work.end_block) - first_token;
-        const float* results[Product::matrices];
-        const auto finish_tokens = [&](std::size_t token, std::size_t count) {
-            for (std::size_t p = 0; p < work.panels; ++p) {
-                const std::size_t output = (work.first_panel + p) * panel_layout::rows;
-                panel_numbers by[Product::matrices]{};
-                for (std::size_t i = 0; i < Product::matrices; ++i) {
-                    const packed_view<S>& w = product.matrix(i);
-                    by[i].results = results[i] + (p * tokens + token - first_token) * panel_layout::rows;
-                    by[i].factors =
-                        reinterpret_cast<const float*>(w.panel(work.first_panel + p) + w.sections().factors);
-                    if (token_scales) by[i].scales = x.scales + token;
-                    if (x.corrections != nullptr) {
-                        by[i].corrections = x.corrections + token;
-                        by[i].weight_sums = weight_sums + i * plan.outputs + output;
-                    }
-                }
-                finish_panel<Isa>(product, by, token, count, output,
-                                  detail::min_of(panel_layout::rows, plan.outputs - output), y, finish);
-            }
-        };
-        for (std::size_t i = 0; i < Product::matrices; ++i) {
-            const typename gemm_plan<S, Isa>::worker_memory own =
-                memory_of_worker(plan, workers + (worker * Product::matrices + i) * stride);
-            results[i] = own.results;
-            sum_group<Isa, S>(plan, product.matrix(i), x, own, work,
-                              i + 1 == Product::matrices ? tokens_done::of(finish_tokens) : tokens_done{});
-        }
+    const std::size_t stride = Product::matrices * worker_bytes(plan);
+    for_each_group(plan, workers, stride, threads, [&](const panel_work& work, std::size_t worker) {
+        multiply_panels<Isa>(plan, x, weight_sums, product, y, 0, finish, work, workers + worker * stride);
     });
 }
 

@@ -24,6 +24,7 @@ namespace nibble::inline NIBBLE_ABI::kernel {
 // How one gemm call of a scheme is cut up on an ISA; depends on shapes alone, never on the number of threads. It is the
 // layout of its activations too.
 template <any_scheme S, isa Isa> struct gemm_plan : activation_layout {
+    using scheme_type = S;
     using element = typename S::element_type;
     using family = family_of<Isa, element>;
     // Another family for some products: which of the two multiplies is known when the plan is made.

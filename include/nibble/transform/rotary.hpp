@@ -65,12 +65,21 @@ public:
         pairs_ = r.dims / 2;
         interleaved_ = r.interleaved;
         count_ = positions.size();
-        if (rotations_.size() < count_ * 2 * pairs_) rotations_.resize(count_ * 2 * pairs_);
+        const std::size_t each = numbers_per_position();
+        if (rotations_.size() < count_ * each) rotations_.resize(count_ * each);
         for (std::size_t t = 0; t < count_; ++t)
             for (std::size_t i = 0; i < pairs_; ++i) {
                 const kernel::rotation by = kernel::rotation_of(positions[t], frequencies[i]);
-                rotations_[t * 2 * pairs_ + i] = static_cast<float>(by.cosine);
-                rotations_[t * 2 * pairs_ + pairs_ + i] = static_cast<float>(by.sine);
+                const float cosine = static_cast<float>(by.cosine), sine = static_cast<float>(by.sine);
+                float* const to = rotations_.data() + t * each;
+                if (interleaved_) {
+                    to[2 * i] = to[2 * pairs_ + 2 * i + 1] = cosine;
+                    to[2 * i + 1] = sine;
+                    to[2 * pairs_ + 2 * i] = -sine;
+                } else {
+                    to[i] = cosine;
+                    to[pairs_ + i] = sine;
+                }
             }
     }
     [[nodiscard]] std::size_t size() const noexcept { return count_; }
@@ -96,18 +105,19 @@ public:
 private:
     template <isa Isa> NIBBLE_NOINLINE void rotate_head(std::size_t token, float* x) const noexcept {
         using L = lanes<Isa>;
-        const float* cosines = rotations_.data() + token * 2 * pairs_;
-        const float* sines = cosines + pairs_;
-        if (interleaved_) {
-            for (std::size_t i = 0; i < pairs_; ++i) {
-                const float a = x[2 * i], b = x[2 * i + 1];
-                const float of_a = detail::rounded_by_itself(a * cosines[i]);
-                const float of_b = detail::rounded_by_itself(a * sines[i]);
-                x[2 * i] = detail::fused_multiply_add(-b, sines[i], of_a);
-                x[2 * i + 1] = detail::fused_multiply_add(b, cosines[i], of_b);
+        const float* of_a = rotations_.data() + token * numbers_per_position();
+        const float* of_b = of_a + 2 * pairs_;
+        if (interleaved_) { // four pairs in a register, a in both lanes of one and b in those of another
+            for (std::size_t i = 0; i < 2 * pairs_; i += 8) {
+                const std::size_t n = detail::min_of<std::size_t>(8, 2 * pairs_ - i);
+                const L v = L::load(x + i, n);
+                const L first = (duplicate_even(v) * L::load(of_a + i, n)).kept();
+                fma(duplicate_odd(v), L::load(of_b + i, n), first).store(x + i, n);
             }
             return;
         }
+        const float* cosines = of_a;
+        const float* sines = of_a + pairs_;
         for (std::size_t i = 0; i < pairs_; i += 8) {
             const std::size_t n = detail::min_of<std::size_t>(8, pairs_ - i);
             const L a = L::load(x + i, n), b = L::load(x + pairs_ + i, n);
@@ -117,10 +127,14 @@ private:
         }
     }
 
+    [[nodiscard]] std::size_t numbers_per_position() const noexcept { return (interleaved_ ? 4 : 2) * pairs_; }
+
     std::size_t pairs_ = 0;
     std::size_t count_ = 0;
     bool interleaved_ = false;
-    dynamic_array<float> rotations_; // [position][cosines, sines][pair]
+    // [position][cosines, sines][pair]; of interleaved pairs (c, s), (c, s) ... of the first numbers and (-s, c) ... of
+    // the second
+    dynamic_array<float> rotations_;
 };
 
 } // namespace nibble::inline NIBBLE_ABI

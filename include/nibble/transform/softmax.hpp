@@ -22,11 +22,27 @@ struct exponential_sum {
     double sum = 0.0; // of e^(x - largest)
 };
 
+// The largest of the numbers that are not NaN, or -infinity. In four registers: one would wait for itself.
+template <isa Isa> [[nodiscard]] NIBBLE_INLINE float largest_of(array_view<const float> x) noexcept {
+    using L = lanes<Isa>;
+    L most[4] = {L(-infinity), L(-infinity), L(-infinity), L(-infinity)};
+    std::size_t i = 0;
+    for (; i + 32 <= x.size(); i += 32)
+        for (std::size_t j = 0; j < 4; ++j) most[j] = larger(L::load(x.data() + i + 8 * j, 8), most[j]);
+    for (; i + 8 <= x.size(); i += 8) most[0] = larger(L::load(x.data() + i, 8), most[0]);
+    float v[8];
+    larger(larger(most[0], most[1]), larger(most[2], most[3])).store(v, 8);
+    float largest = -infinity;
+    for (const float value : v) largest = value > largest ? value : largest;
+    for (; i < x.size(); ++i) largest = x[i] > largest ? x[i] : largest;
+    return largest;
+}
+
 // e^(x - largest) goes to `out` unless that is nullptr.
 template <isa Isa> NIBBLE_NOINLINE exponential_sum sum_exponentials(array_view<const float> x, float* out) noexcept {
     using L = lanes<Isa>;
     exponential_sum result;
-    for (const float value : x) result.largest = value > result.largest ? value : result.largest;
+    result.largest = largest_of<Isa>(x);
     // Only -infinity and NaN: NaN - 0 stays one.
     const L shift(result.largest == -infinity ? 0.0f : result.largest);
     constexpr std::size_t block = 512; // in fp32 per lane; those in double
