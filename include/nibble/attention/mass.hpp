@@ -25,11 +25,23 @@ namespace nibble::inline NIBBLE_ABI {
 
 namespace detail {
 
-template <isa Isa, bool IntegerScores, class Keys, class Values, executor Executor>
-void sum_mass(matrix_view<const float> q, const kv_cache<Keys, Values>& cache, matrix_view<const float> log_sums,
-              matrix_view<float> mass, const attend_options& options, const Executor& threads) {
-    using task_type = attention_task<Isa, Keys, Values, IntegerScores, false>;
+inline void check_mass(matrix_view<const float> q, const kv_sequence& cache, matrix_view<const float> log_sums,
+                       matrix_view<const float> mass, const attend_options& options) {
     const kv_cache_options& o = cache.options();
+    const std::size_t heads = check_queries(q, q.rows(), cache, options) * o.heads;
+    NIBBLE_CHECK(log_sums.rows() == q.rows() && log_sums.cols() == heads,
+                 "attention_mass: log_sums must be queries x query heads");
+    NIBBLE_CHECK(mass.rows() == o.heads && mass.cols() == cache.size(),
+                 "attention_mass: mass must be the cache's heads x tokens");
+}
+
+template <isa Isa, bool StoresValues, executor Executor>
+void sum_mass(matrix_view<const float> q, const kv_sequence& cache, const attention_products& products,
+              matrix_view<const float> log_sums, matrix_view<float> mass, const attend_options& options,
+              const Executor& threads) {
+    using task_type = attention_task<Isa, StoresValues>;
+    const kv_cache_options& o = cache.options();
+    check_executor(threads);
     const std::size_t group = log_sums.cols() / o.heads;
     const std::size_t at_once = attention_rows::queries_at_once(group);
     const std::size_t spans = ceil_div(cache.size(), kernel::kv_split);
@@ -37,7 +49,7 @@ void sum_mass(matrix_view<const float> q, const kv_cache<Keys, Values>& cache, m
         return attention_rows::make(cache, head, 0, q.rows(), first, group);
     };
     kernel::arena counter;
-    const task_type measured(cache, rows_from(0, 0), options, counter);
+    const task_type measured(cache, products, rows_from(0, 0), options, counter);
     (void)counter.take<float>(at_once * group);
     const std::size_t bytes = round_up(counter.used(), 4096) + 64;
     const auto all = [&](std::byte* memory) {
@@ -51,7 +63,7 @@ void sum_mass(matrix_view<const float> q, const kv_cache<Keys, Values>& cache, m
                 kernel::arena own(memory + worker * bytes);
                 const attention_rows rows = rows_from(head, first);
                 auto* sums = own.take<float>(rows.rows());
-                task_type work(cache, rows, options, own);
+                task_type work(cache, products, rows, options, own);
                 work.prepare(q);
                 for (std::size_t r = 0; r < rows.rows(); ++r)
                     sums[r] = log_sums(first + r / group, head * group + r % group);
@@ -76,16 +88,11 @@ void sum_mass(matrix_view<const float> q, const kv_cache<Keys, Values>& cache, m
 template <isa Isa = best_isa, class Keys, cached_values Values, executor Executor = serial>
 void attention_mass(matrix_view<const float> q, const kv_cache<Keys, Values>& cache, matrix_view<const float> log_sums,
                     matrix_view<float> mass, const attend_options& options = {}, const Executor& threads = {}) {
-    detail::check_executor(threads);
-    const kv_cache_options& o = cache.options();
-    const std::size_t heads = detail::check_queries(q, q.rows(), cache, options) * o.heads;
-    NIBBLE_CHECK(log_sums.rows() == q.rows() && log_sums.cols() == heads,
-                 "attention_mass: log_sums must be queries x query heads");
-    NIBBLE_CHECK(mass.rows() == o.heads && mass.cols() == cache.size(),
-                 "attention_mass: mass must be the cache's heads x tokens");
-    detail::with_products(options.precision, [&](auto products) {
-        detail::sum_mass<Isa, decltype(products)::scores>(q, cache, log_sums, mass, options, threads);
+    detail::check_mass(q, cache, log_sums, mass, options);
+    const auto products = detail::with_products(options.precision, [](auto of) {
+        return detail::attention_products::of<Isa, Keys, Values, decltype(of)::scores, false>();
     });
+    detail::sum_mass<Isa, kv_cache<Keys, Values>::stores_values>(q, cache, products, log_sums, mass, options, threads);
 }
 
 // The fewest tokens that together have at least `share` of all mass (ZipVL, He et al., 2024: tokens that keep more

@@ -6,15 +6,16 @@
 #include <nibble/attention/options.hpp>
 #include <nibble/attention/partial.hpp>
 #include <nibble/attention/queries.hpp>
+#include <nibble/attention/sides.hpp>
+#include <nibble/cache/pages.hpp>
+#include <nibble/cache/sequence.hpp>
 #include <nibble/core/bits.hpp>
 #include <nibble/core/check.hpp>
 #include <nibble/core/view.hpp>
 #include <nibble/kernel/attention_keys.hpp>
 #include <nibble/kernel/attention_values.hpp>
-#include <nibble/kernel/dequantize_keys.hpp>
 #include <nibble/kernel/gemm_plan.hpp>
 #include <nibble/kernel/softmax.hpp>
-#include <nibble/kv_cache.hpp>
 #include <nibble/tensor/kv_layout.hpp>
 
 #include <cstddef>
@@ -41,18 +42,30 @@ template <class Run> decltype(auto) with_products(attention_precision precision,
     return run(integer_products<false, false>{});
 }
 
-template <isa Isa, class Keys, cached_values Values, bool IntegerScores, bool IntegerValues>
-class attention_task : attention_base<Isa, kv_cache<Keys, Values>::stores_values> {
-public:
-    using cache_type = kv_cache<Keys, Values>;
+// What a call's precision makes of the schemes of a cache.
+struct attention_products {
+    const key_products* keys = nullptr;
+    const value_products* values = nullptr;
+    template <isa Isa, class Keys, class Values, bool IntegerScores, bool IntegerValues>
+    [[nodiscard]] static attention_products of() noexcept {
+        return {&keys_of<Isa, Keys, IntegerScores>(),
+                &values_of<Isa, typename values_of_cache<Keys, Values>::layout, IntegerValues>()};
+    }
+    // Elements that are no small integers take the products in fp32 either way.
+    template <isa Isa, class Keys, bool Integers>
+    [[nodiscard]] static constexpr const key_products& keys_of() noexcept {
+        using side = kernel::attention_side<Isa, typename key_format<Keys>::scheme_type, Integers>;
+        return key_products_of<Isa, Keys, side::integer>;
+    }
+    template <isa Isa, class Layout, bool Integers>
+    [[nodiscard]] static constexpr const value_products& values_of() noexcept {
+        using side = kernel::attention_side<Isa, typename Layout::scheme_type, Integers>;
+        return value_products_of<Isa, Layout, side::integer>;
+    }
+};
 
-private:
-    static constexpr bool stores_values = cache_type::stores_values;
-    using base = attention_base<Isa, stores_values>;
-    using value_layout_type = typename cache_type::pages_type::value_layout;
-    using key_side = kernel::key_side<Isa, Keys, IntegerScores>;
-    using value_side = kernel::value_side<Isa, value_layout_type, IntegerValues>;
-    using decoder = kernel::panel_decoder<Isa, Keys>;
+template <isa Isa, bool StoresValues> class attention_task : attention_base<Isa, StoresValues> {
+    using base = attention_base<Isa, StoresValues>;
     using base::at_;
     using base::cache_;
     using base::goes_to_;
@@ -69,19 +82,21 @@ private:
     using typename base::value_piece;
 
 public:
-    attention_task(const cache_type& cache, const attention_rows& rows, const attend_options& options,
-                   kernel::arena& memory) noexcept
-        : base(cache, rows, options, memory), pages_(*cache.pages()),
-          keys_(pages_.keys(), rows_, base::queries_, o_.key_scale, memory),
-          values_(pages_.values(), rows_, stores_values ? o_.value_scale : o_.key_scale, memory),
-          decoder_(pages_.keys(), o_.key_scale, rotary_ != nullptr, memory),
-          paired_prefetch_(prefetches_in_pairs(pages_.keys(), pages_.values(), o_.page_tokens) && rotary_ == nullptr &&
-                           keys_.prefetches() && values_.prefetches()) {}
+    attention_task(const kv_sequence& cache, const attention_products& products, const attention_rows& rows,
+                   const attend_options& options, kernel::arena& memory) noexcept
+        : base(cache, rows, options, memory), pages_(cache.memory()), of_keys_(*products.keys),
+          of_values_(*products.values) {
+        of_keys_.make(&keys_, pages_.keys(), rows_, base::queries_, o_.key_scale, memory);
+        of_values_.make(&values_, pages_.values(), rows_, StoresValues ? o_.value_scale : o_.key_scale, memory);
+        of_keys_.make_decoder(&decoder_, pages_.keys(), o_.key_scale, rotary_ != nullptr, memory);
+        paired_prefetch_ = prefetches_in_pairs() && rotary_ == nullptr && of_keys_.prefetches(&keys_) &&
+                           of_values_.prefetches(&values_);
+    }
 
     // The queries of the task, as they meet what is stored.
     void prepare(matrix_view<const float> q) noexcept {
         base::prepare_queries(q);
-        if (rotary_ == nullptr) keys_.prepare();
+        if (rotary_ == nullptr) of_keys_.prepare(&keys_);
     }
 
     // The tokens of one span; whether those of the next are read after it.
@@ -117,17 +132,14 @@ private:
     // (Emerald Rapids, one query, against a distance within streams: int4_g32 1.17 to 1.20 times as fast, int8 1.01
     // to 1.04; f16, whose halves are 64 KiB, 0.97). Only where the tiles of both do ask: not for keys that are rotated
     // as they are read, nor for many rows, whose panels are unpacked.
-    [[nodiscard]] static bool prefetches_in_pairs(const key_layout<Keys>& keys, const value_layout_type& values,
-                                                  std::size_t page_tokens) noexcept {
-        if constexpr (stores_values) {
+    [[nodiscard]] bool prefetches_in_pairs() const noexcept {
+        if constexpr (StoresValues) {
             // Of a first-level cache of 32 or 48 KiB; or, where requests of both halves go to it, of a second-level
             // one.
-            constexpr bool second_level =
-                kernel::prefetches_l2<Isa, key_format<Keys>::scheme_type::element_type::bits> &&
-                kernel::prefetches_l2<Isa, value_layout_type::scheme_type::element_type::bits>;
-            constexpr std::size_t room = std::size_t{second_level ? 128u : 32u} << 10;
-            return keys.scales == values.scales && page_tokens <= kernel::attention_block &&
-                   kernel::attention_block / page_tokens * keys.scales <= room;
+            const std::size_t room = std::size_t{of_keys_.prefetches_l2 && of_values_.prefetches_l2 ? 128u : 32u} << 10;
+            const std::size_t scales = pages_.keys().scales;
+            return scales == pages_.values().scales && o_.page_tokens <= kernel::attention_block &&
+                   kernel::attention_block / o_.page_tokens * scales <= room;
         } else {
             return false;
         }
@@ -139,7 +151,7 @@ private:
         // while the processor is busy with the scores it asks for more of the values.
         const std::byte* const soon = base::values_at(at.values);
         for (std::size_t i = first / o_.page_tokens; i * o_.page_tokens < first + count; ++i)
-            prefetch_scales(i, stores_values);
+            prefetch_scales(i, StoresValues);
         if (!at.keys.empty()) page_scores(at.keys, first, soon);
         base::newest_scores(at, first);
     }
@@ -187,8 +199,7 @@ private:
     }
 
     void page_scores(const range& r, std::size_t first, const std::byte* values) noexcept {
-        using format = key_format<Keys>;
-        const auto& layout = pages_.keys();
+        const plain_key_layout& layout = pages_.keys();
         const std::size_t size = o_.page_tokens;
         for (std::size_t page = r.begin / size; page * size < r.end; ++page) {
             const std::uint32_t id = cache_.page(page);
@@ -199,12 +210,12 @@ private:
                 key_piece piece{};
                 piece.codes = part + layout.codes + t / rows16 * layout.panel_bytes;
                 std::size_t slots = t / rows16 * layout.slots;
-                if constexpr (format::tokens_per_group != 0) {
-                    slots = t / format::tokens_per_group * layout.slots;
-                    piece.begun = t % format::tokens_per_group / rows16;
+                if (layout.tokens_per_group != 0) {
+                    slots = t / layout.tokens_per_group * layout.slots;
+                    piece.begun = t % layout.tokens_per_group / rows16;
                 }
-                piece.scales = part + layout.scales + slots * sizeof(typename format::scale_code);
-                piece.zeros = part + layout.zeros + slots * sizeof(typename format::zero_code);
+                piece.scales = part + layout.scales + slots * layout.scale_bytes;
+                piece.zeros = part + layout.zeros + slots * layout.zero_bytes;
                 piece.panels = panels;
                 if (paired_prefetch_)
                     piece.paired_prefetch_offset = kernel::prefetch_offset(part, pages_.values_of(id, at_.head));
@@ -213,10 +224,9 @@ private:
             std::size_t position = max_of(page * size, r.begin / rows16 * rows16);
             const auto products = [&](const key_piece& of, float* out, const std::byte* after) {
                 if (rotary_ != nullptr)
-                    base::rotated_scores(base::template decode_by<decoder>(), &decoder_, of,
-                                         (position - first) / rows16, out);
+                    base::rotated_scores(of_keys_.decode, &decoder_, of, (position - first) / rows16, out);
                 else
-                    keys_.scores(of, out, after);
+                    of_keys_.scores(&keys_, of, out, after);
             };
             if (position < r.begin) {
                 base::scores_of(products, piece_at(position, 1), position, r.begin, first, nullptr);
@@ -231,8 +241,7 @@ private:
         base::set_nan_of_pages(r, first);
     }
     void page_values(const range& r, std::size_t first, float* out, kernel::prefetch_cursor& asked) noexcept {
-        using format = token_format<typename value_layout_type::scheme_type>;
-        const auto& layout = pages_.values();
+        const plain_value_layout& layout = pages_.values();
         const std::size_t size = o_.page_tokens;
         value_piece pieces[kernel::most_pieces];
         std::size_t count = 0;
@@ -243,8 +252,8 @@ private:
             const std::size_t t = begin - page * size;
             kernel::value_piece& piece = pieces[count++];
             piece.codes = part + layout.codes_at(t);
-            piece.scales = part + layout.scales + layout.slot(0, t) * sizeof(typename format::scale_code);
-            piece.zeros = part + layout.zeros + layout.slot(0, t) * sizeof(typename format::zero_code);
+            piece.scales = part + layout.scales + layout.slot(0, t) * layout.scale_bytes;
+            piece.zeros = part + layout.zeros + layout.slot(0, t) * layout.zero_bytes;
             piece.first = begin - first;
             piece.count = end - begin;
             const std::uint32_t later = paired_prefetch_ ? base::page_of_next_block(page, first) : kv_sequence::none;
@@ -252,15 +261,17 @@ private:
                 piece.paired_prefetch_offset = kernel::prefetch_offset(part, pages_.keys_of(later, at_.head));
         }
         const std::uint32_t after = cache_.page((first + kernel::attention_block) / size);
-        values_.accumulate(pieces, count, r.begin - first, r.end - first, scores_, out,
-                           after == kv_sequence::none ? nullptr : pages_.keys_of(after, at_.head), asked);
+        of_values_.accumulate(&values_, pieces, count, r.begin - first, r.end - first, scores_, out,
+                              after == kv_sequence::none ? nullptr : pages_.keys_of(after, at_.head), asked);
     }
 
-    const typename cache_type::pages_type& pages_;
-    key_side keys_;
-    value_side values_;
-    decoder decoder_; // for a rotary embedding alone
-    bool paired_prefetch_;
+    const page_memory& pages_;
+    const key_products& of_keys_;
+    const value_products& of_values_;
+    key_side_room<Isa> keys_;
+    value_side_room<Isa> values_;
+    decoder_room<Isa> decoder_; // for a rotary embedding alone
+    bool paired_prefetch_ = false;
 };
 
 } // namespace nibble::inline NIBBLE_ABI::detail

@@ -1,0 +1,102 @@
+// attention/sides.hpp: the products of attention with keys, and with values, of one scheme: tables of functions, so
+// that a task is compiled once for all schemes, and a scheme once as keys and once as values whatever it is paired
+// with.
+#pragma once
+
+#include <nibble/core/config.hpp>
+#include <nibble/isa/isa.hpp>
+#include <nibble/kernel/arena.hpp>
+#include <nibble/kernel/attention_keys.hpp>
+#include <nibble/kernel/attention_values.hpp>
+#include <nibble/kernel/dequantize_keys.hpp>
+#include <nibble/kernel/prefetch.hpp>
+#include <nibble/scheme/formats.hpp>
+#include <nibble/tensor/kv_layout.hpp>
+
+#include <cstddef>
+#include <new>
+#include <type_traits>
+
+NIBBLE_HEADER_BEGIN;
+namespace nibble::inline NIBBLE_ABI::detail {
+
+// Room for an object whose type only the table that made it knows, and which needs no destructor.
+template <class Like> struct alignas(Like) room_for {
+    std::byte bytes[sizeof(Like)];
+    template <class T, class... Arguments> static void make(void* at, Arguments&&... arguments) noexcept {
+        static_assert(sizeof(T) <= sizeof(Like) && alignof(T) <= alignof(Like) && std::is_trivially_destructible_v<T>);
+        ::new (at) T(static_cast<Arguments&&>(arguments)...);
+    }
+};
+
+// Keys: make is kernel::key_side's constructor, make_decoder that of kernel::panel_decoder, at rooms for such.
+struct key_products {
+    void (*make)(void* at, const plain_key_layout& keys, std::size_t rows, const float* queries, float fixed,
+                 kernel::arena& memory) noexcept;
+    void (*prepare)(void* side) noexcept;
+    bool (*prefetches)(const void* side) noexcept;
+    void (*scores)(void* side, const kernel::key_piece& piece, float* out, const std::byte* next) noexcept;
+    void (*make_decoder)(void* at, const plain_key_layout& keys, float fixed, bool used,
+                         kernel::arena& memory) noexcept;
+    void (*decode)(void* decoder, const kernel::key_piece& piece, std::size_t p, const float* mean, float* to) noexcept;
+    bool prefetches_l2; // into the second-level cache
+};
+struct value_products {
+    void (*make)(void* at, const plain_value_layout& values, std::size_t rows, float fixed,
+                 kernel::arena& memory) noexcept;
+    bool (*prefetches)(const void* side) noexcept;
+    void (*accumulate)(void* side, const kernel::value_piece* pieces, std::size_t count, std::size_t begin,
+                       std::size_t end, const float* probabilities, float* out, const std::byte* next,
+                       kernel::prefetch_cursor& soon) noexcept;
+    bool prefetches_l2;
+};
+
+template <isa Isa> using key_side_room = room_for<kernel::key_side<Isa, f32_plain, false>>;
+template <isa Isa> using decoder_room = room_for<kernel::panel_decoder<Isa, f32_plain>>;
+template <isa Isa> using value_side_room = room_for<kernel::value_side<Isa, value_layout<f32_plain>, false>>;
+
+template <isa Isa, class Keys, bool Integers>
+inline constexpr key_products key_products_of = [] {
+    using side = kernel::key_side<Isa, Keys, Integers>;
+    using decoder = kernel::panel_decoder<Isa, Keys>;
+    key_products p{};
+    p.make = [](void* at, const plain_key_layout& keys, std::size_t rows, const float* queries, float fixed,
+                kernel::arena& memory) noexcept {
+        key_side_room<Isa>::template make<side>(at, keys, rows, queries, fixed, memory);
+    };
+    p.prepare = [](void* at) noexcept { static_cast<side*>(at)->prepare(); };
+    p.prefetches = [](const void* at) noexcept { return static_cast<const side*>(at)->prefetches(); };
+    p.scores = [](void* at, const kernel::key_piece& piece, float* out, const std::byte* next) noexcept {
+        static_cast<side*>(at)->scores(piece, out, next);
+    };
+    p.make_decoder = [](void* at, const plain_key_layout& keys, float fixed, bool used,
+                        kernel::arena& memory) noexcept {
+        decoder_room<Isa>::template make<decoder>(at, keys, fixed, used, memory);
+    };
+    p.decode = [](void* at, const kernel::key_piece& piece, std::size_t panel, const float* mean, float* to) noexcept {
+        static_cast<decoder*>(at)->decode(piece, panel, mean, to);
+    };
+    p.prefetches_l2 = kernel::prefetches_l2<Isa, key_format<Keys>::element::bits>;
+    return p;
+}();
+// Layout: value_layout of a scheme, or prefix_layout of keys.
+template <isa Isa, class Layout, bool Integers>
+inline constexpr value_products value_products_of = [] {
+    using side = kernel::value_side<Isa, Layout, Integers>;
+    value_products p{};
+    p.make = [](void* at, const plain_value_layout& values, std::size_t rows, float fixed,
+                kernel::arena& memory) noexcept {
+        value_side_room<Isa>::template make<side>(at, values, rows, fixed, memory);
+    };
+    p.prefetches = [](const void* at) noexcept { return static_cast<const side*>(at)->prefetches(); };
+    p.accumulate = [](void* at, const kernel::value_piece* pieces, std::size_t count, std::size_t begin,
+                      std::size_t end, const float* probabilities, float* out, const std::byte* next,
+                      kernel::prefetch_cursor& soon) noexcept {
+        static_cast<side*>(at)->accumulate(pieces, count, begin, end, probabilities, out, next, soon);
+    };
+    p.prefetches_l2 = kernel::prefetches_l2<Isa, Layout::scheme_type::element_type::bits>;
+    return p;
+}();
+
+} // namespace nibble::inline NIBBLE_ABI::detail
+NIBBLE_HEADER_END;
