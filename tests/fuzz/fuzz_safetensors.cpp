@@ -111,7 +111,7 @@ using formats = nb::join_formats<
                     nb::named_format<"nf4", nb::bitsandbytes_scheme<nb::nf4, 64>>,
                     nb::named_format<"nf4_nested", nb::bitsandbytes_nested_scheme<nb::nf4, 64>>,
                     nb::named_format<"fp4", nb::bitsandbytes_scheme<nb::bnb_fp4, 64>>>,
-    nb::nvfp4_formats, nb::mxfp4_formats>;
+    nb::nvfp4_formats, nb::mxfp4_formats, nb::mxfp8_formats, nb::llm_int8_formats>;
 using fuzzed_layer = nb::quantized_layer<formats>;
 
 std::vector<float> weights_of(const fuzzed_layer& layer) {

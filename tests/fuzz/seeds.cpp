@@ -3,6 +3,7 @@
 #include "../io/broken_safetensors.hpp"
 #include "../io/io_support.hpp"
 #include "../io/layer_support.hpp"
+#include "../io/mx_layer_support.hpp"
 #include "../io/packed_support.hpp"
 
 #include <nibble/io/gguf_types.hpp>
@@ -73,7 +74,9 @@ std::vector<bytes> safetensors_files() {
                                     make_nvfp4(1, 8, 64, false, 0.5f),
                                     make_nvfp4(2, 8, 64, true, 0.5f),
                                     make_mxfp4(1, 8, 64, "U8"),
-                                    make_mxfp4(2, 8, 64, "F8_E8M0")})
+                                    make_mxfp4(2, 8, 64, "F8_E8M0"),
+                                    make_mxfp8(1, 8, 64, "F8_E4M3", "U8"),
+                                    make_gpt_oss(1, 2, 4, 64)})
         files.push_back(layer_file(layer.tensors));
     files.push_back(nibble_test::safetensors(R"({"__metadata__":null})", 0));
     // Configurations, which fuzz_safetensors reads from byte 8 on.

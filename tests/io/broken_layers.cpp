@@ -5,6 +5,7 @@
 #include <nibble/io/read_layer.hpp>
 
 #include "layer_support.hpp"
+#include "mx_layer_support.hpp"
 
 #include <functional>
 #include <string>
@@ -22,7 +23,7 @@ using formats =
                     nb::named_format<"int8_channel_f16", nb::scheme<nb::int8, nb::per_channel, nb::scale<nb::f16>>>,
                     nb::named_format<"nf4_b64", nb::bitsandbytes_scheme<nb::nf4, 64>>,
                     nb::named_format<"nvfp4", nb::nvfp4>>;
-using formats_and_mxfp4 = nb::join_formats<formats, nb::mxfp4_formats>;
+using formats_and_mxfp4 = nb::join_formats<formats, nb::mxfp4_formats, nb::mxfp8_formats>;
 
 using tensors = std::vector<layer_tensor>;
 using damage = std::function<void(tensors&)>;
@@ -106,6 +107,9 @@ std::vector<broken_layer> broken_layers() {
     const tensors times = make_nvfp4(8, 8, 64, false, 0.5f).tensors;
     const tensors divided = make_nvfp4(9, 8, 64, true, 0.5f).tensors;
     const tensors mxfp4 = make_mxfp4(10, 8, 64, "U8").tensors;
+    const tensors int8 = {{"l.weight", "I8", {8, 64}, bytes(512)}, {"l.SCB", "F32", {8}, bytes(32)}};
+    const tensors mxfp8 = make_mxfp8(10, 8, 64, "F8_E4M3", "U8").tensors;
+    const tensors experts = make_gpt_oss(11, 2, 4, 64).tensors;
     const auto gptq_options = [](int bits, int group) {
         nb::layer_options o;
         o.gptq.bits = bits;
@@ -314,12 +318,6 @@ std::vector<broken_layer> broken_layers() {
         {"scales of other rows", naive, reshaped("weight_scale", {7, 1}), mismatch,
          "tensor 'l.weight_scale': has shape [7, 1], expected one number, 8 rows of one, or 1 x 1 tiles of 128 x 128 "
          "(weight [8, 64])"},
-        {"MXFP8", fp8,
-         [](tensors& all) {
-             retyped("weight_scale", "U8")(all);
-             reshaped("weight_scale", {8, 2})(all);
-         },
-         unsupported, "tensor 'l.weight_scale': is U8, exponents per 32 columns: MXFP8 is not read"},
         {"tiles of another size", fp8, reshaped("weight_scale", {1, 2}), mismatch,
          "tensor 'l.weight_scale': has shape [1, 2], expected one number, 8 rows of one, or 1 x 1 tiles of 128 x 128"},
         {"tiles of 32 that are not listed", fp8, reshaped("weight_scale", {1, 2}), unsupported,
@@ -412,6 +410,34 @@ std::vector<broken_layer> broken_layers() {
          "tensor 'l.weight.nested_quant_map': has shape [255], expected [256] (a value per absmax code)"},
         {"nested blocks of another number", nested, reshaped("weight.nested_absmax", {2}), mismatch,
          "tensor 'l.weight.nested_absmax': has shape [2], expected [1] (blocks of 256 absmax codes)"},
+        {"weights of I32", plain, retyped("weight", "I32"), mismatch,
+         "tensor 'l.weight': is I32, expected U8 or BF16 or F16 or F32 or F64 or I8"},
+        // LLM.int8
+        {"int8 that is not listed with a magnitude per row",
+         int8,
+         {},
+         unsupported,
+         "bitsandbytes int8: the list of formats has none that holds int8 per channel, fp32 magnitudes of the code "
+         "127; "
+         "llm_int8_formats has it"},
+        {"magnitudes of other rows", int8, reshaped("SCB", {9}), mismatch,
+         "tensor 'l.SCB': has shape [9], expected [8] (one per row of l.weight)"},
+        {"magnitudes of fp16", int8, retyped("SCB", "F16"), mismatch, "tensor 'l.SCB': is F16, expected F32"},
+        {"an order for GPUs", int8,
+         [](tensors& all) {
+             all.push_back({"l.weight_format", "U8", {}, bytes(1, std::byte{2})});
+         },
+         unsupported, "tensor 'l.weight_format': is 2, an order of older versions for GPUs: only rows (0) are read"},
+        {"two orders", int8,
+         [](tensors& all) {
+             all.push_back({"l.weight_format", "U8", {2}, bytes(2)});
+         },
+         mismatch, "tensor 'l.weight_format': has shape [2], expected one number"},
+        {"no order", int8,
+         [](tensors& all) {
+             all.push_back({"l.weight_format", "U8", {0}, {}});
+         },
+         mismatch, "tensor 'l.weight_format': has shape [0], expected one number"},
         // NVFP4
         {"no block scales", times, without("weight_scale"), missing, "tensor 'l.weight_scale': is missing"},
         {"block scales of bytes", times, [](tensors& all) { named(all, "weight_scale").type = "U8"; }, mismatch,
@@ -451,6 +477,46 @@ std::vector<broken_layer> broken_layers() {
              all.push_back({"l.weight_global_scale", "F32", {1}, bytes(4)});
          },
          mismatch, "tensor 'l.weight_scale': is U8, expected F8_E4M3"},
+        // MXFP8
+        {"MXFP8 that is not listed",
+         mxfp8,
+         {},
+         unsupported,
+         "layer 'l': mxfp8-quantized: the list of formats has none that holds e4m3 in groups of 32, e8m0 scales; "
+         "mxfp8_formats has it"},
+        {"exponents per 64", mxfp8, reshaped("weight_scale", {8, 1}), mismatch,
+         "tensor 'l.weight_scale': has shape [8, 1], expected [8, 2] (one per 32 codes of l.weight)"},
+        {"MXFP8 codes in a vector", mxfp8, reshaped("weight", {512}), mismatch,
+         "tensor 'l.weight': has shape [512], expected a matrix"},
+        {"MXFP8 with zero points", mxfp8,
+         [](tensors& all) {
+             all.push_back({"l.weight_zero_point", "U8", {8, 2}, bytes(16)});
+         },
+         unsupported, "tensor 'l.weight_zero_point': zero points of MXFP8 weights are not read"},
+        // gpt-oss
+        {"experts that are not listed",
+         experts,
+         {},
+         unsupported,
+         "gpt-oss: the list of formats has none that holds e2m1"},
+        {"blocks of 8 bytes", experts,
+         [](tensors& all) {
+             all[0].shape = {2, 4, 4, 8};
+         },
+         mismatch,
+         "tensor 'l_blocks': has shape [2, 4, 4, 8], expected experts x outputs x blocks x 16 that is not empty"},
+        {"blocks of no expert", experts,
+         [](tensors& all) {
+             all[0].shape = {0, 4, 2, 16};
+             all[0].data.clear();
+         },
+         mismatch, "tensor 'l_blocks': has shape [0, 4, 2, 16], expected"},
+        {"scales of other blocks", experts,
+         [](tensors& all) {
+             all[1].shape = {2, 8, 1};
+         },
+         mismatch, "tensor 'l_scales': has shape [2, 8, 1], expected [2, 4, 2] (one per block of l_blocks)"},
+        {"blocks of I8", experts, [](tensors& all) { all[0].type = "I8"; }, mismatch, "tensor 'l_blocks': is I8"},
     };
 }
 
@@ -490,7 +556,9 @@ TEST_CASE("Layers of any bytes are read or refused, never beyond their end") {
                                             make_bitsandbytes(6, 8, 64, true, 64, 0),
                                             make_bitsandbytes(7, 8, 64, true, 64, 256),
                                             make_nvfp4(8, 8, 64, false, 0.5f),
-                                            make_mxfp4(9, 8, 64, "F8_E8M0")};
+                                            make_mxfp4(9, 8, 64, "F8_E8M0"),
+                                            make_mxfp8(10, 8, 64, "F8_E4M3", "U8"),
+                                            make_gpt_oss(11, 2, 4, 64)};
     std::size_t read = 0;
     std::size_t refused = 0;
     for (int round = 0; round < 4000; ++round) {

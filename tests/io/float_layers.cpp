@@ -1,6 +1,8 @@
 // float_layers.cpp: bitsandbytes NF4 and FP4 with and without double quantization, NVFP4 of both conventions.
 #include "layer_checks.hpp"
 
+#include "mx_layer_support.hpp"
+
 namespace nb = nibble;
 using namespace nibble_test;
 
@@ -172,8 +174,10 @@ TEST_CASE("A file of several layouts lists its layers") {
     add("times", make_nvfp4(1, 8, 64, false, 0.5f));
     add("divided", make_nvfp4(1, 8, 64, true, 0.5f));
     add("exponents", make_mxfp4(1, 8, 64, "U8"));
+    add("bytes", make_mxfp8(1, 8, 64, "F8_E4M3", "U8"));
+    add("experts", make_gpt_oss(1, 2, 4, 64));
     tensors.push_back({"norm.weight", "F32", {4}, bytes(16)});
-    tensors.push_back({"bytes.weight", "U8", {4}, bytes(4)});
+    tensors.push_back({"unknown.weight", "U8", {4}, bytes(4)});
     const bytes all = layer_file(tensors);
     nb::safetensors_file file;
     REQUIRE(nb::safetensors_file::parse(all, file).ok());
@@ -183,7 +187,8 @@ TEST_CASE("A file of several layouts lists its layers") {
     CHECK(text ==
           "gptq: gptq\nawq: awq\npacked: compressed-tensors pack-quantized\nnaive: compressed-tensors naive-quantized\n"
           "bitsandbytes: bitsandbytes\ntimes: modelopt nvfp4\ndivided: compressed-tensors nvfp4-pack-quantized\n"
-          "exponents: compressed-tensors mxfp4-pack-quantized\n");
+          "exponents: compressed-tensors mxfp4-pack-quantized\nbytes: compressed-tensors mxfp8-quantized\n"
+          "experts: gpt-oss\n");
     nb::quantized_layer<nb::nvfp4_formats> layer;
     const nb::status s = nb::read_layer(file, "norm", layer);
     CHECK(s.code() == nb::status_code::not_found);

@@ -4,9 +4,9 @@
 #include <nibble/io/model_file.hpp>
 
 #include "io_support.hpp"
+#include "scratch_folder.hpp"
 
 #include <filesystem>
-#include <fstream>
 #include <string>
 #include <utility>
 
@@ -14,33 +14,9 @@
 #include <unistd.h>
 
 namespace nb = nibble;
+using nibble_test::scratch_folder;
 
 namespace {
-
-// A directory of its own that goes away with the test.
-class scratch_folder {
-public:
-    scratch_folder() {
-        std::string name = (std::filesystem::temp_directory_path() / "nibble-io-XXXXXX").string();
-        REQUIRE(::mkdtemp(name.data()) != nullptr);
-        path_ = name;
-    }
-    scratch_folder(const scratch_folder&) = delete;
-    scratch_folder& operator=(const scratch_folder&) = delete;
-    ~scratch_folder() {
-        std::error_code ignored;
-        std::filesystem::remove_all(path_, ignored);
-    }
-    [[nodiscard]] std::string at(const char* name) const { return (path_ / name).string(); }
-    std::string write(const char* name, std::span<const std::byte> bytes) const {
-        std::ofstream file(path_ / name, std::ios::binary);
-        file.write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
-        return at(name);
-    }
-
-private:
-    std::filesystem::path path_;
-};
 
 template <class File> void cannot_open(const char* path, const char* fragment) {
     File file;
@@ -156,10 +132,11 @@ TEST_CASE("a file that is often given in place of a model is named for what it i
     const std::string one = R"({"abcd":{},"weight_map":{"a.weight":"model.safetensors"}})";
     const foreign files[] = {
         {"an index", many,
-         "it is an index of safetensors files; open the 4 files that it names, each by itself: "
+         "it is an index of safetensors files; safetensors_model opens it with the 4 files that it names: "
          "'model-1-of-4.safetensors', 'model-2-of-4.safetensors', 'model-3-of-4.safetensors' ..."},
         {"an index of one file", one,
-         "it is an index of safetensors files; open the file that it names: 'model.safetensors'"},
+         "it is an index of safetensors files; safetensors_model opens it with the file that it names: "
+         "'model.safetensors'"},
         {"a configuration", "{\"architectures\": [\"LlamaForCausalLM\"], \"time_step_limit\": [0.0, Infinity]}",
          "it is JSON; the weights are in the .safetensors or .gguf file beside it"},
         {"an index cut off", many.substr(0, many.size() - 20), "it is JSON; the weights are in"},

@@ -9,6 +9,7 @@
 #include <nibble/io/model_file.hpp>
 #include <nibble/io/quantized_layer.hpp>
 #include <nibble/io/safetensors.hpp>
+#include <nibble/io/safetensors_model.hpp>
 #include <nibble/io/safetensors_writer.hpp>
 #include <nibble/quantize.hpp>
 
@@ -32,8 +33,8 @@ constexpr bool move_without_failure =
 template <class... Owners>
 constexpr bool copy = ((std::is_copy_constructible_v<Owners> && std::is_copy_assignable_v<Owners>)&&...);
 using layer = nb::quantized_layer<nb::format_list<nb::named_format<"int4_g32", nb::int4_g32>>>;
-static_assert(move_without_failure<nb::mapped_file, nb::gguf_file, nb::safetensors_file, nb::model_file,
-                                   nb::gguf_writer, nb::safetensors_writer, layer>);
+static_assert(move_without_failure<nb::mapped_file, nb::gguf_file, nb::safetensors_file, nb::safetensors_model,
+                                   nb::model_file, nb::gguf_writer, nb::safetensors_writer, layer>);
 static_assert(copy<nb::gguf_writer, nb::safetensors_writer, layer>);
 
 // Moves `object` in every way; describe gives all that can be seen of one.

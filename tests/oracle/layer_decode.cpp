@@ -29,7 +29,7 @@ using formats = nibble::join_formats<
                         nibble::named_format<"nf4_b64_nested", nibble::bitsandbytes_nested_scheme<nibble::nf4, 64>>,
                         nibble::named_format<"nf4_b64", nibble::bitsandbytes_scheme<nibble::nf4, 64>>,
                         nibble::named_format<"fp4_b64", nibble::bitsandbytes_scheme<nibble::bnb_fp4, 64>>>,
-    nibble::nvfp4_formats, nibble::mxfp4_formats>;
+    nibble::nvfp4_formats, nibble::mxfp4_formats, nibble::mxfp8_formats, nibble::llm_int8_formats>;
 
 int fail(const nibble::status& s) {
     std::fprintf(stderr, "layer_decode: %s\n", s.message().c_str());

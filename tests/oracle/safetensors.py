@@ -182,6 +182,23 @@ exponents = rng.integers(100, 140, (N, K // 32)).astype(np.uint8)
 check("mxfp4 of compressed-tensors", {"l.weight_packed": (q[:, 0::2] | q[:, 1::2] << 4).astype(np.uint8), "l.weight_scale": exponents},
       e2m1[q] * np.repeat(np.ldexp(np.float32(1), exponents.astype(int) - 127), 32, axis=1))
 
+q = rng.integers(0, 256, (N, K)).astype(np.uint8)
+q = np.where(q % 128 == 127, 0, q).astype(np.uint8)  # no NaN
+values = np.where(q < 128, e4m3[q % 128], -e4m3[q % 128]).astype(np.float32)
+for kind in ("U8", "F8_E8M0"):
+    check(f"mxfp8 of compressed-tensors, scales of {kind}",
+          {"l.weight": ("F8_E4M3", q.shape, q.tobytes()), "l.weight_scale": (kind, exponents.shape, exponents.tobytes())},
+          values * np.repeat(np.ldexp(np.float32(1), exponents.astype(int) - 127), 32, axis=1), same=kind == "U8")
+
+# gpt-oss, as OpenAI's loader unpacks it: even columns from the low nibbles, odd ones from the high.
+blocks = rng.integers(0, 256, (3, N, K // 32, 16)).astype(np.uint8)
+exponents = rng.integers(100, 140, (3, N, K // 32)).astype(np.uint8)
+wanted = np.empty((3, N, K // 32, 32), dtype=np.float32)
+wanted[..., 0::2] = e2m1[blocks & 15]
+wanted[..., 1::2] = e2m1[blocks >> 4]
+wanted = np.ldexp(wanted, exponents.astype(int)[..., None] - 127)
+check("gpt-oss, three experts", {"l_blocks": blocks, "l_scales": exponents}, wanted)
+
 nf4 = np.array([-1, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
                 -0.09105003625154495, 0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
                 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1], dtype=np.float32)
@@ -215,6 +232,24 @@ for rows, cols in ((N, K), (37, 100), (5, 33)):
             tensors[f"l.weight.quant_state.bitsandbytes__{kind}"] = np.frombuffer(json.dumps(state).encode(), dtype=np.uint8)
             check(f"bitsandbytes {kind}, {rows} x {cols}, nested {nested}", tensors, table[q] * absmax[np.arange(count) // 64],
                   same=not nested, skip=(f"l.weight.quant_state.bitsandbytes__{kind}",))
+
+# The same weights under every quant_storage: packed.view(dtype) of PyTorch.
+q = rng.integers(0, 16, N * K)
+absmax = rng.uniform(0.01, 0.1, N * K // 64).astype(np.float32)
+packed = (q[0::2] << 4 | q[1::2]).astype(np.uint8)
+state = {"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": [N, K]}
+for kind, size in (("BF16", 2), ("F16", 2), ("F32", 4), ("U8", 1)):
+    check(f"bitsandbytes, quant_storage {kind}",
+          {"l.weight": (kind, [packed.size // size, 1], packed.tobytes()), "l.weight.quant_map": ("F32", [16], nf4.tobytes()),
+           "l.weight.absmax": ("F32", absmax.shape, absmax.tobytes()),
+           "l.weight.quant_state.bitsandbytes__nf4": ("U8", [len(json.dumps(state))], json.dumps(state).encode())},
+          nf4[q] * absmax[np.arange(N * K) // 64], same=False)
+
+# LLM.int8: CB x (SCB x (1 / 127)), in fp32.
+codes = rng.integers(-127, 128, (N, K)).astype(np.int8)
+absmax = rng.uniform(0.01, 10, N).astype(np.float32)
+check("bitsandbytes LLM.int8", {"l.weight": codes, "l.SCB": absmax, "l.weight_format": ("U8", [], b"\0")},
+      codes.astype(np.float32) * (absmax * np.float32(1 / 127))[:, None])
 
 print(f"safetensors {opener.__version__}, NumPy {np.__version__}: {layers} layers, {faults} differences")
 sys.exit(1 if faults else 0)

@@ -5,8 +5,8 @@
 #include <nibble/io/layer_format.hpp>
 #include <nibble/io/layer_tensors.hpp>
 #include <nibble/io/quantized_layer.hpp>
-#include <nibble/io/safetensors.hpp>
 #include <nibble/io/safetensors_writer.hpp>
+#include <nibble/io/tensor_source.hpp>
 #include <nibble/io/transpose.hpp>
 
 #include <nibble/core/bits.hpp>
@@ -197,7 +197,7 @@ private:
 // The AWQ layer `prefix` of a file, codes, zero points and scales as stored. `out` stays as it was unless the result is
 // ok; errors as those of read_gptq. Reads every byte once; allocates the weights.
 template <class List>
-[[nodiscard]] status read_awq(const safetensors_file& file, std::string_view prefix, quantized_layer<List>& out,
+[[nodiscard]] status read_awq(const tensor_source& file, std::string_view prefix, quantized_layer<List>& out,
                               const awq_options& options = {}) {
     detail::layer_tensors layer(file, prefix);
     detail::awq_tensors tensors;

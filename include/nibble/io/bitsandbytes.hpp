@@ -5,8 +5,8 @@
 #include <nibble/io/layer_format.hpp>
 #include <nibble/io/layer_tensors.hpp>
 #include <nibble/io/quantized_layer.hpp>
-#include <nibble/io/safetensors.hpp>
 #include <nibble/io/safetensors_writer.hpp>
+#include <nibble/io/tensor_source.hpp>
 
 #include <nibble/core/bits.hpp>
 #include <nibble/core/config.hpp>
@@ -31,7 +31,8 @@ NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // N outputs, K inputs; the N K weights as one row-major stream in blocks of B (they do not end where rows do):
-//   weight                        U8 [ceil(N K / 2), 1]  two codes per byte, the first in the high nibble
+//   weight                        U8 [ceil(N K / 2), 1]  two codes per byte, the first in the high nibble; or these
+//                                 bytes as numbers of another type (quant_storage: BF16, F16, F32, F64, I8), fewer rows
 //   weight.absmax                 F32 [ceil(N K / B)], or U8 under double quantization
 //   weight.quant_map              F32 [16]               the values of the codes: those of nf4 or bnb_fp4
 //   weight.nested_absmax          F32 [ceil(blocks / B2)]
@@ -210,7 +211,8 @@ public:
         absmax_ = weight_ == nullptr ? nullptr : layer.require(".weight.absmax");
         const tensor_info* map = absmax_ == nullptr ? nullptr : layer.require(".weight.quant_map");
         if (map == nullptr) return false;
-        if (!layer.expect_type(*state, {"U8"}) || !layer.expect_type(*weight_, {"U8"}) ||
+        if (!layer.expect_type(*state, {"U8"}) ||
+            !layer.expect_type(*weight_, {"U8", "BF16", "F16", "F32", "F64", "I8"}) ||
             !layer.expect_type(*absmax_, {"F32", "U8"}) || !layer.expect_type(*map, {"F32"}) ||
             !layer.expect_shape(*map, {16}, "a value per code"))
             return false;
@@ -376,8 +378,8 @@ template <element E> [[nodiscard]] std::vector<std::byte> map_bytes() {
 //                        (bitsandbytes_block_formats<size> has)
 // Reads every byte once; allocates the weights.
 template <class List>
-[[nodiscard]] status read_bitsandbytes(const safetensors_file& file, std::string_view prefix,
-                                       quantized_layer<List>& out, const bitsandbytes_options& options = {}) {
+[[nodiscard]] status read_bitsandbytes(const tensor_source& file, std::string_view prefix, quantized_layer<List>& out,
+                                       const bitsandbytes_options& options = {}) {
     detail::layer_tensors layer(file, prefix);
     detail::bitsandbytes_tensors tensors;
     if (!tensors.find(layer)) return layer.error();
@@ -398,8 +400,8 @@ template <class List>
     return {};
 }
 
-// Adds the tensors of a bitsandbytes layer to a file; `dtype` is what bitsandbytes is to dequantize to. unsupported:
-// other elements than nf4 and bnb_fp4, other scales, groups that end inside of rows.
+// Adds the tensors of a bitsandbytes layer to a file, weight as U8; `dtype` is what bitsandbytes is to dequantize to.
+// unsupported: other elements than nf4 and bnb_fp4, other scales, groups that end inside of rows.
 template <any_scheme S>
 [[nodiscard]] status write_bitsandbytes(const quantized<S>& weights, std::string_view prefix, safetensors_writer& out,
                                         std::string_view dtype = "bfloat16") {

@@ -7,8 +7,8 @@
 #include <nibble/io/layer_format.hpp>
 #include <nibble/io/layer_tensors.hpp>
 #include <nibble/io/quantized_layer.hpp>
-#include <nibble/io/safetensors.hpp>
 #include <nibble/io/safetensors_writer.hpp>
+#include <nibble/io/tensor_source.hpp>
 #include <nibble/io/transpose.hpp>
 
 #include <nibble/core/bits.hpp>
@@ -296,7 +296,7 @@ private:
 // complement instead of plus 2^(b - 1)). Columns as in read_gptq. `out` stays as it was unless the result is ok; errors
 // as those of read_gptq, and malformed for a weight_shape that is none. Reads every byte once; allocates the weights.
 template <class List>
-[[nodiscard]] status read_compressed_tensors(const safetensors_file& file, std::string_view prefix,
+[[nodiscard]] status read_compressed_tensors(const tensor_source& file, std::string_view prefix,
                                              quantized_layer<List>& out,
                                              const compressed_tensors_options& options = {}) {
     detail::layer_tensors layer(file, prefix);

@@ -7,8 +7,8 @@
 #include <nibble/io/layer_format.hpp>
 #include <nibble/io/layer_tensors.hpp>
 #include <nibble/io/quantized_layer.hpp>
-#include <nibble/io/safetensors.hpp>
 #include <nibble/io/safetensors_writer.hpp>
+#include <nibble/io/tensor_source.hpp>
 
 #include <nibble/core/bits.hpp>
 #include <nibble/core/config.hpp>
@@ -81,7 +81,8 @@ public:
         if (scale_ == nullptr) return false;
         if (weight_->type_name != "I8" && (scale_->type_name == "U8" || scale_->type_name == "F8_E8M0"))
             return layer.fail(status_code::unsupported, *scale_,
-                              "is " + std::string(scale_->type_name) + ", exponents per 32 columns: MXFP8 is not read");
+                              "is " + std::string(scale_->type_name) +
+                                  ", exponents of MXFP8: read_layer and read_compressed_tensors_mxfp8 read it");
         if (!layer.expect_type(*weight_, {"I8", "F8_E4M3", "F8_E5M2"}) ||
             !layer.expect_type(*scale_, {"F16", "BF16", "F32"}) || !layer.expect_matrix(*weight_))
             return false;
@@ -212,7 +213,7 @@ private:
 // stored. `out` stays as it was unless the result is ok; errors as those of read_gptq. Two passes over nothing but the
 // copy; allocates the weights.
 template <class List>
-[[nodiscard]] status read_naive(const safetensors_file& file, std::string_view prefix, quantized_layer<List>& out,
+[[nodiscard]] status read_naive(const tensor_source& file, std::string_view prefix, quantized_layer<List>& out,
                                 const naive_options& options = {}) {
     detail::layer_tensors layer(file, prefix);
     detail::naive_tensors tensors;

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <nibble/io/file_error.hpp>
-#include <nibble/io/json.hpp>
+#include <nibble/io/safetensors_index.hpp>
 
 #include <nibble/core/config.hpp>
 
@@ -10,31 +10,9 @@
 #include <span>
 #include <string>
 #include <string_view>
-#include <vector>
 
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::detail {
-
-// The files that the weight_map of an index ("model.safetensors.index.json") names, each once; none if `text` is no
-// such JSON.
-[[nodiscard]] inline std::vector<std::string> files_of_index(std::string_view text) {
-    if (find_invalid_utf8(text) != text.size()) return {};
-    std::vector<std::string> files;
-    std::vector<char> escaped;
-    json_reader json(text, 0, "index", "text");
-    const auto file = [&](std::string_view, std::size_t) {
-        std::string_view name;
-        if (!json.string(name, escaped, "weight_map")) return false;
-        for (std::size_t i = files.size(); i-- > 0;) // mostly the last one
-            if (files[i] == name) return true;
-        files.emplace_back(name);
-        return true;
-    };
-    const bool good = json.object(escaped, "index", [&](std::string_view key, std::size_t) {
-        return key == "weight_map" ? json.object(escaped, "weight_map", file) : json.skip_value(escaped, "index");
-    });
-    return good && json.end("end of the index") ? files : std::vector<std::string>{};
-}
 
 // "it is ..., so ...", or "" if nothing is known about such a file. Reads a JSON text once.
 [[nodiscard]] inline std::string describe_foreign_file(std::span<const std::byte> bytes) {
@@ -45,16 +23,17 @@ namespace nibble::inline NIBBLE_ABI::detail {
         return "it is a zip archive, as PyTorch writes it; save the model as safetensors";
     const std::size_t start = text.find_first_not_of(" \t\r\n");
     if (start == std::string_view::npos || text[start] != '{') return "";
-    const std::vector<std::string> files = files_of_index(text);
-    if (files.empty()) return "it is JSON; the weights are in the .safetensors or .gguf file beside it";
+    safetensors_index index;
+    if (!safetensors_index_parser(text).run(index).ok() || index.files.empty())
+        return "it is JSON; the weights are in the .safetensors or .gguf file beside it";
     constexpr std::size_t most = 3;
     std::string names;
-    for (std::size_t i = 0; i < files.size() && i < most; ++i)
-        names.append(i == 0 ? "" : ", ").append(in_quotes(files[i]));
-    if (files.size() > most) names += " ...";
-    return "it is an index of safetensors files; open the " +
-           (files.size() == 1 ? std::string("file that it names: ")
-                              : std::to_string(files.size()) + " files that it names, each by itself: ") +
+    for (std::size_t i = 0; i < index.files.size() && i < most; ++i)
+        names.append(i == 0 ? "" : ", ").append(in_quotes(index.files[i]));
+    if (index.files.size() > most) names += " ...";
+    return "it is an index of safetensors files; safetensors_model opens it with the " +
+           (index.files.size() == 1 ? std::string("file that it names: ")
+                                    : std::to_string(index.files.size()) + " files that it names: ") +
            names;
 }
 

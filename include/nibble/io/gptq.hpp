@@ -5,8 +5,8 @@
 #include <nibble/io/layer_format.hpp>
 #include <nibble/io/layer_tensors.hpp>
 #include <nibble/io/quantized_layer.hpp>
-#include <nibble/io/safetensors.hpp>
 #include <nibble/io/safetensors_writer.hpp>
+#include <nibble/io/tensor_source.hpp>
 #include <nibble/io/transpose.hpp>
 
 #include <nibble/core/bits.hpp>
@@ -252,7 +252,7 @@ private:
 //   unsupported  other widths, or List has no scheme of that width, group size and type of scales
 // Reads every byte once; allocates the weights, one byte per zero point, and for act-order the order.
 template <class List>
-[[nodiscard]] status read_gptq(const safetensors_file& file, std::string_view prefix, quantized_layer<List>& out,
+[[nodiscard]] status read_gptq(const tensor_source& file, std::string_view prefix, quantized_layer<List>& out,
                                const gptq_options& options = {}) {
     detail::layer_tensors layer(file, prefix);
     detail::gptq_tensors tensors;

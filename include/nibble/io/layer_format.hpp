@@ -56,7 +56,17 @@ static_assert(std::endian::native == std::endian::little,
 
 enum class layer_code { other, unsigned_integer, signed_integer, e2m1, e4m3, e5m2, nf4, fp4 };
 enum class layer_slots { other, channel, group, tensor, tile, span };
-enum class layer_scale { other, float16, bfloat16, float32, power_of_two, e4m3_times, e4m3_divided, dynamic8_offset };
+enum class layer_scale {
+    other,
+    float16,
+    bfloat16,
+    float32,
+    power_of_two,
+    e4m3_times,
+    e4m3_divided,
+    dynamic8_offset,
+    absmax_of_127
+};
 
 // A scheme as numbers: what readers find in a file, and what a list is searched for.
 struct layer_format {
@@ -166,7 +176,8 @@ template <any_scheme S> [[nodiscard]] constexpr bool holds(const layer_format& w
                                            "e8m0 scales",
                                            "e4m3 scales times an fp32 number",
                                            "e4m3 scales divided by an fp32 number",
-                                           "dynamic8 scales times fp32 scales plus an offset"};
+                                           "dynamic8 scales times fp32 scales plus an offset",
+                                           "fp32 magnitudes of the code 127"};
     std::string text(codes[static_cast<std::size_t>(f.code)]);
     if (f.code == layer_code::unsigned_integer || f.code == layer_code::signed_integer) text += std::to_string(f.bits);
     switch (f.slots) {
@@ -253,9 +264,11 @@ template <class List, class Fill>
 [[nodiscard]] inline std::string no_format_text(const layer_format& want) {
     const std::string text = "the list of formats has none that holds " + format_text(want);
     const std::string size = std::to_string(want.size);
-    if (want.scale == layer_scale::power_of_two) return text + "; mxfp4_formats has it";
+    if (want.scale == layer_scale::power_of_two)
+        return text + (want.code == layer_code::e2m1 ? "; mxfp4_formats has it" : "; mxfp8_formats has it");
     if (want.scale == layer_scale::e4m3_times || want.scale == layer_scale::e4m3_divided)
         return text + "; nvfp4_formats has it";
+    if (want.scale == layer_scale::absmax_of_127) return text + "; llm_int8_formats has it";
     switch (want.slots) {
     case layer_slots::channel:
     case layer_slots::group:

@@ -1,9 +1,9 @@
-// layer_tensors.hpp: takes the tensors of one layer out of a safetensors file and says what does not fit together.
+// layer_tensors.hpp: takes the tensors of one layer out of safetensors files and says what does not fit together.
 #pragma once
 
 #include <nibble/io/file_error.hpp>
-#include <nibble/io/safetensors.hpp>
 #include <nibble/io/tensor_file.hpp>
+#include <nibble/io/tensor_source.hpp>
 
 #include <nibble/core/bits.hpp>
 #include <nibble/core/config.hpp>
@@ -29,11 +29,11 @@ namespace nibble::inline NIBBLE_ABI::detail {
     return text += "]";
 }
 
-// Every function returns false (or nullptr) after setting the error. A tensor that came out of a safetensors_file has
+// Every function returns false (or nullptr) after setting the error. A tensor that came out of a tensor_source has
 // just the bytes that its shape and type need, so checking those two is all it takes to stay inside of it.
 class layer_tensors {
 public:
-    layer_tensors(const safetensors_file& file, std::string_view prefix) : file_(file), prefix_(prefix) {}
+    layer_tensors(const tensor_source& file, std::string_view prefix) : file_(file), prefix_(prefix) {}
 
     [[nodiscard]] const status& error() const noexcept { return error_; }
     bool fail(status_code code, std::string_view what, std::string_view why) {
@@ -170,7 +170,7 @@ public:
     }
 
 private:
-    const safetensors_file& file_;
+    tensor_source file_;
     std::string_view prefix_;
     status error_;
 };

@@ -4,8 +4,8 @@
 #include <nibble/io/layer_format.hpp>
 #include <nibble/io/layer_tensors.hpp>
 #include <nibble/io/quantized_layer.hpp>
-#include <nibble/io/safetensors.hpp>
 #include <nibble/io/safetensors_writer.hpp>
+#include <nibble/io/tensor_source.hpp>
 
 #include <nibble/core/config.hpp>
 #include <nibble/core/status.hpp>
@@ -30,6 +30,16 @@ using mxfp4_formats = format_list<named_format<"mxfp4", mxfp4>>;
 
 namespace detail {
 
+[[nodiscard]] inline layer_format mxfp4_format() noexcept {
+    layer_format format;
+    format.code = layer_code::e2m1;
+    format.bits = 4;
+    format.slots = layer_slots::group;
+    format.size = 32;
+    format.scale = layer_scale::power_of_two;
+    return format;
+}
+
 class mxfp4_tensors {
 public:
     layer_format format;
@@ -52,11 +62,7 @@ public:
                               "has " + std::to_string(cols) + " codes per row, expected a multiple of 32");
         if (!layer.expect_shape(*scale_, {rows, cols / 32}, "one per 32 codes of " + std::string(weight_->name)))
             return false;
-        format.code = layer_code::e2m1;
-        format.bits = 4;
-        format.slots = layer_slots::group;
-        format.size = 32;
-        format.scale = layer_scale::power_of_two;
+        format = mxfp4_format();
         return true;
     }
 
@@ -70,18 +76,26 @@ private:
     const tensor_info* scale_ = nullptr;
 };
 
+// Is it MXFP4, of whole blocks?
+[[nodiscard]] inline status check_mxfp4(const layer_format& format, const layer_source& from, std::string_view layout,
+                                        std::string_view prefix) {
+    if (format.code == layer_code::e2m1 && format.slots == layer_slots::group && format.size == 32 &&
+        format.outer == 0 && !format.zero && format.scale == layer_scale::power_of_two && from.rows != 0 &&
+        from.cols != 0 && from.cols % 32 == 0)
+        return {};
+    return {status_code::unsupported, "layer " + in_quotes(prefix) + ": " + std::string(layout) + " cannot hold " +
+                                          format_text(format) + " of " + shape_text(from.rows, from.cols) +
+                                          "; it holds the scheme mxfp4 with columns in multiples of 32"};
+}
+
 [[nodiscard]] inline status write_mxfp4(const layer_format& format, const layer_source& from, std::string_view prefix,
                                         safetensors_writer& out) {
-    if (format.code != layer_code::e2m1 || format.slots != layer_slots::group || format.size != 32 ||
-        format.outer != 0 || format.zero || format.scale != layer_scale::power_of_two || from.rows == 0 ||
-        from.cols == 0 || from.cols % 32 != 0)
-        return {status_code::unsupported, "layer " + in_quotes(prefix) + ": mxfp4-pack-quantized cannot hold " +
-                                              format_text(format) + " of " + shape_text(from.rows, from.cols) +
-                                              "; it holds the scheme mxfp4 with columns in multiples of 32"};
+    status s = check_mxfp4(format, from, "mxfp4-pack-quantized", prefix);
+    if (!s.ok()) return s;
     const std::string name(prefix);
     const std::size_t shape[] = {from.rows, from.cols / 2};
     const std::size_t scale_shape[] = {from.rows, from.cols / 32};
-    status s = out.add(name + ".weight_packed", "U8", shape, {from.codes, from.codes + from.rows * from.row_bytes});
+    s = out.add(name + ".weight_packed", "U8", shape, {from.codes, from.codes + from.rows * from.row_bytes});
     if (s.ok()) s = out.add(name + ".weight_scale", "U8", scale_shape, {from.scales, from.scales + from.scale_count});
     return s;
 }
@@ -92,7 +106,7 @@ private:
 // result is ok: not_found and mismatch as in read_gptq, unsupported for zero points, or if List has no mxfp4. One copy;
 // allocates the weights.
 template <class List>
-[[nodiscard]] status read_compressed_tensors_mxfp4(const safetensors_file& file, std::string_view prefix,
+[[nodiscard]] status read_compressed_tensors_mxfp4(const tensor_source& file, std::string_view prefix,
                                                    quantized_layer<List>& out) {
     detail::layer_tensors layer(file, prefix);
     detail::mxfp4_tensors tensors;

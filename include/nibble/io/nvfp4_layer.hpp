@@ -4,8 +4,8 @@
 #include <nibble/io/layer_format.hpp>
 #include <nibble/io/layer_tensors.hpp>
 #include <nibble/io/quantized_layer.hpp>
-#include <nibble/io/safetensors.hpp>
 #include <nibble/io/safetensors_writer.hpp>
+#include <nibble/io/tensor_source.hpp>
 
 #include <nibble/core/config.hpp>
 #include <nibble/core/status.hpp>
@@ -89,7 +89,7 @@ private:
 };
 
 template <class List>
-[[nodiscard]] status read_nvfp4(const safetensors_file& file, std::string_view prefix, quantized_layer<List>& out,
+[[nodiscard]] status read_nvfp4(const tensor_source& file, std::string_view prefix, quantized_layer<List>& out,
                                 layer_layout layout) {
     const bool divided = layout == layer_layout::compressed_tensors_nvfp4;
     layer_tensors layer(file, prefix);
@@ -144,14 +144,14 @@ template <class List>
 // The Model Optimizer layer `prefix` of a file as nvfp4, every bit as stored. `out` stays as it was unless the result
 // is ok: not_found and mismatch as in read_gptq, unsupported if List has no nvfp4. One copy; allocates the weights.
 template <class List>
-[[nodiscard]] status read_modelopt(const safetensors_file& file, std::string_view prefix, quantized_layer<List>& out) {
+[[nodiscard]] status read_modelopt(const tensor_source& file, std::string_view prefix, quantized_layer<List>& out) {
     return detail::read_nvfp4(file, prefix, out, layer_layout::modelopt_nvfp4);
 }
 
 // The compressed-tensors layer `prefix` of a file: as nvfp4_divided, every bit as stored, if List has it, else as nvfp4
 // with the reciprocal of the global scale, rounded once, for its outer scale. The weights are the same bit for bit.
 template <class List>
-[[nodiscard]] status read_compressed_tensors_nvfp4(const safetensors_file& file, std::string_view prefix,
+[[nodiscard]] status read_compressed_tensors_nvfp4(const tensor_source& file, std::string_view prefix,
                                                    quantized_layer<List>& out) {
     return detail::read_nvfp4(file, prefix, out, layer_layout::compressed_tensors_nvfp4);
 }

@@ -3,8 +3,8 @@
 #pragma once
 
 #include <nibble/io/file_error.hpp>
-#include <nibble/io/safetensors.hpp>
 #include <nibble/io/tensor_file.hpp>
+#include <nibble/io/tensor_source.hpp>
 
 #include <nibble/core/check.hpp>
 #include <nibble/core/config.hpp>
@@ -31,10 +31,13 @@ enum class layer_layout {
     compressed_tensors_packed, // .weight_packed .weight_scale .weight_shape ... ("pack-quantized")
     compressed_tensors_nvfp4,  // .weight_packed .weight_scale .weight_global_scale ("nvfp4-pack-quantized")
     compressed_tensors_mxfp4,  // .weight_packed .weight_scale ("mxfp4-pack-quantized")
+    compressed_tensors_mxfp8,  // .weight of F8 .weight_scale of U8 or F8_E8M0 ("mxfp8-quantized")
     compressed_tensors_naive,  // .weight of I8 or F8 with .weight_scale ("int-quantized", "float-quantized"), and
                                // .weight_scale_inv of DeepSeek-V3's tiles
-    bitsandbytes,   // .weight .weight.absmax .weight.quant_map .weight.quant_state.bitsandbytes__nf4 or __fp4
-    modelopt_nvfp4, // .weight .weight_scale .weight_scale_2 (TensorRT Model Optimizer)
+    bitsandbytes,      // .weight .weight.absmax .weight.quant_map .weight.quant_state.bitsandbytes__nf4 or __fp4
+    bitsandbytes_int8, // .weight of I8 .SCB (LLM.int8)
+    modelopt_nvfp4,    // .weight .weight_scale .weight_scale_2 (TensorRT Model Optimizer)
+    gpt_oss,           // _blocks _scales of all experts of a layer (OpenAI's gpt-oss)
 };
 
 [[nodiscard]] constexpr std::string_view layout_name(layer_layout layout) noexcept {
@@ -51,12 +54,18 @@ enum class layer_layout {
         return "compressed-tensors nvfp4-pack-quantized";
     case layer_layout::compressed_tensors_mxfp4:
         return "compressed-tensors mxfp4-pack-quantized";
+    case layer_layout::compressed_tensors_mxfp8:
+        return "compressed-tensors mxfp8-quantized";
     case layer_layout::compressed_tensors_naive:
         return "compressed-tensors naive-quantized";
     case layer_layout::bitsandbytes:
         return "bitsandbytes";
+    case layer_layout::bitsandbytes_int8:
+        return "bitsandbytes int8";
     case layer_layout::modelopt_nvfp4:
         return "modelopt nvfp4";
+    case layer_layout::gpt_oss:
+        return "gpt-oss";
     }
     return "none";
 }
@@ -67,6 +76,8 @@ template <class List> struct quantized_layer {
     any_quantized<List> weights;
     // Act-order: weights' column k multiplies input columns[k] (see gather_columns). Empty: input k.
     std::vector<std::uint32_t> columns;
+    // Matrices of as many rows each, one below the other in `weights`.
+    std::size_t experts = 1;
 };
 
 // out(m, k) = x(m, columns[k]): the activations in the order of the weights' columns; once for all layers of one order.
@@ -107,8 +118,11 @@ struct stored_layer {
 
 // The layout of the layer `prefix`, from the names, types and shapes of its tensors; none if it is not quantized, or
 // not there. No promise that the tensors fit together: the readers check that.
-[[nodiscard]] inline layer_layout detect_layout(const safetensors_file& file, std::string_view prefix) {
+[[nodiscard]] inline layer_layout detect_layout(const tensor_source& file, std::string_view prefix) {
     const auto find = [&](std::string_view suffix) { return file.find(std::string(prefix).append(suffix)); };
+    const auto are_exponents = [](const tensor_info* scale) {
+        return scale != nullptr && (scale->type_name == "U8" || scale->type_name == "F8_E8M0");
+    };
     if (const tensor_info* words = find(".qweight")) {
         const tensor_info* scales = find(".scales");
         // AWQ packs eight outputs into a word, GPTQ inputs; only the first has fewer columns than there are outputs.
@@ -120,38 +134,60 @@ struct stored_layer {
         if (find(".weight_global_scale") != nullptr) return layer_layout::compressed_tensors_nvfp4;
         if (packed->type_name != "U8") return layer_layout::compressed_tensors_packed;
         // Without a number for the whole tensor the scales of blocks are exponents.
-        const tensor_info* scale = find(".weight_scale");
-        return scale != nullptr && (scale->type_name == "U8" || scale->type_name == "F8_E8M0")
-                   ? layer_layout::compressed_tensors_mxfp4
-                   : layer_layout::compressed_tensors_nvfp4;
+        return are_exponents(find(".weight_scale")) ? layer_layout::compressed_tensors_mxfp4
+                                                    : layer_layout::compressed_tensors_nvfp4;
     }
+    if ((find("_blocks") != nullptr && find("_scales") != nullptr) ||
+        (find(".blocks") != nullptr && find(".scales") != nullptr))
+        return layer_layout::gpt_oss;
     const tensor_info* weight = find(".weight");
     if (weight == nullptr) return layer_layout::none;
     if (find(".weight.quant_state.bitsandbytes__nf4") != nullptr ||
         find(".weight.quant_state.bitsandbytes__fp4") != nullptr)
         return layer_layout::bitsandbytes;
     if (weight->type_name == "U8" && find(".weight_scale_2") != nullptr) return layer_layout::modelopt_nvfp4;
-    if ((weight->type_name == "I8" || weight->type_name == "F8_E4M3" || weight->type_name == "F8_E5M2") &&
+    if (weight->type_name == "I8" && find(".SCB") != nullptr) return layer_layout::bitsandbytes_int8;
+    const bool floats = weight->type_name == "F8_E4M3" || weight->type_name == "F8_E5M2";
+    if (floats && (are_exponents(find(".weight_scale")) || are_exponents(find(".weight_scale_inv"))))
+        return layer_layout::compressed_tensors_mxfp8;
+    if ((weight->type_name == "I8" || floats) &&
         (find(".weight_scale") != nullptr || find(".weight_scale_inv") != nullptr))
         return layer_layout::compressed_tensors_naive;
     return layer_layout::none;
 }
 
+namespace detail {
+
+// Of the tensors of a layer the one that it is listed for: once.
+[[nodiscard]] inline std::string_view deciding_suffix(const tensor_source& file, std::string_view prefix,
+                                                      layer_layout layout) {
+    switch (layout) {
+    case layer_layout::gptq:
+    case layer_layout::awq:
+        return ".qweight";
+    case layer_layout::compressed_tensors_packed:
+    case layer_layout::compressed_tensors_nvfp4:
+    case layer_layout::compressed_tensors_mxfp4:
+        return ".weight_packed";
+    case layer_layout::gpt_oss:
+        return file.find(std::string(prefix).append("_blocks")) != nullptr ? "_blocks" : ".blocks";
+    default:
+        return ".weight";
+    }
+}
+
+} // namespace detail
+
 // Every quantized layer of a file, in the file's order. n log n in the number of tensors.
-[[nodiscard]] inline std::vector<stored_layer> list_layers(const safetensors_file& file) {
+[[nodiscard]] inline std::vector<stored_layer> list_layers(const tensor_source& file) {
     std::vector<stored_layer> layers;
     for (const tensor_info& tensor : file.tensors())
-        for (const std::string_view suffix : {".qweight", ".weight_packed", ".weight"}) {
+        for (const std::string_view suffix : {".qweight", ".weight_packed", ".weight", "_blocks", ".blocks"}) {
             if (!tensor.name.ends_with(suffix)) continue;
             const std::string_view prefix = tensor.name.substr(0, tensor.name.size() - suffix.size());
             const layer_layout layout = detect_layout(file, prefix);
-            // One entry per layer: for the tensor that decided.
-            const bool words = layout == layer_layout::gptq || layout == layer_layout::awq;
-            const bool packed = layout == layer_layout::compressed_tensors_packed ||
-                                layout == layer_layout::compressed_tensors_nvfp4 ||
-                                layout == layer_layout::compressed_tensors_mxfp4;
-            const std::string_view decided = words ? ".qweight" : packed ? ".weight_packed" : ".weight";
-            if (layout != layer_layout::none && decided == suffix) layers.push_back({prefix, layout});
+            if (layout != layer_layout::none && suffix == detail::deciding_suffix(file, prefix, layout))
+                layers.push_back({prefix, layout});
         }
     return layers;
 }

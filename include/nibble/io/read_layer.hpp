@@ -3,14 +3,18 @@
 
 #include <nibble/io/awq.hpp>
 #include <nibble/io/bitsandbytes.hpp>
+#include <nibble/io/bitsandbytes_int8.hpp>
 #include <nibble/io/compressed_tensors.hpp>
 #include <nibble/io/compressed_tensors_naive.hpp>
+#include <nibble/io/gpt_oss.hpp>
 #include <nibble/io/gptq.hpp>
 #include <nibble/io/mxfp4_layer.hpp>
+#include <nibble/io/mxfp8_layer.hpp>
 #include <nibble/io/nvfp4_layer.hpp>
 #include <nibble/io/quantized_layer.hpp>
 #include <nibble/io/safetensors.hpp>
 #include <nibble/io/safetensors_writer.hpp>
+#include <nibble/io/tensor_source.hpp>
 
 #include <nibble/core/config.hpp>
 #include <nibble/core/status.hpp>
@@ -33,13 +37,15 @@ struct layer_options {
     compressed_tensors_options compressed_tensors = {};
     naive_options naive = {};
     bitsandbytes_options bitsandbytes = {};
+    gpt_oss_options gpt_oss = {};
 };
 
 // The layer `prefix` of a file ("model.layers.0.self_attn.q_proj"), whichever layout detect_layout finds; not_found if
-// there is none. List holds the formats that the program runs, for example join_formats<asymmetric_integer_formats<4>,
-// nvfp4_formats>; see the reader of each layout for the rest.
+// there is none. `file` is a safetensors_file, or a safetensors_model, where its tensors may lie in different shards.
+// List holds the formats that the program runs, for example join_formats<asymmetric_integer_formats<4>, nvfp4_formats>;
+// see the reader of each layout for the rest.
 template <class List>
-[[nodiscard]] status read_layer(const safetensors_file& file, std::string_view prefix, quantized_layer<List>& out,
+[[nodiscard]] status read_layer(const tensor_source& file, std::string_view prefix, quantized_layer<List>& out,
                                 const layer_options& options = {}) {
     layer_options o = options;
     for (int* size : {&o.gptq.group_size, &o.awq.q_group_size, &o.compressed_tensors.group_size, &o.naive.group_size})
@@ -55,12 +61,18 @@ template <class List>
         return read_compressed_tensors_nvfp4(file, prefix, out);
     case layer_layout::compressed_tensors_mxfp4:
         return read_compressed_tensors_mxfp4(file, prefix, out);
+    case layer_layout::compressed_tensors_mxfp8:
+        return read_compressed_tensors_mxfp8(file, prefix, out);
     case layer_layout::compressed_tensors_naive:
         return read_naive(file, prefix, out, o.naive);
     case layer_layout::bitsandbytes:
         return read_bitsandbytes(file, prefix, out, o.bitsandbytes);
+    case layer_layout::bitsandbytes_int8:
+        return read_bitsandbytes_int8(file, prefix, out);
     case layer_layout::modelopt_nvfp4:
         return read_modelopt(file, prefix, out);
+    case layer_layout::gpt_oss:
+        return read_gpt_oss(file, prefix, out, o.gpt_oss);
     case layer_layout::none:
         break;
     }
@@ -93,14 +105,23 @@ template <class List>
         case layer_layout::compressed_tensors_mxfp4:
             s = write_compressed_tensors_mxfp4(weights, prefix, out);
             break;
+        case layer_layout::compressed_tensors_mxfp8:
+            s = write_compressed_tensors_mxfp8(weights, prefix, out);
+            break;
         case layer_layout::compressed_tensors_naive:
             s = write_naive(weights, prefix, out);
             break;
         case layer_layout::bitsandbytes:
             s = write_bitsandbytes(weights, prefix, out);
             break;
+        case layer_layout::bitsandbytes_int8:
+            s = write_bitsandbytes_int8(weights, prefix, out);
+            break;
         case layer_layout::modelopt_nvfp4:
             s = write_modelopt(weights, prefix, out);
+            break;
+        case layer_layout::gpt_oss:
+            s = write_gpt_oss(weights, layer.experts, prefix, out);
             break;
         case layer_layout::none:
             break;
