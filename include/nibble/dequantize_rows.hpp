@@ -1,4 +1,4 @@
-// dequantize_rows.hpp: rows of weights as fp32, packed or not: by number, as embeddings, or some that stand side by side.
+// dequantize_rows.hpp: rows of weights as fp32, packed or not: by number, as embeddings, or some side by side.
 #pragma once
 
 #include <nibble/core/array_view.hpp>
