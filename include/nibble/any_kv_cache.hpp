@@ -4,7 +4,7 @@
 #include <nibble/attend.hpp>
 #include <nibble/attention/mass.hpp>
 #include <nibble/attention/options.hpp>
-#include <nibble/attention/task.hpp>
+#include <nibble/attention/products.hpp>
 #include <nibble/cache/pages.hpp>
 #include <nibble/cache/storage.hpp>
 #include <nibble/cache/stored_sequence.hpp>
@@ -58,11 +58,10 @@ template <class... Formats> struct cached_formats<format_list<Formats...>> {
         static constexpr const key_storage* all[] = {&key_storage_of<typename Formats::scheme>...};
         return *all[at];
     }
-    template <isa Isa> [[nodiscard]] static const key_products& keys(std::size_t at, bool integers) noexcept {
-        static constexpr const key_products* all[2][count] = {
-            {&attention_products::keys_of<Isa, typename Formats::scheme, false>()...},
-            {&attention_products::keys_of<Isa, typename Formats::scheme, true>()...}};
-        return *all[integers ? 1 : 0][at];
+    template <isa Isa> [[nodiscard]] static const key_operations& keys(std::size_t at, bool integers) noexcept {
+        using get = const key_operations& (*)(bool) noexcept;
+        static constexpr get all[] = {&key_operations_of<Isa, typename Formats::scheme>...};
+        return all[at](integers);
     }
     // Of keys whose prefix is the values; nullptr for those that have none.
     template <class Keys> [[nodiscard]] static constexpr const value_storage* prefix_storage() noexcept {
@@ -75,18 +74,16 @@ template <class... Formats> struct cached_formats<format_list<Formats...>> {
         static constexpr const value_storage* all[] = {prefix_storage<typename Formats::scheme>()...};
         return all[at];
     }
-    template <isa Isa, class Keys, bool Integers>
-    [[nodiscard]] static constexpr const value_products* prefix_products() noexcept {
+    using get_values = const value_operations& (*)(bool) noexcept;
+    template <isa Isa, class Keys> [[nodiscard]] static constexpr get_values prefix_operations() noexcept {
         if constexpr (keys_with_prefix<Keys>)
-            return &attention_products::values_of<Isa, prefix_layout<Keys>, Integers>();
+            return &value_operations_of<Isa, prefix_layout<Keys>>;
         else
             return nullptr;
     }
-    template <isa Isa> [[nodiscard]] static const value_products& prefix(std::size_t at, bool integers) noexcept {
-        static constexpr const value_products* all[2][count] = {
-            {prefix_products<Isa, typename Formats::scheme, false>()...},
-            {prefix_products<Isa, typename Formats::scheme, true>()...}};
-        return *all[integers ? 1 : 0][at];
+    template <isa Isa> [[nodiscard]] static const value_operations& prefix(std::size_t at, bool integers) noexcept {
+        static constexpr get_values all[] = {prefix_operations<Isa, typename Formats::scheme>()...};
+        return all[at](integers);
     }
     // Of values that are stored; nullptr for prefix_of_keys.
     template <class Values> [[nodiscard]] static constexpr const value_storage* own_storage() noexcept {
@@ -99,18 +96,15 @@ template <class... Formats> struct cached_formats<format_list<Formats...>> {
         static constexpr const value_storage* all[] = {own_storage<typename Formats::scheme>()...};
         return all[at];
     }
-    template <isa Isa, class Values, bool Integers>
-    [[nodiscard]] static constexpr const value_products* own_products() noexcept {
+    template <isa Isa, class Values> [[nodiscard]] static constexpr get_values own_operations() noexcept {
         if constexpr (std::is_same_v<Values, prefix_of_keys>)
             return nullptr;
         else
-            return &attention_products::values_of<Isa, value_layout<Values>, Integers>();
+            return &value_operations_of<Isa, value_layout<Values>>;
     }
-    template <isa Isa> [[nodiscard]] static const value_products& values(std::size_t at, bool integers) noexcept {
-        static constexpr const value_products* all[2][count] = {
-            {own_products<Isa, typename Formats::scheme, false>()...},
-            {own_products<Isa, typename Formats::scheme, true>()...}};
-        return *all[integers ? 1 : 0][at];
+    template <isa Isa> [[nodiscard]] static const value_operations& values(std::size_t at, bool integers) noexcept {
+        static constexpr get_values all[] = {own_operations<Isa, typename Formats::scheme>()...};
+        return all[at](integers);
     }
 };
 
@@ -153,15 +147,17 @@ public:
     // ---- for attend ----
     template <isa Isa>
     [[nodiscard]] detail::attention_products products(bool integer_scores, bool integer_values) const noexcept {
-        const detail::key_products& keys = key_list::template keys<Isa>(at_.keys, integer_scores);
+        const detail::key_operations& keys = key_list::template keys<Isa>(at_.keys, integer_scores);
         if constexpr (value_list::has_prefix)
             if (!stores_values()) return {&keys, &key_list::template prefix<Isa>(at_.keys, integer_values)};
         return {&keys, &value_list::template values<Isa>(at_.values, integer_values)};
     }
-    template <isa Isa> [[nodiscard]] detail::attention_work work() const noexcept {
+    template <isa Isa>
+    [[nodiscard]] detail::attention_work work(bool integer_scores, bool integer_values) const noexcept {
+        const detail::attention_products by = products<Isa>(integer_scores, integer_values);
         if constexpr (value_list::has_prefix)
-            if (!stores_values()) return detail::attention_work::of<Isa, false>();
-        return detail::attention_work::of<Isa, true>();
+            if (!stores_values()) return detail::attention_work::of<Isa, false>(by);
+        return detail::attention_work::of<Isa, true>(by);
     }
 
 private:
@@ -246,11 +242,9 @@ template <isa Isa, class K, class V>
                 const auto& s = static_cast<const any_attended_sequence<K, V>*>(all)[i];
                 if (s.cache == nullptr || s.cache->empty()) return sequence_list::sequence{nullptr, s.first, s.count};
                 const any_kv_pages<K, V>& pages = *s.cache->pages();
-                return with_products(p, [&](auto integers) -> sequence_list::sequence {
-                    using in = decltype(integers);
-                    return {s.cache, s.first, s.count, pages.template work<Isa>(),
-                            pages.template products<Isa>(in::scores, in::values)};
-                });
+                const bool scores = integer_scores(p);
+                return sequence_list::sequence{s.cache, s.first, s.count,
+                                               pages.template work<Isa>(scores, integer_values(p))};
             },
             precision};
 }
@@ -310,9 +304,8 @@ template <isa Isa = best_isa, class K, class V, executor Executor = serial>
 void attention_mass(matrix_view<const float> q, const any_kv_cache<K, V>& cache, matrix_view<const float> log_sums,
                     matrix_view<float> mass, const attend_options& options = {}, const Executor& threads = {}) {
     detail::check_mass(q, cache, log_sums, mass, options); // an empty cache too
-    const detail::attention_products products = detail::with_products(options.precision, [&](auto integers) {
-        return cache.pages()->template products<Isa>(decltype(integers)::scores, false);
-    });
+    const detail::attention_products products =
+        cache.pages()->template products<Isa>(detail::integer_scores(options.precision), false);
     if (cache.pages()->stores_values())
         return detail::sum_mass<Isa, true>(q, cache, products, log_sums, mass, options, threads);
     if constexpr (detail::cached_formats<V>::has_prefix)

@@ -1,8 +1,10 @@
-// attend.hpp: the fourth verb: attention of queries over the keys and values of a cache.
+// attend.hpp: the fourth verb: attention of queries over the keys and values of a cache. Where a program uses many
+// schemes, instantiate.hpp says how each is compiled once.
 #pragma once
 
 #include <nibble/attention/options.hpp>
 #include <nibble/attention/partial.hpp>
+#include <nibble/attention/products.hpp>
 #include <nibble/attention/queries.hpp>
 #include <nibble/attention/task.hpp>
 #include <nibble/core/array_view.hpp>
@@ -34,34 +36,38 @@ template <class Keys, cached_values Values> struct attended_sequence {
 
 namespace detail {
 
-// What is done with a sequence's tokens whatever schemes its cache stores, by the products with those.
-struct attention_work {
-    // Counts a task's memory.
-    void (*measure)(const kv_sequence& cache, const attention_products& products, const attention_rows& rows,
-                    const attend_options& options, kernel::arena& counter);
-    // Spans number [begin, end) of a task, one after the other into `part`, each joined to `all`, if there is one.
-    void (*run)(const kv_sequence& cache, const attention_products& products, const attention_rows& rows,
-                const attend_options& options, kernel::arena& memory, matrix_view<const float> q, std::size_t begin,
-                std::size_t end, const attention_sums& part, const attention_sums* all);
+template <isa Isa, bool StoresValues>
+void measure_task(const attention_products& products, const kv_sequence& cache, const attention_rows& rows,
+                  const attend_options& options, kernel::arena& counter) {
+    (void)attention_task<Isa, StoresValues>(cache, products, rows, options, counter);
+}
+template <isa Isa, bool StoresValues>
+void run_task(const attention_products& products, const kv_sequence& cache, const attention_rows& rows,
+              const attend_options& options, kernel::arena& memory, matrix_view<const float> q, std::size_t begin,
+              std::size_t end, const attention_sums& part, const attention_sums* all) {
+    attention_task<Isa, StoresValues> work(cache, products, rows, options, memory);
+    work.prepare(q);
+    const visible_range visible(cache, options);
+    for (std::size_t i = begin; i < end; ++i) {
+        work.span(visible.span(rows, i), i + 1 < end, part);
+        if (all != nullptr) join<Isa>(cache.options(), rows.rows(), *all, part);
+    }
+}
 
-    template <isa Isa, bool StoresValues> [[nodiscard]] static attention_work of() noexcept {
-        using task = attention_task<Isa, StoresValues>;
-        attention_work w{};
-        w.measure = [](const kv_sequence& cache, const attention_products& products, const attention_rows& rows,
-                       const attend_options& options,
-                       kernel::arena& counter) { (void)task(cache, products, rows, options, counter); };
-        w.run = [](const kv_sequence& cache, const attention_products& products, const attention_rows& rows,
-                   const attend_options& options, kernel::arena& memory, matrix_view<const float> q, std::size_t begin,
-                   std::size_t end, const attention_sums& part, const attention_sums* all) {
-            task work(cache, products, rows, options, memory);
-            work.prepare(q);
-            const visible_range visible(cache, options);
-            for (std::size_t i = begin; i < end; ++i) {
-                work.span(visible.span(rows, i), i + 1 < end, part);
-                if (all != nullptr) join<Isa>(cache.options(), rows.rows(), *all, part);
-            }
-        };
-        return w;
+// What is done with a sequence's tokens: compiled once per ISA, by the products with its schemes.
+struct attention_work {
+    attention_products products{};
+    // Counts a task's memory.
+    void (*measure)(const attention_products& products, const kv_sequence& cache, const attention_rows& rows,
+                    const attend_options& options, kernel::arena& counter) = nullptr;
+    // Spans number [begin, end) of a task, one after the other into `part`, each joined to `all`, if there is one.
+    void (*run)(const attention_products& products, const kv_sequence& cache, const attention_rows& rows,
+                const attend_options& options, kernel::arena& memory, matrix_view<const float> q, std::size_t begin,
+                std::size_t end, const attention_sums& part, const attention_sums* all) = nullptr;
+
+    template <isa Isa, bool StoresValues>
+    [[nodiscard]] static attention_work of(const attention_products& products) noexcept {
+        return {products, &measure_task<Isa, StoresValues>, &run_task<Isa, StoresValues>};
     }
 };
 
@@ -73,7 +79,6 @@ public:
         std::size_t first = 0;
         std::size_t count = 0;
         attention_work work{};
-        attention_products products{};
     };
     using getter = sequence (*)(const void*, std::size_t, attention_precision);
 
@@ -85,12 +90,10 @@ public:
         return {from.data(), from.size(),
                 [](const void* all, std::size_t i, attention_precision p) {
                     const auto& s = static_cast<const attended_sequence<Keys, Values>*>(all)[i];
-                    return with_products(p, [&](auto integers) -> sequence {
-                        using in = decltype(integers);
-                        return {s.cache, s.first, s.count,
-                                attention_work::of<Isa, kv_cache<Keys, Values>::stores_values>(),
-                                attention_products::of<Isa, Keys, Values, in::scores, in::values>()};
-                    });
+                    const bool scores = integer_scores(p);
+                    return sequence{s.cache, s.first, s.count,
+                                    attention_work::of<Isa, kv_cache<Keys, Values>::stores_values>(
+                                        attention_products::of<Isa, Keys, Values>(scores, integer_values(p)))};
                 },
                 precision};
     }
@@ -113,7 +116,6 @@ public:
         const kv_sequence* cache = nullptr;
         attention_rows rows{};
         attention_work work{};
-        attention_products products{};
     };
 
     attention_plan(const sequence_list& sequences, std::size_t group, const attend_options& options,
@@ -155,7 +157,7 @@ public:
             const std::size_t heads = s.cache->options().heads;
             return {s.cache,
                     attention_rows::make(*s.cache, index % heads, s.first, s.count, index / heads * at_once_, group_),
-                    s.work, s.products};
+                    s.work};
         }
         return {};
     }
@@ -190,7 +192,7 @@ struct attention_memory {
             const sequence_list::sequence s = sequences[i];
             const attention_rows most = plan.most(s);
             kernel::arena counter;
-            s.work.measure(*s.cache, s.products, most, options, counter);
+            s.work.measure(s.work.products, *s.cache, most, options, counter);
             kernel::arena own;
             (void)attention_sums::take(s.cache->options(), most.rows(), own);
             m.task = max_of(m.task, counter.used());
@@ -264,7 +266,7 @@ void attend_sequences(matrix_view<const float> q, const sequence_list& sequences
         const attention_sums part = sums_at(memory + takes.task + sums_bytes, t);
         kernel::arena own(memory);
         all.clear(t.cache->options(), t.rows.rows());
-        t.work.run(*t.cache, t.products, t.rows, options, own, q, 0, plan.spans_of(t), part, &all);
+        t.work.run(t.work.products, *t.cache, t.rows, options, own, q, 0, plan.spans_of(t), part, &all);
         finish<Isa>(*t.cache, t.rows, all, options, out);
     };
     // A few spans of every task at once, each into sums of its own.
@@ -277,7 +279,7 @@ void attend_sequences(matrix_view<const float> q, const sequence_list& sequences
                 const std::size_t index = first + i / tasks;
                 if (index >= plan.spans_of(t)) return;
                 kernel::arena own(memory + worker * worker_bytes);
-                t.work.run(*t.cache, t.products, t.rows, options, own, q, index, index + 1,
+                t.work.run(t.work.products, *t.cache, t.rows, options, own, q, index, index + 1,
                            sums_at(parts + i * sums_bytes, t), nullptr);
             });
             for_each_task(tasks, threads, [&](std::size_t i, std::size_t) {

@@ -1,4 +1,5 @@
-// gemm.hpp: the third verb: activations times packed weights, epilogue fused.
+// gemm.hpp: the third verb: activations times packed weights, epilogue fused. Where a program uses many formats,
+// instantiate.hpp says how each is compiled once.
 #pragma once
 
 #include <nibble/core/array_view.hpp>

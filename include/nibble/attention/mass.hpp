@@ -2,6 +2,7 @@
 #pragma once
 
 #include <nibble/attention/options.hpp>
+#include <nibble/attention/products.hpp>
 #include <nibble/attention/queries.hpp>
 #include <nibble/attention/task.hpp>
 #include <nibble/core/bits.hpp>
@@ -89,9 +90,8 @@ template <isa Isa = best_isa, class Keys, cached_values Values, executor Executo
 void attention_mass(matrix_view<const float> q, const kv_cache<Keys, Values>& cache, matrix_view<const float> log_sums,
                     matrix_view<float> mass, const attend_options& options = {}, const Executor& threads = {}) {
     detail::check_mass(q, cache, log_sums, mass, options);
-    const auto products = detail::with_products(options.precision, [](auto of) {
-        return detail::attention_products::of<Isa, Keys, Values, decltype(of)::scores, false>();
-    });
+    const detail::attention_products products =
+        detail::attention_products::of<Isa, Keys, Values>(detail::integer_scores(options.precision), false);
     detail::sum_mass<Isa, kv_cache<Keys, Values>::stores_values>(q, cache, products, log_sums, mass, options, threads);
 }
 

@@ -5,12 +5,11 @@
 #include <nibble/attention/block.hpp>
 #include <nibble/attention/options.hpp>
 #include <nibble/attention/partial.hpp>
+#include <nibble/attention/products.hpp>
 #include <nibble/attention/queries.hpp>
-#include <nibble/attention/sides.hpp>
 #include <nibble/cache/pages.hpp>
 #include <nibble/cache/sequence.hpp>
 #include <nibble/core/bits.hpp>
-#include <nibble/core/check.hpp>
 #include <nibble/core/view.hpp>
 #include <nibble/kernel/attention_keys.hpp>
 #include <nibble/kernel/attention_values.hpp>
@@ -24,46 +23,7 @@
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::detail {
 
-// run(a type that says which of both products are of integers)
-template <bool Scores, bool Values> struct integer_products {
-    static constexpr bool scores = Scores;
-    static constexpr bool values = Values;
-};
-template <class Run> decltype(auto) with_products(attention_precision precision, const Run& run) {
-    switch (precision) {
-    case attention_precision::fp32:
-        return run(integer_products<false, false>{});
-    case attention_precision::integer_scores:
-        return run(integer_products<true, false>{});
-    case attention_precision::integer:
-        return run(integer_products<true, true>{});
-    }
-    NIBBLE_CHECK(false, "attention: no precision of that number");
-    return run(integer_products<false, false>{});
-}
-
-// What a call's precision makes of the schemes of a cache.
-struct attention_products {
-    const key_products* keys = nullptr;
-    const value_products* values = nullptr;
-    template <isa Isa, class Keys, class Values, bool IntegerScores, bool IntegerValues>
-    [[nodiscard]] static attention_products of() noexcept {
-        return {&keys_of<Isa, Keys, IntegerScores>(),
-                &values_of<Isa, typename values_of_cache<Keys, Values>::layout, IntegerValues>()};
-    }
-    // Elements that are no small integers take the products in fp32 either way.
-    template <isa Isa, class Keys, bool Integers>
-    [[nodiscard]] static constexpr const key_products& keys_of() noexcept {
-        using side = kernel::attention_side<Isa, typename key_format<Keys>::scheme_type, Integers>;
-        return key_products_of<Isa, Keys, side::integer>;
-    }
-    template <isa Isa, class Layout, bool Integers>
-    [[nodiscard]] static constexpr const value_products& values_of() noexcept {
-        using side = kernel::attention_side<Isa, typename Layout::scheme_type, Integers>;
-        return value_products_of<Isa, Layout, side::integer>;
-    }
-};
-
+// Of caches whose values are stored, or are a prefix of their keys; whatever the schemes.
 template <isa Isa, bool StoresValues> class attention_task : attention_base<Isa, StoresValues> {
     using base = attention_base<Isa, StoresValues>;
     using base::at_;
@@ -266,8 +226,8 @@ private:
     }
 
     const page_memory& pages_;
-    const key_products& of_keys_;
-    const value_products& of_values_;
+    const key_operations& of_keys_;
+    const value_operations& of_values_;
     key_side_room<Isa> keys_;
     value_side_room<Isa> values_;
     decoder_room<Isa> decoder_; // for a rotary embedding alone

@@ -390,8 +390,8 @@ template <stored_float T> struct token_rows {
 
 // Tokens of one block, quantized or copied; `row` is scratch for layout.row_bytes() bytes.
 template <class Isa, stored_float T>
-inline void prepare_block(const activation_layout& layout, const token_rows<T>& x, const activation_grid& how,
-                          std::size_t block, const activation_memory& memory, std::int8_t* row) noexcept {
+NIBBLE_NOINLINE void prepare_block(const activation_layout& layout, const token_rows<T>& x, const activation_grid& how,
+                                   std::size_t block, const activation_memory& memory, std::int8_t* row) noexcept {
     const detail::depth_plan& depth = layout.depth;
     const std::size_t first = layout.blocks.first(block);
     const std::size_t tokens = layout.blocks.first(block + 1) - first;

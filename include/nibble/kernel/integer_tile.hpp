@@ -313,23 +313,10 @@ NIBBLE_NOINLINE void integer_tile(const tile_arguments& arguments, const tile_ra
         const tile_arguments* given = fresh(arguments);
         const bool last_part = part + 1 == range->parts;
         std::size_t left = last_part ? range->last_units : range->part_units;
-        const std::int32_t* pairs = pair_sums;
         const bool resumed = range->resume && part == 0;
-        const bool finished = !last_part || range->finish;
         const int center = given->center;
-        pair_sums += given->phases_per_part * Tokens;
-        sums s[Panels][Tokens][halves];
-        if (left <= given->phase_quads && !resumed && finished) { // one phase is all of the part
-            begin(center, pairs, s);
-            products(left, s);
-            complete(part, [&](const std::int32_t* zeros, std::size_t p, std::size_t t, std::size_t half)
-                               NIBBLE_INLINE_LAMBDA { return widened(zeros, s[p][t][half], pairs + t); });
-            continue;
-        }
-        const std::size_t phase_quads = given->phase_quads;
-        i32 totals[Panels][Tokens][halves];
-        const std::size_t apart = Panels > 1 ? fresh(arguments)->results_stride : 0;
-        const auto each = [apart](const auto& visit) NIBBLE_INLINE_LAMBDA {
+        // All vectors of sums, `apart` floats from panel to panel where they lie in memory.
+        const auto each = [](std::size_t apart, const auto& visit) NIBBLE_INLINE_LAMBDA {
 #pragma GCC unroll 8
             for (std::size_t p = 0; p < Panels; ++p)
 #pragma GCC unroll 8
@@ -338,50 +325,90 @@ NIBBLE_NOINLINE void integer_tile(const tile_arguments& arguments, const tile_ra
                     for (std::size_t half = 0; half < halves; ++half)
                         visit(p, t, half, p * apart + t * 16 + half * lanes);
         };
-        if (resumed)
-            each([&](std::size_t p, std::size_t t, std::size_t half, std::size_t at) NIBBLE_INLINE_LAMBDA {
-                totals[p][t][half] = Isa::load(reinterpret_cast<const std::int32_t*>(given->totals) + at);
-            });
-        else
-            each([&](std::size_t p, std::size_t t, std::size_t half, std::size_t)
-                     NIBBLE_INLINE_LAMBDA { totals[p][t][half] = Isa::zeros(); });
-        while (left != 0) {
-            const std::size_t quads = left < phase_quads ? left : phase_quads;
-            left -= quads;
-            if constexpr (std::is_same_v<sums, i32>) { // one phase on top of the other: half the registers
-                each([&](std::size_t p, std::size_t t, std::size_t half, std::size_t) NIBBLE_INLINE_LAMBDA {
-                    totals[p][t][half] = Isa::add(totals[p][t][half], Source::start(pairs + t, center));
+        const auto stored = [given](std::size_t at) NIBBLE_INLINE_LAMBDA {
+            return Isa::load(reinterpret_cast<const std::int32_t*>(given->totals) + at);
+        };
+        // Of a part's sums, to which its zeros have come.
+        const auto end_part = [&](bool finished, std::size_t apart,
+                                  const i32(&totals)[Panels][Tokens][halves]) NIBBLE_INLINE_LAMBDA {
+            if (finished) {
+                complete(part, [&](const std::int32_t*, std::size_t p, std::size_t t, std::size_t half)
+                                   NIBBLE_INLINE_LAMBDA { return totals[p][t][half]; });
+            } else {
+                auto* to = reinterpret_cast<std::int32_t*>(fresh(arguments)->totals);
+                each(apart, [&](std::size_t p, std::size_t t, std::size_t half, std::size_t at)
+                                NIBBLE_INLINE_LAMBDA { Isa::store(to + at, totals[p][t][half]); });
+            }
+        };
+        if constexpr (std::is_same_v<sums, i32>) {
+            const auto apart = [&]() NIBBLE_INLINE_LAMBDA { return Panels > 1 ? fresh(arguments)->results_stride : 0; };
+            // One phase on top of the other, mostly a single one: half the registers, and one copy of all code.
+            i32 totals[Panels][Tokens][halves];
+            begin(center, pair_sums, totals);
+            if (resumed)
+                each(apart(), [&](std::size_t p, std::size_t t, std::size_t half, std::size_t at) NIBBLE_INLINE_LAMBDA {
+                    totals[p][t][half] = Isa::add(totals[p][t][half], stored(at));
                 });
+            for (;;) {
+                const std::size_t phase_quads = fresh(arguments)->phase_quads;
+                const std::size_t quads = left < phase_quads ? left : phase_quads;
+                left -= quads;
                 products(quads, totals);
                 if constexpr (Zeros) {
                     const tile_arguments* now = fresh(arguments);
                     const std::int32_t* const zeros = now->zeros + part * 16;
                     const std::size_t stride = Panels > 1 ? now->widened_stride : 0;
-                    each([&](std::size_t p, std::size_t t, std::size_t half, std::size_t) NIBBLE_INLINE_LAMBDA {
-                        totals[p][t][half] = widened(zeros + p * stride + half * lanes, totals[p][t][half], pairs + t);
+                    each(0, [&](std::size_t p, std::size_t t, std::size_t half, std::size_t) NIBBLE_INLINE_LAMBDA {
+                        totals[p][t][half] =
+                            widened(zeros + p * stride + half * lanes, totals[p][t][half], pair_sums + t);
                     });
                 }
-            } else {
+                pair_sums += Tokens;
+                if (left == 0) break;
+                each(0, [&](std::size_t p, std::size_t t, std::size_t half, std::size_t) NIBBLE_INLINE_LAMBDA {
+                    totals[p][t][half] =
+                        Isa::add(totals[p][t][half], Source::start(pair_sums + t, fresh(arguments)->center));
+                });
+            }
+            const tile_range* ends = fresh(bounds);
+            end_part(part + 1 != ends->parts || ends->finish, apart(), totals);
+        } else {
+            sums s[Panels][Tokens][halves];
+            const std::int32_t* pairs = pair_sums;
+            pair_sums += given->phases_per_part * Tokens;
+            const bool finished = !last_part || range->finish;
+            if (left <= given->phase_quads && !resumed && finished) { // one phase is all of the part
+                begin(center, pairs, s);
+                products(left, s);
+                complete(part, [&](const std::int32_t* zeros, std::size_t p, std::size_t t, std::size_t half)
+                                   NIBBLE_INLINE_LAMBDA { return widened(zeros, s[p][t][half], pairs + t); });
+                continue;
+            }
+            const std::size_t phase_quads = given->phase_quads;
+            i32 totals[Panels][Tokens][halves];
+            const std::size_t apart = Panels > 1 ? fresh(arguments)->results_stride : 0;
+            if (resumed)
+                each(apart, [&](std::size_t p, std::size_t t, std::size_t half, std::size_t at)
+                                NIBBLE_INLINE_LAMBDA { totals[p][t][half] = stored(at); });
+            else
+                each(apart, [&](std::size_t p, std::size_t t, std::size_t half, std::size_t)
+                                NIBBLE_INLINE_LAMBDA { totals[p][t][half] = Isa::zeros(); });
+            while (left != 0) {
+                const std::size_t quads = left < phase_quads ? left : phase_quads;
+                left -= quads;
                 begin(center, pairs, s);
                 products(quads, s);
                 const tile_arguments* now = fresh(arguments);
                 const std::int32_t* const zeros = Zeros ? now->zeros + part * 16 : nullptr;
                 const std::size_t stride = Panels > 1 ? now->widened_stride : 0;
-                each([&](std::size_t p, std::size_t t, std::size_t half, std::size_t) NIBBLE_INLINE_LAMBDA {
+                each(apart, [&](std::size_t p, std::size_t t, std::size_t half, std::size_t) NIBBLE_INLINE_LAMBDA {
                     totals[p][t][half] =
                         add_widened(totals[p][t][half], Zeros ? zeros + p * stride + half * lanes : nullptr,
                                     s[p][t][half], pairs + t);
                 });
+                pairs += Tokens;
             }
-            pairs += Tokens;
-        }
-        if (finished) {
-            complete(part, [&](const std::int32_t*, std::size_t p, std::size_t t, std::size_t half)
-                               NIBBLE_INLINE_LAMBDA { return totals[p][t][half]; });
-        } else {
-            auto* to = reinterpret_cast<std::int32_t*>(fresh(arguments)->totals);
-            each([&](std::size_t p, std::size_t t, std::size_t half, std::size_t at)
-                     NIBBLE_INLINE_LAMBDA { Isa::store(to + at, totals[p][t][half]); });
+            end_part(finished, apart, totals);
         }
     }
 }

@@ -1,12 +1,15 @@
-// attention/sides.hpp: the products of attention with keys, and with values, of one scheme: tables of functions, so
+// attention/products.hpp: the products of attention with keys, and with values, of one scheme: tables of functions, so
 // that a task is compiled once for all schemes, and a scheme once as keys and once as values whatever it is paired
 // with.
 #pragma once
 
+#include <nibble/attention/options.hpp>
+#include <nibble/core/check.hpp>
 #include <nibble/core/config.hpp>
 #include <nibble/isa/isa.hpp>
 #include <nibble/kernel/arena.hpp>
 #include <nibble/kernel/attention_keys.hpp>
+#include <nibble/kernel/attention_side.hpp>
 #include <nibble/kernel/attention_values.hpp>
 #include <nibble/kernel/dequantize_keys.hpp>
 #include <nibble/kernel/prefetch.hpp>
@@ -30,7 +33,7 @@ template <class Like> struct alignas(Like) room_for {
 };
 
 // Keys: make is kernel::key_side's constructor, make_decoder that of kernel::panel_decoder, at rooms for such.
-struct key_products {
+struct key_operations {
     void (*make)(void* at, const plain_key_layout& keys, std::size_t rows, const float* queries, float fixed,
                  kernel::arena& memory) noexcept;
     void (*prepare)(void* side) noexcept;
@@ -41,7 +44,7 @@ struct key_products {
     void (*decode)(void* decoder, const kernel::key_piece& piece, std::size_t p, const float* mean, float* to) noexcept;
     bool prefetches_l2; // into the second-level cache
 };
-struct value_products {
+struct value_operations {
     void (*make)(void* at, const plain_value_layout& values, std::size_t rows, float fixed,
                  kernel::arena& memory) noexcept;
     bool (*prefetches)(const void* side) noexcept;
@@ -56,10 +59,10 @@ template <isa Isa> using decoder_room = room_for<kernel::panel_decoder<Isa, f32_
 template <isa Isa> using value_side_room = room_for<kernel::value_side<Isa, value_layout<f32_plain>, false>>;
 
 template <isa Isa, class Keys, bool Integers>
-inline constexpr key_products key_products_of = [] {
+inline constexpr key_operations key_table = [] {
     using side = kernel::key_side<Isa, Keys, Integers>;
     using decoder = kernel::panel_decoder<Isa, Keys>;
-    key_products p{};
+    key_operations p{};
     p.make = [](void* at, const plain_key_layout& keys, std::size_t rows, const float* queries, float fixed,
                 kernel::arena& memory) noexcept {
         key_side_room<Isa>::template make<side>(at, keys, rows, queries, fixed, memory);
@@ -81,9 +84,9 @@ inline constexpr key_products key_products_of = [] {
 }();
 // Layout: value_layout of a scheme, or prefix_layout of keys.
 template <isa Isa, class Layout, bool Integers>
-inline constexpr value_products value_products_of = [] {
+inline constexpr value_operations value_table = [] {
     using side = kernel::value_side<Isa, Layout, Integers>;
-    value_products p{};
+    value_operations p{};
     p.make = [](void* at, const plain_value_layout& values, std::size_t rows, float fixed,
                 kernel::arena& memory) noexcept {
         value_side_room<Isa>::template make<side>(at, values, rows, fixed, memory);
@@ -97,6 +100,40 @@ inline constexpr value_products value_products_of = [] {
     p.prefetches_l2 = kernel::prefetches_l2<Isa, Layout::scheme_type::element_type::bits>;
     return p;
 }();
+
+// With products of integers, if the scheme has any: other elements take them in fp32 either way. Seams of compilation:
+// see instantiate.hpp.
+template <isa Isa, class Keys> NIBBLE_NOINLINE const key_operations& key_operations_of(bool integers) noexcept {
+    if constexpr (kernel::attention_side<Isa, typename key_format<Keys>::scheme_type, true>::integer)
+        if (integers) return key_table<Isa, Keys, true>;
+    return key_table<Isa, Keys, false>;
+}
+template <isa Isa, class Layout> NIBBLE_NOINLINE const value_operations& value_operations_of(bool integers) noexcept {
+    if constexpr (kernel::attention_side<Isa, typename Layout::scheme_type, true>::integer)
+        if (integers) return value_table<Isa, Layout, true>;
+    return value_table<Isa, Layout, false>;
+}
+
+[[nodiscard]] inline bool integer_scores(attention_precision precision) {
+    NIBBLE_CHECK(precision == attention_precision::fp32 || precision == attention_precision::integer_scores ||
+                     precision == attention_precision::integer,
+                 "attention: no precision of that number");
+    return precision != attention_precision::fp32;
+}
+[[nodiscard]] inline bool integer_values(attention_precision precision) noexcept {
+    return precision == attention_precision::integer;
+}
+
+// What a call's precision makes of the schemes of a cache.
+struct attention_products {
+    const key_operations* keys = nullptr;
+    const value_operations* values = nullptr;
+    template <isa Isa, class Keys, class Values>
+    [[nodiscard]] static attention_products of(bool integer_scores, bool integer_values) noexcept {
+        return {&key_operations_of<Isa, Keys>(integer_scores),
+                &value_operations_of<Isa, typename values_of_cache<Keys, Values>::layout>(integer_values)};
+    }
+};
 
 } // namespace nibble::inline NIBBLE_ABI::detail
 NIBBLE_HEADER_END;
