@@ -112,7 +112,7 @@ std::vector<std::uint32_t> read_tokens(const arguments& given, const model_files
         const std::string text = read_file("--text", given.text);
         if (files.gguf() != nullptr) return tokenizer::read(*files.gguf()).encode(text, true);
         const std::string tokens = files.folder() + "/tokenizer.json";
-        return tokenizer::read(json_parser::parse(read_file("--model", tokens))).encode(text, true);
+        return tokenizer::read(json::parse(read_file("--model", tokens))).encode(text, true);
     }
     const std::string raw = read_file("--tokens", given.tokens);
     if (raw.size() % 2 != 0)
@@ -276,8 +276,8 @@ std::vector<trial> trials_of(const arguments& given) {
             all.push_back(t);
         }
         for (const bench::cache_kernel& one : bench::cache_kernels()) {
-            const std::string keys(one.pair.keys);
-            const std::string values(one.pair.values);
+            const std::string keys(one.keys);
+            const std::string values(one.values);
             if (!std::regex_search(keys + '/' + values, wanted)) continue;
             trial t;
             t.row.keys = keys + " kernel";
@@ -463,7 +463,7 @@ int run(const arguments& given) {
                 [&](const cache_shape& shape) { return bench::rounded_cache(shape, *t.rounded, *t.rounded); });
         } else if (t.kernel != nullptr) {
             row.bits_per_number = t.kernel->bits(m.config.head_size);
-            with.use_cache(t.kernel->pair.make);
+            with.use_cache(t.kernel->make);
         }
         text.run(with, row, [&](std::size_t done) { bar.show(i * text.windows() + done, what); });
         rows.push_back(row);

@@ -17,12 +17,7 @@ class rounding final : public sequence_cache {
 public:
     rounding(const cache_shape& shape, const scheme& keys, const scheme& values)
         : heads_(shape.heads), head_size_(shape.head_size), keys_(keys), values_(values) {
-        const std::vector<cache_pair>& pairs = cache_pairs();
-        const auto exact = std::find_if(pairs.begin(), pairs.end(), [](const cache_pair& pair) {
-            return pair.keys == "f32" && pair.values == "f32";
-        });
-        if (exact == pairs.end()) throw std::logic_error("no cache in fp32");
-        exact_ = exact->make(shape);
+        exact_ = make_cache("f32", "f32", shape);
     }
 
     [[nodiscard]] std::size_t add() override { return exact_->add(); }
@@ -62,16 +57,37 @@ private:
     std::vector<float> value_numbers_;
 };
 
-template <class Keys, class Values> cache_kernel kernel_of(std::string_view keys, std::string_view values) {
-    using key_scheme = typename nibble::detail::key_format<Keys>::scheme_type;
-    return {cache_pair_of<Keys, Values>(keys, values), [](std::size_t head_size) {
-                return (nibble::bits_per_weight<key_scheme>(128, head_size) +
-                        nibble::bits_per_weight<Values>(128, head_size)) /
-                       2;
+using kivi2 = nibble::minimum_scheme<nibble::uint2, 32>;
+using kivi4 = nibble::minimum_scheme<nibble::uint4, 32>;
+using key_formats = nibble::format_list<
+    nibble::named_format<"f16", nibble::f16_plain>, nibble::named_format<"int8_channel", nibble::int8_channel>,
+    nibble::named_format<"int8_g32", nibble::int8_g32>, nibble::named_format<"mxfp8_e4m3", nibble::mxfp8_e4m3>,
+    nibble::named_format<"int4_g32", nibble::int4_g32>, nibble::named_format<"mxfp4", nibble::mxfp4>,
+    nibble::named_cache_format<"along_tokens_int4_g32_min", nibble::along_tokens<kivi4>>,
+    nibble::named_cache_format<"along_tokens_int2_g32_min", nibble::along_tokens<kivi2>>>;
+using value_formats = nibble::format_list<
+    nibble::named_format<"f16", nibble::f16_plain>, nibble::named_format<"int8_channel", nibble::int8_channel>,
+    nibble::named_format<"int8_g32", nibble::int8_g32>, nibble::named_format<"mxfp8_e4m3", nibble::mxfp8_e4m3>,
+    nibble::named_format<"int4_g32", nibble::int4_g32>, nibble::named_format<"mxfp4", nibble::mxfp4>,
+    nibble::named_format<"int4_g32_min", kivi4>, nibble::named_format<"int2_g32_min", kivi2>>;
+
+template <nibble::format_name Keys, nibble::format_name Values> cache_kernel kernel_of() {
+    return {Keys.text, Values.text,
+            [](const cache_shape& shape) -> std::unique_ptr<sequence_cache> {
+                return std::make_unique<cache_of<key_formats, value_formats>>(Keys.text, Values.text, shape);
+            },
+            [](std::size_t head_size) {
+                double bits = 0;
+                nibble::for_each_format(key_formats{}, [&]<class Format>() {
+                    using scheme = typename nibble::detail::key_format<typename Format::scheme>::scheme_type;
+                    if (Format::name == Keys.text) bits += nibble::bits_per_weight<scheme>(128, head_size) / 2;
+                });
+                nibble::for_each_format(value_formats{}, [&]<class Format>() {
+                    if (Format::name == Values.text)
+                        bits += nibble::bits_per_weight<typename Format::scheme>(128, head_size) / 2;
+                });
+                return bits;
             }};
-}
-template <class S> cache_kernel kernel_of_both() {
-    return kernel_of<S, S>(nibble::name_of<S>(), nibble::name_of<S>());
 }
 
 } // namespace
@@ -81,18 +97,15 @@ std::unique_ptr<sequence_cache> rounded_cache(const cache_shape& shape, const sc
 }
 
 const std::vector<cache_kernel>& cache_kernels() {
-    using kivi2 = nibble::minimum_scheme<nibble::uint2, 32>;
-    using kivi4 = nibble::minimum_scheme<nibble::uint4, 32>;
-    static const std::vector<cache_kernel> all{
-        kernel_of_both<nibble::f16_plain>(),
-        kernel_of_both<nibble::int8_channel>(),
-        kernel_of_both<nibble::int8_g32>(),
-        kernel_of_both<nibble::mxfp8_e4m3>(),
-        kernel_of<nibble::int8_channel, nibble::int4_g32>("int8_channel", "int4_g32"),
-        kernel_of_both<nibble::int4_g32>(),
-        kernel_of_both<nibble::mxfp4>(),
-        kernel_of<nibble::along_tokens<kivi4>, kivi4>("along_tokens_int4_g32_min", "int4_g32_min"),
-        kernel_of<nibble::along_tokens<kivi2>, kivi2>("along_tokens_int2_g32_min", "int2_g32_min")};
+    static const std::vector<cache_kernel> all{kernel_of<"f16", "f16">(),
+                                               kernel_of<"int8_channel", "int8_channel">(),
+                                               kernel_of<"int8_g32", "int8_g32">(),
+                                               kernel_of<"mxfp8_e4m3", "mxfp8_e4m3">(),
+                                               kernel_of<"int8_channel", "int4_g32">(),
+                                               kernel_of<"int4_g32", "int4_g32">(),
+                                               kernel_of<"mxfp4", "mxfp4">(),
+                                               kernel_of<"along_tokens_int4_g32_min", "int4_g32_min">(),
+                                               kernel_of<"along_tokens_int2_g32_min", "int2_g32_min">()};
     return all;
 }
 

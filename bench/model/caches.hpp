@@ -7,6 +7,7 @@
 #include "cache.hpp"
 
 #include <memory>
+#include <string_view>
 #include <vector>
 
 namespace bench {
@@ -16,7 +17,8 @@ namespace bench {
                                                             const scheme& values);
 
 struct cache_kernel {
-    cache_pair pair;
+    std::string_view keys, values;
+    std::unique_ptr<sequence_cache> (*make)(const cache_shape& shape);
     double (*bits)(std::size_t head_size); // of a number of keys and values, with its share of scales
 };
 // Pairs with kernels, from many bits to few.

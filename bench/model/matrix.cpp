@@ -51,10 +51,6 @@ public:
             }
         });
     }
-    [[nodiscard]] bool multiply_gated(const nibble::prepared_activations&, const linear&, activation,
-                                      nibble::matrix_view<float>, machine&) const override {
-        return false;
-    }
     void rows(std::span<const std::uint32_t>, nibble::matrix_view<float>, machine&) const override {
         throw std::logic_error("embeddings are not quantized here");
     }

@@ -1,5 +1,5 @@
-// cache.hpp: keys and values of all layers and sequences in a pair of formats that is chosen by name: the seam to
-// nibble's templates, compiled in units of a few pairs each (cache_unit.hpp).
+// cache.hpp: keys and values of all layers and sequences, in formats that are chosen by name: nibble's any_kv_cache.
+// Each format is compiled once as keys and once as values, and they go together in any pair.
 #pragma once
 
 #include "linear.hpp"
@@ -9,8 +9,8 @@
 #include <cstddef>
 #include <memory>
 #include <span>
+#include <string>
 #include <string_view>
-#include <vector>
 
 struct cache_shape {
     std::size_t layers = 0, heads = 0, head_size = 0;
@@ -25,11 +25,7 @@ struct batch_rows {
 
 class sequence_cache {
 public:
-    sequence_cache() = default;
-    sequence_cache(const sequence_cache&) = delete;
-    sequence_cache& operator=(const sequence_cache&) = delete;
     virtual ~sequence_cache() = default;
-
     // A new sequence without tokens, or with those of another, whose memory it shares until one of the two writes to
     // it.
     [[nodiscard]] virtual std::size_t add() = 0;
@@ -44,10 +40,7 @@ public:
                         nb::matrix_view<float> out, nb::attend_options options, machine& on) = 0;
 };
 
-struct cache_pair {
-    std::string_view keys, values;
-    std::unique_ptr<sequence_cache> (*make)(const cache_shape& shape);
-};
-
-// Who wants other pairs writes another unit and adds them to this list.
-[[nodiscard]] std::vector<cache_pair>& cache_pairs();
+// Throws std::runtime_error for a format that there is not. The names, for --help.
+[[nodiscard]] std::unique_ptr<sequence_cache> make_cache(std::string_view keys, std::string_view values,
+                                                         const cache_shape& shape);
+[[nodiscard]] std::string cache_formats();

@@ -34,10 +34,8 @@ public:
         w.multiply(prepared_for(w), y, then, of_.on_);
     }
     void multiply_gated(const linear& gate, const linear& up, activation f, nb::matrix_view<float> y) {
-        const stopwatch time(of_.seconds_in_kernels);
-        if (gate.multiply_gated(prepared_for(gate), up, f, y, of_.on_)) return;
-        gate.multiply(prepared_for(gate), y, {.activate = f}, of_.on_); // two formats
-        up.multiply(prepared_for(up), y, {.factor = y}, of_.on_);
+        multiply(gate, y, {.activate = f});
+        multiply(up, y, {.factor = y});
     }
 
 private:
@@ -57,14 +55,7 @@ inference::inference(const model& m, const inference_options& options, const nb:
     const model_config& c = m.config;
     shape_ = {c.layers, c.key_heads, c.head_size,
               options.context != 0 ? options.context : std::min<std::size_t>(c.context, 4096), options.sequences};
-    std::string names;
-    for (const cache_pair& pair : cache_pairs()) {
-        if (pair.keys == options.keys && pair.values == options.values) cache_ = pair.make(shape_);
-        (((names += ' ') += pair.keys) += '/') += pair.values;
-    }
-    if (cache_ == nullptr)
-        throw model_error("no cache has keys in '" + options.keys + "' and values in '" + options.values +
-                          "'; there are" + names);
+    cache_ = make_cache(options.keys, options.values, shape_);
 }
 
 nb::matrix_view<const float> inference::forward(std::span<const new_tokens> batch) {

@@ -8,6 +8,14 @@
 #include <utility>
 #include <vector>
 
+inline void append_utf8(std::string& to, unsigned code) {
+    const int more = code < 0x80 ? 0 : code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
+    constexpr unsigned leads[] = {0, 0xc0, 0xe0, 0xf0};
+    to += static_cast<char>(static_cast<unsigned char>(leads[more] | code >> (6 * more)));
+    for (int i = more - 1; i >= 0; --i)
+        to += static_cast<char>(static_cast<unsigned char>(0x80 | (code >> (6 * i) & 63)));
+}
+
 struct json {
     struct field;
     enum class kind { null, boolean, number, text, array, object };
@@ -16,6 +24,7 @@ struct json {
     std::string text;
     std::vector<field> items; // of an array: under empty names
 
+    [[nodiscard]] static json parse(std::string_view text);
     // A field of an object; nullptr if there is none or it is null.
     [[nodiscard]] const json* find(std::string_view name) const;
     [[nodiscard]] double number_of(std::string_view name, double otherwise) const {
@@ -39,23 +48,17 @@ inline const json* json::find(std::string_view name) const {
 
 class json_parser {
 public:
-    [[nodiscard]] static json parse(std::string_view text) {
-        json_parser p(text);
-        json value = p.value(0);
-        p.skip_space();
-        if (p.at_ != text.size()) p.fail();
-        return value;
+    explicit json_parser(std::string_view text) : text_(text) {}
+    [[nodiscard]] json whole() {
+        json v = value(0);
+        if (accept("") && at_ != text_.size()) fail();
+        return v;
     }
 
 private:
-    explicit json_parser(std::string_view text) : text_(text) {}
-
     [[noreturn]] void fail() const { throw std::runtime_error("no valid JSON at byte " + std::to_string(at_)); }
-    void skip_space() {
+    [[nodiscard]] bool accept(std::string_view word) { // after spaces
         while (at_ < text_.size() && std::string_view(" \t\r\n").find(text_[at_]) != std::string_view::npos) ++at_;
-    }
-    [[nodiscard]] bool accept(std::string_view word) {
-        skip_space();
         if (text_.substr(at_, word.size()) != word) return false;
         at_ += word.size();
         return true;
@@ -65,9 +68,8 @@ private:
         if (depth > 64) fail();
         if (accept("{") || accept("[")) {
             const bool object = text_[at_ - 1] == '{';
-            const std::string_view end = object ? "}" : "]";
             v.is = object ? json::kind::object : json::kind::array;
-            for (bool first = true; !accept(end); first = false) {
+            for (bool first = true; !accept(object ? "}" : "]"); first = false) {
                 if (!first && !accept(",")) fail();
                 std::string name;
                 if (object) {
@@ -94,32 +96,23 @@ private:
         return v;
     }
     [[nodiscard]] unsigned hexadecimal() {
-        const std::string digits(text_.substr(at_, 4));
-        at_ += 4;
-        return static_cast<unsigned>(std::strtoul(digits.c_str(), nullptr, 16));
+        at_ += 5;
+        return static_cast<unsigned>(std::strtoul(std::string(text_.substr(at_ - 4, 4)).c_str(), nullptr, 16));
     }
-    // Behind the opening quote.
-    [[nodiscard]] std::string string() {
+    [[nodiscard]] std::string string() { // behind the opening quote
         std::string out;
-        for (; at_ < text_.size() && text_[at_] != '"'; ++at_) {
+        while (at_ < text_.size() && text_[at_] != '"') {
             if (text_[at_] != '\\') {
-                out += text_[at_];
-                continue;
-            }
-            const char c = ++at_ < text_.size() ? text_[at_] : '\0';
-            static constexpr std::string_view from = "bfnrt", to = "\b\f\n\r\t";
-            if (c == 'u') {
-                ++at_;
+                out += text_[at_++];
+            } else if (at_ + 6 <= text_.size() && text_[++at_] == 'u') {
                 unsigned code = hexadecimal();
-                if (code >= 0xd800 && code < 0xdc00 && text_.substr(at_, 2) == "\\u") {
-                    at_ += 2;
+                if (code >= 0xd800 && code < 0xdc00 && text_.substr(at_, 2) == "\\u" && at_++ + 6 <= text_.size())
                     code = 0x10000 + ((code - 0xd800) << 10) + (hexadecimal() - 0xdc00);
-                }
                 append_utf8(out, code);
-                --at_;
             } else {
-                const std::size_t i = from.find(c);
-                out += i != std::string_view::npos ? to[i] : c;
+                const std::size_t i = std::string_view("bfnrt").find(text_[at_]);
+                out += i != std::string_view::npos ? "\b\f\n\r\t"[i] : text_[at_];
+                ++at_;
             }
         }
         if (at_ >= text_.size()) fail();
@@ -127,19 +120,9 @@ private:
         return out;
     }
 
-public:
-    static void append_utf8(std::string& to, unsigned code) {
-        const auto push = [&](unsigned byte) { to += static_cast<char>(static_cast<unsigned char>(byte)); };
-        if (code < 0x80) {
-            push(code);
-            return;
-        }
-        const int more = code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
-        push((more == 1 ? 0xc0u : more == 2 ? 0xe0u : 0xf0u) | code >> (6 * more));
-        for (int i = more - 1; i >= 0; --i) push(0x80u | (code >> (6 * i) & 63u));
-    }
-
-private:
     std::string_view text_;
     std::size_t at_ = 0;
 };
+inline json json::parse(std::string_view text) {
+    return json_parser(text).whole();
+}

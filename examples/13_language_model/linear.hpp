@@ -6,6 +6,8 @@
 #include <nibble/core/status.hpp>
 #include <nibble/core/view.hpp>
 #include <nibble/core/workspace.hpp>
+#include <nibble/io/read_layer.hpp>
+#include <nibble/io/safetensors_model.hpp>
 #include <nibble/io/tensor_file.hpp>
 #include <nibble/prepare.hpp>
 
@@ -31,8 +33,8 @@ enum class activation { none, silu, gelu };
 struct finish {
     const float* bias = nullptr; // one per output
     activation activate = activation::none;
-    nb::matrix_view<const float> factor{}; // of y's shape
-    nb::matrix_view<const float> addend{}; // of y's shape: the residual, which may be y
+    nb::matrix_view<const float> factor{}; // of y's shape, and may be y
+    nb::matrix_view<const float> addend{}; // likewise: the residual
 };
 
 class linear {
@@ -55,9 +57,6 @@ public:
     // y = finish(x wᵀ)
     virtual void multiply(const nb::prepared_activations& x, nb::matrix_view<float> y, const finish& then,
                           machine& on) const = 0;
-    // y = f(x wᵀ) x (x upᵀ) in one pass; false, and nothing done, if `up` is in another format.
-    [[nodiscard]] virtual bool multiply_gated(const nb::prepared_activations& x, const linear& up, activation f,
-                                              nb::matrix_view<float> y, machine& on) const = 0;
     virtual void rows(std::span<const std::uint32_t> ids, nb::matrix_view<float> out, machine& on) const = 0;
 };
 
@@ -70,5 +69,10 @@ struct weight_unit {
                      std::unique_ptr<linear>& out);
 };
 
-// Who wants more formats writes another unit and adds it to this list.
+// Who wants more formats writes another unit and adds it to this list; the names of all.
 [[nodiscard]] std::vector<weight_unit>& weight_units();
+[[nodiscard]] std::string weight_formats();
+// A quantized layer of a checkpoint: as it is stored, or, into a matrix of its shape, as fp32.
+[[nodiscard]] nb::status read_checkpoint_layer(const nb::safetensors_model& file, std::string_view name,
+                                               const nb::layer_options& options, nb::matrix_view<float> w,
+                                               const nb::thread_pool& threads, std::unique_ptr<linear>& out);

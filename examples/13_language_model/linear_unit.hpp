@@ -5,21 +5,11 @@
 #include "linear.hpp"
 
 #include <nibble/any.hpp>
-#include <nibble/dequantize_rows.hpp>
 #include <nibble/epilogue/activation.hpp>
 #include <nibble/io/gguf_quantized.hpp>
 
 #include <utility>
 
-struct activation_step : nb::epilogue_step {
-    activation which = activation::none;
-    explicit activation_step(activation f) noexcept : which(f) {}
-    template <class Lanes> Lanes operator()(const Lanes& x, const nb::position& at) const noexcept {
-        return which == activation::silu   ? Lanes(nb::silu(x, at))
-               : which == activation::gelu ? Lanes(nb::gelu(x, at))
-                                           : x;
-    }
-};
 // All that may follow a product in one type, so that the products of a format are compiled once: a branch for each
 // vector of results costs nothing beside the sums behind it.
 struct finish_step : nb::epilogue_step {
@@ -28,7 +18,9 @@ struct finish_step : nb::epilogue_step {
     template <class Lanes> Lanes operator()(const Lanes& product, const nb::position& at) const noexcept {
         Lanes y = product;
         if (with.bias != nullptr) y = y + Lanes::load(with.bias + at.output, at.count);
-        y = activation_step(with.activate)(y.kept(), at);
+        y = y.kept();
+        if (with.activate == activation::silu) y = nb::silu(y, at);
+        if (with.activate == activation::gelu) y = nb::gelu(y, at);
         if (!with.factor.empty()) y = (y.kept() * Lanes::load(with.factor.row(at.token) + at.output, at.count)).kept();
         if (!with.addend.empty()) y = y + Lanes::load(with.addend.row(at.token) + at.output, at.count);
         return y;
@@ -54,15 +46,8 @@ public:
                   machine& on) const override {
         nb::gemm(x, weights_, y, finish_step(then), {.workspace = &on.scratch}, on.threads);
     }
-    [[nodiscard]] bool multiply_gated(const nb::prepared_activations& x, const linear& up, activation f,
-                                      nb::matrix_view<float> y, machine& on) const override {
-        const auto* other = dynamic_cast<const linear_of*>(&up);
-        if (other == nullptr || other->format() != format()) return false;
-        nb::gemm_gated(x, weights_, other->weights_, y, activation_step(f), {.workspace = &on.scratch}, on.threads);
-        return true;
-    }
     void rows(std::span<const std::uint32_t> ids, nb::matrix_view<float> out, machine& on) const override {
-        weights_.visit([&](const auto& weights) { nb::dequantize_rows(weights, ids, out, on.threads); });
+        nb::dequantize_rows(weights_, ids, out, on.threads);
     }
 
 private:
@@ -84,12 +69,9 @@ template <class List> [[nodiscard]] weight_unit weight_unit_of() {
     };
     unit.quantize = [](std::string_view format, nb::matrix_view<const float> w, const nb::thread_pool& threads,
                        std::unique_ptr<linear>& out) {
-        nb::for_each_format(List{}, [&]<class Format>() {
-            if (Format::name != format) return;
-            nb::any_packed<List> made = nb::pack(
-                nb::quantize<typename Format::scheme>(w, {.range = nb::range::least_squares}, threads), threads);
-            out = std::make_unique<linear_of<List>>(std::move(made));
-        });
+        nb::any_quantized<List> made;
+        if (nb::quantize(w, format, made, {.range = nb::range::least_squares}, threads))
+            out = std::make_unique<linear_of<List>>(nb::pack(made, threads));
     };
     return unit;
 }

@@ -4,7 +4,6 @@
 // sampler.hpp (logits to a token). linear.hpp and cache.hpp are the seams to nibble's templates.
 #include "inference.hpp"
 #include "sampler.hpp"
-#include "self_check.hpp"
 #include "tokenizer.hpp"
 
 #include <algorithm>
@@ -14,7 +13,6 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <functional>
 #include <iterator>
 #include <optional>
 #include <thread>
@@ -32,106 +30,103 @@ struct arguments {
     sampling_options sampling{};
 };
 
+std::size_t count(const std::string& text) {
+    char* end = nullptr;
+    const auto value = static_cast<std::size_t>(std::strtoull(text.c_str(), &end, 10));
+    if (text.empty() || *end != '\0' || text[0] == '-') throw model_error("'" + text + "' is not a whole number");
+    return value;
+}
+float number(const std::string& text) {
+    char* end = nullptr;
+    const double value = std::strtod(text.c_str(), &end);
+    if (text.empty() || *end != '\0' || !(value >= 0)) throw model_error("'" + text + "' is not a number from 0 on");
+    return static_cast<float>(value);
+}
+
 struct option {
-    std::string name, value, help;
-    std::function<void(arguments&, const std::string&)> set;
+    const char *name, *value, *help; // without a value: a switch
+    void (*set)(arguments&, const std::string&);
 };
-
-template <class T, class Owner> auto number(Owner arguments::*owner, T Owner::*member) {
-    return [=](arguments& a, const std::string& text) {
-        char* end = nullptr;
-        const double value = std::strtod(text.c_str(), &end);
-        if (text.empty() || *end != '\0' || value < 0) throw model_error("'" + text + "' is not a number from 0 on");
-        (a.*owner).*member = static_cast<T>(value);
-    };
-}
-auto number(std::size_t arguments::*member) {
-    return [=](arguments& a, const std::string& text) {
-        char* end = nullptr;
-        a.*member = static_cast<std::size_t>(std::strtoull(text.c_str(), &end, 10));
-        if (text.empty() || *end != '\0' || text[0] == '-') throw model_error("'" + text + "' is not a whole number");
-    };
-}
-auto text(std::string arguments::*member) {
-    return [=](arguments& a, const std::string& value) { a.*member = value; };
-}
-
-const std::vector<option>& options() {
-    static const std::vector<option> list = {
-        {"--model", "PATH", "a .gguf or .safetensors file, or a Hugging Face folder", text(&arguments::model)},
-        {"--config", "FILE", "config.json of a .safetensors file, if not beside it", text(&arguments::config)},
-        {"--tokenizer", "FILE", "a GGUF file or tokenizer.json, if not the model's own", text(&arguments::tokenizer)},
-        {"--prompt", "TEXT", "what to write on; several prompts are written on together",
-         [](arguments& a, const std::string& v) { a.prompts.push_back(v); }},
-        {"--prefix", "TEXT", "stands before every prompt and is computed once", text(&arguments::prefix)},
-        {"--tokens", "N", "tokens to write, at most (128)", number(&arguments::tokens)},
-        {"--weights", "FORMAT", "quantize the layers' matrices; without it they stay as they are stored",
-         [](arguments& a, const std::string& v) { a.load.weights = v; }},
-        {"--rule", "REGEX=FORMAT", "format of the matrices whose name the expression finds, or 'keep'; repeatable",
-         [](arguments& a, const std::string& v) {
-             const std::size_t equals = v.rfind('=');
-             if (equals == std::string::npos) throw model_error("a rule is REGEX=FORMAT");
-             a.load.rules.emplace_back(pattern(v.substr(0, equals)), v.substr(equals + 1));
-         }},
-        {"--keys", "FORMAT", "of keys in the cache (f16)",
-         [](arguments& a, const std::string& v) { a.inference.keys = v; }},
-        {"--values", "FORMAT", "of values in the cache (f16)",
-         [](arguments& a, const std::string& v) { a.inference.values = v; }},
-        {"--cache", "FORMAT", "of both",
-         [](arguments& a, const std::string& v) { a.inference.keys = a.inference.values = v; }},
-        {"--activations", "SCALE", "of integer products: per_token, or per_group where weights have groups (automatic)",
-         [](arguments& a, const std::string& v) {
-             if (v != "per_token" && v != "automatic") throw model_error("--activations is per_token or automatic");
-             a.inference.activations.scale =
-                 v == "per_token" ? nb::activation_scale::per_token : nb::activation_scale::automatic;
-         }},
-        {"--context", "N", "tokens of a sequence (the model's, at most 4096)",
-         number(&arguments::inference, &inference_options::context)},
-        {"--threads", "N", "(all cores)", number(&arguments::threads)},
-        {"--chunk", "N", "tokens of a prompt at a time (512); changes no result", number(&arguments::chunk)},
-        {"--temperature", "T", "0: always the most likely token (0)",
-         number(&arguments::sampling, &sampling_options::temperature)},
-        {"--top-k", "N", "among the N most likely tokens (0: all)",
-         number(&arguments::sampling, &sampling_options::top_k)},
-        {"--top-p", "P", "among the fewest that have this probability together (1)",
-         number(&arguments::sampling, &sampling_options::top_p)},
-        {"--min-p", "P", "among those at least so likely as this share of the most likely (0)",
-         number(&arguments::sampling, &sampling_options::min_p)},
-        {"--seed", "N", "of the choice (0); prompt i takes N + i",
-         number(&arguments::sampling, &sampling_options::seed)},
-        {"--ignore-end", "", "write on after the end of a text",
-         [](arguments& a, const std::string&) { a.ignore_end = true; }},
-        {"--evaluate", "FILE", "instead of writing: mean negative log-likelihood of token ids, uint16 little-endian",
-         text(&arguments::tokens_file)},
-        {"--window", "N", "tokens of a window of that (1024)", number(&arguments::window)},
-        {"--windows", "N", "how many windows (0: as many as there are)", number(&arguments::windows)},
-        {"--logits", "FILE", "with --evaluate: all logits, fp32", text(&arguments::logits_file)},
-        {"--quiet", "", "nothing but the text", [](arguments& a, const std::string&) { a.quiet = true; }},
-    };
-    return list;
-}
+constexpr option all_options[] = {
+    {"--model", "PATH", "a .gguf or .safetensors file, or a Hugging Face folder",
+     [](arguments& a, const std::string& v) { a.model = v; }},
+    {"--config", "FILE", "config.json of a .safetensors file, if not beside it",
+     [](arguments& a, const std::string& v) { a.config = v; }},
+    {"--tokenizer", "FILE", "a GGUF file or tokenizer.json, if not the model's own",
+     [](arguments& a, const std::string& v) { a.tokenizer = v; }},
+    {"--prompt", "TEXT", "what to write on; several prompts are written on together",
+     [](arguments& a, const std::string& v) { a.prompts.push_back(v); }},
+    {"--prefix", "TEXT", "stands before every prompt and is computed once",
+     [](arguments& a, const std::string& v) { a.prefix = v; }},
+    {"--tokens", "N", "tokens to write, at most (128)",
+     [](arguments& a, const std::string& v) { a.tokens = count(v); }},
+    {"--weights", "FORMAT", "quantize the layers' matrices; without it they stay as they are stored",
+     [](arguments& a, const std::string& v) { a.load.weights = v; }},
+    {"--rule", "REGEX=FORMAT", "format of the matrices whose name the expression finds, or 'keep'; repeatable",
+     [](arguments& a, const std::string& v) {
+         const std::size_t equals = v.rfind('=');
+         if (equals == std::string::npos) throw model_error("a rule is REGEX=FORMAT");
+         a.load.rules.emplace_back(pattern(v.substr(0, equals)), v.substr(equals + 1));
+     }},
+    {"--keys", "FORMAT", "of keys in the cache (f16)",
+     [](arguments& a, const std::string& v) { a.inference.keys = v; }},
+    {"--values", "FORMAT", "of values in the cache (f16)",
+     [](arguments& a, const std::string& v) { a.inference.values = v; }},
+    {"--cache", "FORMAT", "of both",
+     [](arguments& a, const std::string& v) { a.inference.keys = a.inference.values = v; }},
+    {"--activations", "SCALE", "of integer products: per_token, or per_group where weights have groups (automatic)",
+     [](arguments& a, const std::string& v) {
+         if (v != "per_token" && v != "automatic") throw model_error("--activations is per_token or automatic");
+         a.inference.activations.scale =
+             v == "per_token" ? nb::activation_scale::per_token : nb::activation_scale::automatic;
+     }},
+    {"--context", "N", "tokens of a sequence (the model's, at most 4096)",
+     [](arguments& a, const std::string& v) { a.inference.context = count(v); }},
+    {"--threads", "N", "(all cores)", [](arguments& a, const std::string& v) { a.threads = count(v); }},
+    {"--chunk", "N", "tokens of a prompt at a time (512); changes no result",
+     [](arguments& a, const std::string& v) { a.chunk = count(v); }},
+    {"--temperature", "T", "0: always the most likely token (0)",
+     [](arguments& a, const std::string& v) { a.sampling.temperature = number(v); }},
+    {"--top-k", "N", "among the N most likely tokens (0: all)",
+     [](arguments& a, const std::string& v) { a.sampling.top_k = count(v); }},
+    {"--top-p", "P", "among the fewest that have this probability together (1)",
+     [](arguments& a, const std::string& v) { a.sampling.top_p = number(v); }},
+    {"--min-p", "P", "among those at least so likely as this share of the most likely (0)",
+     [](arguments& a, const std::string& v) { a.sampling.min_p = number(v); }},
+    {"--seed", "N", "of the choice (0); prompt i takes N + i",
+     [](arguments& a, const std::string& v) { a.sampling.seed = count(v); }},
+    {"--ignore-end", "", "write on after the end of a text",
+     [](arguments& a, const std::string&) { a.ignore_end = true; }},
+    {"--evaluate", "FILE", "instead of writing: mean negative log-likelihood of token ids, uint16 little-endian",
+     [](arguments& a, const std::string& v) { a.tokens_file = v; }},
+    {"--window", "N", "tokens of a window of that (1024)",
+     [](arguments& a, const std::string& v) { a.window = count(v); }},
+    {"--windows", "N", "how many windows (0: as many as there are)",
+     [](arguments& a, const std::string& v) { a.windows = count(v); }},
+    {"--logits", "FILE", "with --evaluate: all logits, fp32",
+     [](arguments& a, const std::string& v) { a.logits_file = v; }},
+    {"--quiet", "", "nothing but the text", [](arguments& a, const std::string&) { a.quiet = true; }},
+};
 
 void print_help() {
     std::printf("language_model --model PATH --prompt TEXT [OPTION VALUE]...\n\n");
-    for (const option& o : options()) std::printf("  %-22s %s\n", (o.name + " " + o.value).c_str(), o.help.c_str());
-    std::printf("\nWeights:");
-    for (const weight_unit& unit : weight_units()) std::printf("%s", unit.names().c_str());
-    std::printf("\nCaches (keys/values):");
-    for (const cache_pair& pair : cache_pairs())
-        std::printf(" %s/%s", std::string(pair.keys).c_str(), std::string(pair.values).c_str());
-    std::printf("\nWithout arguments the program checks itself on a small model.\n");
+    for (const option& o : all_options) std::printf("  %-14s %-12s %s\n", o.name, o.value, o.help);
+    std::printf("\nWeights:%s", weight_formats().c_str());
+    std::printf("\nKeys and values:%s", cache_formats().c_str());
+    std::printf("\n");
 }
 
 arguments parse(int argc, char** argv) {
     arguments a;
     for (int i = 1; i < argc; ++i) {
         const std::string name = argv[i];
-        const auto& list = options();
-        const auto o = std::find_if(list.begin(), list.end(), [&](const option& one) { return one.name == name; });
-        if (o == list.end()) throw model_error("'" + name + "' is no option; --help lists them");
-        if (!o->value.empty() && i + 1 == argc) throw model_error(name + " needs a value: " + o->value);
+        const option* const o = std::find_if(std::begin(all_options), std::end(all_options),
+                                             [&](const option& one) { return name == one.name; });
+        if (o == std::end(all_options)) throw model_error("'" + name + "' is no option; --help lists them");
+        const bool has_value = *o->value != '\0';
+        if (has_value && i + 1 == argc) throw model_error(name + " needs a value: " + o->value);
         try {
-            o->set(a, o->value.empty() ? "" : argv[++i]);
+            o->set(a, has_value ? argv[++i] : "");
         } catch (const model_error& e) {
             throw model_error(name + ": " + e.what());
         }
@@ -156,7 +151,7 @@ tokenizer tokenizer_of(const arguments& a, const model_files& files) {
     std::ifstream in(beside, std::ios::binary);
     if (!in) throw model_error(beside.string() + ": cannot be opened; --tokenizer names a GGUF file or tokenizer.json");
     const std::string whole{std::istreambuf_iterator<char>(in), {}};
-    return tokenizer::read(json_parser::parse(whole));
+    return tokenizer::read(json::parse(whole));
 }
 
 // Prints characters only when they are complete: a token may end within one.
@@ -311,8 +306,7 @@ int evaluate(const arguments& a, const model& m, const nb::thread_pool& threads)
 }
 
 int run(int argc, char** argv) {
-    if (argc == 1) return self_check();
-    if (std::string_view(argv[1]) == "--help") {
+    if (argc == 1 || std::string_view(argv[1]) == "--help") {
         print_help();
         return 0;
     }

@@ -6,12 +6,14 @@
 #include "linear.hpp"
 
 #include <nibble/core/dynamic_array.hpp>
-#include <nibble/io/model_file.hpp>
+#include <nibble/io/gguf.hpp>
+#include <nibble/io/read_layer.hpp>
+#include <nibble/io/safetensors_model.hpp>
 
 #include <cstddef>
 #include <functional>
 #include <memory>
-#include <optional>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -64,9 +66,7 @@ struct model {
     std::vector<float> output_norm;
     std::vector<model_layer> layers;
 
-    [[nodiscard]] const linear& output() const noexcept {
-        return separate_output != nullptr ? *separate_output : *embedding;
-    }
+    [[nodiscard]] const linear& output() const noexcept { return separate_output ? *separate_output : *embedding; }
     // Bytes of all matrices, and bits per weight of the layers' ones.
     [[nodiscard]] std::size_t bytes() const;
     [[nodiscard]] double bits_per_weight() const;
@@ -78,19 +78,26 @@ public:
     // A .gguf file, or a .safetensors file with its config.json beside it or at `config`, or the folder of these.
     explicit model_files(const std::string& path, const std::string& config = "");
 
-    [[nodiscard]] const nb::gguf_file* gguf() const noexcept { return files_.front().as_gguf(); }
+    [[nodiscard]] const nb::gguf_file* gguf() const noexcept { return folder_.empty() ? &gguf_ : nullptr; }
+    [[nodiscard]] const nb::safetensors_model& safetensors() const noexcept { return safetensors_; }
     [[nodiscard]] const json& config() const noexcept { return config_; }        // of a Hugging Face model
     [[nodiscard]] const std::string& folder() const noexcept { return folder_; } // "" for GGUF
-    // The name in the files, and the tensor or nullptr; marks it as known.
-    [[nodiscard]] const nb::tensor_info* find(const std::string& name);
-    // The first tensor of a layer that nobody asked for: what it does is then not done.
-    [[nodiscard]] std::optional<std::string> unknown() const;
+    // What a checkpoint's tensors do not tell of its quantized layers.
+    [[nodiscard]] const nb::layer_options& quantization() const noexcept { return quantization_; }
+    [[nodiscard]] std::string name(const std::string& gguf_name) const; // in the files
+    // The tensor or nullptr; marks it as known.
+    [[nodiscard]] const nb::tensor_info* find(const std::string& gguf_name);
+    void mark_known(std::string there) { known_.insert(std::move(there)); }
+    // The first tensor of a layer that nobody asked for: what it does is then not done. "" if there is none.
+    [[nodiscard]] std::string unknown() const;
 
 private:
-    std::vector<nb::model_file> files_;
+    nb::gguf_file gguf_;
+    nb::safetensors_model safetensors_;
+    nb::layer_options quantization_;
     std::string folder_, prefix_;
     json config_;
-    std::vector<std::string> known_;
+    std::set<std::string, std::less<>> known_;
 };
 
 struct load_options {

@@ -36,6 +36,41 @@ template <class Keys, cached_values Values> struct attended_sequence {
 
 namespace detail {
 
+template <isa Isa, bool StoresValues>
+void measure_task(const attention_products& products, const kv_sequence& cache, const attention_rows& rows,
+                  const attend_options& options, kernel::arena& counter) {
+    (void)attention_task<Isa, StoresValues>(cache, products, rows, options, counter);
+}
+template <isa Isa, bool StoresValues>
+void run_task(const attention_products& products, const kv_sequence& cache, const attention_rows& rows,
+              const attend_options& options, kernel::arena& memory, matrix_view<const float> q, std::size_t begin,
+              std::size_t end, const attention_sums& part, const attention_sums* all) {
+    attention_task<Isa, StoresValues> work(cache, products, rows, options, memory);
+    work.prepare(q);
+    const visible_range visible(cache, options);
+    for (std::size_t i = begin; i < end; ++i) {
+        work.span(visible.span(rows, i), i + 1 < end, part);
+        if (all != nullptr) join<Isa>(cache.options(), rows.rows(), *all, part);
+    }
+}
+
+// What is done with a sequence's tokens: compiled once per ISA, by the products with its schemes.
+struct attention_work {
+    attention_products products{};
+    // Counts a task's memory.
+    void (*measure)(const attention_products& products, const kv_sequence& cache, const attention_rows& rows,
+                    const attend_options& options, kernel::arena& counter) = nullptr;
+    // Spans number [begin, end) of a task, one after the other into `part`, each joined to `all`, if there is one.
+    void (*run)(const attention_products& products, const kv_sequence& cache, const attention_rows& rows,
+                const attend_options& options, kernel::arena& memory, matrix_view<const float> q, std::size_t begin,
+                std::size_t end, const attention_sums& part, const attention_sums* all) = nullptr;
+
+    template <isa Isa, bool StoresValues>
+    [[nodiscard]] static attention_work of(const attention_products& products) noexcept {
+        return {products, &measure_task<Isa, StoresValues>, &run_task<Isa, StoresValues>};
+    }
+};
+
 // The sequences of a call, whatever their caches store.
 class sequence_list {
 public:
@@ -43,20 +78,33 @@ public:
         const kv_sequence* cache = nullptr;
         std::size_t first = 0;
         std::size_t count = 0;
+        attention_work work{};
     };
-    template <class Keys, class Values>
-    explicit sequence_list(array_view<const attended_sequence<Keys, Values>> of) noexcept
-        : from_(of.data()), count_(of.size()), at_([](const void* from, std::size_t i) noexcept {
-              const auto& s = static_cast<const attended_sequence<Keys, Values>*>(from)[i];
-              return sequence{s.cache, s.first, s.count};
-          }) {}
+    using getter = sequence (*)(const void*, std::size_t, attention_precision);
+
+    sequence_list(const void* from, std::size_t count, getter at, attention_precision precision) noexcept
+        : from_(from), count_(count), at_(at), precision_(precision) {}
+    template <isa Isa, class Keys, class Values>
+    [[nodiscard]] static sequence_list of(array_view<const attended_sequence<Keys, Values>> from,
+                                          attention_precision precision) noexcept {
+        return {from.data(), from.size(),
+                [](const void* all, std::size_t i, attention_precision p) {
+                    const auto& s = static_cast<const attended_sequence<Keys, Values>*>(all)[i];
+                    const bool scores = integer_scores(p);
+                    return sequence{s.cache, s.first, s.count,
+                                    attention_work::of<Isa, kv_cache<Keys, Values>::stores_values>(
+                                        attention_products::of<Isa, Keys, Values>(scores, integer_values(p)))};
+                },
+                precision};
+    }
     [[nodiscard]] std::size_t size() const noexcept { return count_; }
-    [[nodiscard]] sequence operator[](std::size_t i) const noexcept { return at_(from_, i); }
+    [[nodiscard]] sequence operator[](std::size_t i) const { return at_(from_, i, precision_); }
 
 private:
     const void* from_;
     std::size_t count_;
-    sequence (*at_)(const void*, std::size_t) noexcept;
+    getter at_;
+    attention_precision precision_;
 };
 
 // How a call is cut into tasks: all query heads of a key head, for a few queries. Where those cannot keep all threads
@@ -67,6 +115,7 @@ public:
     struct task {
         const kv_sequence* cache = nullptr;
         attention_rows rows{};
+        attention_work work{};
     };
 
     attention_plan(const sequence_list& sequences, std::size_t group, const attend_options& options,
@@ -107,7 +156,8 @@ public:
             }
             const std::size_t heads = s.cache->options().heads;
             return {s.cache,
-                    attention_rows::make(*s.cache, index % heads, s.first, s.count, index / heads * at_once_, group_)};
+                    attention_rows::make(*s.cache, index % heads, s.first, s.count, index / heads * at_once_, group_),
+                    s.work};
         }
         return {};
     }
@@ -127,43 +177,6 @@ private:
     bool splits_ = false;
 };
 
-template <isa Isa, bool StoresValues>
-void measure_task(const attention_products& products, const kv_sequence& cache, const attention_rows& rows,
-                  const attend_options& options, kernel::arena& counter) {
-    (void)attention_task<Isa, StoresValues>(cache, products, rows, options, counter);
-}
-template <isa Isa, bool StoresValues>
-void run_task(const attention_products& products, const kv_sequence& cache, const attention_rows& rows,
-              const attend_options& options, kernel::arena& memory, matrix_view<const float> q, std::size_t begin,
-              std::size_t end, const attention_sums& part, const attention_sums* all) {
-    attention_task<Isa, StoresValues> work(cache, products, rows, options, memory);
-    work.prepare(q);
-    const visible_range visible(cache, options);
-    for (std::size_t i = begin; i < end; ++i) {
-        work.span(visible.span(rows, i), i + 1 < end, part);
-        if (all != nullptr) join<Isa>(cache.options(), rows.rows(), *all, part);
-    }
-}
-
-// What of a call depends on the schemes of its caches and on the precision: all else is compiled once per ISA and
-// executor.
-struct attention_work {
-    attention_products products;
-    // Counts a task's memory.
-    void (*measure)(const attention_products& products, const kv_sequence& cache, const attention_rows& rows,
-                    const attend_options& options, kernel::arena& counter);
-    // Spans number [begin, end) of a task, one after the other into `part`, each joined to `all`, if there is one.
-    void (*run)(const attention_products& products, const kv_sequence& cache, const attention_rows& rows,
-                const attend_options& options, kernel::arena& memory, matrix_view<const float> q, std::size_t begin,
-                std::size_t end, const attention_sums& part, const attention_sums* all);
-
-    template <isa Isa, class Keys, class Values> [[nodiscard]] static attention_work of(attention_precision precision) {
-        constexpr bool stores_values = kv_cache<Keys, Values>::stores_values;
-        return {attention_products::of_precision<Isa, Keys, Values>(precision), &measure_task<Isa, stores_values>,
-                &run_task<Isa, stores_values>};
-    }
-};
-
 // What a call takes of the workspace; whatever the lengths of the caches.
 struct attention_memory {
     std::size_t task = 0;    // of the largest task
@@ -172,16 +185,16 @@ struct attention_memory {
     std::size_t at_once = 0; // spans of every task that are worked on together, if any are
     std::size_t all = 0;
 
-    [[nodiscard]] static attention_memory of(const attention_work& work, const attention_plan& plan,
-                                             const sequence_list& sequences, const attend_options& options,
-                                             std::size_t concurrency) {
+    [[nodiscard]] static attention_memory of(const attention_plan& plan, const sequence_list& sequences,
+                                             const attend_options& options, std::size_t concurrency) {
         attention_memory m{};
         for (std::size_t i = 0; i < sequences.size(); ++i) {
-            const attention_rows most = plan.most(sequences[i]);
+            const sequence_list::sequence s = sequences[i];
+            const attention_rows most = plan.most(s);
             kernel::arena counter;
-            work.measure(work.products, *sequences[i].cache, most, options, counter);
+            s.work.measure(s.work.products, *s.cache, most, options, counter);
             kernel::arena own;
-            (void)attention_sums::take(sequences[i].cache->options(), most.rows(), own);
+            (void)attention_sums::take(s.cache->options(), most.rows(), own);
             m.task = max_of(m.task, counter.used());
             m.sums = max_of(m.sums, own.used());
         }
@@ -191,68 +204,6 @@ struct attention_memory {
         return m;
     }
 };
-
-template <isa Isa, executor Executor>
-void attend_sequences(const attention_work& work, matrix_view<const float> q, const sequence_list& sequences,
-                      matrix_view<float> out, std::size_t group, const attend_options& options,
-                      const Executor& threads) {
-    const std::size_t concurrency = concurrency_of(threads);
-    const attention_plan plan(sequences, group, options, concurrency);
-    using task = attention_plan::task;
-    const attention_memory takes = attention_memory::of(work, plan, sequences, options, concurrency);
-    const std::size_t sums_bytes = takes.sums;
-    const std::size_t worker_bytes = takes.worker;
-    const auto sums_at = [&](std::byte* memory, const task& t) {
-        kernel::arena own(memory);
-        return attention_sums::take(t.cache->options(), t.rows.rows(), own);
-    };
-    const auto whole = [&](const task& t, std::byte* memory) {
-        const attention_sums all = sums_at(memory + takes.task, t);
-        const attention_sums part = sums_at(memory + takes.task + sums_bytes, t);
-        kernel::arena own(memory);
-        all.clear(t.cache->options(), t.rows.rows());
-        work.run(work.products, *t.cache, t.rows, options, own, q, 0, plan.spans_of(t), part, &all);
-        finish<Isa>(*t.cache, t.rows, all, options, out);
-    };
-    // A few spans of every task at once, each into sums of its own.
-    const std::size_t tasks = plan.tasks();
-    const std::size_t at_once = takes.at_once;
-    const auto in_spans = [&](std::byte* memory, std::byte* joined, std::byte* parts) {
-        for (std::size_t first = 0; first < plan.longest(); first += at_once) {
-            for_each_task(tasks * at_once, threads, [&](std::size_t i, std::size_t worker) {
-                const task t = plan.at(i % tasks);
-                const std::size_t index = first + i / tasks;
-                if (index >= plan.spans_of(t)) return;
-                kernel::arena own(memory + worker * worker_bytes);
-                work.run(work.products, *t.cache, t.rows, options, own, q, index, index + 1,
-                         sums_at(parts + i * sums_bytes, t), nullptr);
-            });
-            for_each_task(tasks, threads, [&](std::size_t i, std::size_t) {
-                const task t = plan.at(i);
-                const kv_cache_options& o = t.cache->options();
-                const std::size_t spans = plan.spans_of(t);
-                const attention_sums all = sums_at(joined + i * sums_bytes, t);
-                if (first == 0) all.clear(o, t.rows.rows());
-                for (std::size_t j = 0; j < at_once && first + j < spans; ++j)
-                    join<Isa>(o, t.rows.rows(), all, sums_at(parts + (j * tasks + i) * sums_bytes, t));
-                if (first + at_once >= plan.longest()) finish<Isa>(*t.cache, t.rows, all, options, out);
-            });
-        }
-    };
-    const auto all = [&](std::byte* memory) {
-        std::byte* const joined = memory + concurrency * worker_bytes;
-        if (plan.splits()) return in_spans(memory, joined, joined + tasks * sums_bytes);
-        for_each_task(tasks, threads, [&](std::size_t index, std::size_t worker) {
-            whole(plan.at(index), memory + worker * worker_bytes);
-        });
-    };
-    if (options.workspace != nullptr) {
-        all(options.workspace->reserve(takes.all));
-    } else {
-        buffer own(takes.all);
-        all(own.data());
-    }
-}
 
 // The same for all: how many query heads share a key head.
 [[nodiscard]] inline std::size_t check_sequences(matrix_view<const float> q, const sequence_list& sequences,
@@ -294,9 +245,77 @@ void attend_sequences(const attention_work& work, matrix_view<const float> q, co
     return group;
 }
 
-} // namespace detail
+template <isa Isa, executor Executor>
+void attend_sequences(matrix_view<const float> q, const sequence_list& sequences, matrix_view<float> out,
+                      const attend_options& options, const Executor& threads) {
+    check_executor(threads);
+    const std::size_t group = check_sequences(q, sequences, out, options);
+    if (sequences.size() == 0) return;
+    const std::size_t concurrency = concurrency_of(threads);
+    const attention_plan plan(sequences, group, options, concurrency);
+    using task = attention_plan::task;
+    const attention_memory takes = attention_memory::of(plan, sequences, options, concurrency);
+    const std::size_t sums_bytes = takes.sums;
+    const std::size_t worker_bytes = takes.worker;
+    const auto sums_at = [&](std::byte* memory, const task& t) {
+        kernel::arena own(memory);
+        return attention_sums::take(t.cache->options(), t.rows.rows(), own);
+    };
+    const auto whole = [&](const task& t, std::byte* memory) {
+        const attention_sums all = sums_at(memory + takes.task, t);
+        const attention_sums part = sums_at(memory + takes.task + sums_bytes, t);
+        kernel::arena own(memory);
+        all.clear(t.cache->options(), t.rows.rows());
+        t.work.run(t.work.products, *t.cache, t.rows, options, own, q, 0, plan.spans_of(t), part, &all);
+        finish<Isa>(*t.cache, t.rows, all, options, out);
+    };
+    // A few spans of every task at once, each into sums of its own.
+    const std::size_t tasks = plan.tasks();
+    const std::size_t at_once = takes.at_once;
+    const auto in_spans = [&](std::byte* memory, std::byte* joined, std::byte* parts) {
+        for (std::size_t first = 0; first < plan.longest(); first += at_once) {
+            for_each_task(tasks * at_once, threads, [&](std::size_t i, std::size_t worker) {
+                const task t = plan.at(i % tasks);
+                const std::size_t index = first + i / tasks;
+                if (index >= plan.spans_of(t)) return;
+                kernel::arena own(memory + worker * worker_bytes);
+                t.work.run(t.work.products, *t.cache, t.rows, options, own, q, index, index + 1,
+                           sums_at(parts + i * sums_bytes, t), nullptr);
+            });
+            for_each_task(tasks, threads, [&](std::size_t i, std::size_t) {
+                const task t = plan.at(i);
+                const kv_cache_options& o = t.cache->options();
+                const std::size_t spans = plan.spans_of(t);
+                const attention_sums all = sums_at(joined + i * sums_bytes, t);
+                if (first == 0) all.clear(o, t.rows.rows());
+                for (std::size_t j = 0; j < at_once && first + j < spans; ++j)
+                    join<Isa>(o, t.rows.rows(), all, sums_at(parts + (j * tasks + i) * sums_bytes, t));
+                if (first + at_once >= plan.longest()) finish<Isa>(*t.cache, t.rows, all, options, out);
+            });
+        }
+    };
+    const auto all = [&](std::byte* memory) {
+        std::byte* const joined = memory + concurrency * worker_bytes;
+        if (plan.splits()) return in_spans(memory, joined, joined + tasks * sums_bytes);
+        for_each_task(tasks, threads, [&](std::size_t index, std::size_t worker) {
+            whole(plan.at(index), memory + worker * worker_bytes);
+        });
+    };
+    if (options.workspace != nullptr) {
+        all(options.workspace->reserve(takes.all));
+    } else {
+        buffer own(takes.all);
+        all(own.data());
+    }
+}
 
-namespace detail {
+[[nodiscard]] inline std::size_t workspace_bytes_of(const sequence_list& sequences, std::size_t query_heads,
+                                                    std::size_t concurrency, const attend_options& options) {
+    if (sequences.size() == 0) return 0;
+    const std::size_t group = check_query_heads(sequences, query_heads, concurrency);
+    const attention_plan plan(sequences, group, options, concurrency);
+    return attention_memory::of(plan, sequences, options, concurrency).all;
+}
 
 template <class Keys, class Values>
 [[nodiscard]] array_view<const attended_sequence<Keys, Values>> view_of(const attended_sequence<Keys, Values>* of,
@@ -331,12 +350,8 @@ concept sequences_of_caches = requires(const Sequences& sequences) { as_view(seq
 template <isa Isa = best_isa, class Keys, cached_values Values, executor Executor = serial>
 void attend(matrix_view<const float> q, array_view<const attended_sequence<Keys, Values>> sequences,
             matrix_view<float> out, const attend_options& options = {}, const Executor& threads = {}) {
-    detail::check_executor(threads);
-    const detail::sequence_list list(sequences);
-    const std::size_t group = detail::check_sequences(q, list, out, options);
-    if (sequences.empty()) return;
-    const detail::attention_work work = detail::attention_work::of<Isa, Keys, Values>(options.precision);
-    detail::attend_sequences<Isa>(work, q, list, out, group, options, threads);
+    detail::attend_sequences<Isa>(q, detail::sequence_list::of<Isa>(sequences, options.precision), out, options,
+                                  threads);
 }
 
 // The same of a vector, an array or a span of sequences that may change.
@@ -361,13 +376,8 @@ template <isa Isa = best_isa, class Keys, cached_values Values>
 [[nodiscard]] std::size_t attend_workspace_bytes(array_view<const attended_sequence<Keys, Values>> sequences,
                                                  std::size_t query_heads, std::size_t concurrency,
                                                  const attend_options& options = {}) {
-    if (sequences.empty()) return 0;
-    const detail::sequence_list list(sequences);
-    const std::size_t group = detail::check_query_heads(list, query_heads, concurrency);
-    const detail::attention_work work = detail::attention_work::of<Isa, Keys, Values>(options.precision);
-    return detail::attention_memory::of(work, detail::attention_plan(list, group, options, concurrency), list, options,
-                                        concurrency)
-        .all;
+    return detail::workspace_bytes_of(detail::sequence_list::of<Isa>(sequences, options.precision), query_heads,
+                                      concurrency, options);
 }
 template <isa Isa = best_isa, detail::sequences_of_caches Sequences>
 [[nodiscard]] std::size_t attend_workspace_bytes(const Sequences& sequences, std::size_t query_heads,

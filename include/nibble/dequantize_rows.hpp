@@ -1,4 +1,4 @@
-// dequantize_rows.hpp: rows of packed weights by number, as fp32: the embeddings of tokens in any scheme.
+// dequantize_rows.hpp: rows of weights as fp32, packed or not: by number, as embeddings, or some side by side.
 #pragma once
 
 #include <nibble/core/array_view.hpp>
@@ -10,8 +10,10 @@
 #include <nibble/dispatch/fixed.hpp>
 #include <nibble/kernel/dequantize.hpp>
 #include <nibble/kernel/pack.hpp>
+#include <nibble/quantize.hpp>
 #include <nibble/scheme/scheme.hpp>
 #include <nibble/tensor/packed_view.hpp>
+#include <nibble/tensor/quantized.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -111,24 +113,57 @@ NIBBLE_NOINLINE void dequantize_row(const packed_view<S>& w, std::size_t row, fl
 
 } // namespace detail
 
+namespace detail {
+
+template <class W>
+void check_named_rows(const W& w, array_view<const std::uint32_t> rows, matrix_view<const float> out) {
+    NIBBLE_CHECK(out.rows() == rows.size() && out.cols() == w.cols(),
+                 "dequantize_rows: out must have a row for each number and the columns of the weights");
+    for (const std::uint32_t row : rows)
+        NIBBLE_CHECK(row < w.rows(), "dequantize_rows: a number is not that of a row of the weights");
+}
+template <class W> void check_row_range(const W& w, std::size_t first, matrix_view<const float> out) {
+    NIBBLE_CHECK(out.cols() == w.cols() && first <= w.rows() && out.rows() <= w.rows() - first,
+                 "dequantize_rows: out must have the columns of the weights, and no more rows than there are from the "
+                 "first on");
+}
+
+} // namespace detail
+
 // out(i, k) = the value of weight (rows[i], k), bit for bit as dequantize has it: rows of an embedding that is stored
 // once, packed, for the products with logits too. Any numbers of rows in any order, repeated ones too; a number that is
 // not that of a row is an error. Reads the rows named and no others; allocates nothing.
 template <isa Isa = best_isa, any_scheme S, executor Executor = serial>
 void dequantize_rows(const packed_view<S>& w, array_view<const std::uint32_t> rows, matrix_view<float> out,
                      const Executor& threads = {}) {
-    detail::check_executor(threads);
     detail::check_panel_rows(w);
-    NIBBLE_CHECK(out.rows() == rows.size() && out.cols() == w.cols(),
-                 "dequantize_rows: out must have a row for each number and the columns of the weights");
-    for (const std::uint32_t row : rows)
-        NIBBLE_CHECK(row < w.rows(), "dequantize_rows: a number is not that of a row of the weights");
-    if (out.empty()) return;
-    const std::size_t rows_per_task = detail::max_of<std::size_t>(1, 8192 / w.cols());
-    detail::for_each_task(detail::ceil_div(rows.size(), rows_per_task), threads, [&](std::size_t task, std::size_t) {
-        const std::size_t end = detail::min_of(rows.size(), (task + 1) * rows_per_task);
-        for (std::size_t i = task * rows_per_task; i < end; ++i) detail::dequantize_row<Isa>(w, rows[i], out.row(i));
-    });
+    detail::check_named_rows(w, rows, out);
+    detail::for_each_row_of(out, threads,
+                            [&](std::size_t i, float* to) { detail::dequantize_row<Isa>(w, rows[i], to); });
+}
+template <isa Isa = best_isa, any_scheme S, executor Executor = serial>
+void dequantize_rows(const quantized<S>& q, array_view<const std::uint32_t> rows, matrix_view<float> out,
+                     const Executor& threads = {}) {
+    detail::check_named_rows(q, rows, out);
+    const auto slots = q.read_scales();
+    detail::for_each_row_of(out, threads,
+                            [&](std::size_t i, float* to) { detail::dequantize_row<Isa>(q, slots, rows[i], to); });
+}
+
+// Rows [first, first + out.rows()) of the weights likewise: a part of a matrix, or all of it from its packed form.
+template <isa Isa = best_isa, any_scheme S, executor Executor = serial>
+void dequantize_rows(const packed_view<S>& w, std::size_t first, matrix_view<float> out, const Executor& threads = {}) {
+    detail::check_panel_rows(w);
+    detail::check_row_range(w, first, out);
+    detail::for_each_row_of(out, threads,
+                            [&](std::size_t i, float* to) { detail::dequantize_row<Isa>(w, first + i, to); });
+}
+template <isa Isa = best_isa, any_scheme S, executor Executor = serial>
+void dequantize_rows(const quantized<S>& q, std::size_t first, matrix_view<float> out, const Executor& threads = {}) {
+    detail::check_row_range(q, first, out);
+    const auto slots = q.read_scales();
+    detail::for_each_row_of(out, threads,
+                            [&](std::size_t i, float* to) { detail::dequantize_row<Isa>(q, slots, first + i, to); });
 }
 
 } // namespace nibble::inline NIBBLE_ABI

@@ -76,37 +76,51 @@ void quantize(matrix_view<const float>, const quantize_options& = {}, const Exec
                   "or make one: scheme<Element, Granularity, Scale, Zero>");
 }
 
+namespace detail {
+
+// out = row number `row` of q, whose scales are read through `slots`.
+template <isa Isa, any_scheme S, class Slots>
+void dequantize_row(const quantized<S>& q, const Slots& slots, std::size_t row, float* out) {
+    using traits = scheme_traits<S>;
+    typename traits::code codes[kernel::quantize_block + 8] = {};
+    const std::size_t run = traits::run(q.cols());
+    std::size_t left = run; // columns until the next slot
+    for (std::size_t start = 0; start < q.cols(); start += kernel::quantize_block) {
+        const std::size_t n = min_of(kernel::quantize_block, q.cols() - start);
+        load_codes<typename traits::element>(q.row_codes(row), start, n, codes);
+        for (std::size_t i = 0; i < n;) {
+            const std::size_t m = min_of(n - i, left);
+            kernel::decode_group<Isa, S>(codes + i, m, slots.scale(row, start + i), slots.zero(row, start + i),
+                                         out + start + i);
+            i += m;
+            left = left == m ? run : left - m;
+        }
+    }
+}
+
+// row(i, out.row(i)) for the rows of a matrix, some in a task.
+template <class Row, executor Executor>
+void for_each_row_of(matrix_view<float> out, const Executor& threads, const Row& row) {
+    check_executor(threads);
+    if (out.empty()) return;
+    const std::size_t rows_per_task = max_of<std::size_t>(1, 32768 / out.cols());
+    for_each_task(ceil_div(out.rows(), rows_per_task), threads, [&](std::size_t task, std::size_t) {
+        const std::size_t end = min_of(out.rows(), (task + 1) * rows_per_task);
+        for (std::size_t i = task * rows_per_task; i < end; ++i) row(i, out.row(i));
+    });
+}
+
+} // namespace detail
+
 // The fp32 values of q into out (rows x cols of q), by the formulas of quantized.hpp; exact but for the one rounding of
 // each product.
 template <isa Isa = best_isa, any_scheme S, executor Executor = serial>
 void dequantize(const quantized<S>& q, matrix_view<float> out, const Executor& threads = {}) {
-    using traits = detail::scheme_traits<S>;
-    detail::check_executor(threads);
     NIBBLE_CHECK(out.rows() == q.rows() && out.cols() == q.cols(),
                  "dequantize: the output must have the shape of the weights");
-    if (out.empty()) return;
-    const std::size_t run = traits::run(q.cols());
     const auto slots = q.read_scales();
-    const std::size_t rows_per_task = detail::max_of<std::size_t>(1, 32768 / q.cols());
-    detail::for_each_task(detail::ceil_div(q.rows(), rows_per_task), threads, [&](std::size_t task, std::size_t) {
-        typename traits::code codes[kernel::quantize_block + 8] = {};
-        const std::size_t end = detail::min_of(q.rows(), (task + 1) * rows_per_task);
-        for (std::size_t row = task * rows_per_task; row < end; ++row) {
-            float* to = out.row(row);
-            std::size_t left = run; // columns until the next slot
-            for (std::size_t start = 0; start < q.cols(); start += kernel::quantize_block) {
-                const std::size_t n = detail::min_of(kernel::quantize_block, q.cols() - start);
-                detail::load_codes<typename traits::element>(q.row_codes(row), start, n, codes);
-                for (std::size_t i = 0; i < n;) {
-                    const std::size_t m = detail::min_of(n - i, left);
-                    kernel::decode_group<Isa, S>(codes + i, m, slots.scale(row, start + i), slots.zero(row, start + i),
-                                                 to + start + i);
-                    i += m;
-                    left = left == m ? run : left - m;
-                }
-            }
-        }
-    });
+    detail::for_each_row_of(out, threads,
+                            [&](std::size_t row, float* to) { detail::dequantize_row<Isa>(q, slots, row, to); });
 }
 
 } // namespace nibble::inline NIBBLE_ABI

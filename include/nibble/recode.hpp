@@ -66,6 +66,21 @@ inline constexpr auto recode_table = [] {
     return t;
 }();
 
+// Whether recode goes from one scheme to the other, whatever the scales of a matrix; it says what stands against it.
+template <any_scheme From, any_scheme To>
+inline constexpr bool recodable = [] {
+    using from_element = typename scheme_traits<From>::element;
+    using to_element = typename scheme_traits<To>::element;
+    if constexpr (small_element<from_element> && small_element<to_element> &&
+                  std::same_as<typename From::granularity_type, typename To::granularity_type> &&
+                  From::scaled == To::scaled && From::two_level == To::two_level &&
+                  std::same_as<typename From::zero_type, typename To::zero_type> && !From::has_integer_zero &&
+                  From::has_offset == To::has_offset)
+        return recode_plan_of<from_element, to_element>.exponent == 0 || (From::scaled && !From::has_offset);
+    else
+        return false;
+}();
+
 } // namespace detail
 
 // q in scheme To: its codes c become encode<To>(decode(c) / 2^e), its scales are multiplied by 2^e, which is exact.

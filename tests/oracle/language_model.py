@@ -89,7 +89,27 @@ GEMMA = HUGGING_FACE | {"post_attention_norm": "post_attention_layernorm", "ffn_
                         "post_ffw_norm": "post_feedforward_layernorm"}
 
 
-def write_folder(path, architecture, weights, heads, key_heads, size, base):
+def quantize(values):
+    """4 bits in groups of 32 with a zero point: codes and zeros as integers, scales in fp16, and what they stand for."""
+    x = values.reshape(len(values), -1, 32)
+    low, high = np.minimum(x.min(axis=2), 0), np.maximum(x.max(axis=2), 0)
+    scales = ((high - low) / 15).astype(np.float16)
+    zeros = np.clip(np.rint(-low / scales), 1, 15)
+    codes = np.clip(np.rint(x / scales[..., None]) + zeros[..., None], 0, 15)
+    back = (codes - zeros[..., None]) * scales[..., None].astype(np.float32)
+    return codes.reshape(values.shape), zeros, scales, back.reshape(values.shape).astype(np.float32)
+
+
+def gptq_tensors(name, values):
+    """As AutoGPTQ packs them: eight codes of an output, or zeros less 1 of a group, in 32 bits."""
+    codes, zeros, scales, _ = quantize(values)
+    def pack(x):
+        parts = x.astype(np.uint32).reshape(-1, 8, x.shape[1])
+        return np.bitwise_or.reduce(parts << (4 * np.arange(8, dtype=np.uint32))[None, :, None], axis=1).view(np.int32)
+    return {name + ".qweight": pack(codes.T), name + ".scales": scales.T, name + ".qzeros": pack(zeros - 1).T}
+
+
+def write_folder(path, architecture, weights, heads, key_heads, size, base, gptq=False):
     """The same model as Hugging Face has it: two shards, an index, queries and keys of llama not permuted."""
     os.mkdir(path)
     gemma = architecture == "gemma3"
@@ -106,15 +126,23 @@ def write_folder(path, architecture, weights, heads, key_heads, size, base):
             values = values - np.float32(1)
         if architecture == "llama" and parts[2:3] in (["attn_q"], ["attn_k"]):  # pairs (2i, 2i + 1) to (i, i + half)
             values = values.reshape(-1, size // 2, 2, HIDDEN).swapaxes(1, 2).reshape(-1, HIDDEN)
-        shard = len(index) % 2
-        shards[shard][there] = np.ascontiguousarray(values)
-        index[there] = f"part-{shard}.safetensors"
+        if gptq and values.ndim == 2 and parts[0] == "blk":  # tensors of a layer may lie in different files
+            tensors = gptq_tensors(there.removesuffix(".weight"), values)
+        else:
+            tensors = {there: values}
+        for one, stored in tensors.items():
+            shard = len(index) % 2
+            shards[shard][one] = np.ascontiguousarray(stored)
+            index[one] = f"part-{shard}.safetensors"
     for i, tensors in enumerate(shards):
         save_file(tensors, os.path.join(path, f"part-{i}.safetensors"))
     config = {"model_type": "gemma3_text" if gemma else architecture, "num_hidden_layers": LAYERS,
               "hidden_size": HIDDEN, "num_attention_heads": heads, "num_key_value_heads": key_heads, "head_dim": size,
               "intermediate_size": FEED_FORWARD, "max_position_embeddings": 256, "rms_norm_eps": EPSILON,
               "rope_theta": base}
+    if gptq:
+        config["quantization_config"] = {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": False,
+                                         "checkpoint_format": "gptq"}
     if gemma:
         config |= {"sliding_window": WINDOW, "rope_local_base_freq": 10000.0, "query_pre_attn_scalar": size,
                    "rope_scaling": {"rope_type": "linear", "factor": 8.0}}
@@ -184,11 +212,25 @@ def forward(architecture, weights, heads, key_heads, size, base, tokens):
     return norm(x, w["output_norm.weight"]) @ w.get("output.weight", w["token_embd.weight"]).T
 
 
+def check(program, path, options, exact, losses, ids, out, bound, bits=None):
+    """The program's logits and loss against the exact ones; 1 if they are wrong."""
+    text = subprocess.run(
+        [program, "--model", path, "--evaluate", ids, "--window", str(TOKENS), "--cache", "f32", "--threads", "2",
+         "--logits", out, "--quiet"] + options, check=True, capture_output=True, text=True).stdout.split()
+    logits = np.fromfile(out, "<f4").reshape(TOKENS, VOCABULARY)
+    error = np.abs(logits - exact).max() / np.abs(exact).max()
+    loss = abs(float(text[1]) - losses.mean())
+    right = error < bound and loss < bound and (bits is None or float(text[text.index("bits_per_weight") + 1]) == bits)
+    print(f"{os.path.basename(path)} {' '.join(options)}: logits within {error:.1e} of the largest, loss within "
+          f"{loss:.1e}: {'ok' if right else 'WRONG'}")
+    return 0 if right else 1
+
+
 def main(program):
     random = np.random.default_rng(1)
     failures = 0
     with tempfile.TemporaryDirectory() as folder:
-        for architecture in ("llama", "qwen2", "qwen3", "gemma3"):
+        for architecture in ("llama", "qwen2", "gemma3", "qwen3"):
             base = 500000.0
             weights, heads, key_heads, size = make(architecture, random)
             model, ids, out, hugging_face = (os.path.join(folder, architecture + end)
@@ -199,18 +241,19 @@ def main(program):
             tokens.astype("<u2").tofile(ids)
             exact = forward(architecture, weights, heads, key_heads, size, base, tokens[:-1])
             losses = np.log(np.exp(exact).sum(axis=1)) - exact[np.arange(TOKENS), tokens[1:]]
-            for path, chunk in ((model, TOKENS), (model, 7), (hugging_face, TOKENS)):
-                text = subprocess.run(
-                    [program, "--model", path, "--evaluate", ids, "--window", str(TOKENS), "--cache", "f32",
-                     "--chunk", str(chunk), "--threads", "2", "--logits", out, "--quiet"],
-                    check=True, capture_output=True, text=True).stdout.split()
-                logits = np.fromfile(out, "<f4").reshape(TOKENS, VOCABULARY)
-                error = np.abs(logits - exact).max() / np.abs(exact).max()
-                loss = abs(float(text[1]) - losses.mean())
-                right = error < 2e-5 and loss < 2e-5
-                failures += not right
-                print(f"{os.path.basename(path)}, pieces of {chunk}: logits within {error:.1e} of the largest, loss within "
-                      f"{loss:.1e}: {'ok' if right else 'WRONG'}")
+            runs = [(model, TOKENS), (model, 7), (hugging_face, TOKENS)]
+            for path, chunk in runs:
+                failures += check(program, path, ["--chunk", str(chunk)], exact, losses, ids, out, 2e-5)
+        # A quantized checkpoint: its weights in fp32 are exact; as they are stored they meet activations of 8 bits,
+        # whose products are within 1/254 of the largest number each, over the 14 halves of the layers.
+        kept = {name: quantize(values)[3] if name.startswith("blk.") and values.ndim == 2 else values
+                for name, values in weights.items()}
+        exact = forward(architecture, kept, heads, key_heads, size, base, tokens[:-1])
+        losses = np.log(np.exp(exact).sum(axis=1)) - exact[np.arange(TOKENS), tokens[1:]]
+        path = hugging_face + "-gptq"
+        write_folder(path, architecture, weights, heads, key_heads, size, base, gptq=True)
+        failures += check(program, path, ["--weights", "f32"], exact, losses, ids, out, 2e-5)
+        failures += check(program, path, [], exact, losses, ids, out, 14 / 254, bits=4.75)
     return 1 if failures else 0
 
 

@@ -106,7 +106,7 @@ TEST_CASE("static scales are those of a token in that range", "[quantize]") {
     CHECK(broken_by([] {
               (void)nb::static_scale_of({1, 2});
           }) == "static_scale_of: a range has finite ends, and 0 between them");
-    CHECK(broken_by([] { (void)nb::static_scale_of({}, 128); }) == "static_scale_of: limit must lie between 1 and 127");
+    CHECK(broken_by([] { (void)nb::static_scale_of({}, 128); }) == "static_scale_of: qmax must lie between 1 and 127");
 }
 
 TEST_CASE("with rare large numbers percentiles and averages keep the others, and least squares errs least",

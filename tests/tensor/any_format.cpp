@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -115,6 +116,78 @@ TEST_CASE("any_format: every verb gives what it gives for the format that is hel
     });
 }
 
+TEST_CASE("any_format: quantize, its halves, recode and rows take their format by name or from what is held",
+          "[tensor][any]") {
+    constexpr std::size_t n = 37;
+    constexpr std::size_t k = 131;
+    std::vector<float> w = random_matrix(n, k, 5);
+    w[7] = std::numeric_limits<float>::infinity();
+    const matrix_view<const float> weights(w.data(), n, k);
+    const quantize_options searched{.range = range::least_squares};
+    for_each_format(three{}, [&]<class Format>() {
+        using S = typename Format::scheme;
+        CAPTURE(std::string(Format::name));
+        const quantized<S> q = quantize<S>(weights, searched);
+        const auto same = [&](const any_quantized<three>& a) {
+            return a.get_if<S>() != nullptr && a.get_if<S>()->nonfinite() &&
+                   std::memcmp(a.get_if<S>()->row_codes(0), q.row_codes(0), q.bytes()) == 0;
+        };
+        any_quantized<three> any;
+        REQUIRE(quantize(weights, Format::name, any, searched, nibble_test::test_executor{2}).ok());
+        CHECK(same(any));
+        CHECK(any.nonfinite());
+        any_scale_groups<three> scales;
+        REQUIRE(choose_scales(weights, Format::name, scales, searched).ok());
+        CHECK(scales.name() == any.name());
+        CHECK(same(encode(weights, scales, searched)));
+
+        // Rows by number, and a range of them, of stored and of packed weights.
+        std::vector<float> values(n * k);
+        dequantize(q, matrix_view<float>(values.data(), n, k));
+        const std::vector<std::uint32_t> rows{36, 0, 17, 17};
+        const any_packed<three> w_any = pack(any);
+        const auto has = [&](std::size_t i, const float* row) {
+            return std::memcmp(row, values.data() + i * k, k * sizeof(float)) == 0;
+        };
+        const auto check_rows = [&](const auto& of) {
+            std::vector<float> out(rows.size() * k, -1.0f);
+            dequantize_rows(of, rows, matrix_view<float>(out.data(), rows.size(), k), nibble_test::test_executor{2});
+            for (std::size_t i = 0; i < rows.size(); ++i) CHECK(has(rows[i], out.data() + i * k));
+            dequantize_rows(of, 13, matrix_view<float>(out.data(), 3, k));
+            for (std::size_t i = 0; i < 3; ++i) CHECK(has(13 + i, out.data() + i * k));
+            dequantize_rows(of, n, matrix_view<float>(out.data(), 0, k)); // none, behind the last
+        };
+        check_rows(any);
+        check_rows(w_any);
+        check_rows(q);
+        check_rows(pack(q));
+        CHECK(value_at(any, 36, 130) == values[n * k - 1]);
+    });
+
+    any_quantized<three> any;
+    const status unknown = quantize(weights, "nine", any);
+    CHECK(unknown.code() == status_code::not_found);
+    CHECK(unknown.message() == "quantize: no format 'nine'; there are four, eight, nf, four again");
+    CHECK(any.empty());
+    any_scale_groups<three> scales;
+    CHECK(choose_scales(weights, "", scales).code() == status_code::not_found);
+
+    // From one list to another: int4 to int8 under the same scales, nothing lost; not to what has other groups.
+    using wider = format_list<named_format<"int8_g32", int8_g32>, named_format<"int8_channel", int8_channel>>;
+    w[7] = 0.0f;
+    REQUIRE(quantize(weights, "four", any).ok());
+    any_quantized<wider> eight;
+    REQUIRE(recode(any, "int8_g32", eight).ok());
+    const quantized<int8_g32> want = recode<int8_g32>(*any.get_if<int4_g32>());
+    REQUIRE(eight.get_if<int8_g32>() != nullptr);
+    CHECK(std::memcmp(eight.get_if<int8_g32>()->row_codes(0), want.row_codes(0), want.bytes()) == 0);
+    CHECK(value_at(eight, 3, 100) == value_at(any, 3, 100));
+    const status other_groups = recode(any, "int8_channel", eight);
+    CHECK(other_groups.code() == status_code::unsupported);
+    CHECK(eight.name() == "int8_g32");
+    CHECK(recode(any, "four", eight).code() == status_code::not_found);
+}
+
 TEST_CASE("any_format: copies are deep, a moved-from one is empty, and empty ones are refused", "[tensor][any]") {
     const std::vector<float> w = random_matrix(5, 64, 4);
     any_quantized<three> a = quantize<int4_g32>(matrix_view<const float>(w.data(), 5, 64));
@@ -150,5 +223,11 @@ TEST_CASE("any_format: copies are deep, a moved-from one is empty, and empty one
     }
     CHECK(said.find("gate and up are in two formats") != std::string::npos);
     CHECK_THROWS_AS(unpack(none), std::runtime_error);
+    CHECK_THROWS_AS(dequantize_rows(none, 0, matrix_view<float>(&out, 1, 1)), std::runtime_error);
+    CHECK_THROWS_AS(dequantize_rows(four, 4, matrix_view<float>(y.data(), 2, 64)), std::runtime_error);
+    CHECK_THROWS_AS(value_at(c, 5, 0), std::runtime_error);
+    any_quantized<three> nothing;
+    CHECK_THROWS_AS((void)recode(a, "four", nothing), std::runtime_error);
+    CHECK_THROWS_AS((void)encode(matrix_view<const float>(), any_scale_groups<three>()), std::runtime_error);
     set_failure_handler(before);
 }

@@ -26,12 +26,23 @@ namespace nibble::inline NIBBLE_ABI {
 
 namespace detail {
 
+inline void check_mass(matrix_view<const float> q, const kv_sequence& cache, matrix_view<const float> log_sums,
+                       matrix_view<const float> mass, const attend_options& options) {
+    const kv_cache_options& o = cache.options();
+    const std::size_t heads = check_queries(q, q.rows(), cache, options) * o.heads;
+    NIBBLE_CHECK(log_sums.rows() == q.rows() && log_sums.cols() == heads,
+                 "attention_mass: log_sums must be queries x query heads");
+    NIBBLE_CHECK(mass.rows() == o.heads && mass.cols() == cache.size(),
+                 "attention_mass: mass must be the cache's heads x tokens");
+}
+
 template <isa Isa, bool StoresValues, executor Executor>
 void sum_mass(matrix_view<const float> q, const kv_sequence& cache, const attention_products& products,
               matrix_view<const float> log_sums, matrix_view<float> mass, const attend_options& options,
               const Executor& threads) {
     using task_type = attention_task<Isa, StoresValues>;
     const kv_cache_options& o = cache.options();
+    check_executor(threads);
     const std::size_t group = log_sums.cols() / o.heads;
     const std::size_t at_once = attention_rows::queries_at_once(group);
     const std::size_t spans = ceil_div(cache.size(), kernel::kv_split);
@@ -78,16 +89,9 @@ void sum_mass(matrix_view<const float> q, const kv_sequence& cache, const attent
 template <isa Isa = best_isa, class Keys, cached_values Values, executor Executor = serial>
 void attention_mass(matrix_view<const float> q, const kv_cache<Keys, Values>& cache, matrix_view<const float> log_sums,
                     matrix_view<float> mass, const attend_options& options = {}, const Executor& threads = {}) {
-    detail::check_executor(threads);
-    const kv_cache_options& o = cache.options();
-    const std::size_t heads = detail::check_queries(q, q.rows(), cache, options) * o.heads;
-    NIBBLE_CHECK(log_sums.rows() == q.rows() && log_sums.cols() == heads,
-                 "attention_mass: log_sums must be queries x query heads");
-    NIBBLE_CHECK(mass.rows() == o.heads && mass.cols() == cache.size(),
-                 "attention_mass: mass must be the cache's heads x tokens");
-    // No values are read.
-    const detail::attention_products products = detail::attention_products::of_precision<Isa, Keys, Values>(
-        options.precision == attention_precision::integer ? attention_precision::integer_scores : options.precision);
+    detail::check_mass(q, cache, log_sums, mass, options);
+    const detail::attention_products products =
+        detail::attention_products::of<Isa, Keys, Values>(detail::integer_scores(options.precision), false);
     detail::sum_mass<Isa, kv_cache<Keys, Values>::stores_values>(q, cache, products, log_sums, mass, options, threads);
 }
 

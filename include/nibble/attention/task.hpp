@@ -7,11 +7,13 @@
 #include <nibble/attention/partial.hpp>
 #include <nibble/attention/products.hpp>
 #include <nibble/attention/queries.hpp>
+#include <nibble/cache/pages.hpp>
 #include <nibble/cache/sequence.hpp>
 #include <nibble/core/bits.hpp>
 #include <nibble/core/view.hpp>
 #include <nibble/kernel/attention_keys.hpp>
 #include <nibble/kernel/attention_values.hpp>
+#include <nibble/kernel/gemm_plan.hpp>
 #include <nibble/kernel/softmax.hpp>
 #include <nibble/tensor/kv_layout.hpp>
 
@@ -27,7 +29,6 @@ template <isa Isa, bool StoresValues> class attention_task : attention_base<Isa,
     using base::at_;
     using base::cache_;
     using base::goes_to_;
-    using base::memory_;
     using base::o_;
     using base::options_;
     using base::rotary_;
@@ -43,20 +44,19 @@ template <isa Isa, bool StoresValues> class attention_task : attention_base<Isa,
 public:
     attention_task(const kv_sequence& cache, const attention_products& products, const attention_rows& rows,
                    const attend_options& options, kernel::arena& memory) noexcept
-        : base(cache, rows, options, memory), key_products_(*products.keys), value_products_(*products.values),
-          layouts_(products.of_cache(cache)) {
-        key_products_.make(keys_, layouts_.keys, rows_, base::queries_, o_.key_scale, rotary_ != nullptr, memory);
-        value_products_.make(values_, layouts_.values, rows_, StoresValues ? o_.value_scale : o_.key_scale, memory);
+        : base(cache, rows, options, memory), pages_(cache.memory()), of_keys_(*products.keys),
+          of_values_(*products.values) {
+        of_keys_.make(&keys_, pages_.keys(), rows_, base::queries_, o_.key_scale, memory);
+        of_values_.make(&values_, pages_.values(), rows_, StoresValues ? o_.value_scale : o_.key_scale, memory);
+        of_keys_.make_decoder(&decoder_, pages_.keys(), o_.key_scale, rotary_ != nullptr, memory);
+        paired_prefetch_ = prefetches_in_pairs() && rotary_ == nullptr && of_keys_.prefetches(&keys_) &&
+                           of_values_.prefetches(&values_);
     }
 
-    // The queries of the task, as they meet what is stored. Before it a task only knows what memory it takes.
+    // The queries of the task, as they meet what is stored.
     void prepare(matrix_view<const float> q) noexcept {
-        key_part_ = key_products_.part(layouts_.keys);
-        value_part_ = value_products_.part(layouts_.values);
-        paired_prefetch_ = prefetches_in_pairs() && rotary_ == nullptr && key_products_.prefetches(keys_) &&
-                           value_products_.prefetches(values_);
         base::prepare_queries(q);
-        if (rotary_ == nullptr) key_products_.prepare(keys_);
+        if (rotary_ == nullptr) of_keys_.prepare(&keys_);
     }
 
     // The tokens of one span; whether those of the next are read after it.
@@ -93,12 +93,16 @@ private:
     // to 1.04; f16, whose halves are 64 KiB, 0.97). Only where the tiles of both do ask: not for keys that are rotated
     // as they are read, nor for many rows, whose panels are unpacked.
     [[nodiscard]] bool prefetches_in_pairs() const noexcept {
-        if (!StoresValues) return false;
-        // Of a first-level cache of 32 or 48 KiB; or, where requests of both halves go to it, of a second-level one.
-        const bool second_level = key_products_.second_level && value_products_.second_level;
-        const std::size_t room = std::size_t{second_level ? 128u : 32u} << 10;
-        return key_part_.scales == value_part_.scales && o_.page_tokens <= kernel::attention_block &&
-               kernel::attention_block / o_.page_tokens * key_part_.scales <= room;
+        if constexpr (StoresValues) {
+            // Of a first-level cache of 32 or 48 KiB; or, where requests of both halves go to it, of a second-level
+            // one.
+            const std::size_t room = std::size_t{of_keys_.prefetches_l2 && of_values_.prefetches_l2 ? 128u : 32u} << 10;
+            const std::size_t scales = pages_.keys().scales;
+            return scales == pages_.values().scales && o_.page_tokens <= kernel::attention_block &&
+                   kernel::attention_block / o_.page_tokens * scales <= room;
+        } else {
+            return false;
+        }
     }
     // The scores of a block, NaN where a key or a value is not finite.
     void block_scores(const places& at, std::size_t first, std::size_t count) noexcept {
@@ -119,12 +123,12 @@ private:
         if (!paired_prefetch_) {
             const std::byte* const at = base::values_at(values);
             return at == nullptr ? kernel::prefetch_cursor{}
-                                 : kernel::prefetch_cursor{at + 8192, at + value_part_.scales, step};
+                                 : kernel::prefetch_cursor{at + 8192, at + pages_.values().scales, step};
         }
         const std::uint32_t later = base::page_of_next_block(first / o_.page_tokens, first);
         if (later == kv_sequence::none) return {};
-        const std::byte* const at = memory_.keys_of(later, at_.head);
-        return {at, at + key_part_.scales, step};
+        const std::byte* const at = pages_.keys_of(later, at_.head);
+        return {at, at + pages_.keys().scales, step};
     }
     void block(std::size_t first, std::size_t count, kernel::softmax_state* states, float* out) noexcept {
         const places at = base::places_of(first, count);
@@ -147,40 +151,49 @@ private:
     void prefetch_scales(std::size_t page, bool values) noexcept {
         if (cache_.page(page) == kv_sequence::none) return;
         const std::uint32_t id = cache_.page(page);
-        const page_part& part = values ? value_part_ : key_part_;
-        prefetch((values ? memory_.values_of(id, at_.head) : memory_.keys_of(id, at_.head)) + part.scales,
-                 part.bytes - part.scales);
+        if (values)
+            prefetch(pages_.values_of(id, at_.head) + pages_.values().scales,
+                     pages_.values().bytes - pages_.values().scales);
+        else
+            prefetch(pages_.keys_of(id, at_.head) + pages_.keys().scales, pages_.keys().bytes - pages_.keys().scales);
     }
 
     void page_scores(const range& r, std::size_t first, const std::byte* values) noexcept {
+        const plain_key_layout& layout = pages_.keys();
         const std::size_t size = o_.page_tokens;
         for (std::size_t page = r.begin / size; page * size < r.end; ++page) {
             const std::uint32_t id = cache_.page(page);
-            const std::byte* part = memory_.keys_of(id, at_.head);
+            const std::byte* part = pages_.keys_of(id, at_.head);
             const std::size_t end = min_of(r.end, (page + 1) * size);
             const auto piece_at = [&](std::size_t position, std::size_t panels) {
                 const std::size_t t = position - page * size;
                 key_piece piece{};
-                key_part_.point(piece, part, t);
-                piece.begun = t % key_part_.slot_tokens / rows16;
+                piece.codes = part + layout.codes + t / rows16 * layout.panel_bytes;
+                std::size_t slots = t / rows16 * layout.slots;
+                if (layout.tokens_per_group != 0) {
+                    slots = t / layout.tokens_per_group * layout.slots;
+                    piece.begun = t % layout.tokens_per_group / rows16;
+                }
+                piece.scales = part + layout.scales + slots * layout.scale_bytes;
+                piece.zeros = part + layout.zeros + slots * layout.zero_bytes;
                 piece.panels = panels;
                 if (paired_prefetch_)
-                    piece.paired_prefetch_offset = kernel::prefetch_offset(part, memory_.values_of(id, at_.head));
+                    piece.paired_prefetch_offset = kernel::prefetch_offset(part, pages_.values_of(id, at_.head));
                 return piece;
             };
             std::size_t position = max_of(page * size, r.begin / rows16 * rows16);
             const auto products = [&](const key_piece& of, float* out, const std::byte* after) {
                 if (rotary_ != nullptr)
-                    base::rotated_scores(key_products_.decode, &keys_, of, (position - first) / rows16, out);
+                    base::rotated_scores(of_keys_.decode, &decoder_, of, (position - first) / rows16, out);
                 else
-                    key_products_.scores(keys_, of, out, after);
+                    of_keys_.scores(&keys_, of, out, after);
             };
             if (position < r.begin) {
                 base::scores_of(products, piece_at(position, 1), position, r.begin, first, nullptr);
                 position += rows16;
             }
             // After these keys come those of the next page, or the block's values.
-            const std::byte* next = end < r.end ? memory_.keys_of(cache_.page(page + 1), at_.head) : values;
+            const std::byte* next = end < r.end ? pages_.keys_of(cache_.page(page + 1), at_.head) : values;
             if (position < end)
                 base::scores_of(products, piece_at(position, ceil_div(end - position, rows16)), position, position,
                                 first, next);
@@ -188,34 +201,36 @@ private:
         base::set_nan_of_pages(r, first);
     }
     void page_values(const range& r, std::size_t first, float* out, kernel::prefetch_cursor& asked) noexcept {
+        const plain_value_layout& layout = pages_.values();
         const std::size_t size = o_.page_tokens;
         value_piece pieces[kernel::most_pieces];
         std::size_t count = 0;
         for (std::size_t page = r.begin / size; page * size < r.end; ++page) {
-            const std::byte* part = memory_.values_of(cache_.page(page), at_.head);
+            const std::byte* part = pages_.values_of(cache_.page(page), at_.head);
             const std::size_t begin = max_of(page * size, first); // whole phases: all of the page that is in the block
             const std::size_t end = min_of(round_up(min_of(r.end, (page + 1) * size), rows16), (page + 1) * size);
             const std::size_t t = begin - page * size;
             kernel::value_piece& piece = pieces[count++];
-            value_part_.point(piece, part, t);
+            piece.codes = part + layout.codes_at(t);
+            piece.scales = part + layout.scales + layout.slot(0, t) * layout.scale_bytes;
+            piece.zeros = part + layout.zeros + layout.slot(0, t) * layout.zero_bytes;
             piece.first = begin - first;
             piece.count = end - begin;
             const std::uint32_t later = paired_prefetch_ ? base::page_of_next_block(page, first) : kv_sequence::none;
             if (later != kv_sequence::none)
-                piece.paired_prefetch_offset = kernel::prefetch_offset(part, memory_.keys_of(later, at_.head));
+                piece.paired_prefetch_offset = kernel::prefetch_offset(part, pages_.keys_of(later, at_.head));
         }
         const std::uint32_t after = cache_.page((first + kernel::attention_block) / size);
-        value_products_.accumulate(values_, pieces, count, r.begin - first, r.end - first, scores_, out,
-                                   after == kv_sequence::none ? nullptr : memory_.keys_of(after, at_.head), asked);
+        of_values_.accumulate(&values_, pieces, count, r.begin - first, r.end - first, scores_, out,
+                              after == kv_sequence::none ? nullptr : pages_.keys_of(after, at_.head), asked);
     }
 
-    const key_operations& key_products_;
-    const value_operations& value_products_;
-    attention_products::layouts layouts_;
-    page_part key_part_;
-    page_part value_part_;
-    side_storage keys_;
-    side_storage values_;
+    const page_memory& pages_;
+    const key_operations& of_keys_;
+    const value_operations& of_values_;
+    key_side_room<Isa> keys_;
+    value_side_room<Isa> values_;
+    decoder_room<Isa> decoder_; // for a rotary embedding alone
     bool paired_prefetch_ = false;
 };
 

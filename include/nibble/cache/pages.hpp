@@ -1,6 +1,7 @@
 // cache/pages.hpp: the memory of caches: pages of tokens that sequences take, share and give back.
 #pragma once
 
+#include <nibble/cache/storage.hpp>
 #include <nibble/core/bits.hpp>
 #include <nibble/core/buffer.hpp>
 #include <nibble/core/check.hpp>
@@ -72,6 +73,11 @@ public:
 
     [[nodiscard]] const kv_cache_options& options() const noexcept { return options_; }
     [[nodiscard]] bool stores_values() const noexcept { return stores_values_; } // or they are a prefix of the keys
+    // Where keys and values lie in a page, and how they are stored.
+    [[nodiscard]] const plain_key_layout& keys() const noexcept { return keys_; }
+    [[nodiscard]] const plain_value_layout& values() const noexcept { return values_; }
+    [[nodiscard]] const key_storage& of_keys() const noexcept { return of_keys_; }
+    [[nodiscard]] const value_storage& of_values() const noexcept { return of_values_; }
     [[nodiscard]] const allocator& memory_from() const noexcept { return from_; }
     // Bytes of a page: all heads, keys, values, and a byte per token and head that tells of numbers which were not
     // finite.
@@ -167,11 +173,13 @@ public:
     }
 
 protected:
-    // Of options that were checked, and keys and values (0 where they are keys) of a page and head in bytes.
-    page_memory(const kv_cache_options& given, std::size_t keys_bytes, std::size_t values_bytes, bool stores_values,
+    page_memory(const kv_cache_options& given, const key_storage& of_keys, const value_storage& of_values,
                 allocator from)
-        : options_(given), from_(from), stores_values_(stores_values), keys_bytes_(keys_bytes),
-          values_bytes_(values_bytes) {
+        : options_(checked(given, of_keys.tokens_per_group, of_values.stored)), from_(from), of_keys_(of_keys),
+          of_values_(of_values), stores_values_(of_values.stored),
+          keys_(of_keys.layout(options_.page_tokens, options_.head_size)),
+          values_(of_values.layout(keys_, options_.value_size)), keys_bytes_(keys_.bytes),
+          values_bytes_(values_.bytes) {
         nonfinite_bytes_ = round_up(options_.page_tokens, 64);
         head_bytes_ = keys_bytes_ + values_bytes_ + nonfinite_bytes_;
         NIBBLE_CHECK(options_.pages <= (SIZE_MAX / 4) / (head_bytes_ * options_.heads) && options_.pages < none,
@@ -248,7 +256,11 @@ private:
 
     kv_cache_options options_;
     allocator from_;
+    const key_storage& of_keys_;
+    const value_storage& of_values_;
     bool stores_values_;
+    plain_key_layout keys_;
+    plain_value_layout values_;
     std::size_t keys_bytes_;
     std::size_t values_bytes_; // 0 where values are keys
     std::size_t nonfinite_bytes_ = 0;
@@ -277,31 +289,12 @@ private:
 // the other. (Emerald Rapids, two threads: stretches of 8 KiB are read at 24 GB/s, of 64 at 31, of 256 at 36.)
 template <class Keys, cached_values Values> class kv_pages : public detail::page_memory {
 public:
-    using key_layout = detail::key_layout<Keys>;
     static constexpr bool stores_values = detail::values_of_cache<Keys, Values>::stored;
     using value_layout = typename detail::values_of_cache<Keys, Values>::layout;
+    static_assert(sizeof(detail::key_layout<Keys>) != 0 && sizeof(value_layout) != 0); // says what cannot be stored
 
-    explicit kv_pages(const kv_cache_options& given, allocator from = {}) : kv_pages(plan(given), from) {}
-
-    [[nodiscard]] const key_layout& keys() const noexcept { return keys_; }
-    [[nodiscard]] const value_layout& values() const noexcept { return values_; }
-
-private:
-    struct plan {
-        kv_cache_options options;
-        key_layout keys;
-        value_layout values;
-        explicit plan(const kv_cache_options& given)
-            : options(checked(given, detail::key_format<Keys>::tokens_per_group, stores_values)),
-              keys(options.page_tokens, options.head_size),
-              values(detail::values_of_cache<Keys, Values>::make(keys, options.value_size)) {}
-    };
-    kv_pages(const plan& p, allocator from)
-        : page_memory(p.options, p.keys.bytes, stores_values ? p.values.bytes : 0, stores_values, from), keys_(p.keys),
-          values_(p.values) {}
-
-    key_layout keys_;
-    value_layout values_;
+    explicit kv_pages(const kv_cache_options& given, allocator from = {})
+        : page_memory(given, detail::key_storage_of<Keys>, detail::storage_of_values<Keys, Values>(), from) {}
 };
 
 } // namespace nibble::inline NIBBLE_ABI

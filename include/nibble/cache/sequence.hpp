@@ -142,6 +142,7 @@ public:
     }
 
 protected:
+    kv_sequence() noexcept = default; // without pages, as what was moved from
     explicit kv_sequence(shared_ptr<page_memory> pages) : memory_(std::move(pages)) {
         NIBBLE_CHECK(memory_ != nullptr, "kv_cache: a sequence needs pages");
         const kv_cache_options& o = memory_->options();
@@ -163,7 +164,8 @@ protected:
     }
     ~kv_sequence() { release_from(0); }
     void check_pages() const {
-        NIBBLE_CHECK(memory_ != nullptr, "kv_cache: it was moved from, and has no pages: assign a cache to it first");
+        NIBBLE_CHECK(memory_ != nullptr,
+                     "kv_cache: it was moved from or is empty, and has no pages: assign a cache to it first");
     }
     // An empty sequence becomes another one of the same pages.
     void share(const kv_sequence& other) {

@@ -41,7 +41,7 @@ template <isa Isa, class Keys, bool Integers> class key_side {
 public:
     // `queries`, [row][channel] fp32, must stay until the last scores: keys along tokens scale them anew for each
     // group.
-    key_side(const detail::key_layout<Keys>& keys, std::size_t rows, const float* queries, float fixed,
+    key_side(const detail::plain_key_layout& keys, std::size_t rows, const float* queries, float fixed,
              arena& memory) noexcept
         : keys_(keys), queries_(queries), rows_(rows), fixed_(fixed),
           layout_(side::layout(keys.depth, phase_plan::make(keys.depth, side::longest_phase), rows)),
@@ -177,7 +177,7 @@ private:
         }
     }
 
-    const detail::key_layout<Keys>& keys_;
+    const detail::plain_key_layout& keys_;
     const float* queries_;
     std::size_t rows_;
     float fixed_;

@@ -39,7 +39,7 @@ template <isa Isa, class Values, bool Integers> class value_side {
     using side = attention_side<Isa, typename Values::scheme_type, Integers>;
 
 public:
-    value_side(const Values& values, std::size_t rows, float fixed, arena& memory) noexcept
+    value_side(const detail::plain_value_layout& values, std::size_t rows, float fixed, arena& memory) noexcept
         : values_(values), rows_(rows), fixed_(fixed), layout_(side::layout(depth(), phases(values.tokens), rows)),
           together_(layout_.blocks.count == 1 ? detail::min_of(rows_together, values.groups) : 1),
           memory_(activation_memory::take(layout_, rows * together_, false, memory)) {
@@ -67,7 +67,7 @@ public:
                                 groups, soon);
             // Page by page, all of it as it lies in memory; the sums of all channels wait meanwhile.
             const auto codes_of = [&](std::size_t i, std::size_t g) {
-                return pieces[i].codes + g * values_.panels_per_group() * values_.panel_bytes;
+                return pieces[i].codes + g * values_.panels_per_group * values_.panel_bytes;
             };
             for (std::size_t i = 0; i < count; ++i) {
                 const bool last = i + 1 == count;
@@ -257,9 +257,9 @@ private:
     void products(const value_piece& piece, bool resume, bool finish, std::size_t group, std::size_t groups,
                   const std::byte* next, float* out) noexcept {
         for (std::size_t g = 0; g < groups; ++g) {
-            const std::size_t first_panel = (group + g) * values_.panels_per_group();
+            const std::size_t first_panel = (group + g) * values_.panels_per_group;
             const std::size_t panels =
-                detail::min_of(values_.panels(), first_panel + values_.panels_per_group()) - first_panel;
+                detail::min_of(values_.panels(), first_panel + values_.panels_per_group) - first_panel;
             const bool last_group = g + 1 == groups;
             for_each_stream(
                 panels, [&](std::size_t left) { return panels_at_once(left); },
@@ -380,7 +380,7 @@ private:
         return all.at;
     }
 
-    const Values& values_;
+    const detail::plain_value_layout& values_;
     std::size_t rows_;
     float fixed_;
     activation_layout layout_;

@@ -25,7 +25,7 @@ template <isa Isa, class Keys> class panel_decoder {
 
 public:
     // Without `used` it takes no memory, and is not to be asked.
-    panel_decoder(const detail::key_layout<Keys>& keys, float fixed, bool used, arena& memory) noexcept
+    panel_decoder(const detail::plain_key_layout& keys, float fixed, bool used, arena& memory) noexcept
         : keys_(keys), fixed_(fixed) {
         const std::size_t slots = used ? detail::max_of(rows, detail::round_up(keys.channels, 8)) : 0;
         scales_ = memory.take<float>(slots);
@@ -82,7 +82,7 @@ private:
             return fma(L::load(lane, L::width), scale, add);
     }
 
-    const detail::key_layout<Keys>& keys_;
+    const detail::plain_key_layout& keys_;
     float fixed_;
     float* scales_ = nullptr;
     float* minimums_ = nullptr;

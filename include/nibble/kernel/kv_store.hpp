@@ -84,10 +84,10 @@ template <any_scheme S>
 // ----------------------------------------------------------------------------------------------------------------
 
 // visit(channel, codes of its quad's step, quad in the step, column in the quad) in order, one call per quad.
-template <class Layout, class Byte, class Visit>
-NIBBLE_INLINE void for_each_key_quad(const Layout& layout, Byte* part, std::size_t token, const Visit& visit) noexcept {
-    using element = typename Layout::element;
-    constexpr std::size_t quads = detail::step_quads<element>;
+template <element E, class Byte, class Visit>
+NIBBLE_INLINE void for_each_key_quad(const detail::plain_key_layout& layout, Byte* part, std::size_t token,
+                                     const Visit& visit) noexcept {
+    constexpr std::size_t quads = detail::step_quads<E>;
     Byte* panel = part + layout.codes + token / panel_layout::rows * layout.panel_bytes;
     for (std::size_t group = 0; group < layout.depth.count; ++group) {
         const std::size_t first = layout.depth.column(group);
@@ -95,50 +95,48 @@ NIBBLE_INLINE void for_each_key_quad(const Layout& layout, Byte* part, std::size
         const std::size_t begin = layout.depth.begin(group) / panel_layout::quad;
         for (std::size_t i = 0; i < count; i += panel_layout::quad) {
             const std::size_t q = begin + i / panel_layout::quad;
-            visit(first + i, detail::min_of(panel_layout::quad, count - i),
-                  panel + q / quads * detail::step_bytes<element>, q % quads);
+            visit(first + i, detail::min_of(panel_layout::quad, count - i), panel + q / quads * detail::step_bytes<E>,
+                  q % quads);
         }
     }
 }
 
-template <class Layout>
-inline void put_key_codes(const Layout& layout, std::byte* part, std::size_t token,
-                          const typename Layout::element::code* codes) noexcept {
-    using element = typename Layout::element;
+template <element E>
+inline void put_key_codes(const detail::plain_key_layout& layout, std::byte* part, std::size_t token,
+                          const typename E::code* codes) noexcept {
     const std::size_t row = token % panel_layout::rows;
-    for_each_key_quad(layout, part, token, [&](std::size_t channel, std::size_t n, std::byte* step, std::size_t q) {
-        if constexpr (element::bits > 8) {
-            auto* to = reinterpret_cast<typename element::code*>(step);
+    for_each_key_quad<E>(layout, part, token, [&](std::size_t channel, std::size_t n, std::byte* step, std::size_t q) {
+        if constexpr (E::bits > 8) {
+            auto* to = reinterpret_cast<typename E::code*>(step);
             for (std::size_t j = 0; j < n; ++j) to[j * panel_layout::rows + row] = codes[channel + j];
         } else {
             std::uint8_t quad[4] = {};
-            for (std::size_t j = 0; j < 4; ++j) quad[j] = j < n ? codes[channel + j] : padding_code<element>;
-            put_quad<element>(reinterpret_cast<std::uint8_t*>(step), q, row, load_word(quad));
+            for (std::size_t j = 0; j < 4; ++j) quad[j] = j < n ? codes[channel + j] : padding_code<E>;
+            put_quad<E>(reinterpret_cast<std::uint8_t*>(step), q, row, load_word(quad));
         }
     });
 }
-template <class Layout>
-inline void get_key_codes(const Layout& layout, const std::byte* part, std::size_t token,
-                          typename Layout::element::code* codes) noexcept {
-    using element = typename Layout::element;
+template <element E>
+inline void get_key_codes(const detail::plain_key_layout& layout, const std::byte* part, std::size_t token,
+                          typename E::code* codes) noexcept {
     const std::size_t row = token % panel_layout::rows;
-    for_each_key_quad(layout, part, token,
-                      [&](std::size_t channel, std::size_t n, const std::byte* step, std::size_t q) {
-                          if constexpr (element::bits > 8) {
-                              const auto* from = reinterpret_cast<const typename element::code*>(step);
-                              for (std::size_t j = 0; j < n; ++j)
-                                  codes[channel + j] = from[j * panel_layout::rows + row];
-                          } else {
-                              std::uint8_t quad[4];
-                              store_word(quad, get_quad<element>(reinterpret_cast<const std::uint8_t*>(step), q, row));
-                              for (std::size_t j = 0; j < n; ++j) codes[channel + j] = quad[j];
-                          }
-                      });
+    for_each_key_quad<E>(layout, part, token,
+                         [&](std::size_t channel, std::size_t n, const std::byte* step, std::size_t q) {
+                             if constexpr (E::bits > 8) {
+                                 const auto* from = reinterpret_cast<const typename E::code*>(step);
+                                 for (std::size_t j = 0; j < n; ++j)
+                                     codes[channel + j] = from[j * panel_layout::rows + row];
+                             } else {
+                                 std::uint8_t quad[4];
+                                 store_word(quad, get_quad<E>(reinterpret_cast<const std::uint8_t*>(step), q, row));
+                                 for (std::size_t j = 0; j < n; ++j) codes[channel + j] = quad[j];
+                             }
+                         });
 }
 
 // Where the scales (or zero points) that belong to a token stand: slot i of it at [i x stride].
 template <class Keys>
-[[nodiscard]] NIBBLE_INLINE std::size_t key_slot(const detail::key_layout<Keys>& layout, std::size_t token) noexcept {
+[[nodiscard]] NIBBLE_INLINE std::size_t key_slot(const detail::plain_key_layout& layout, std::size_t token) noexcept {
     using format = detail::key_format<Keys>;
     if constexpr (format::tokens_per_group != 0)
         return token / format::tokens_per_group * layout.slots;
@@ -150,12 +148,12 @@ inline constexpr std::size_t key_slot_stride = detail::key_format<Keys>::tokens_
 
 // A token whose scales are its own.
 template <class Keys>
-inline void store_key(const detail::key_layout<Keys>& layout, std::byte* part, std::size_t token, const float* x,
+inline void store_key(const detail::plain_key_layout& layout, std::byte* part, std::size_t token, const float* x,
                       float fixed) noexcept {
     using format = detail::key_format<Keys>;
     stored_numbers<typename format::scheme_type> numbers;
     quantize_numbers<typename format::scheme_type>(x, layout.channels, layout.depth.run, fixed, numbers);
-    put_key_codes(layout, part, token, numbers.codes);
+    put_key_codes<typename format::element>(layout, part, token, numbers.codes);
     const std::size_t at = key_slot<Keys>(layout, token);
     for (std::size_t i = 0; i < layout.depth.count; ++i) {
         if constexpr (format::stores_scales)
@@ -167,11 +165,26 @@ inline void store_key(const detail::key_layout<Keys>& layout, std::byte* part, s
     }
 }
 
-// A complete group of tokens from `token` on, whose channels have a scale each. column(channel) gives the fp32 keys of
-// those tokens in one channel; `transposed` is scratch for a code of every token and channel.
-template <class Keys, class Column>
-inline void store_key_group(const detail::key_layout<Keys>& layout, std::byte* part, std::size_t token,
-                            const Column& column, float fixed,
+// Keys of one head that wait in fp32, in the layout of a page in f32: the token at position p at p % tokens.
+struct waiting_keys {
+    const std::byte* panels = nullptr;
+    std::size_t panel_bytes = 0;
+    std::size_t tokens = 0;
+    std::size_t first = 0; // of those that are meant
+    // `count` of them, a multiple of 16, in one channel.
+    NIBBLE_INLINE void column(std::size_t channel, std::size_t count, float* x) const noexcept {
+        constexpr std::size_t rows = panel_layout::rows;
+        for (std::size_t t = 0; t < count; t += rows)
+            __builtin_memcpy(x + t, panels + (first + t) % tokens / rows * panel_bytes + channel * rows * sizeof(float),
+                             rows * sizeof(float));
+    }
+};
+
+// A complete group of tokens from `token` on, whose channels have a scale each; `transposed` is scratch for a code of
+// every token and channel.
+template <class Keys>
+inline void store_key_group(const detail::plain_key_layout& layout, std::byte* part, std::size_t token,
+                            const waiting_keys& from, float fixed,
                             typename detail::key_format<Keys>::element::code* transposed) noexcept {
     using format = detail::key_format<Keys>;
     using scheme = typename format::scheme_type;
@@ -183,7 +196,7 @@ inline void store_key_group(const detail::key_layout<Keys>& layout, std::byte* p
     stored_numbers<scheme> numbers;
     for (std::size_t first = 0; first < layout.channels; first += together) {
         const std::size_t n = detail::min_of(together, layout.channels - first);
-        for (std::size_t c = 0; c < n; ++c) column(first + c, x + c * tokens);
+        for (std::size_t c = 0; c < n; ++c) from.column(first + c, tokens, x + c * tokens);
         quantize_numbers<scheme>(x, n * tokens, tokens, fixed, numbers);
         for (std::size_t c = 0; c < n; ++c) {
             if constexpr (format::stores_scales)
@@ -195,15 +208,16 @@ inline void store_key_group(const detail::key_layout<Keys>& layout, std::byte* p
                 transposed[t * layout.channels + first + c] = numbers.codes[c * tokens + t];
         }
     }
-    for (std::size_t t = 0; t < tokens; ++t) put_key_codes(layout, part, token + t, transposed + t * layout.channels);
+    for (std::size_t t = 0; t < tokens; ++t)
+        put_key_codes<typename format::element>(layout, part, token + t, transposed + t * layout.channels);
 }
 
 template <class Keys>
-inline void load_key(const detail::key_layout<Keys>& layout, const std::byte* part, std::size_t token, float fixed,
+inline void load_key(const detail::plain_key_layout& layout, const std::byte* part, std::size_t token, float fixed,
                      float* x) noexcept {
     using format = detail::key_format<Keys>;
     typename format::element::code codes[longest_head];
-    get_key_codes(layout, part, token, codes);
+    get_key_codes<typename format::element>(layout, part, token, codes);
     const std::size_t at = key_slot<Keys>(layout, token);
     const auto* scales = reinterpret_cast<const typename format::scale_code*>(part + layout.scales);
     const auto* zeros = reinterpret_cast<const typename format::zero_code*>(part + layout.zeros);
@@ -220,11 +234,11 @@ inline void load_key(const detail::key_layout<Keys>& layout, const std::byte* pa
 
 // As if the token, or the group of tokens from it on, had never been stored.
 template <class Keys>
-inline void clear_key(const detail::key_layout<Keys>& layout, std::byte* part, std::size_t token) noexcept {
+inline void clear_key(const detail::plain_key_layout& layout, std::byte* part, std::size_t token) noexcept {
     using format = detail::key_format<Keys>;
     using element = typename format::element;
     const std::size_t row = token % panel_layout::rows;
-    for_each_key_quad(layout, part, token, [&](std::size_t, std::size_t n, std::byte* step, std::size_t q) {
+    for_each_key_quad<element>(layout, part, token, [&](std::size_t, std::size_t n, std::byte* step, std::size_t q) {
         if constexpr (element::bits > 8) {
             for (std::size_t j = 0; j < n; ++j)
                 reinterpret_cast<typename element::code*>(step)[j * panel_layout::rows + row] = 0;
@@ -247,36 +261,34 @@ inline void clear_key(const detail::key_layout<Keys>& layout, std::byte* part, s
 // --------------------------------------------------------------------------------------------------------------
 
 // The place of a token's code in a panel: the step, and which quad, and for 16 bits and more the column.
-template <class Layout, class Byte, class Visit>
-NIBBLE_INLINE void for_each_value(const Layout& layout, Byte* part, std::size_t token, const Visit& visit) noexcept {
-    using element = typename Layout::element;
-    constexpr std::size_t quads = detail::step_quads<element>;
+template <element E, class Byte, class Visit>
+NIBBLE_INLINE void for_each_value(const detail::plain_value_layout& layout, Byte* part, std::size_t token,
+                                  const Visit& visit) noexcept {
+    constexpr std::size_t quads = detail::step_quads<E>;
     const std::size_t quad = token / panel_layout::quad;
-    Byte* step = part + layout.codes + quad / quads * detail::step_bytes<element>;
+    Byte* step = part + layout.codes + quad / quads * detail::step_bytes<E>;
     for (std::size_t c = 0; c < layout.channels; ++c)
         visit(c, step + c / panel_layout::rows * layout.panel_bytes, quad % quads, c % panel_layout::rows);
 }
-template <class Layout>
-inline void put_value_codes(const Layout& layout, std::byte* part, std::size_t token,
-                            const typename Layout::element::code* codes) noexcept {
-    using element = typename Layout::element;
+template <element E>
+inline void put_value_codes(const detail::plain_value_layout& layout, std::byte* part, std::size_t token,
+                            const typename E::code* codes) noexcept {
     const std::size_t column = token % panel_layout::quad;
-    for_each_value(layout, part, token, [&](std::size_t c, std::byte* step, std::size_t q, std::size_t row) {
-        if constexpr (element::bits > 8)
-            reinterpret_cast<typename element::code*>(step)[column * panel_layout::rows + row] = codes[c];
+    for_each_value<E>(layout, part, token, [&](std::size_t c, std::byte* step, std::size_t q, std::size_t row) {
+        if constexpr (E::bits > 8)
+            reinterpret_cast<typename E::code*>(step)[column * panel_layout::rows + row] = codes[c];
         else
-            put_quad<element>(reinterpret_cast<std::uint8_t*>(step), q, row, codes[c] * 0x01010101u,
-                              0xffu << (8 * column));
+            put_quad<E>(reinterpret_cast<std::uint8_t*>(step), q, row, codes[c] * 0x01010101u, 0xffu << (8 * column));
     });
 }
 
 template <class Values>
-inline void store_value(const detail::value_layout<Values>& layout, std::byte* part, std::size_t token, const float* x,
+inline void store_value(const detail::plain_value_layout& layout, std::byte* part, std::size_t token, const float* x,
                         float fixed) noexcept {
     using format = detail::token_format<Values>;
     stored_numbers<Values> numbers;
     quantize_numbers<Values>(x, layout.channels, format::group == 0 ? layout.channels : format::group, fixed, numbers);
-    put_value_codes(layout, part, token, numbers.codes);
+    put_value_codes<typename format::element>(layout, part, token, numbers.codes);
     for (std::size_t g = 0; g < layout.groups; ++g) {
         if constexpr (format::stores_scales)
             reinterpret_cast<typename format::scale_code*>(part + layout.scales)[g * layout.tokens + token] =
@@ -288,38 +300,39 @@ inline void store_value(const detail::value_layout<Values>& layout, std::byte* p
 }
 
 template <class Values>
-inline void load_value(const detail::value_layout<Values>& layout, const std::byte* part, std::size_t token,
-                       float fixed, float* x) noexcept {
+inline void load_value(const detail::plain_value_layout& layout, const std::byte* part, std::size_t token, float fixed,
+                       float* x) noexcept {
     using format = detail::token_format<Values>;
     using element = typename format::element;
     const std::size_t column = token % panel_layout::quad;
-    for_each_value(layout, part, token, [&](std::size_t c, const std::byte* step, std::size_t q, std::size_t row) {
-        typename element::code code{};
-        if constexpr (element::bits > 8)
-            code = reinterpret_cast<const typename element::code*>(step)[column * panel_layout::rows + row];
-        else
-            code = static_cast<std::uint8_t>(get_quad<element>(reinterpret_cast<const std::uint8_t*>(step), q, row) >>
-                                             (8 * column));
-        const std::size_t slot =
-            (format::group == 0 ? 0 : c / detail::max_of<std::size_t>(1, format::group)) * layout.tokens + token;
-        typename format::scale_code scale{};
-        typename format::zero_code zero{};
-        if constexpr (format::stores_scales)
-            scale = reinterpret_cast<const typename format::scale_code*>(part + layout.scales)[slot];
-        if constexpr (format::stores_zeros)
-            zero = reinterpret_cast<const typename format::zero_code*>(part + layout.zeros)[slot];
-        x[c] = stored_value<Values>(code, scale, zero, fixed);
-    });
+    for_each_value<element>(
+        layout, part, token, [&](std::size_t c, const std::byte* step, std::size_t q, std::size_t row) {
+            typename element::code code{};
+            if constexpr (element::bits > 8)
+                code = reinterpret_cast<const typename element::code*>(step)[column * panel_layout::rows + row];
+            else
+                code = static_cast<std::uint8_t>(
+                    get_quad<element>(reinterpret_cast<const std::uint8_t*>(step), q, row) >> (8 * column));
+            const std::size_t slot =
+                (format::group == 0 ? 0 : c / detail::max_of<std::size_t>(1, format::group)) * layout.tokens + token;
+            typename format::scale_code scale{};
+            typename format::zero_code zero{};
+            if constexpr (format::stores_scales)
+                scale = reinterpret_cast<const typename format::scale_code*>(part + layout.scales)[slot];
+            if constexpr (format::stores_zeros)
+                zero = reinterpret_cast<const typename format::zero_code*>(part + layout.zeros)[slot];
+            x[c] = stored_value<Values>(code, scale, zero, fixed);
+        });
 }
 
 template <class Values>
-inline void clear_value(const detail::value_layout<Values>& layout, std::byte* part, std::size_t token) noexcept {
+inline void clear_value(const detail::plain_value_layout& layout, std::byte* part, std::size_t token) noexcept {
     using format = detail::token_format<Values>;
     using element = typename format::element;
     typename element::code zeros[longest_head] = {};
     if constexpr (element::bits <= 8)
         for (std::size_t c = 0; c < layout.channels; ++c) zeros[c] = static_cast<std::uint8_t>(panel_flip<element>);
-    put_value_codes(layout, part, token, zeros);
+    put_value_codes<typename format::element>(layout, part, token, zeros);
     for (std::size_t g = 0; g < layout.groups; ++g) {
         if constexpr (format::stores_scales)
             reinterpret_cast<typename format::scale_code*>(part + layout.scales)[g * layout.tokens + token] = 0;

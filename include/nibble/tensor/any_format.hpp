@@ -8,6 +8,7 @@
 #include <nibble/tensor/packed.hpp>
 #include <nibble/tensor/packed_view.hpp>
 #include <nibble/tensor/quantized.hpp>
+#include <nibble/tensor/scale_groups.hpp>
 
 #include <cstddef>
 #include <string_view>
@@ -67,6 +68,12 @@ public:
         visit([&](const auto& value) { bits = nibble::bits_per_weight(value); });
         return bits;
     }
+    // As of what is held; false if empty.
+    [[nodiscard]] bool nonfinite() const noexcept {
+        bool found = false;
+        visit([&](const auto& value) { found = value.nonfinite(); });
+        return found;
+    }
     // The weights if they are in that scheme, else nullptr.
     template <class Scheme>
         requires lists<Scheme>
@@ -117,6 +124,7 @@ private:
 };
 
 template <class List> using any_quantized = any_format<quantized, List>;
+template <class List> using any_scale_groups = any_format<scale_groups, List>;
 template <class List> using any_packed = any_format<packed, List>;
 template <class List> using any_packed_view = any_format<packed_view, List>; // whose copies are of the view
 

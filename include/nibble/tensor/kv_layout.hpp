@@ -109,100 +109,116 @@ template <any_scheme S> struct key_format<along_tokens<S>> : token_format<S> {
 //   codes   panels of 16 tokens, all channels of a panel in the order of layout.hpp, a token being a row
 //   scales  [panel][group of channels][16 tokens], or along tokens [group of tokens][channel]
 //   zeros   likewise
-template <class Keys> struct key_layout {
-    using format = key_format<Keys>;
-    using element = typename format::element;
+// In plain numbers, which say what all schemes have in common.
+struct plain_key_layout {
     std::size_t tokens = 0;
     std::size_t channels = 0;
     depth_plan depth{};
     std::size_t panel_bytes = 0;
     std::size_t slots = 0; // scales per panel, or per group of tokens
     std::size_t codes = 0, scales = 0, zeros = 0, bytes = 0;
+    std::size_t tokens_per_group = 0;            // of keys along tokens, or 0
+    std::size_t scale_bytes = 0, zero_bytes = 0; // of a slot
+    [[nodiscard]] std::size_t panels() const noexcept { return tokens / panel_layout::rows; }
+};
+template <class Keys> struct key_layout : plain_key_layout {
+    using format = key_format<Keys>;
+    using element = typename format::element;
 
     key_layout() noexcept = default;
-    key_layout(std::size_t tokens_per_page, std::size_t head_size) noexcept
-        : tokens(tokens_per_page), channels(head_size) {
+    key_layout(std::size_t tokens_per_page, std::size_t head_size) noexcept {
         constexpr std::size_t step = step_quads<element> * panel_layout::quad;
+        tokens = tokens_per_page;
+        channels = head_size;
         depth = depth_plan::make(head_size,
                                  format::tokens_per_group != 0 || format::group == 0 ? head_size : format::group, step);
         panel_bytes = depth.padded / depth.step * step_bytes<element>;
         slots = format::tokens_per_group != 0 ? head_size : depth.count * panel_layout::rows;
+        tokens_per_group = format::tokens_per_group;
+        scale_bytes = sizeof(typename format::scale_code);
+        zero_bytes = sizeof(typename format::zero_code);
         const std::size_t count =
             slots *
             (format::tokens_per_group != 0 ? tokens / max_of<std::size_t>(1, format::tokens_per_group) : panels());
         scales = round_up(panels() * panel_bytes, 64);
-        zeros = scales + round_up(format::stores_scales ? count * sizeof(typename format::scale_code) : 0, 64);
-        bytes = zeros + round_up(format::stores_zeros ? count * sizeof(typename format::zero_code) : 0, 64);
+        zeros = scales + round_up(format::stores_scales ? count * scale_bytes : 0, 64);
+        bytes = zeros + round_up(format::stores_zeros ? count * zero_bytes : 0, 64);
     }
-    [[nodiscard]] std::size_t panels() const noexcept { return tokens / panel_layout::rows; }
 };
 
 // Bytes of the values likewise: a channel is a row, and tokens are columns.
 //   codes   panels of 16 channels, all tokens of the page
 //   scales  [group of channels][token]
 //   zeros   likewise
-template <class Values> struct value_layout {
-    using format = token_format<Values>;
-    using element = typename format::element;
+struct plain_value_layout {
     std::size_t tokens = 0;
     std::size_t channels = 0;
-    std::size_t panel_bytes = 0;
+    std::size_t panel_bytes = 0; // with prefix_of_keys: of 16 tokens
     std::size_t groups = 1;
+    std::size_t panels_per_group = 0;
     std::size_t codes = 0, scales = 0, zeros = 0, bytes = 0;
+    std::size_t scale_bytes = 0, zero_bytes = 0;
+    std::size_t step_tokens = 1, step_bytes = 0;  // of codes: so many tokens further
+    std::size_t panel_slots = 0, group_slots = 0; // between the slots of tokens 16 apart, and of groups
+    [[nodiscard]] std::size_t panels() const noexcept { return ceil_div(channels, panel_layout::rows); }
+    // Where attention finds token t of a page (a multiple of 16), and its scales.
+    [[nodiscard]] std::size_t codes_at(std::size_t t) const noexcept { return codes + t / step_tokens * step_bytes; }
+    [[nodiscard]] std::size_t slot(std::size_t group, std::size_t t) const noexcept {
+        return t / panel_layout::rows * panel_slots + group * group_slots + t % panel_layout::rows;
+    }
+};
+template <class Values> struct value_layout : plain_value_layout {
+    using format = token_format<Values>;
+    using element = typename format::element;
+    using scheme_type = Values;
+    static constexpr bool transposed = false; // or they are keys
     static_assert(value_scheme<Values>, "kv_cache: groups of values must be multiples of 16 channels");
 
     value_layout() noexcept = default;
-    value_layout(std::size_t tokens_per_page, std::size_t head_size) noexcept
-        : tokens(tokens_per_page), channels(head_size) {
+    value_layout(std::size_t tokens_per_page, std::size_t head_size) noexcept {
         constexpr std::size_t step = step_quads<element> * panel_layout::quad;
-        panel_bytes = tokens / step * step_bytes<element>;
+        tokens = tokens_per_page;
+        channels = head_size;
+        panel_bytes = tokens / step * detail::step_bytes<element>;
         groups = format::groups(channels);
+        panels_per_group = format::group == 0 ? panels() : format::group / panel_layout::rows;
+        scale_bytes = sizeof(typename format::scale_code);
+        zero_bytes = sizeof(typename format::zero_code);
+        step_tokens = step;
+        step_bytes = detail::step_bytes<element>;
+        panel_slots = panel_layout::rows;
+        group_slots = tokens;
         scales = round_up(panels() * panel_bytes, 64);
-        zeros =
-            scales + round_up(format::stores_scales ? groups * tokens * sizeof(typename format::scale_code) : 0, 64);
-        bytes = zeros + round_up(format::stores_zeros ? groups * tokens * sizeof(typename format::zero_code) : 0, 64);
+        zeros = scales + round_up(format::stores_scales ? groups * tokens * scale_bytes : 0, 64);
+        bytes = zeros + round_up(format::stores_zeros ? groups * tokens * zero_bytes : 0, 64);
     }
-    [[nodiscard]] std::size_t panels() const noexcept { return ceil_div(channels, panel_layout::rows); }
-    [[nodiscard]] std::size_t panels_per_group() const noexcept {
-        return format::group == 0 ? panels() : format::group / panel_layout::rows;
-    }
-    // What attention asks: are they keys, and where does it find token t of a page (a multiple of 16) and its scales?
-    static constexpr bool transposed = false;
-    using scheme_type = Values;
-    [[nodiscard]] std::size_t codes_at(std::size_t t) const noexcept {
-        return codes + t / panel_layout::quad / step_quads<element> * step_bytes<element>;
-    }
-    [[nodiscard]] std::size_t slot(std::size_t group, std::size_t t) const noexcept { return group * tokens + t; }
 };
 
 // Values that are a prefix of keys stored so.
-template <class Keys> struct prefix_layout {
+template <class Keys> struct prefix_layout : plain_value_layout {
     using scheme_type = typename key_format<Keys>::scheme_type;
     using format = token_format<scheme_type>;
     static constexpr bool transposed = true;
-    key_layout<Keys> keys{};
-    std::size_t tokens = 0;
-    std::size_t channels = 0;
-    std::size_t panel_bytes = 0; // of 16 tokens
-    std::size_t groups = 1;
-    std::size_t codes = 0, scales = 0, zeros = 0, bytes = 0;
     static_assert(key_format<Keys>::tokens_per_group == 0 && value_scheme<scheme_type>,
                   "kv_cache: with prefix_of_keys the keys must be a scheme whose groups are multiples of 16 channels, "
                   "not along_tokens");
 
     prefix_layout() noexcept = default;
-    prefix_layout(const key_layout<Keys>& of, std::size_t value_size) noexcept
-        : keys(of), tokens(of.tokens), channels(value_size), panel_bytes(of.panel_bytes),
-          groups(format::groups(value_size)), codes(of.codes), scales(of.scales), zeros(of.zeros) {}
-    [[nodiscard]] std::size_t panels() const noexcept { return ceil_div(channels, panel_layout::rows); }
-    [[nodiscard]] std::size_t panels_per_group() const noexcept {
-        return format::group == 0 ? panels() : format::group / panel_layout::rows;
-    }
-    [[nodiscard]] std::size_t codes_at(std::size_t t) const noexcept {
-        return codes + t / panel_layout::rows * panel_bytes;
-    }
-    [[nodiscard]] std::size_t slot(std::size_t group, std::size_t t) const noexcept {
-        return t / panel_layout::rows * keys.slots + group * panel_layout::rows + t % panel_layout::rows;
+    prefix_layout(const plain_key_layout& of, std::size_t value_size) noexcept {
+        tokens = of.tokens;
+        channels = value_size;
+        panel_bytes = of.panel_bytes;
+        groups = format::groups(value_size);
+        panels_per_group = format::group == 0 ? panels() : format::group / panel_layout::rows;
+        codes = of.codes;
+        scales = of.scales;
+        zeros = of.zeros;
+        scale_bytes = of.scale_bytes;
+        zero_bytes = of.zero_bytes;
+        step_tokens = panel_layout::rows;
+        step_bytes = of.panel_bytes;
+        panel_slots = of.slots;
+        group_slots = panel_layout::rows;
     }
 };
 
@@ -210,14 +226,14 @@ template <class Keys> struct prefix_layout {
 template <class Keys, class Values> struct values_of_cache {
     using layout = value_layout<Values>;
     static constexpr bool stored = true;
-    [[nodiscard]] static layout make(const key_layout<Keys>& keys, std::size_t value_size) noexcept {
+    [[nodiscard]] static layout make(const plain_key_layout& keys, std::size_t value_size) noexcept {
         return layout(keys.tokens, value_size);
     }
 };
 template <class Keys> struct values_of_cache<Keys, prefix_of_keys> {
     using layout = prefix_layout<Keys>;
     static constexpr bool stored = false;
-    [[nodiscard]] static layout make(const key_layout<Keys>& keys, std::size_t value_size) noexcept {
+    [[nodiscard]] static layout make(const plain_key_layout& keys, std::size_t value_size) noexcept {
         return layout(keys, value_size);
     }
 };

@@ -1,6 +1,6 @@
-// self_check.cpp: the same logits whatever the threads, the pieces of a prompt and the other sequences.
-#include "self_check.hpp"
-
+// language_model_check.cpp: examples/13_language_model gives the same logits whatever the threads, the pieces of a
+// prompt and the other sequences; those of the reference, where the model doclm-31m is in the folder that the
+// environment's NIBBLE_SHARED_MODELS names; else it runs on a small model of random weights, written for this.
 #include "inference.hpp"
 #include "sampler.hpp"
 #include "tokenizer.hpp"
@@ -40,7 +40,7 @@ void write_small_model(const std::string& path) {
     std::vector<std::string> texts;
     for (unsigned byte = 0, other = 256; byte < 256; ++byte) { // as GPT-2 prints bytes
         const bool plain = (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || byte >= 174;
-        json_parser::append_utf8(texts.emplace_back(), plain ? byte : other++);
+        append_utf8(texts.emplace_back(), plain ? byte : other++);
     }
     std::vector<std::string> merges{"t h", "th e", "\xc4\xa0 the"};
     texts.insert(texts.end(), {"th", "the", "\xc4\xa0the", "<|end|>"});
@@ -89,11 +89,15 @@ void expect(bool holds, const char* what) {
 
 using tokens = std::vector<std::uint32_t>;
 
+struct cache_pair {
+    const char *keys, *values;
+};
+
 // The logits of all tokens but those of a first piece.
 std::vector<float> logits_of(const model& m, const tokens& ids, std::size_t threads, std::size_t chunk,
-                             const char* cache) {
+                             const cache_pair& cache) {
     const nb::thread_pool pool(threads);
-    inference run(m, {.keys = cache, .values = cache}, pool);
+    inference run(m, {.keys = cache.keys, .values = cache.values}, pool);
     const std::size_t sequence = run.cache().add();
     std::vector<float> all;
     for (std::size_t at = 0; at < ids.size(); at += chunk) {
@@ -105,19 +109,19 @@ std::vector<float> logits_of(const model& m, const tokens& ids, std::size_t thre
     return all;
 }
 
-void check_invariance(const model& m, const tokens& ids, const char* cache) {
+void check_invariance(const model& m, const tokens& ids, const cache_pair& cache) {
     const std::vector<float> whole = logits_of(m, ids, 1, ids.size(), cache);
     const auto same = [&](const std::vector<float>& other) {
         return other.size() == whole.size() &&
                std::memcmp(other.data(), whole.data(), whole.size() * sizeof(float)) == 0;
     };
-    std::printf("cache in %s\n", cache);
+    std::printf("keys in %s, values in %s\n", cache.keys, cache.values);
     expect(same(logits_of(m, ids, 2, ids.size(), cache)), "  two threads give the bits of one");
     expect(same(logits_of(m, ids, 2, 7, cache)), "  pieces of 7 tokens give the bits of the whole prompt");
 
     // Two texts on one prefix, written together, against each by itself.
     const nb::thread_pool pool(1);
-    inference run(m, {.keys = cache, .values = cache, .sequences = 3}, pool);
+    inference run(m, {.keys = cache.keys, .values = cache.values, .sequences = 3}, pool);
     const std::size_t vocabulary = m.config.vocabulary, half = ids.size() / 2;
     const std::size_t first = run.cache().add();
     (void)run.prefill(first, std::span(ids).first(half), 512);
@@ -181,11 +185,8 @@ void check_byte_pairs(const tokenizer& t) {
            "words split and merge as in another tokenizer");
 }
 
-} // namespace
-
-int self_check() {
+int check() {
     namespace fs = std::filesystem;
-    failures = 0;
     const char* const folder = std::getenv("NIBBLE_SHARED_MODELS");
     const fs::path models(folder != nullptr ? folder : "");
     fs::path path = models / "doclm-31m-bf16.gguf";
@@ -209,7 +210,8 @@ int self_check() {
     check_sentence_pieces();
     if (real) check_byte_pairs(t);
     if (!real) expect(t.encode("the the<|end|>", false) == tokens{257, 258, 259}, "bytes merge in order");
-    for (const char* cache : {"f32", "int8"}) check_invariance(m, ids, cache);
+    for (const auto& [keys, values] : {std::pair{"f32", "f32"}, {"int8", "int8"}, {"mxfp8_e4m3", "int4_g32"}})
+        check_invariance(m, ids, {keys, values});
 
     if (real) {
         ids.resize(512);
@@ -222,7 +224,7 @@ int self_check() {
             .read(reinterpret_cast<char*>(reference.data()),
                   static_cast<std::streamsize>(reference.size() * sizeof(float)));
         const auto compare = [&](const model& with, const char* what) {
-            const std::vector<float> logits = logits_of(with, ids, 2, 512, "f32");
+            const std::vector<float> logits = logits_of(with, ids, 2, 512, {"f32", "f32"});
             float most = 0;
             for (std::size_t i = 0; i < reference.size(); ++i)
                 most = std::max(most, std::fabs(logits[logits.size() - reference.size() + i] - reference[i]));
@@ -234,4 +236,15 @@ int self_check() {
         compare(load_model(others, {}, threads), "the safetensors file has the logits of the reference");
     }
     return failures == 0 ? 0 : 1;
+}
+
+} // namespace
+
+int main() {
+    try {
+        return check();
+    } catch (const std::exception& e) {
+        std::printf("%s\n", e.what());
+        return 1;
+    }
 }
