@@ -23,9 +23,11 @@ int main() {
     for (auto* values : {&w, &x})
         for (float& value : *values) value = std::normal_distribution<float>()(random);
 
-    // A file for this program; yours comes from elsewhere.
+    // A file for this program; yours comes from elsewhere. (add_matrix takes the type's name at run time, and compiles
+    // the quantizers of all.)
     nb::gguf_writer writer;
-    nb::status status = writer.add_matrix("ffn_down", {w.data(), outputs, inputs}, "Q4_K");
+    nb::status status = writer.add_quantized(
+        "ffn_down", nb::quantize<nb::q4_k>({w.data(), outputs, inputs}, {.range = nb::range::least_squares}));
     const std::vector<std::byte> bytes = writer.bytes();
 
     nb::gguf_file file;
