@@ -54,7 +54,8 @@ namespace detail {
 static_assert(std::endian::native == std::endian::little,
               "layers of checkpoints are read on little-endian machines only");
 
-enum class layer_code { other, unsigned_integer, signed_integer, e2m1, e4m3, e5m2, nf4, fp4 };
+// affine_integer: unsigned, with a minimum per slot of the scale's type.
+enum class layer_code { other, unsigned_integer, signed_integer, e2m1, e4m3, e5m2, nf4, fp4, affine_integer };
 enum class layer_slots { other, channel, group, tensor, tile, span };
 enum class layer_scale { other, float16, bfloat16, float32, power_of_two, e4m3_times, e4m3_divided, dynamic8_offset };
 
@@ -121,6 +122,12 @@ inline constexpr layer_format format_of = [] {
     f.slots = slots_of_granularity<typename S::granularity_type>.slots;
     f.size = slots_of_granularity<typename S::granularity_type>.size;
     f.scale = S::has_minimum ? layer_scale::other : scale_of<typename S::scale_type>;
+    if constexpr (S::has_minimum && !S::two_level)
+        if (f.code == layer_code::unsigned_integer &&
+            std::is_same_v<typename scheme_traits<S>::scale_element, typename scheme_traits<S>::zero_element>) {
+            f.code = layer_code::affine_integer;
+            f.scale = scale_of<typename S::scale_type>;
+        }
     f.zero = S::has_integer_zero;
     f.outer = outer_span<typename S::granularity_type>;
     // Two levels are read where the outer one is the tensor or a span.
@@ -158,7 +165,7 @@ template <any_scheme S> [[nodiscard]] constexpr bool holds(const layer_format& w
 }
 
 [[nodiscard]] inline std::string format_text(const layer_format& f) {
-    constexpr std::string_view codes[] = {"?", "uint", "int", "e2m1", "e4m3", "e5m2", "nf4", "bnb_fp4"};
+    constexpr std::string_view codes[] = {"?", "uint", "int", "e2m1", "e4m3", "e5m2", "nf4", "bnb_fp4", "affine uint"};
     constexpr std::string_view scales[] = {"?",
                                            "fp16 scales",
                                            "bf16 scales",
@@ -168,7 +175,9 @@ template <any_scheme S> [[nodiscard]] constexpr bool holds(const layer_format& w
                                            "e4m3 scales divided by an fp32 number",
                                            "dynamic8 scales times fp32 scales plus an offset"};
     std::string text(codes[static_cast<std::size_t>(f.code)]);
-    if (f.code == layer_code::unsigned_integer || f.code == layer_code::signed_integer) text += std::to_string(f.bits);
+    if (f.code == layer_code::unsigned_integer || f.code == layer_code::signed_integer ||
+        f.code == layer_code::affine_integer)
+        text += std::to_string(f.bits);
     switch (f.slots) {
     case layer_slots::channel:
         text += " per channel";

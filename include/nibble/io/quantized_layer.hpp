@@ -35,6 +35,7 @@ enum class layer_layout {
                                // .weight_scale_inv of DeepSeek-V3's tiles
     bitsandbytes,   // .weight .weight.absmax .weight.quant_map .weight.quant_state.bitsandbytes__nf4 or __fp4
     modelopt_nvfp4, // .weight .weight_scale .weight_scale_2 (TensorRT Model Optimizer)
+    mlx,            // .weight of U32 .scales .biases (MLX)
 };
 
 [[nodiscard]] constexpr std::string_view layout_name(layer_layout layout) noexcept {
@@ -57,6 +58,8 @@ enum class layer_layout {
         return "bitsandbytes";
     case layer_layout::modelopt_nvfp4:
         return "modelopt nvfp4";
+    case layer_layout::mlx:
+        return "mlx";
     }
     return "none";
 }
@@ -130,6 +133,7 @@ struct stored_layer {
     if (find(".weight.quant_state.bitsandbytes__nf4") != nullptr ||
         find(".weight.quant_state.bitsandbytes__fp4") != nullptr)
         return layer_layout::bitsandbytes;
+    if (weight->type_name == "U32" && find(".scales") != nullptr) return layer_layout::mlx;
     if (weight->type_name == "U8" && find(".weight_scale_2") != nullptr) return layer_layout::modelopt_nvfp4;
     if ((weight->type_name == "I8" || weight->type_name == "F8_E4M3" || weight->type_name == "F8_E5M2") &&
         (find(".weight_scale") != nullptr || find(".weight_scale_inv") != nullptr))

@@ -6,6 +6,7 @@
 #include <nibble/io/compressed_tensors.hpp>
 #include <nibble/io/compressed_tensors_naive.hpp>
 #include <nibble/io/gptq.hpp>
+#include <nibble/io/mlx_layer.hpp>
 #include <nibble/io/mxfp4_layer.hpp>
 #include <nibble/io/nvfp4_layer.hpp>
 #include <nibble/io/quantized_layer.hpp>
@@ -33,6 +34,7 @@ struct layer_options {
     compressed_tensors_options compressed_tensors = {};
     naive_options naive = {};
     bitsandbytes_options bitsandbytes = {};
+    mlx_options mlx = {};
 };
 
 // The layer `prefix` of a file ("model.layers.0.self_attn.q_proj"), whichever layout detect_layout finds; not_found if
@@ -61,6 +63,8 @@ template <class List>
         return read_bitsandbytes(file, prefix, out, o.bitsandbytes);
     case layer_layout::modelopt_nvfp4:
         return read_modelopt(file, prefix, out);
+    case layer_layout::mlx:
+        return read_mlx(file, prefix, out, o.mlx);
     case layer_layout::none:
         break;
     }
@@ -101,6 +105,9 @@ template <class List>
             break;
         case layer_layout::modelopt_nvfp4:
             s = write_modelopt(weights, prefix, out);
+            break;
+        case layer_layout::mlx:
+            s = write_mlx(weights, prefix, out);
             break;
         case layer_layout::none:
             break;
