@@ -36,6 +36,7 @@ enum class layer_layout {
     bitsandbytes,   // .weight .weight.absmax .weight.quant_map .weight.quant_state.bitsandbytes__nf4 or __fp4
     modelopt_nvfp4, // .weight .weight_scale .weight_scale_2 (TensorRT Model Optimizer)
     mlx,            // .weight of U32 .scales .biases (MLX)
+    quanto,         // .weight._data or .weight._data._data .weight._scale .weight._shift (optimum-quanto)
 };
 
 [[nodiscard]] constexpr std::string_view layout_name(layer_layout layout) noexcept {
@@ -60,6 +61,8 @@ enum class layer_layout {
         return "modelopt nvfp4";
     case layer_layout::mlx:
         return "mlx";
+    case layer_layout::quanto:
+        return "quanto";
     }
     return "none";
 }
@@ -128,6 +131,9 @@ struct stored_layer {
                    ? layer_layout::compressed_tensors_mxfp4
                    : layer_layout::compressed_tensors_nvfp4;
     }
+    if (find(".weight._scale") != nullptr &&
+        (find(".weight._data") != nullptr || find(".weight._data._data") != nullptr))
+        return layer_layout::quanto;
     const tensor_info* weight = find(".weight");
     if (weight == nullptr) return layer_layout::none;
     if (find(".weight.quant_state.bitsandbytes__nf4") != nullptr ||
@@ -145,7 +151,7 @@ struct stored_layer {
 [[nodiscard]] inline std::vector<stored_layer> list_layers(const safetensors_file& file) {
     std::vector<stored_layer> layers;
     for (const tensor_info& tensor : file.tensors())
-        for (const std::string_view suffix : {".qweight", ".weight_packed", ".weight"}) {
+        for (const std::string_view suffix : {".qweight", ".weight_packed", ".weight._scale", ".weight"}) {
             if (!tensor.name.ends_with(suffix)) continue;
             const std::string_view prefix = tensor.name.substr(0, tensor.name.size() - suffix.size());
             const layer_layout layout = detect_layout(file, prefix);
@@ -154,7 +160,11 @@ struct stored_layer {
             const bool packed = layout == layer_layout::compressed_tensors_packed ||
                                 layout == layer_layout::compressed_tensors_nvfp4 ||
                                 layout == layer_layout::compressed_tensors_mxfp4;
-            const std::string_view decided = words ? ".qweight" : packed ? ".weight_packed" : ".weight";
+            const bool quanto = layout == layer_layout::quanto;
+            const std::string_view decided = words    ? ".qweight"
+                                             : packed ? ".weight_packed"
+                                             : quanto ? ".weight._scale"
+                                                      : ".weight";
             if (layout != layer_layout::none && decided == suffix) layers.push_back({prefix, layout});
         }
     return layers;

@@ -10,6 +10,7 @@
 #include <nibble/io/mxfp4_layer.hpp>
 #include <nibble/io/nvfp4_layer.hpp>
 #include <nibble/io/quantized_layer.hpp>
+#include <nibble/io/quanto_layer.hpp>
 #include <nibble/io/safetensors.hpp>
 #include <nibble/io/safetensors_writer.hpp>
 
@@ -35,6 +36,7 @@ struct layer_options {
     naive_options naive = {};
     bitsandbytes_options bitsandbytes = {};
     mlx_options mlx = {};
+    quanto_options quanto = {};
 };
 
 // The layer `prefix` of a file ("model.layers.0.self_attn.q_proj"), whichever layout detect_layout finds; not_found if
@@ -65,6 +67,8 @@ template <class List>
         return read_modelopt(file, prefix, out);
     case layer_layout::mlx:
         return read_mlx(file, prefix, out, o.mlx);
+    case layer_layout::quanto:
+        return read_quanto(file, prefix, out, o.quanto);
     case layer_layout::none:
         break;
     }
@@ -108,6 +112,9 @@ template <class List>
             break;
         case layer_layout::mlx:
             s = write_mlx(weights, prefix, out);
+            break;
+        case layer_layout::quanto:
+            s = write_quanto(weights, prefix, out);
             break;
         case layer_layout::none:
             break;
