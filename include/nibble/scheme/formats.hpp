@@ -67,21 +67,6 @@ using int2_g32 = group_scheme<int2, 32>;
 using int2_g64 = group_scheme<int2, 64>;
 using int2_g128 = group_scheme<int2, 128>;
 
-// The other sizes that tools make. All of them are the same templates, and so is any multiple of 4 of yours:
-// group_scheme<int4, 96>. Not in all_formats, which would add their compile time to everything that walks it.
-using int8_g16 = group_scheme<int8, 16>;
-using int8_g256 = group_scheme<int8, 256>;
-using int8_g512 = group_scheme<int8, 512>;
-using int4_g16 = group_scheme<int4, 16>;
-using int4_g256 = group_scheme<int4, 256>;
-using int4_g512 = group_scheme<int4, 512>;
-using int3_g256 = group_scheme<int3, 256>;
-using int2_g16 = group_scheme<int2, 16>;
-using int2_g256 = group_scheme<int2, 256>;
-using int4_g16_asym = asymmetric_scheme<uint4, 16>;
-using int4_g256_asym = asymmetric_scheme<uint4, 256>;
-using int2_g16_asym = asymmetric_scheme<uint2, 16>;
-
 using int4_g32_asym = asymmetric_scheme<uint4, 32>;
 using int4_g64_asym = asymmetric_scheme<uint4, 64>;
 using int4_g128_asym = asymmetric_scheme<uint4, 128>;
@@ -227,15 +212,6 @@ using all_formats = format_list<
     named_format<"bipolar3_g128", bipolar3_g128>, named_format<"bipolar2_g128", bipolar2_g128>,
     named_format<"ternary_channel", ternary_channel>, named_format<"ternary_g128", ternary_g128>,
     named_format<"binary_channel", binary_channel>, named_format<"binary_g128", binary_g128>>;
-
-// Groups of 16, 256 and 512, which all_formats leaves out.
-using group_size_formats =
-    format_list<named_format<"int8_g16", int8_g16>, named_format<"int8_g256", int8_g256>,
-                named_format<"int8_g512", int8_g512>, named_format<"int4_g16", int4_g16>,
-                named_format<"int4_g256", int4_g256>, named_format<"int4_g512", int4_g512>,
-                named_format<"int3_g256", int3_g256>, named_format<"int2_g16", int2_g16>,
-                named_format<"int2_g256", int2_g256>, named_format<"int4_g16_asym", int4_g16_asym>,
-                named_format<"int4_g256_asym", int4_g256_asym>, named_format<"int2_g16_asym", int2_g16_asym>>;
 
 // Calls visit.template operator()<Format>() for every Format of a list, in order.
 template <class Visit, class... Formats> constexpr void for_each_format(format_list<Formats...>, Visit&& visit) {

@@ -1,11 +1,12 @@
-// group_sizes.cpp: the ready schemes of groups of 16, 256 and 512 are what their names say, and one of each kind works.
+// group_size_formats.cpp: the ready schemes of groups of 16, 256 and 512 are what their names say, and one of each kind
+// works.
 #include <support/catch.hpp>
 #include <support/random.hpp>
 
 #include <nibble/gemm.hpp>
 #include <nibble/pack.hpp>
 #include <nibble/quantize.hpp>
-#include <nibble/scheme/formats.hpp>
+#include <nibble/scheme/group_size_formats.hpp>
 
 #include <cmath>
 #include <cstddef>
