@@ -38,8 +38,8 @@ template <class... A, class... B, class... Rest> struct joined<nb::format_list<A
 
 // Products with these are of one kind: in fp32, of bytes or of words.
 template <class A, class B>
-inline constexpr bool multiply_alike = nb::detail::integer_grid_of<typename A::scheme::element_type>.exists ==
-                                           nb::detail::integer_grid_of<typename B::scheme::element_type>.exists &&
+inline constexpr bool multiply_alike = nb::detail::integer_mapping_of<typename A::scheme::element_type>.exists ==
+                                           nb::detail::integer_mapping_of<typename B::scheme::element_type>.exists &&
                                        nb::detail::fits_int16_sums<typename A::scheme::element_type> ==
                                            nb::detail::fits_int16_sums<typename B::scheme::element_type>;
 

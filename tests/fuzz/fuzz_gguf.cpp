@@ -214,6 +214,25 @@ std::string touch_quantized(const nb::tensor_info& tensor) {
     return "";
 }
 
+// The input as one of two parts of a model whose other part is good: every tensor lies in one of them.
+std::string join_with_good_part(std::span<const std::byte> input, std::size_t place) {
+    static const bytes other[] = {nibble_test::split_part(0, 2, 2, {"a"}).write(),
+                                  nibble_test::split_part(1, 2, 2, {"b"}).write()};
+    const std::span<const std::byte> good = other[1 - place];
+    const std::span<const std::byte> parts[] = {place == 0 ? input : good, place == 0 ? good : input};
+    nb::gguf_file file;
+    if (!nb::gguf_file::parse(parts, file).ok()) return file.tensors().empty() ? "" : "tensors of a failed parse";
+    for (const nb::tensor_info& tensor : file.tensors()) {
+        if (!nibble_test::inside(input, tensor.data, tensor.bytes) &&
+            !nibble_test::inside(good, tensor.data, tensor.bytes))
+            return "a tensor outside of both parts";
+        if (file.find(tensor.name) != &tensor) return "a tensor that its name does not find";
+        volatile unsigned sink = nibble_test::sum_of(std::span(tensor.data, tensor.bytes));
+        static_cast<void>(sink);
+    }
+    return "";
+}
+
 } // namespace
 
 extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t size, std::size_t max_size,
@@ -250,6 +269,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     nibble_test::examine<nb::gguf_file>(input, nb::model_format::gguf);
 
     const nibble_test::exact_copy copy(input);
+    nibble_test::report(join_with_good_part(copy.view(), 0));
+    nibble_test::report(join_with_good_part(copy.view(), 1));
     nb::gguf_file file;
     if (!nb::gguf_file::parse(copy.view(), file).ok()) return 0;
     for (const nb::tensor_info& tensor : file.tensors()) nibble_test::report(touch_quantized(tensor));

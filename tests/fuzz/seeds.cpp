@@ -42,6 +42,8 @@ std::vector<bytes> gguf_files() {
                    {"nothing", {0, 1ull << 62}, 135, 0},
                    {"five", {1, 1, 1, 1, 4}, 0, 0}};
     files.push_back(odd.write());
+    for (const std::uint16_t part : {std::uint16_t{0}, std::uint16_t{1}})
+        files.push_back(nibble_test::split_part(part, 2, 2, {part == 0 ? "a" : "b"}).write());
     for (const nibble_test::broken_file& broken : nibble_test::broken_gguf_files()) files.push_back(broken.file);
     return files;
 }

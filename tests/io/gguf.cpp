@@ -1,5 +1,6 @@
 // gguf.cpp: GGUF files made by hand, all of them good; damaged_gguf.cpp has the bad ones.
 #include <support/catch.hpp>
+#include <support/contracts.hpp>
 
 #include <nibble/io/gguf.hpp>
 #include <nibble/io/gguf_quantized.hpp>
@@ -8,7 +9,9 @@
 #include "broken_gguf.hpp"
 #include "io_support.hpp"
 
+#include <iterator>
 #include <limits>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -17,6 +20,7 @@ namespace nb = nibble;
 using nibble_test::byte_writer;
 using nibble_test::bytes;
 using nibble_test::gguf_description;
+using nibble_test::text_entry;
 
 namespace {
 
@@ -125,6 +129,74 @@ TEST_CASE("a valid GGUF file gives its tensors and metadata", "[io]") {
     CHECK(!file.metadata_numbers("texts").has_value());
     CHECK(!file.metadata_numbers("u8").has_value());
     CHECK(file.metadata_value("none") == nullptr);
+}
+
+TEST_CASE("arrays of metadata are read where they lie", "[io]") {
+    gguf_description description;
+    const auto numbers = [](std::uint32_t type, bytes values, std::uint64_t count) {
+        return byte_writer().u32(9).u32(type).u64(count).raw(values).take();
+    };
+    description.entries = {
+        {"texts", byte_writer().u32(9).u32(8).u64(3).text("a").text("").text(std::string_view("b\0c", 3)).take()},
+        {"none", byte_writer().u32(9).u32(8).u64(0).take()},
+        {"i16", numbers(3, byte_writer().number(std::int16_t{-2}).number(std::int16_t{300}).take(), 2)},
+        {"f32", numbers(6, byte_writer().number(1.5f).number(-0.25f).number(1e30f).take(), 3)},
+        {"u64", numbers(10, byte_writer().u64(~std::uint64_t{0}).take(), 1)},
+        {"flags", numbers(7, byte_writer().u8(1).u8(0).u8(1).take(), 3)},
+        {"i32.none", numbers(5, {}, 0)},
+        text_entry("text", "llama"),
+        {"nested", byte_writer().u32(9).u32(9).u64(1).u32(8).u64(1).text("x").take()},
+    };
+    const nibble_test::exact_copy copy(description.write());
+    nb::gguf_file file;
+    REQUIRE(nb::gguf_file::parse(copy.view(), file).ok());
+
+    const std::optional<nb::gguf_strings> texts = file.metadata_strings("texts");
+    REQUIRE(texts.has_value());
+    CHECK(texts->size() == 3);
+    CHECK(!texts->empty());
+    std::vector<std::string_view> seen;
+    for (const std::string_view text : *texts) {
+        CHECK(nibble_test::inside(copy.view(), text.data(), text.size())); // no copy
+        seen.push_back(text);
+    }
+    CHECK(seen == std::vector<std::string_view>{"a", "", std::string_view("b\0c", 3)});
+    static_assert(std::forward_iterator<nb::gguf_strings::iterator>);
+    const auto first = texts->begin();
+    auto second = first;
+    CHECK(*second++ == "a");
+    CHECK(*second == "");
+    CHECK(*first == "a"); // as it was
+    CHECK(first != second);
+    CHECK(gemm_test::broken_by([&] { static_cast<void>(*texts->end()); }).find("no string here") != std::string::npos);
+    REQUIRE(file.metadata_strings("none").has_value());
+    CHECK(file.metadata_strings("none")->empty());
+    CHECK(file.metadata_strings("none")->begin() == file.metadata_strings("none")->end());
+    for (const char* other : {"i16", "text", "nested", "missing"}) CHECK(!file.metadata_strings(other).has_value());
+
+    const std::optional<nb::gguf_array<std::int16_t>> shorts = file.metadata_array<std::int16_t>("i16");
+    REQUIRE(shorts.has_value());
+    CHECK(std::vector<std::int16_t>(shorts->begin(), shorts->end()) == std::vector<std::int16_t>{-2, 300});
+    CHECK((*shorts)[1] == 300);
+    CHECK(gemm_test::broken_by([&] { static_cast<void>((*shorts)[2]); }).find("no number of this index") !=
+          std::string::npos);
+    CHECK(gemm_test::broken_by([&] { static_cast<void>(*shorts->end()); }).find("no number here") != std::string::npos);
+    const auto floats = file.metadata_array<float>("f32");
+    REQUIRE(floats.has_value());
+    CHECK(std::vector<float>(floats->begin(), floats->end()) == std::vector<float>{1.5f, -0.25f, 1e30f});
+    REQUIRE(file.metadata_array<std::uint64_t>("u64").has_value());
+    CHECK((*file.metadata_array<std::uint64_t>("u64"))[0] == ~std::uint64_t{0});
+    const auto flags = file.metadata_array<bool>("flags");
+    REQUIRE(flags.has_value());
+    CHECK(std::vector<bool>(flags->begin(), flags->end()) == std::vector<bool>{true, false, true});
+    REQUIRE(file.metadata_array<std::int32_t>("i32.none").has_value());
+    CHECK(file.metadata_array<std::int32_t>("i32.none")->empty());
+    // Of just that type.
+    CHECK(!file.metadata_array<std::uint16_t>("i16").has_value());
+    CHECK(!file.metadata_array<std::int32_t>("i16").has_value());
+    CHECK(!file.metadata_array<float>("texts").has_value());
+    CHECK(!file.metadata_array<std::uint8_t>("flags").has_value());
+    CHECK(!file.metadata_array<std::int16_t>("missing").has_value());
 }
 
 TEST_CASE("GGUF files at the edge of the format are read", "[io]") {

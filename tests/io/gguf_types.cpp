@@ -83,6 +83,10 @@ template <nb::ggml_type Type> std::vector<std::uint8_t> random_row(std::size_t b
             for (std::size_t i = 0; i < 48; ++i) trits(i, 243, 1);
             for (std::size_t i = 48; i < 52; ++i) trits(i, 81, 3);
         }
+        if constexpr (std::is_same_v<Type, nb::ggml_ptq1_0>) {
+            for (std::size_t i = 0; i < 24; ++i) trits(i, 243, 1);
+            for (std::size_t i = 24; i < 26; ++i) trits(i, 81, 3);
+        }
         if constexpr (std::is_same_v<Type, nb::ggml_iq1_bn>) {
             for (std::size_t i = 0; i < 12; ++i) trits(i, 243, 1);
             trits(12, 81, 1);
@@ -192,6 +196,39 @@ TEST_CASE("every byte of five trits is read, and 243 of them are written", "[io]
         nb::ggml_tq1_0::read(block.data(), again);
         CHECK(std::memcmp(again.codes, p.codes, sizeof p.codes) == 0);
     }
+}
+
+// Weight e of a block of PTQ1_0 is trit n of byte b: e < 80: e % 16, e / 16; e < 120: 16 + e % 8, (e - 80) / 8; else
+// 24 + e % 2, (e - 120) / 2. Trits count from the most significant one, -1 is 0.
+TEST_CASE("PrismML's blocks of 128 decode by their description", "[io]") {
+    std::vector<std::uint8_t> trits(28);
+    std::vector<float> expected(128);
+    for (std::size_t b = 0; b < 26; ++b) {
+        const std::size_t digits = b < 24 ? 5 : 4;
+        unsigned number = 0;
+        for (std::size_t n = 0; n < 5; ++n) { // four trits are followed by a 0
+            const auto trit = static_cast<unsigned>(n < digits ? nibble_test::random64(7, 8 * b + n) % 3 : 0);
+            number = 3 * number + trit;
+            const std::size_t e = b < 16 ? 16 * n + b : b < 24 ? 80 + 8 * n + b - 16 : 120 + 2 * n + b - 24;
+            if (n < digits) expected[e] = 0.5f * (static_cast<float>(trit) - 1.0f);
+        }
+        trits[b] = static_cast<std::uint8_t>((number * 256 + 242) / 243);
+    }
+    trits[27] = 0x38; // fp16 0.5, the last two bytes
+    CHECK(decode<nb::ggml_ptq1_0>(trits, 128) == expected);
+
+    std::vector<std::uint8_t> twos(34);
+    twos[1] = 0x38; // the first two
+    for (std::size_t e = 0; e < 128; ++e) {
+        const auto code = static_cast<unsigned>(nibble_test::random64(8, e) % 4);
+        twos[2 + e / 4] = static_cast<std::uint8_t>(twos[2 + e / 4] | code << (2 * (e % 4)));
+        expected[e] = 0.5f * (static_cast<float>(code) - 1.0f);
+    }
+    CHECK(decode<nb::ggml_pq2_0>(twos, 128) == expected);
+    nb::ggml_ptq1_0::parts p;
+    CHECK(nb::ggml_ptq1_0::fits(p));
+    p.codes[127] = 3;
+    CHECK(!nb::ggml_ptq1_0::fits(p));
 }
 
 TEST_CASE("blocks of any bytes keep them through the scheme, and decode as it does", "[io]") {

@@ -149,6 +149,19 @@ inline gguf_description valid_gguf() {
     return file;
 }
 
+// A part of a split model: its numbers, and F32 tensors of 4 zeros of these names.
+inline gguf_description split_part(std::uint16_t index, std::uint16_t count, std::int32_t tensors,
+                                   const std::vector<std::string>& names, const std::string& architecture = "") {
+    gguf_description file;
+    if (!architecture.empty()) file.entries.push_back(text_entry("general.architecture", architecture));
+    file.entries.push_back(entry_of("split.no", 2, index));
+    file.entries.push_back(entry_of("split.count", 2, count));
+    file.entries.push_back(entry_of("split.tensors.count", 5, tensors));
+    for (std::size_t i = 0; i < names.size(); ++i) file.tensors.push_back({names[i], {4}, 0, 32 * i});
+    file.data.resize(32 * names.size());
+    return file;
+}
+
 // ---- safetensors ----------------------------------------------------------------------------------------------------
 
 inline bytes safetensors(std::string_view header, std::size_t data_bytes, std::optional<std::uint64_t> length = {}) {

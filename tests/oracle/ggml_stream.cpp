@@ -5,7 +5,10 @@
 //   ggml_stream FILE write       writes a GGUF file with metadata of every type, and of 2 x 512 fp32 values read a
 //   tensor of
 //                                every type, named like it
-//   ggml_stream FILE dump        reads a GGUF file, writes the values of its tensors in order as fp32
+//   ggml_stream FILE dump        reads a GGUF file, or all parts of one from the first, writes the values of its
+//   tensors
+//                                in order as fp32
+//   ggml_stream FILE split N TO  writes that as TO-00001-of-... with N tensors each
 // Exit code 2: not a name or a command.
 #include <nibble/io/ggml_quantize.hpp>
 #include <nibble/io/gguf.hpp>
@@ -14,6 +17,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <span>
 #include <string>
 #include <string_view>
@@ -113,6 +117,18 @@ int dump(const char* path) {
     return complain(s);
 }
 
+int split(const char* path, std::size_t tensors, const char* prefix) {
+    nb::gguf_file file;
+    nb::gguf_writer writer;
+    nb::status s = nb::gguf_file::open(path, file);
+    for (const nb::gguf_value& value : file.metadata())
+        if (s.ok() && value.key != "general.alignment") s = writer.add_metadata(value);
+    for (const nb::tensor_info& tensor : file.tensors())
+        if (s.ok()) s = writer.add_tensor(tensor);
+    if (s.ok()) s = writer.write_parts(prefix, {.max_tensors = tensors});
+    return complain(s);
+}
+
 } // namespace
 
 int main(int argc, char** argv) {
@@ -120,6 +136,7 @@ int main(int argc, char** argv) {
     const std::string_view command = argc > 2 ? argv[2] : "";
     if (command == "write") return write_file(argv[1]);
     if (command == "dump") return dump(argv[1]);
+    if (command == "split" && argc == 5) return split(argv[1], std::strtoul(argv[3], nullptr, 10), argv[4]);
     int result = 2;
     nb::for_each_ggml_type([&]<class Type>() {
         if (nb::ggml_block_of<Type>.name != name) return;

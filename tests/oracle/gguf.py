@@ -232,6 +232,31 @@ with tempfile.TemporaryDirectory() as folder:
     got = np.frombuffer(tool(STREAM, path, "dump"), np.float32)
     wanted = np.concatenate(wanted)
     report("values of the package's file", np.count_nonzero(got != wanted) if got.shape == wanted.shape else wanted.size, wanted.size)
+    # The same in parts, as the package splits it, and as nibble does.
+    try:
+        writer = gguf.GGUFWriter(Path(folder) / "parts.gguf", "test", split_max_tensors=5)
+    except TypeError:
+        print("split files: not in this version of the package")
+    else:
+        for name, data in stored.items():
+            writer.add_tensor(name, data, raw_dtype=TYPES[name])
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        first = next(Path(folder).glob("parts-00001-of-*.gguf"))
+        got = np.frombuffer(tool(STREAM, first, "dump"), np.float32)
+        report("values of the package's parts", np.count_nonzero(got != wanted) if got.shape == wanted.shape else wanted.size, wanted.size)
+        tool(STREAM, first, "split", 7, Path(folder) / "again")
+        parts = sorted(Path(folder).glob("again-*.gguf"))
+        names = [f"again-{i + 1:05d}-of-{len(parts):05d}.gguf" for i in range(len(parts))]
+        readers = [gguf.GGUFReader(part) for part in parts]
+        facts = [[int(r.fields[f"split.{key}"].parts[-1][0]) for key in ("no", "count", "tensors.count")] for r in readers]
+        wrong = [part.name for part in parts] != names or facts != [[i, len(parts), len(stored)] for i in range(len(parts))]
+        report("nibble's parts: names and keys", int(wrong), len(parts), f", {facts}")
+        tensors = [t for r in readers for t in r.tensors]
+        wrong = [t.name for t in tensors] != list(stored) or any(not np.array_equal(t.data.ravel().view(np.uint8), stored[t.name].ravel().view(np.uint8)) for t in tensors)
+        report("nibble's parts: tensors", int(wrong), len(tensors))
     for name in ("Q4_0", "Q4_1", "Q5_0", "Q8_0", "Q2_K", "Q4_K", "Q6_K"):
         w = package_decode(name, stored[name]).astype(np.float64)
         x = rng.normal(0, 1, (tokens, cols)).astype(np.float32)

@@ -1,5 +1,5 @@
-// ggml_ternary_types.hpp: the tensor types of GGUF with values of one sign or a trit: TQ1_0, TQ2_0, Q1_0, Q2_0, IQ1_BN,
-// IQ2_BN.
+// ggml_ternary_types.hpp: the tensor types of GGUF with values of one sign or a trit: TQ1_0, TQ2_0, Q1_0, Q2_0, PQ2_0,
+// PTQ1_0, IQ1_BN, IQ2_BN.
 #pragma once
 
 #include <nibble/io/ggml_block.hpp>
@@ -120,6 +120,43 @@ struct ggml_q2_0 {
         detail::put16(to, p.scales[0]);
         detail::squeeze_codes<2>(p.codes, 64, to + 2);
     }
+};
+
+// PrismML: Q2_0 with blocks of 128. Older files of theirs call it type 42 (gguf_older_q2_0.hpp). Weights whose columns
+// the file's metadata say to be rotated want gguf_hadamard.hpp.
+struct ggml_pq2_0 {
+    using scheme = ternary_g128;
+    using parts = ggml_parts<scheme, 128>;
+    static constexpr std::uint32_t id = 142;
+    static void read(const std::uint8_t* from, parts& p) noexcept {
+        p.scales[0] = detail::get16(from);
+        detail::spread_codes<2>(from + 2, 128, p.codes);
+    }
+    static void write(const parts& p, std::uint8_t* to) noexcept {
+        detail::put16(to, p.scales[0]);
+        detail::squeeze_codes<2>(p.codes, 128, to + 2);
+    }
+};
+
+// PrismML: TQ1_0 with blocks of 128. 16 bytes of five trits for codes 0 to 79, 8 of five for 80 to 119, 2 of four for
+// the last 8, d at 26. Bytes that trits do not give, and codes 3, are as in TQ1_0.
+struct ggml_ptq1_0 {
+    using scheme = ternary_g128;
+    using parts = ggml_parts<scheme, 128>;
+    static constexpr std::uint32_t id = 143;
+    static void read(const std::uint8_t* from, parts& p) noexcept {
+        detail::get_trits<5, 16>(from, p.codes);
+        detail::get_trits<5, 8>(from + 16, p.codes + 80);
+        detail::get_trits<4, 2>(from + 24, p.codes + 120);
+        p.scales[0] = detail::get16(from + 26);
+    }
+    static void write(const parts& p, std::uint8_t* to) noexcept {
+        detail::put_trits<5, 16>(p.codes, to);
+        detail::put_trits<5, 8>(p.codes + 80, to + 16);
+        detail::put_trits<4, 2>(p.codes + 120, to + 24);
+        detail::put16(to + 26, p.scales[0]);
+    }
+    [[nodiscard]] static bool fits(const parts& p) noexcept { return detail::all_trits<128>(p.codes); }
 };
 
 // ik_llama.cpp; the scale of a row, fp16, stands before its blocks. Of each 16 codes 15 are in three bytes of five

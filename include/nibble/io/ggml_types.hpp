@@ -30,7 +30,7 @@ template <ggml_type... Types> struct ggml_type_list {
 using ggml_types =
     ggml_type_list<ggml_q4_0, ggml_q4_1, ggml_q5_0, ggml_q5_1, ggml_q8_0, ggml_q8_1, ggml_q2_k, ggml_q3_k, ggml_q4_k,
                    ggml_q5_k, ggml_q6_k, ggml_q8_k, ggml_iq4_nl, ggml_iq4_xs, ggml_tq1_0, ggml_tq2_0, ggml_mxfp4,
-                   ggml_nvfp4, ggml_q1_0, ggml_q2_0, ggml_q6_0, ggml_iq1_bn, ggml_iq2_bn>;
+                   ggml_nvfp4, ggml_q1_0, ggml_q2_0, ggml_pq2_0, ggml_ptq1_0, ggml_q6_0, ggml_iq1_bn, ggml_iq2_bn>;
 
 // Calls visit.template operator()<Type>() for every type of the list, in order.
 template <class Visit, class... Types> constexpr void for_each_ggml_type(ggml_type_list<Types...>, Visit&& visit) {

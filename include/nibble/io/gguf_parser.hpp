@@ -5,6 +5,7 @@
 #include <nibble/io/file_error.hpp>
 #include <nibble/io/foreign_file.hpp>
 #include <nibble/io/ggml_types.hpp>
+#include <nibble/io/gguf_older_q2_0.hpp>
 #include <nibble/io/gguf_types.hpp>
 #include <nibble/io/name_index.hpp>
 #include <nibble/io/tensor_file.hpp>
@@ -42,7 +43,7 @@ struct gguf_content {
     std::vector<gguf_value> metadata;
     name_index tensor_names;
     name_index keys;
-    std::vector<char> type_names; // of types that have none
+    std::vector<std::vector<char>> type_names; // of types that have none, per part of a split file
 
     [[nodiscard]] const tensor_info* find_tensor(std::string_view name) const {
         const std::size_t i = tensor_names.find(name, [this](std::size_t at) { return tensors[at].name; });
@@ -298,13 +299,14 @@ private:
 
     [[nodiscard]] static std::string unknown_type_name(std::uint32_t type) { return "type " + std::to_string(type); }
     void name_unknown_types(gguf_content& file, std::size_t bytes) const {
-        file.type_names.reserve(bytes); // all at once, for the names are viewed
+        std::vector<char>& names = file.type_names.emplace_back();
+        names.reserve(bytes); // all at once, for the names are viewed
         for (std::size_t i = 0; i < file.tensors.size(); ++i) {
             if (!file.tensors[i].type_name.empty()) continue;
             const std::string name = unknown_type_name(descriptions_[i].type);
-            const std::size_t start = file.type_names.size();
-            file.type_names.insert(file.type_names.end(), name.begin(), name.end());
-            file.tensors[i].type_name = {file.type_names.data() + start, name.size()};
+            const std::size_t start = names.size();
+            names.insert(names.end(), name.begin(), name.end());
+            file.tensors[i].type_name = {names.data() + start, name.size()};
         }
     }
 
@@ -316,6 +318,7 @@ private:
             return fail(status_code::truncated, "tensor data", at_,
                         std::to_string(padding) + " bytes of padding come first, " + left_text());
         const std::span<const std::byte> data = bytes_.subspan(at_ + padding);
+        if (!older_q2_0(file, data)) return false;
         for (std::size_t i = 0; i < file.tensors.size(); ++i) {
             tensor_info& tensor = file.tensors[i];
             const description& d = descriptions_[i];
@@ -334,6 +337,35 @@ private:
                                 " from offset " + std::to_string(d.offset) + ", but the file has " +
                                 std::to_string(data.size()) + " bytes of tensor data");
             tensor.data = data.data() + d.offset;
+        }
+        return true;
+    }
+
+    // Tensors of type 42 in blocks of 128 become PQ2_0, which those are.
+    [[nodiscard]] bool older_q2_0(gguf_content& file, std::span<const std::byte> data) {
+        std::vector<q2_0_place> places;
+        for (std::size_t i = 0; i < file.tensors.size(); ++i)
+            if (descriptions_[i].type == q2_0_id && !file.tensors[i].is_empty())
+                places.push_back({descriptions_[i].offset, i});
+        if (places.empty()) return true;
+        std::vector<std::uint64_t> starts;
+        for (std::size_t i = 0; i < file.tensors.size(); ++i)
+            if (!file.tensors[i].is_empty()) starts.push_back(descriptions_[i].offset);
+        const q2_0_meaning meaning = meaning_of_q2_0(file.tensors, places, std::move(starts), data, alignment_);
+        if (meaning == q2_0_meaning::blocks_of_64) return true;
+        const gguf_block& older = *find_gguf_block(pq2_0_id);
+        for (const q2_0_place& place : places) {
+            tensor_info& tensor = file.tensors[place.tensor];
+            if (meaning == q2_0_meaning::in_doubt)
+                return fail(
+                    status_code::unsupported, "tensor " + in_quotes(tensor.name) + " type",
+                    descriptions_[place.tensor].offset_at - sizeof(std::uint32_t),
+                    "42 is Q2_0 in blocks of 64, or in older files of 128, and the sizes of this file's tensors "
+                    "do not tell which; give those of 128 their own type, 142");
+            tensor.type_name = older.name;
+            tensor.decoder = find_ggml_decoder(older.id);
+            if (!block_bytes(tensor, older, tensor.bytes)) // smaller than what was counted already
+                return fail(status_code::malformed, "tensor data", at_, "the size in bytes overflows");
         }
         return true;
     }

@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string_view>
+#include <type_traits>
 
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
@@ -30,7 +31,33 @@ enum class gguf_type : std::uint32_t {
     float64,
 };
 
+// A number or a boolean, as GGUF's metadata has them.
+template <class T>
+concept gguf_number =
+    (std::is_integral_v<T> && sizeof(T) <= 8) || std::is_same_v<T, float> || std::is_same_v<T, double>;
+
 namespace detail {
+
+// What a metadata value of a C++ type is in the file.
+template <class T>
+inline constexpr gguf_type gguf_type_of = [] {
+    if constexpr (std::is_same_v<T, bool>)
+        return gguf_type::boolean;
+    else if constexpr (std::is_same_v<T, float>)
+        return gguf_type::float32;
+    else if constexpr (std::is_same_v<T, double>)
+        return gguf_type::float64;
+    else if constexpr (std::is_same_v<T, std::string_view>)
+        return gguf_type::string;
+    else if constexpr (sizeof(T) == 1)
+        return std::is_signed_v<T> ? gguf_type::i8 : gguf_type::u8;
+    else if constexpr (sizeof(T) == 2)
+        return std::is_signed_v<T> ? gguf_type::i16 : gguf_type::u16;
+    else if constexpr (sizeof(T) == 4)
+        return std::is_signed_v<T> ? gguf_type::i32 : gguf_type::u32;
+    else
+        return std::is_signed_v<T> ? gguf_type::i64 : gguf_type::u64;
+}();
 
 // 0 for strings and arrays, whose length is their own.
 [[nodiscard]] constexpr std::size_t gguf_type_bytes(gguf_type type) noexcept {
@@ -67,9 +94,9 @@ struct gguf_block {
     tensor_type type = tensor_type::other;
 };
 
-// Ids below 100 are ggml's, ids from 133 those of the ik_llama.cpp fork. Left out, and so of unknown length: ids that
-// ggml has withdrawn (4, 5, 31-33, 36-38; BitNet uses 36 for its I2_S), and the interleaved types that only exist in
-// memory.
+// Ids below 100 are ggml's, ids from 133 those of the ik_llama.cpp fork but for 142 and 143, which are PrismML's (ik's
+// of those numbers only exist in memory). Left out, and so of unknown length: ids that ggml has withdrawn (4, 5, 31-33,
+// 36-38; BitNet uses 36 for its I2_S), and the interleaved types that only exist in memory.
 inline constexpr gguf_block gguf_blocks[] = {
     {.id = 0, .name = "F32", .elements = 1, .bytes = 4, .type = tensor_type::float32},
     {.id = 1, .name = "F16", .elements = 1, .bytes = 2, .type = tensor_type::float16},
@@ -114,6 +141,8 @@ inline constexpr gguf_block gguf_blocks[] = {
     {.id = 139, .name = "IQ4_K", .elements = 256, .bytes = 144},
     {.id = 140, .name = "IQ5_K", .elements = 256, .bytes = 176},
     {.id = 141, .name = "IQ6_K", .elements = 256, .bytes = 212},
+    {.id = 142, .name = "PQ2_0", .elements = 128, .bytes = 34},
+    {.id = 143, .name = "PTQ1_0", .elements = 128, .bytes = 28},
     {.id = 144, .name = "IQ4_KS", .elements = 256, .bytes = 136, .row_bytes = 4},
     {.id = 145, .name = "IQ2_KS", .elements = 256, .bytes = 70, .row_bytes = 2},
     {.id = 146, .name = "IQ4_KSS", .elements = 256, .bytes = 128, .row_bytes = 4},

@@ -7,6 +7,7 @@
 #include <nibble/io/ggml_quantize.hpp>
 #include <nibble/io/ggml_types.hpp>
 #include <nibble/io/gguf_parser.hpp>
+#include <nibble/io/gguf_split.hpp>
 #include <nibble/io/gguf_types.hpp>
 #include <nibble/io/tensor_file.hpp>
 #include <nibble/io/written_file.hpp>
@@ -38,27 +39,6 @@ namespace nibble::inline NIBBLE_ABI {
 
 namespace detail {
 
-// What a metadata value of a C++ type is in the file.
-template <class T>
-inline constexpr gguf_type gguf_type_of = [] {
-    if constexpr (std::is_same_v<T, bool>)
-        return gguf_type::boolean;
-    else if constexpr (std::is_same_v<T, float>)
-        return gguf_type::float32;
-    else if constexpr (std::is_same_v<T, double>)
-        return gguf_type::float64;
-    else if constexpr (std::is_same_v<T, std::string_view>)
-        return gguf_type::string;
-    else if constexpr (sizeof(T) == 1)
-        return std::is_signed_v<T> ? gguf_type::i8 : gguf_type::u8;
-    else if constexpr (sizeof(T) == 2)
-        return std::is_signed_v<T> ? gguf_type::i16 : gguf_type::u16;
-    else if constexpr (sizeof(T) == 4)
-        return std::is_signed_v<T> ? gguf_type::i32 : gguf_type::u32;
-    else
-        return std::is_signed_v<T> ? gguf_type::i64 : gguf_type::u64;
-}();
-
 [[nodiscard]] constexpr const gguf_block* find_gguf_block(std::string_view name) noexcept {
     for (const gguf_block& block : gguf_blocks)
         if (block.name == name) return &block;
@@ -69,8 +49,16 @@ inline constexpr gguf_type gguf_type_of = [] {
 
 // A number, a boolean or a text, as GGUF's metadata has them.
 template <class T>
-concept gguf_scalar = (std::integral<T> && sizeof(T) <= 8) || std::is_same_v<T, float> || std::is_same_v<T, double> ||
-                      std::is_same_v<T, std::string_view>;
+concept gguf_scalar = gguf_number<T> || std::is_same_v<T, std::string_view>;
+
+// Where a model is cut into parts: a part ends before the tensor that would be one too many, or whose bytes, with their
+// padding, would be too many beside those of the part's other tensors (metadata and descriptions come on top, and a
+// tensor that is larger alone is a part alone). 0: no such limit.
+struct gguf_split {
+    std::size_t max_tensors = 0;
+    std::size_t max_bytes = 0;
+    bool metadata_alone = false; // the first part has no tensors
+};
 
 // Collects metadata and tensors, then writes a file of version 3: the metadata and the tensors in the order of add,
 // each tensor's data at a multiple of the alignment. Holds all bytes until then, once more while bytes() is made. What
@@ -217,23 +205,37 @@ public:
     // ---- the file
 
     [[nodiscard]] std::vector<std::byte> bytes() const {
-        std::vector<std::byte> file = header();
-        for (const entry& tensor : *tensors_) {
-            file.insert(file.end(), tensor.data.begin(), tensor.data.end());
-            file.resize(detail::round_up(file.size(), alignment_));
-        }
-        return file;
+        const std::span<const entry> all = *tensors_;
+        return bytes_of(all, header(all, *metadata_, keys_->size()));
     }
     // All or nothing: a file of that name is replaced when the new one is complete. cannot_open if that fails.
     [[nodiscard]] status write(const char* path) const {
-        const std::vector<std::byte> head = header();
-        const std::vector<std::byte> zeros(*alignment_);
-        std::vector<std::span<const std::byte>> pieces{head};
-        for (const entry& tensor : *tensors_) {
-            pieces.emplace_back(tensor.data);
-            pieces.emplace_back(zeros.data(), detail::round_up(tensor.data.size(), alignment_) - tensor.data.size());
-        }
-        return detail::write_file(path, pieces);
+        const std::span<const entry> all = *tensors_;
+        return write(path, all, header(all, *metadata_, keys_->size()));
+    }
+
+    // The model as files, each a GGUF file with its own tensors, split.no, split.count and split.tensors.count, and the
+    // first with all metadata; one file that is not split if there is one part. unsupported: more than 65,535 parts.
+    [[nodiscard]] status parts(const gguf_split& split, std::vector<std::vector<std::byte>>& out) const {
+        std::vector<std::vector<std::byte>> files;
+        status s = for_each_part(split, [&](std::size_t index, std::size_t count, std::span<const entry> tensors,
+                                            const std::vector<std::byte>& head) {
+            files.resize(count);
+            files[index] = bytes_of(tensors, head);
+            return status();
+        });
+        if (s.ok()) out = std::move(files);
+        return s;
+    }
+    // ... "<prefix>-00001-of-00005.gguf" and so on, which gguf_file opens by the first. Each as by write, the first
+    // last: where it is, there are all, unless a file of that name was there before. If one fails, those written before
+    // it stay.
+    [[nodiscard]] status write_parts(const char* prefix, const gguf_split& split) const {
+        if (prefix == nullptr || *prefix == '\0') return {status_code::cannot_open, "no file name given"};
+        return for_each_part(split, [&](std::size_t index, std::size_t count, std::span<const entry> tensors,
+                                        const std::vector<std::byte>& head) {
+            return write(gguf_part_name(prefix, index, count).c_str(), tensors, head);
+        });
     }
 
 private:
@@ -270,6 +272,7 @@ private:
         if (key.empty()) return {status_code::malformed, named + "the key is empty"};
         if (key == "general.alignment")
             return {status_code::malformed, named + "the alignment is the constructor's argument"};
+        if (detail::is_split_key(key)) return {status_code::malformed, named + "write_parts says how a model is split"};
         for (const std::string& other : *keys_)
             if (other == key) return {status_code::malformed, named + "was added before"};
         return {};
@@ -327,16 +330,85 @@ private:
         return data;
     }
 
+    [[nodiscard]] std::vector<std::byte> bytes_of(std::span<const entry> tensors, std::vector<std::byte> file) const {
+        for (const entry& tensor : tensors) {
+            file.insert(file.end(), tensor.data.begin(), tensor.data.end());
+            file.resize(detail::round_up(file.size(), alignment_));
+        }
+        return file;
+    }
+    [[nodiscard]] status write(const char* path, std::span<const entry> tensors,
+                               const std::vector<std::byte>& head) const {
+        const std::vector<std::byte> zeros(*alignment_);
+        std::vector<std::span<const std::byte>> pieces{head};
+        for (const entry& tensor : tensors) {
+            pieces.emplace_back(tensor.data);
+            pieces.emplace_back(zeros.data(), detail::round_up(tensor.data.size(), alignment_) - tensor.data.size());
+        }
+        return detail::write_file(path, pieces);
+    }
+
+    // part(index, count, tensors, header) for each part, the last one first, until one fails.
+    template <class Part> [[nodiscard]] status for_each_part(const gguf_split& split, const Part& part) const {
+        const std::span<const entry> all = *tensors_;
+        std::vector<std::size_t> starts{0};
+        if (split.metadata_alone && !all.empty()) starts.push_back(0);
+        std::size_t bytes = 0;
+        for (std::size_t i = 0; i < all.size(); ++i) {
+            const std::size_t own = detail::round_up(all[i].data.size(), alignment_);
+            const std::size_t count = i - starts.back();
+            const bool full = (split.max_tensors != 0 && count >= split.max_tensors) ||
+                              (split.max_bytes != 0 && (bytes > split.max_bytes || own > split.max_bytes - bytes));
+            if (full && count != 0) {
+                starts.push_back(i);
+                bytes = 0;
+            }
+            bytes += own;
+        }
+        const std::size_t count = starts.size();
+        if (count == 1) return part(std::size_t{0}, count, all, header(all, *metadata_, keys_->size()));
+        if (count > detail::most_parts || all.size() > 0x7fffffffu)
+            return {status_code::unsupported, "gguf: " + std::to_string(count) + " parts of " +
+                                                  std::to_string(all.size()) + " tensors, there can be " +
+                                                  std::to_string(detail::most_parts) +
+                                                  " of 2^31 - 1; allow larger ones"};
+        for (std::size_t index = count; index-- > 0;) {
+            const std::size_t end = index + 1 < count ? starts[index + 1] : all.size();
+            std::vector<std::byte> metadata;
+            std::size_t keys = 3;
+            if (index == 0) {
+                metadata = *metadata_;
+                keys += keys_->size();
+            } else if (alignment_ != 32) {
+                append_key(metadata, "general.alignment", *alignment_);
+                ++keys;
+            }
+            append_key(metadata, detail::split_index_key, static_cast<std::uint16_t>(index));
+            append_key(metadata, detail::split_count_key, static_cast<std::uint16_t>(count));
+            append_key(metadata, detail::split_tensors_key, static_cast<std::int32_t>(all.size()));
+            const std::span<const entry> tensors = all.subspan(starts[index], end - starts[index]);
+            status s = part(index, count, tensors, header(tensors, metadata, keys));
+            if (!s.ok()) return s;
+        }
+        return {};
+    }
+    template <class T> static void append_key(std::vector<std::byte>& to, std::string_view key, T value) {
+        append(to, key);
+        append(to, static_cast<std::uint32_t>(detail::gguf_type_of<T>));
+        append(to, value);
+    }
+
     // Everything before the data, padded.
-    [[nodiscard]] std::vector<std::byte> header() const {
+    [[nodiscard]] std::vector<std::byte> header(std::span<const entry> tensors, const std::vector<std::byte>& metadata,
+                                                std::size_t keys) const {
         std::vector<std::byte> file;
         for (const char c : std::string_view("GGUF")) file.push_back(static_cast<std::byte>(c));
         append(file, std::uint32_t{3});
-        append(file, static_cast<std::uint64_t>(tensors_->size()));
-        append(file, static_cast<std::uint64_t>(keys_->size()));
-        file.insert(file.end(), metadata_->begin(), metadata_->end());
+        append(file, static_cast<std::uint64_t>(tensors.size()));
+        append(file, static_cast<std::uint64_t>(keys));
+        file.insert(file.end(), metadata.begin(), metadata.end());
         std::uint64_t offset = 0;
-        for (const entry& tensor : *tensors_) {
+        for (const entry& tensor : tensors) {
             append(file, std::string_view(tensor.name));
             append(file, static_cast<std::uint32_t>(tensor.shape.size()));
             for (std::size_t i = tensor.shape.size(); i-- > 0;) // the contiguous dimension first

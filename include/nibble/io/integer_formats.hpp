@@ -26,6 +26,7 @@ template <class G> inline constexpr auto granularity_name = format_name("_channe
 template <> inline constexpr auto granularity_name<per_tensor> = format_name("_tensor");
 template <> inline constexpr auto granularity_name<per_group<32>> = format_name("_g32");
 template <> inline constexpr auto granularity_name<per_group<64>> = format_name("_g64");
+template <> inline constexpr auto granularity_name<per_group<96>> = format_name("_g96");
 template <> inline constexpr auto granularity_name<per_group<128>> = format_name("_g128");
 
 template <element F> inline constexpr auto scale_name = format_name("_f32");

@@ -38,13 +38,19 @@ class model_file {
 public:
     model_file() noexcept = default;
 
-    // Maps the file at `path`. If that fails, or the file is not well-formed, `out` stays as it was.
+    // Maps the file at `path`, and with the first part of a split GGUF model its other parts. If that fails, or a file
+    // is not well-formed, `out` stays as it was.
     [[nodiscard]] static status open(const char* path, model_file& out) {
         mapped_file file;
         status s = mapped_file::open(path, file);
         if (!s.ok()) return s;
         const std::span<const std::byte> bytes = file.bytes();
-        s = read(bytes, out, [&](auto& reader) { return reader.open(std::move(file), reader); });
+        s = read(bytes, out, [&](auto& reader) {
+            if constexpr (requires { reader.open(std::move(file), path, reader); })
+                return reader.open(std::move(file), path, reader);
+            else
+                return reader.open(std::move(file), reader);
+        });
         return detail::in_file(path, s);
     }
     // Reads a file that is in memory already and must stay there as long as `out` is used.

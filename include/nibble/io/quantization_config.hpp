@@ -48,11 +48,12 @@ public:
         config inner;
         config whole;
         const auto top = [&](std::string_view key, std::size_t at) {
+            if (key == "quantization" && json_.peek() == '{') return mlx_quantization(whole);
             return is_inner(key) || key == "text_config" ? model(key, inner) : quantization(key, at, whole);
         };
         if (!json_.object(escaped_, "JSON", top) || !json_.end("end of the JSON")) return json_.error();
         // A file of its own (quantize_config.json, quant_config.json) has the fields of the quantization outermost.
-        if (!inner.found && !whole.found) {
+        if (!inner.found && !whole.found && !whole.mlx_found) {
             json_.fail(status_code::not_found, "quantization_config", text_.size(),
                        "is missing, and so are the fields of a quantize_config.json or quant_config.json");
             return json_.error();
@@ -60,6 +61,11 @@ public:
         const config& told = inner.found ? inner : whole;
         if (!is_read(told)) return json_.error();
         take(told, out);
+        if (whole.mlx_found) {
+            out.mlx.group_size = whole.mlx.group_size;
+            out.mlx.bits = whole.mlx.bits;
+            out.mlx.layers = std::move(whole.mlx.layers);
+        }
         return {};
     }
 
@@ -81,6 +87,8 @@ private:
         word method;
         word checkpoint_format;
         word version;
+        bool mlx_found = false;
+        mlx_options mlx;
     };
 
     [[nodiscard]] static bool is_inner(std::string_view key) noexcept {
@@ -117,6 +125,41 @@ private:
         if (key == "config_groups" && json_.peek() == '{')
             return json_.object(escaped_, key, [&](std::string_view, std::size_t) { return config_group(out); });
         return json_.skip_value(escaped_, key);
+    }
+
+    // Of MLX, which also writes it as quantization_config: numbers for all layers, and objects by the names of some
+    // (false: such a layer is not quantized). Other tools have objects of that name: theirs have no bits beside.
+    [[nodiscard]] bool mlx_quantization(config& out) {
+        mlx_options told;
+        if (!json_.object(escaped_, "quantization", [&](std::string_view key, std::size_t at) {
+                if (key == "mode") return mlx_mode(key, at);
+                if (key == "group_size") return number(key, told.group_size);
+                if (key == "bits") return number(key, told.bits);
+                if (json_.peek() != '{') return json_.skip_value(escaped_, "quantization");
+                mlx_layer_options own{std::string(key)};
+                if (!json_.object(escaped_, "quantization of a layer", [&](std::string_view k, std::size_t inner_at) {
+                        if (k == "mode") return mlx_mode(k, inner_at);
+                        if (k == "group_size") return number(k, own.group_size);
+                        if (k == "bits") return number(k, own.bits);
+                        return json_.skip_value(escaped_, "quantization of a layer");
+                    }))
+                    return false;
+                if (own.bits != 0 || own.group_size != 0) told.layers.push_back(std::move(own));
+                return true;
+            }))
+            return false;
+        if (told.bits == 0) return true;
+        out.mlx_found = true;
+        out.mlx = std::move(told);
+        return true;
+    }
+    [[nodiscard]] bool mlx_mode(std::string_view key, std::size_t at) {
+        word mode;
+        if (!text(key, at, mode)) return false;
+        for (const std::string_view known : {"", "affine", "mxfp4", "mxfp8", "nvfp4"})
+            if (mode.text == known) return true;
+        return json_.fail(status_code::unsupported, key, at,
+                          in_quotes(mode.text) + ": of MLX only affine, mxfp4, mxfp8 and nvfp4 are read");
     }
 
     // Of compressed-tensors: the layers of some names, or of a class.
@@ -238,6 +281,7 @@ private:
 //   config_groups.*.weights           num_bits and group_size of integers, for compressed_tensors and naive, and
 //                                     group_size of floats of 8 bits, for naive
 //   weight_block_size, block_structure  naive.block_rows and block_cols
+//   quantization (MLX)                mlx.group_size, mlx.bits, and of single layers mlx.layers
 // Where layers differ (two config_groups, GPTQModel's dynamic, AutoRound's extra_config) nothing is taken for those
 // numbers: read_layer then asks where the shapes leave a choice. All other options, and all of them unless the result
 // is ok, stay as they were:

@@ -40,6 +40,8 @@ enum class layer_layout {
     bitsandbytes_int8, // .weight of I8 .SCB (LLM.int8)
     modelopt_nvfp4,    // .weight .weight_scale .weight_scale_2 (TensorRT Model Optimizer)
     gpt_oss,           // _blocks _scales of all experts of a layer (OpenAI's gpt-oss)
+    mlx,               // .weight of U32 .scales .biases (MLX)
+    quanto,            // .weight._data or .weight._data._data .weight._scale .weight._shift (optimum-quanto)
 };
 
 [[nodiscard]] constexpr std::string_view layout_name(layer_layout layout) noexcept {
@@ -72,6 +74,10 @@ enum class layer_layout {
         return "modelopt nvfp4";
     case layer_layout::gpt_oss:
         return "gpt-oss";
+    case layer_layout::mlx:
+        return "mlx";
+    case layer_layout::quanto:
+        return "quanto";
     }
     return "none";
 }
@@ -155,11 +161,15 @@ struct stored_layer {
     if ((find("_blocks") != nullptr && find("_scales") != nullptr) ||
         (find(".blocks") != nullptr && find(".scales") != nullptr))
         return layer_layout::gpt_oss;
+    if (find(".weight._scale") != nullptr &&
+        (find(".weight._data") != nullptr || find(".weight._data._data") != nullptr))
+        return layer_layout::quanto;
     const tensor_info* weight = find(".weight");
     if (weight == nullptr) return layer_layout::none;
     if (find(".weight.quant_state.bitsandbytes__nf4") != nullptr ||
         find(".weight.quant_state.bitsandbytes__fp4") != nullptr)
         return layer_layout::bitsandbytes;
+    if (weight->type_name == "U32" && find(".scales") != nullptr) return layer_layout::mlx;
     if (weight->type_name == "U8" && find(".weight_scale_2") != nullptr) return layer_layout::modelopt_nvfp4;
     if (weight->type_name == "I8" && find(".SCB") != nullptr) return layer_layout::bitsandbytes_int8;
     const bool floats = weight->type_name == "F8_E4M3" || weight->type_name == "F8_E5M2";
@@ -188,6 +198,8 @@ namespace detail {
         return ".weight_packed";
     case layer_layout::gpt_oss:
         return file.find(std::string(prefix).append("_blocks")) != nullptr ? "_blocks" : ".blocks";
+    case layer_layout::quanto:
+        return ".weight._scale";
     default:
         return ".weight";
     }
@@ -199,7 +211,8 @@ namespace detail {
 [[nodiscard]] inline std::vector<stored_layer> list_layers(const tensor_source& file) {
     std::vector<stored_layer> layers;
     for (const tensor_info& tensor : file.tensors())
-        for (const std::string_view suffix : {".qweight", ".weight_packed", ".weight", "_blocks", ".blocks"}) {
+        for (const std::string_view suffix :
+             {".qweight", ".weight_packed", ".weight", ".weight._scale", "_blocks", ".blocks"}) {
             if (!tensor.name.ends_with(suffix)) continue;
             const std::string_view prefix = tensor.name.substr(0, tensor.name.size() - suffix.size());
             const layer_layout layout = detect_layout(file, prefix);

@@ -9,10 +9,12 @@
 #include <nibble/io/compressed_tensors_naive.hpp>
 #include <nibble/io/gpt_oss.hpp>
 #include <nibble/io/gptq.hpp>
+#include <nibble/io/mlx_layer.hpp>
 #include <nibble/io/mxfp4_layer.hpp>
 #include <nibble/io/mxfp8_layer.hpp>
 #include <nibble/io/nvfp4_layer.hpp>
 #include <nibble/io/quantized_layer.hpp>
+#include <nibble/io/quanto_layer.hpp>
 #include <nibble/io/safetensors.hpp>
 #include <nibble/io/safetensors_writer.hpp>
 #include <nibble/io/tensor_source.hpp>
@@ -39,6 +41,8 @@ struct layer_options {
     naive_options naive = {};
     bitsandbytes_options bitsandbytes = {};
     gpt_oss_options gpt_oss = {};
+    mlx_options mlx = {};
+    quanto_options quanto = {};
 };
 
 // The layer `prefix` of a file ("model.layers.0.self_attn.q_proj"), whichever layout detect_layout finds; not_found if
@@ -81,6 +85,10 @@ template <class List>
         return read_modelopt(file, prefix, out);
     case layer_layout::gpt_oss:
         return read_gpt_oss(file, prefix, out, o.gpt_oss);
+    case layer_layout::mlx:
+        return read_mlx(file, prefix, out, o.mlx);
+    case layer_layout::quanto:
+        return read_quanto(file, prefix, out, o.quanto);
     case layer_layout::none:
         break;
     }
@@ -136,6 +144,12 @@ template <class List>
             break;
         case layer_layout::gpt_oss:
             s = write_gpt_oss(weights, layer.experts, prefix, out);
+            break;
+        case layer_layout::mlx:
+            s = write_mlx(weights, prefix, out);
+            break;
+        case layer_layout::quanto:
+            s = write_quanto(weights, prefix, out);
             break;
         case layer_layout::none:
             break;

@@ -15,8 +15,9 @@ NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 // Named as in GGUF where formats.hpp has no name yet. Q4_1 is int4_g32_min, Q5_1 int5_g32_min, the K types are q2_k to
-// q6_k, MXFP4 is mxfp4, Q1_0 binary_g128 and IQ2_BN ternary_channel. Integers have their full range, -2^(bits - 1)
-// included, and scales may be negative: the encoders of ggml put the value of the largest magnitude on the lowest code.
+// q6_k, MXFP4 is mxfp4, Q1_0 binary_g128, PQ2_0 and PTQ1_0 ternary_g128, and IQ2_BN ternary_channel. Integers have
+// their full range, -2^(bits - 1) included, and scales may be negative: the encoders of ggml put the value of the
+// largest magnitude on the lowest code.
 using q4_0 = group_scheme<integer<4, integer_range::full>, 32>;
 using q5_0 = group_scheme<integer<5, integer_range::full>, 32>;
 using q6_0 = group_scheme<integer<6, integer_range::full>, 32>;
@@ -40,8 +41,8 @@ using ggml_formats =
                 named_format<"q4_k", q4_k>, named_format<"q5_k", q5_k>, named_format<"q6_k", q6_k>,
                 named_format<"iq4_nl", iq4_nl_g32>, named_format<"iq4_xs", iq4_xs>, named_format<"mxfp4", mxfp4>,
                 named_format<"nvfp4", nvfp4_g16>, named_format<"binary_g128", binary_g128>,
-                named_format<"ternary_g64", ternary_g64>, named_format<"ternary_g256", ternary_g256>,
-                named_format<"ternary_channel", ternary_channel>,
+                named_format<"ternary_g64", ternary_g64>, named_format<"ternary_g128", ternary_g128>,
+                named_format<"ternary_g256", ternary_g256>, named_format<"ternary_channel", ternary_channel>,
                 named_format<"ternary_channel_f16", ternary_channel_f16>>;
 
 } // namespace nibble::inline NIBBLE_ABI
