@@ -55,13 +55,6 @@ public:
     [[nodiscard]] virtual std::unique_ptr<scheme> with_seven_bits() const { return nullptr; }
 };
 
-// Compiled in shares of the list, one for each scheme_slice_<n>.cpp.
-struct placed_scheme {
-    std::size_t place; // in the list
-    std::unique_ptr<scheme> is;
-};
-inline constexpr std::size_t slices = 8;
-
 // Every format of <nibble/scheme/formats.hpp>, in the order of that list, then your own (formats.hpp).
 [[nodiscard]] const std::vector<std::unique_ptr<scheme>>& all_schemes();
 

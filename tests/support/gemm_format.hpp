@@ -1,5 +1,5 @@
 // gemm_format.hpp: every format of the list with gemm on every ISA, behind one run-time interface: the verbs are
-// compiled once, in gemm/slices/, and all tests of gemm share them.
+// compiled once, in gemm/slices/ and for the best ISA in bench/verbs/, and all tests of gemm share them.
 #pragma once
 
 #include "gemm_reference.hpp"
@@ -124,8 +124,7 @@ public:
     return names;
 }
 
-// One share of the formats: gemm/slices/ has one file for each.
-inline constexpr std::size_t gemm_slices = 8;
+// One share of the formats, of NIBBLE_TEST_GEMM_SLICES: CMake writes a source for each (gemm/slices/).
 template <std::size_t Slice> [[nodiscard]] std::vector<std::unique_ptr<gemm_format>> make_gemm_slice();
 
 } // namespace gemm_test

@@ -1,7 +1,9 @@
-// gemm_format_slice.hpp: the templates behind gemm_format.hpp; included by the files of gemm/slices/ alone.
+// gemm_format_slice.hpp: the templates behind gemm_format.hpp; included by the sources that CMake writes for
+// gemm/slices/ alone.
 #pragma once
 
-#include "../../bench/support/tile_slices.hpp"
+#include "../../bench/verbs/tile_slices.hpp"
+#include "../../bench/verbs/verbs.hpp"
 #include "gemm_format.hpp"
 #include "kinds.hpp"
 
@@ -10,7 +12,6 @@
 #include <nibble/epilogue/residual.hpp>
 #include <nibble/epilogue/scale.hpp>
 #include <nibble/gemm.hpp>
-#include <nibble/pack.hpp>
 #include <nibble/prepare.hpp>
 #include <nibble/quantize.hpp>
 #include <nibble/scheme/formats.hpp>
@@ -20,6 +21,7 @@
 #include <cstring>
 #include <memory>
 #include <span>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -34,7 +36,8 @@ inline constexpr bool every_digest = false;
 
 template <class S, bool AllIsas, bool Surrounded> class gemm_weights_of final : public gemm_weights {
 public:
-    explicit gemm_weights_of(const nibble::quantized<S>& q) : plain_(plain_of(q)), packed_(nibble::pack(q)) {}
+    explicit gemm_weights_of(const nibble::quantized<S>& q)
+        : plain_(plain_of(q)), packed_(bench::verbs<S>::pack(q, nibble::serial{})) {}
     gemm_weights_of(plain_weights plain, nibble::packed<S> packed)
         : plain_(std::move(plain)), packed_(std::move(packed)) {}
 
@@ -48,7 +51,11 @@ public:
               const nibble::gemm_options& options, const any_executor& threads) const override {
         std::size_t at = 0;
         for_each_own_isa([&]<class I>() {
-            if (at++ == isa) nibble::gemm<I>(x, packed_, y, nibble::identity{}, options, threads);
+            if (at++ != isa) return;
+            if constexpr (std::is_same_v<I, nibble::best_isa>)
+                bench::verbs<S>::gemm(x, packed_, y, options, threads);
+            else
+                nibble::gemm<I>(x, packed_, y, nibble::identity{}, options, threads);
         });
     }
     [[nodiscard]] bool surrounded() const override { return Surrounded; }
@@ -122,7 +129,8 @@ public:
     [[nodiscard]] int scale_bits() const override { return traits::scale_element::bits; }
     [[nodiscard]] int outer_bits() const override { return traits::outer_element::bits; }
     [[nodiscard]] std::unique_ptr<gemm_weights> quantize(nibble::matrix_view<const float> w) const override {
-        return std::make_unique<gemm_weights_of<S, AllIsas, Surrounded>>(nibble::quantize<S>(w));
+        return std::make_unique<gemm_weights_of<S, AllIsas, Surrounded>>(
+            bench::verbs<S>::quantize(w, {}, nibble::serial{}));
     }
     [[nodiscard]] std::unique_ptr<gemm_weights> fill(std::size_t rows, std::size_t cols,
                                                      const code_pattern& pattern) const override {
@@ -162,7 +170,7 @@ public:
 
 template <std::size_t Slice, class... Formats>
 std::vector<std::unique_ptr<gemm_format>> make_gemm_slice_of(nibble::format_list<Formats...> list) {
-    static constexpr auto slices = bench::tile_slices<gemm_slices>(nibble::format_list<Formats...>{});
+    static constexpr auto slices = bench::tile_slices<NIBBLE_TEST_GEMM_SLICES>(nibble::format_list<Formats...>{});
     (void)list;
     std::vector<std::unique_ptr<gemm_format>> made;
     [&]<std::size_t... Index>(std::index_sequence<Index...>) {

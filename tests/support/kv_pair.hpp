@@ -90,7 +90,7 @@ public:
     [[nodiscard]] virtual std::vector<float> quantized_values(const_view v, float& scale) const = 0;
 };
 
-inline constexpr std::size_t kv_slices = 4;
+// One share of the pairs, of NIBBLE_TEST_KV_SLICES: CMake writes a source for each (attend/slices/).
 template <std::size_t Slice> std::vector<std::unique_ptr<kv_pair>> make_kv_slice();
 // Keys of every kind with values of the next kind, and every kind along tokens likewise.
 [[nodiscard]] const std::vector<std::unique_ptr<kv_pair>>& kv_pairs();

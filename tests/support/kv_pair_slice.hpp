@@ -1,4 +1,4 @@
-// kv_pair_slice.hpp: the templates behind kv_pair.hpp; included by the files of attend/slices/ alone.
+// kv_pair_slice.hpp: the templates behind kv_pair.hpp; included by attend/slices/ alone.
 #pragma once
 
 #include "support/kinds.hpp"
@@ -224,6 +224,7 @@ template <class... Formats, std::size_t... Index>
 using kv_kinds = decltype(detail::value_kinds(nibble::all_formats{}));
 
 template <std::size_t Slice> std::vector<std::unique_ptr<kv_pair>> make_kv_slice() {
+    constexpr std::size_t kv_slices = NIBBLE_TEST_KV_SLICES;
     std::vector<std::unique_ptr<kv_pair>> all;
     // Neighbours in one slice: keys of a kind and values of the same kind share what they unpack with.
     constexpr std::size_t begin = kv_kinds::size * Slice / kv_slices;

@@ -18,7 +18,7 @@ const std::vector<std::unique_ptr<kv_pair>>& kv_pairs() {
                               std::make_move_iterator(slice.end()));
             };
             (take(make_kv_slice<Slice>()), ...);
-        }(std::make_index_sequence<kv_slices>{});
+        }(std::make_index_sequence<NIBBLE_TEST_KV_SLICES>{});
         return joined;
     }();
     return all;

@@ -12,7 +12,7 @@ const std::vector<std::unique_ptr<gemm_format>>& gemm_formats() {
         std::vector<std::vector<std::unique_ptr<gemm_format>>> slices;
         [&]<std::size_t... Slice>(std::index_sequence<Slice...>) {
             (slices.push_back(make_gemm_slice<Slice>()), ...);
-        }(std::make_index_sequence<gemm_slices>{});
+        }(std::make_index_sequence<NIBBLE_TEST_GEMM_SLICES>{});
         std::vector<std::unique_ptr<gemm_format>> joined;
         // Slices differ in length when only one format of each kind is tested.
         for (std::size_t i = 0; i < nibble::all_formats::size; ++i)

@@ -1,17 +1,15 @@
-// scheme_slice.hpp: the verbs instantiated for a share of the formats; each scheme_slice_<n>.cpp compiles one share, so
-// that a build uses several cores and no unit takes long.
+// scheme_of.hpp: a format of nibble's as a bench::scheme. Its verbs are verbs/verbs.hpp's, compiled elsewhere.
 #pragma once
 
-#include "formats.hpp"
+#include "../verbs/verbs.hpp"
 #include "scheme.hpp"
-#include "tile_slices.hpp"
 
 #include <nibble/gemm.hpp>
 #include <nibble/pack.hpp>
 #include <nibble/quantize.hpp>
+#include <nibble/scheme/formats.hpp>
 #include <nibble/tensor/kv_layout.hpp>
 
-#include <cstddef>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -32,10 +30,10 @@ public:
     }
     void gemm(nibble::matrix_view<const float> x, nibble::matrix_view<float> y, nibble::workspace& scratch,
               executor_ref threads, nibble::activation_scale scale) const override {
-        nibble::gemm(x, weights_, y, nibble::identity{},
-                     nibble::gemm_options{.workspace = &scratch,
-                                          .activations = {.scale = scale, .quantization = {.qmax = limit_}}},
-                     threads);
+        verbs<Scheme>::gemm(
+            x, weights_, y,
+            nibble::gemm_options{.workspace = &scratch, .activations = {.scale = scale, .quantization = {.qmax = limit_}}},
+            threads);
     }
 
 private:
@@ -49,10 +47,10 @@ public:
 
     [[nodiscard]] double bits_per_weight() const override { return nibble::bits_per_weight(weights_); }
     void dequantize(nibble::matrix_view<float> out, executor_ref threads) const override {
-        nibble::dequantize(weights_, out, threads);
+        verbs<Scheme>::dequantize(weights_, out, threads);
     }
     [[nodiscard]] std::unique_ptr<packed_weights> pack(executor_ref threads) const override {
-        return std::make_unique<packed_weights_of<Scheme>>(nibble::pack(weights_, threads), limit_);
+        return std::make_unique<packed_weights_of<Scheme>>(verbs<Scheme>::pack(weights_, threads), limit_);
     }
 
 private:
@@ -88,13 +86,13 @@ public:
                                                               executor_ref threads) const override {
         using S = typename Format::scheme;
         return std::make_unique<quantized_weights_of<S>>(
-            nibble::quantize<S>(weights, nibble::quantize_options{}, threads), limit_);
+            verbs<S>::quantize(weights, nibble::quantize_options{}, threads), limit_);
     }
     [[nodiscard]] std::unique_ptr<quantized_weights> search(nibble::matrix_view<const float> weights,
                                                             executor_ref threads) const override {
         using S = typename Format::scheme;
         return std::make_unique<quantized_weights_of<S>>(
-            nibble::quantize<S>(weights, nibble::quantize_options{.range = nibble::range::least_squares}, threads),
+            verbs<S>::quantize(weights, nibble::quantize_options{.range = nibble::range::least_squares}, threads),
             limit_);
     }
 
@@ -103,24 +101,14 @@ private:
     int limit_;
 };
 
-template <std::size_t Slice, class... Formats>
-[[nodiscard]] std::vector<placed_scheme> make_slice_of(nibble::format_list<Formats...>) {
-    static constexpr auto slice_of = tile_slices<slices>(nibble::format_list<Formats...>{});
-    std::vector<placed_scheme> made;
-    [&]<std::size_t... Index>(std::index_sequence<Index...>) {
-        const auto add = [&]<std::size_t I, class Format>() {
-            if constexpr (slice_of[I] == Slice) made.push_back({I, std::make_unique<scheme_of<Format>>()});
-        };
-        (add.template operator()<Index, Formats>(), ...);
-    }(std::index_sequence_for<Formats...>{});
-    return made;
-}
-
 } // namespace detail
 
-// The formats of that share: those with the same tiles share one, so that these are compiled once.
-template <std::size_t Slice> [[nodiscard]] std::vector<placed_scheme> make_slice() {
-    return detail::make_slice_of<Slice>(formats{});
+// One for each format of a list, in its order.
+template <class... Formats>
+[[nodiscard]] std::vector<std::unique_ptr<scheme>> make_schemes(nibble::format_list<Formats...>) {
+    std::vector<std::unique_ptr<scheme>> made;
+    (made.push_back(std::make_unique<detail::scheme_of<Formats>>()), ...);
+    return made;
 }
 
 } // namespace bench

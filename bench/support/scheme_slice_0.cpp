@@ -1,4 +1,0 @@
-// scheme_slice_0.cpp: one share of the formats (scheme_slice.hpp says why).
-#include "scheme_slice.hpp"
-
-template std::vector<bench::placed_scheme> bench::make_slice<0>();
