@@ -30,10 +30,10 @@ public:
     }
     void gemm(nibble::matrix_view<const float> x, nibble::matrix_view<float> y, nibble::workspace& scratch,
               executor_ref threads, nibble::activation_scale scale) const override {
-        verbs<Scheme>::gemm(
-            x, weights_, y,
-            nibble::gemm_options{.workspace = &scratch, .activations = {.scale = scale, .quantization = {.qmax = limit_}}},
-            threads);
+        verbs<Scheme>::gemm(x, weights_, y,
+                            nibble::gemm_options{.workspace = &scratch,
+                                                 .activations = {.scale = scale, .quantization = {.qmax = limit_}}},
+                            threads);
     }
 
 private:

@@ -89,9 +89,11 @@ template <class S, class I> void check_plain(const nb::gemm_options& given) {
         nb::gemm_options own = given;
         own.weight_sums = std::span<const float>(sums).subspan(e * outputs, outputs);
         if (lists) {
-            own.activations.quantization.scales = {given.activations.quantization.scales.data() + first_of(e), group_rows[e]};
+            own.activations.quantization.scales = {given.activations.quantization.scales.data() + first_of(e),
+                                                   group_rows[e]};
             if (asymmetric)
-                own.activations.quantization.zeros = {given.activations.quantization.zeros.data() + first_of(e), group_rows[e]};
+                own.activations.quantization.zeros = {given.activations.quantization.zeros.data() + first_of(e),
+                                                      group_rows[e]};
         }
         nb::gemm<I>(rows_of(inputs(), e), weights[e],
                     nb::matrix_view<float>(want.data() + first_of(e) * outputs, group_rows[e], outputs),
