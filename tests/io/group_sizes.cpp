@@ -191,7 +191,8 @@ TEST_CASE("FP8 tiles are of the size that the configuration tells", "[io]") {
     REQUIRE(nb::parse_quantization_config(
                 R"({"quantization_config":{"quant_method":"fp8","weight_block_size":[96,96]}})", options)
                 .ok());
-    CHECK(options.naive.block_size == 96);
+    CHECK(options.naive.block_rows == 96);
+    CHECK(options.naive.block_cols == 96);
     nb::quantized_layer<tiles> layer;
     REQUIRE(nb::read_layer(file, "l", layer, options).ok());
     CHECK(layer.weights.name() == "tile96");
