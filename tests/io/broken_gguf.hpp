@@ -138,8 +138,8 @@ inline std::vector<broken_file> broken_gguf_files() {
          "tensor 'w' offset at byte 82: 4 is not a multiple of the alignment 32"},
         {"an index of safetensors files", byte_writer().raw(R"({"weight_map":{"a":"m-1.safetensors"}})").take(),
          malformed,
-         "magic at byte 0: is not 'GGUF', so this is no GGUF file; it is an index of safetensors files; open the file "
-         "that it names: 'm-1.safetensors'"},
+         "magic at byte 0: is not 'GGUF', so this is no GGUF file; it is an index of safetensors files; "
+         "safetensors_model opens it with the file that it names: 'm-1.safetensors'"},
         {"an element count that overflows", with_tensor({1ull << 32, 1ull << 32}, 0), malformed,
          "tensor 'w' dimensions at byte 66: their product overflows"},
         {"an element count that overflows to something small", with_tensor({(1ull << 63) + 2, 2}, 0), malformed,

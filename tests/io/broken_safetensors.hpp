@@ -172,7 +172,9 @@ inline std::vector<broken_file> broken_safetensors_files() {
              .take(),
          malformed,
          "header length at byte 0: 7017841271895827067 is above the limit of 100000000: this is no safetensors file, "
-         "it is an index of safetensors files; open the 3 files that it names, each by itself: 'm-1', 'm-2', 'm-3'"},
+         "it is an index of safetensors files; safetensors_model opens it with the 3 files that it names: 'm-1', "
+         "'m-2', "
+         "'m-3'"},
         {"a configuration", byte_writer().raw("  {\n \"hidden_size\": 64}").take(), malformed,
          "header length at byte 0: 7595358292570480672 is above the limit of 100000000: this is no safetensors file, "
          "it is JSON; the weights are in the .safetensors or .gguf file beside it"},

@@ -17,7 +17,6 @@
 #include <nibble/tensor/kv_layout.hpp>
 
 #include <cstddef>
-#include <new>
 #include <type_traits>
 
 NIBBLE_HEADER_BEGIN;
@@ -26,9 +25,14 @@ namespace nibble::inline NIBBLE_ABI::detail {
 // Room for an object whose type only the table that made it knows, and which needs no destructor.
 template <class Like> struct alignas(Like) room_for {
     std::byte bytes[sizeof(Like)];
+    // Not the standard's way to say where: one copy of that serves all instruction sets of a program.
+    template <class T> struct placed {
+        T value;
+        [[nodiscard]] static void* operator new(std::size_t, void* at) noexcept { return at; }
+    };
     template <class T, class... Arguments> static void make(void* at, Arguments&&... arguments) noexcept {
         static_assert(sizeof(T) <= sizeof(Like) && alignof(T) <= alignof(Like) && std::is_trivially_destructible_v<T>);
-        ::new (at) T(static_cast<Arguments&&>(arguments)...);
+        new (at) placed<T>{T(static_cast<Arguments&&>(arguments)...)};
     }
 };
 

@@ -120,8 +120,8 @@ private:
         int found = 0;
         for (const int size : {32, 64, 128})
             for (const int width : {2, 3, 4, 5, 6, 8}) {
-                if (static_cast<std::size_t>(size * width) != 32 * each || (group_size != 0 && group_size != size) ||
-                    (bits != 0 && bits != width))
+                if (static_cast<std::size_t>(size) * static_cast<std::size_t>(width) != 32 * each ||
+                    (group_size != 0 && group_size != size) || (bits != 0 && bits != width))
                     continue;
                 ++found;
                 format.size = static_cast<std::size_t>(size);

@@ -128,17 +128,21 @@ public:
         const double beyond = static_cast<double>(count_) * (100.0 - percent) / 200.0;
         activation_range r{};
         std::uint64_t seen = 0;
-        for (std::size_t b = buckets; b-- > first_positive;)
-            if (static_cast<double>(seen += counts_[b]) > beyond) {
+        for (std::size_t b = buckets; b-- > first_positive;) {
+            seen += counts_[b];
+            if (static_cast<double>(seen) > beyond) {
                 r.high = detail::min_of(all_.range().high, outer_end(b));
                 break;
             }
+        }
         seen = 0;
-        for (std::size_t b = 0; b < first_positive; ++b)
-            if (static_cast<double>(seen += counts_[b]) > beyond) {
+        for (std::size_t b = 0; b < first_positive; ++b) {
+            seen += counts_[b];
+            if (static_cast<double>(seen) > beyond) {
                 r.low = detail::max_of(all_.range().low, outer_end(b));
                 break;
             }
+        }
         return r;
     }
 
