@@ -16,7 +16,7 @@ namespace nb = nibble;
 
 using layer_cache = nb::kv_cache<nb::int8_channel, nb::int8_channel>; // a model has one per layer
 
-const std::size_t key_heads = 2, query_heads = 8, channels = 64, page_tokens = 32;
+const std::size_t key_heads = 2, query_heads = 8, channels = 64, tokens_per_page = 32;
 const std::size_t kv_width = key_heads * channels, q_width = query_heads * channels;
 
 // The model: keys, values and queries of the next tokens are drawn from a seed that depends on every bit of what
@@ -62,14 +62,14 @@ public:
                                                                                 .head_size = channels,
                                                                                 .capacity = 1024,
                                                                                 .pages = pages,
-                                                                                .page_tokens = page_tokens})),
+                                                                                .page_tokens = tokens_per_page})),
           prompt_(pages_) {
         const std::vector<float> k = numbers(1, prompt_tokens * kv_width), v = numbers(2, prompt_tokens * kv_width);
         prompt_.append({k.data(), prompt_tokens, kv_width}, {v.data(), prompt_tokens, kv_width});
     }
 
     void add(std::uint64_t seed, std::size_t own_prompt, std::size_t generate) {
-        requests_.push_back({prompt_.fork(), prompt_.size() / page_tokens, seed, own_prompt, generate, {}});
+        requests_.push_back({prompt_.fork(), prompt_.size() / tokens_per_page, seed, own_prompt, generate, {}});
     }
 
     // The last states of all requests, in the order in which they were added.

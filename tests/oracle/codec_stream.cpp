@@ -75,6 +75,9 @@ int main(int argc, char** argv) {
     if (name == "float8_e4m3b11fnuz") return run<nibble::e4m3_b11_fnuz>(r);
     if (name == "float8_e5m2") return run<nibble::e5m2>(r);
     if (name == "float8_e5m2fnuz") return run<nibble::e5m2_fnuz>(r);
+    if (name == "float8_e5m3fnu")
+        return run<nibble::minifloat<nibble::float_format{
+            .exponent = 5, .mantissa = 3, .specials = nibble::specials::fn, .has_sign = false}>>(r);
     if (name == "float8_e8m0fnu") return run<nibble::e8m0>(r);
     if (name == "bfloat16") return run<nibble::bf16>(r);
     if (name == "float16") return run<nibble::f16>(r);

@@ -282,8 +282,9 @@
 // Around what each header declares: warnings that a program may ask for and that are no fault here. Kernels and codecs
 // compare floats exactly and on purpose, read bytes of packed memory as wider numbers where they are known to be
 // aligned, convert to types that are sometimes what they were, and have branches that are the same for some template
-// arguments. nibble's own tests are compiled with everything else. (The assertion takes the semicolon that formatters
-// look for.)
+// arguments; and lambdas of templates, which GCC sees where a program instantiates them, have parameters of any name
+// that the program's own variables may have too. nibble's own tests are compiled with everything else. (The assertion
+// takes the semicolon that formatters look for.)
 #if defined(__clang__)
 #define NIBBLE_HEADER_BEGIN                                                                                            \
     _Pragma("GCC diagnostic push") _Pragma("GCC diagnostic ignored \"-Wunknown-warning-option\"")                      \
@@ -295,7 +296,8 @@
     _Pragma("GCC diagnostic push") _Pragma("GCC diagnostic ignored \"-Wfloat-equal\"")                                 \
         _Pragma("GCC diagnostic ignored \"-Wcast-align\"") _Pragma("GCC diagnostic ignored \"-Wuseless-cast\"")        \
             _Pragma("GCC diagnostic ignored \"-Wduplicated-branches\"")                                                \
-                _Pragma("GCC diagnostic ignored \"-Wswitch-default\"") static_assert(true)
+                _Pragma("GCC diagnostic ignored \"-Wswitch-default\"")                                                 \
+                    _Pragma("GCC diagnostic ignored \"-Wshadow\"") static_assert(true)
 #endif
 #define NIBBLE_HEADER_END _Pragma("GCC diagnostic pop") static_assert(true)
 
