@@ -39,13 +39,21 @@ void verbs<S>::gemm(nibble::matrix_view<const float> x, const nibble::packed<S>&
 
 namespace detail {
 
+// Volatile, so that no optimiser knows the answer and leaves the functions out.
+template <class Function> [[nodiscard]] bool there(Function* function) {
+    Function* volatile at = function;
+    return at != nullptr;
+}
 template <class S> [[nodiscard]] bool instantiated() {
-    // Volatile, so that no optimiser knows the answer and leaves the functions out.
-    decltype(&verbs<S>::quantize) volatile quantize = &verbs<S>::quantize;
-    decltype(&verbs<S>::dequantize) volatile dequantize = &verbs<S>::dequantize;
-    decltype(&verbs<S>::pack) volatile pack = &verbs<S>::pack;
-    decltype(&verbs<S>::gemm) volatile gemm = &verbs<S>::gemm;
-    return quantize != nullptr && dequantize != nullptr && pack != nullptr && gemm != nullptr;
+    return there(&verbs<S>::quantize) && there(&verbs<S>::dequantize) && there(&verbs<S>::pack) &&
+           there(&verbs<S>::gemm)
+#if defined(NIBBLE_TEST_SEAMS)
+           // What tests/support/seams.hpp says is here.
+           && there(&nibble::quantize<S, nibble::serial>) && there(&nibble::pack<S, nibble::serial>) &&
+           there(&nibble::dequantize<nibble::best_isa, S, nibble::serial>) &&
+           there(&nibble::kernel::sum_group<nibble::best_isa, S, false>)
+#endif
+        ;
 }
 
 // Narrowed builds of the tests, which have no benchmarks, compile the formats that these test.

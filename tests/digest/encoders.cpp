@@ -4,6 +4,7 @@
 // without. `nibble_tests '[record]'` writes encoders.txt anew.
 #include "support/catch.hpp"
 #include "support/digest.hpp"
+#include "support/seams.hpp"
 
 #include <nibble/attend.hpp>
 #include <nibble/attention/mass.hpp>

@@ -3,6 +3,7 @@
 #include "support/catch.hpp"
 #include "support/gemm_reference.hpp"
 #include "support/kinds.hpp"
+#include "support/seams.hpp"
 
 #include <nibble/epilogue/activation.hpp>
 #include <nibble/epilogue/bias.hpp>

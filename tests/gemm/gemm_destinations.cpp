@@ -4,6 +4,7 @@
 #include "support/executors.hpp"
 #include "support/gemm_reference.hpp"
 #include "support/kinds.hpp"
+#include "support/seams.hpp"
 
 #include <nibble/core/workspace.hpp>
 #include <nibble/dispatch/fixed.hpp>

@@ -4,6 +4,7 @@
 #include "support/gemm_reference.hpp"
 #include "support/guarded_memory.hpp"
 #include "support/kinds.hpp"
+#include "support/seams.hpp"
 
 #include <nibble/any.hpp>
 #include <nibble/core/workspace.hpp>

@@ -3,6 +3,7 @@
 #include "support/gemm_reference.hpp"
 #include "support/guarded_memory.hpp"
 #include "support/kinds.hpp"
+#include "support/seams.hpp"
 
 #include <nibble/core/workspace.hpp>
 #include <nibble/element/float16.hpp>

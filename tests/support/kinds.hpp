@@ -86,6 +86,11 @@ template <std::size_t Index, class Format>
 inline constexpr bool tested = families_only ? first_of_its_family<Index, Format>(nibble::all_formats{})
                                              : !kinds_only || first_of_its_kind<Index, Format>(nibble::all_formats{});
 
+// Is it compiled for all ISAs, not for the best alone?
+template <std::size_t Index, class Format>
+inline constexpr bool on_all_isas = kinds_only ? first_of_its_family<Index, Format>(nibble::all_formats{})
+                                               : first_of_its_kind<Index, Format>(nibble::all_formats{});
+
 // How many formats that leaves.
 inline constexpr std::size_t tested_formats =
     []<class... Formats, std::size_t... Index>(nibble::format_list<Formats...>, std::index_sequence<Index...>) {
