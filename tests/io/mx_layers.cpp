@@ -78,7 +78,7 @@ TEST_CASE("gpt-oss's experts are read together and one by one") {
 TEST_CASE("gpt-oss stores two codes in a byte, the first of them low") {
     // 32 codes 0, 1 ... 15, 0 ... as the bytes 0x10, 0x32 ...; a scale of 2^1.
     bytes blocks;
-    for (unsigned i = 0; i < 16; ++i) blocks.push_back(static_cast<std::byte>((2 * i & 15) | (2 * i + 1 & 15) << 4));
+    for (unsigned i = 0; i < 16; ++i) blocks.push_back(static_cast<std::byte>((2 * i & 15) | ((2 * i + 1) & 15) << 4));
     const bytes all =
         layer_file({{"l_blocks", "U8", {1, 1, 1, 16}, blocks}, {"l_scales", "U8", {1, 1, 1}, {std::byte{128}}}});
     nb::safetensors_file file;
