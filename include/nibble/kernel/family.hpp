@@ -15,7 +15,8 @@ NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::kernel {
 
 // Of integers times one power of two, small ones (up to 6 bits, E2M1, ternary) multiply bytes; large ones too where the
-// machine sums byte products in int32, or multiplies them exactly, or the activations are small, else int16. All others decode to fp32 lanes.
+// machine sums byte products in int32, or multiplies them exactly, or the activations are small, else int16. All others
+// decode to fp32 lanes.
 template <isa Isa, element E> struct family_for {
     using type = typename decltype([] {
         if constexpr (!detail::integer_mapping_of<E>.exists)
