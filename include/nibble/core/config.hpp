@@ -102,12 +102,38 @@
 #define NIBBLE_HAS_AVX_VNNI 0
 #endif
 
-// Does the best ISA of this unit have that instruction? Which kernels there are and the order of weights and
-// activations depend on it: NIBBLE_ABI must tell apart whatever these macros do.
+// isa/neon.hpp: vectors of 128 bits, which every AArch64 has; in memory the lowest lane and byte come first.
+#if defined(__aarch64__) && defined(__ARM_NEON) && defined(__ARM_FP) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define NIBBLE_HAS_NEON 1
+#else
+#define NIBBLE_HAS_NEON 0
+#endif
+
+// isa/neon_dotprod.hpp: four products of signed bytes summed in int32.
+#if NIBBLE_HAS_NEON && defined(__ARM_FEATURE_DOTPROD)
+#define NIBBLE_HAS_NEON_DOTPROD 1
+#else
+#define NIBBLE_HAS_NEON_DOTPROD 0
+#endif
+
+// isa/neon_i8mm.hpp: of unsigned and signed bytes.
+#if NIBBLE_HAS_NEON_DOTPROD && defined(__ARM_FEATURE_MATMUL_INT8)
+#define NIBBLE_HAS_NEON_I8MM 1
+#else
+#define NIBBLE_HAS_NEON_I8MM 0
+#endif
+
+// Has the best ISA of this unit an instruction that sums four byte products in int32? Which kernels there are and the
+// order of weights and activations depend on it: NIBBLE_ABI must tell apart whatever these macros do.
 #if NIBBLE_HAS_AVX512 || (NIBBLE_HAS_AVX_VNNI && !defined(__AVX512F__))
 #define NIBBLE_HAS_VNNI 1
 #else
 #define NIBBLE_HAS_VNNI 0
+#endif
+#if NIBBLE_HAS_VNNI || NIBBLE_HAS_NEON_DOTPROD
+#define NIBBLE_HAS_INT32_DOTS 1
+#else
+#define NIBBLE_HAS_INT32_DOTS 0
 #endif
 
 // Everything in nibble lives in an inline namespace that names the version, the kind of kernels, and in its last word
@@ -142,11 +168,11 @@
 #define NIBBLE_ISA_TAG sse4_1
 #elif defined(__x86_64__)
 #define NIBBLE_ISA_TAG x86_64
-#elif defined(__ARM_FEATURE_MATMUL_INT8)
+#elif NIBBLE_HAS_NEON_I8MM
 #define NIBBLE_ISA_TAG neon_i8mm
-#elif defined(__ARM_FEATURE_DOTPROD)
+#elif NIBBLE_HAS_NEON_DOTPROD
 #define NIBBLE_ISA_TAG neon_dotprod
-#elif defined(__ARM_NEON)
+#elif NIBBLE_HAS_NEON
 #define NIBBLE_ISA_TAG neon
 #else
 #define NIBBLE_ISA_TAG portable

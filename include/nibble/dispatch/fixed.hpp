@@ -9,6 +9,9 @@
 #include <nibble/isa/avx_vnni.hpp>
 #include <nibble/isa/generic.hpp>
 #include <nibble/isa/isa.hpp>
+#include <nibble/isa/neon.hpp>
+#include <nibble/isa/neon_dotprod.hpp>
+#include <nibble/isa/neon_i8mm.hpp>
 
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
@@ -26,13 +29,19 @@ using best_isa = avx512;
 using best_isa = avx_vnni;
 #elif NIBBLE_HAS_AVX2
 using best_isa = avx2;
+#elif NIBBLE_HAS_NEON_I8MM
+using best_isa = neon_i8mm;
+#elif NIBBLE_HAS_NEON_DOTPROD
+using best_isa = neon_dotprod;
+#elif NIBBLE_HAS_NEON
+using best_isa = neon;
 #else
 using best_isa = generic;
 #endif
 
 // The ISAs that verbs are tested and timed on, best first: that one, and the definition of what it gives. Activations
 // prepared on one serve the other.
-#if NIBBLE_HAS_AVX2
+#if NIBBLE_HAS_AVX2 || NIBBLE_HAS_NEON
 using available_isas = isa_list<best_isa, generic>;
 #else
 using available_isas = isa_list<generic>;
@@ -54,6 +63,10 @@ using compiled_isas = isa_list<avx512, avx_vnni, avx2, generic>;
 using compiled_isas = isa_list<avx512, avx2, generic>;
 #elif NIBBLE_HAS_AVX_VNNI
 using compiled_isas = isa_list<avx_vnni, avx2, generic>;
+#elif NIBBLE_HAS_NEON_I8MM
+using compiled_isas = isa_list<neon_i8mm, neon_dotprod, neon, generic>;
+#elif NIBBLE_HAS_NEON_DOTPROD
+using compiled_isas = isa_list<neon_dotprod, neon, generic>;
 #else
 using compiled_isas = available_isas;
 #endif

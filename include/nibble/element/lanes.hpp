@@ -28,12 +28,12 @@ inline constexpr int least_narrow_depth = 4;
 inline constexpr int narrow_limit = 32767 / (2 * least_narrow_depth * activation_qmax);
 static_assert(narrow_depth(narrow_limit) >= least_narrow_depth && narrow_depth(narrow_limit + 1) < least_narrow_depth);
 
-// Whether int16 sums serve an integer element. 129: one instruction sums two products unsigned x signed, which must fit
-// in int16 by themselves.
+// Whether int16 sums serve an integer element. 127: one instruction sums two products unsigned x signed, which must fit
+// in int16 by themselves, and others take lanes for signed bytes.
 template <element E>
 inline constexpr bool fits_int16_sums = [] {
     constexpr integer_mapping g = integer_mapping_of<E>;
-    return g.exists && g.high - g.low <= 129 && g.magnitude <= narrow_limit;
+    return g.exists && g.high - g.low <= 127 && g.magnitude <= narrow_limit;
 }();
 
 template <element E> inline constexpr bool needs_int32_sums = integer_mapping_of<E>.exists && !fits_int16_sums<E>;

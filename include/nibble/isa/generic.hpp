@@ -20,12 +20,15 @@ struct generic {
     static constexpr const char* name = "generic";
     static constexpr std::size_t width = 8;
     // Those that activations lie by are those of the best ISA that the flags of this unit allow.
-    static constexpr isa_facts facts{.dots_in_int32 = NIBBLE_HAS_VNNI != 0,
-                                     .integer_tiles = {.longest = NIBBLE_HAS_AVX512 != 0 ? 8 : 4, .shorter = 4},
-                                     .float_tiles = {.longest = NIBBLE_HAS_AVX512 != 0 ? 12 : 6, .shorter = 6},
-                                     .matrix_tiles = NIBBLE_HAS_AMX != 0,
-                                     .vector_registers = NIBBLE_VECTOR_REGISTERS,
-                                     .prefetches_second_level = NIBBLE_TUNED_FOR_ZEN != 0};
+    static constexpr std::size_t narrow_tokens = NIBBLE_HAS_NEON != 0 && NIBBLE_HAS_INT32_DOTS == 0 ? 3 : 4;
+    static constexpr isa_facts facts{
+        .dots_in_int32 = NIBBLE_HAS_INT32_DOTS != 0,
+        .integer_tiles = {.longest = NIBBLE_HAS_AVX512 != 0 ? 8 : narrow_tokens, .shorter = narrow_tokens},
+        .float_tiles = {.longest = NIBBLE_HAS_AVX512 != 0 ? 12 : 6, .shorter = 6},
+        .matrix_tiles = NIBBLE_HAS_AMX != 0,
+        .exact_byte_products = NIBBLE_HAS_NEON != 0,
+        .vector_registers = NIBBLE_VECTOR_REGISTERS,
+        .prefetches_second_level = NIBBLE_TUNED_FOR_ZEN != 0};
     [[nodiscard]] static constexpr isa_tuning tuning() noexcept { return {}; }
     using matrix_tiles = detail::generic_matrix_tiles;
     template <element E> static constexpr bool decodes = true;

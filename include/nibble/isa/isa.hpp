@@ -23,20 +23,23 @@ struct token_tiles {
     [[nodiscard]] friend constexpr bool operator==(const token_tiles&, const token_tiles&) noexcept = default;
 };
 
-// What kernels are planned by. The order of prepared activations depends on the first four: they are alike for all
+// What kernels are planned by. The order of prepared activations depends on the first five: they are alike for all
 // ISAs that a unit lists (dispatch/fixed.hpp), so that what was prepared once serves each of them.
 struct isa_facts {
-    bool dots_in_int32 = false;  // are four byte products summed in int32 by one instruction?
-    token_tiles integer_tiles{}; // of tiles of integers
-    token_tiles float_tiles{};   // of tiles of fp32
-    bool matrix_tiles = false;   // has it `matrix_tiles` (matrix_tiles.hpp)?
+    bool dots_in_int32 = false;       // are four byte products summed in int32 by one instruction?
+    token_tiles integer_tiles{};      // of tiles of integers
+    token_tiles float_tiles{};        // of tiles of fp32
+    bool matrix_tiles = false;        // has it `matrix_tiles` (matrix_tiles.hpp)?
+    bool exact_byte_products = false; // is `add_quads` exact whatever the codes and the activations?
+    bool starts_from_sums = false;    // does dot_start need the sums of the activations even if the centre is 0?
     std::size_t vector_registers = 16;
     bool prefetches_second_level =
         false; // does what is read much later go to the second-level cache? (streamed codes of 4 bits or more)
 
     [[nodiscard]] constexpr bool prepares_alike(const isa_facts& other) const noexcept {
         return dots_in_int32 == other.dots_in_int32 && integer_tiles == other.integer_tiles &&
-               float_tiles == other.float_tiles && matrix_tiles == other.matrix_tiles;
+               float_tiles == other.float_tiles && matrix_tiles == other.matrix_tiles &&
+               exact_byte_products == other.exact_byte_products;
     }
 };
 

@@ -231,7 +231,7 @@ private:
                     }
                 }
         }
-        if constexpr (detail::lane_center<typename side::element> != 0) {
+        if constexpr (detail::lane_center<typename side::element> != 0 || Isa::facts.starts_from_sums) {
             const std::size_t phase = layout_.phases.quads * quad;
             for (std::size_t r = 0; r < Rows; ++r)
                 for (std::size_t at = first / phase * phase; at < last; at += phase)
