@@ -33,6 +33,8 @@ struct isa_facts {
     bool exact_byte_products = false; // is `add_quads` exact whatever the codes and the activations?
     bool starts_from_sums = false;    // does dot_start need the sums of the activations even if the centre is 0?
     std::size_t vector_registers = 16;
+    std::size_t unrolled_quads = 4; // quads of columns in a turn of the loop of several sums, at most: the compiler's
+                                    // scheduler for this machine must leave all in registers
     bool prefetches_second_level =
         false; // does what is read much later go to the second-level cache? (streamed codes of 4 bits or more)
 

@@ -33,7 +33,8 @@ struct neon : generic {
                                      .integer_tiles = {.longest = 3, .shorter = 3},
                                      .float_tiles = {.longest = 6, .shorter = 6},
                                      .exact_byte_products = true,
-                                     .vector_registers = 32};
+                                     .vector_registers = 32,
+                                     .unrolled_quads = 1};
 
     struct f32 {
         float32x4_t low, high;

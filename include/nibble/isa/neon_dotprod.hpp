@@ -26,7 +26,8 @@ struct neon_dotprod : neon {
                                      .float_tiles = {.longest = 6, .shorter = 6},
                                      .exact_byte_products = true,
                                      .starts_from_sums = true,
-                                     .vector_registers = 32};
+                                     .vector_registers = 32,
+                                     .unrolled_quads = 1};
     using sums = i32;
 
     // Both operands are signed: a code less 128 is, and its sums are those of a centre that is less by as much.

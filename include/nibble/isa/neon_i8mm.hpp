@@ -36,7 +36,8 @@ struct neon_i8mm : int32_dots<detail::neon_i8mm_quads> {
                                      .integer_tiles = {.longest = 4, .shorter = 4},
                                      .float_tiles = {.longest = 6, .shorter = 6},
                                      .exact_byte_products = true,
-                                     .vector_registers = 32};
+                                     .vector_registers = 32,
+                                     .unrolled_quads = 1};
 };
 
 static_assert(whole_isa<neon_i8mm>);

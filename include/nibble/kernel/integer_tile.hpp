@@ -165,8 +165,9 @@ NIBBLE_NOINLINE void integer_tile(const tile_arguments& arguments, const tile_ra
     using f32 = typename Isa::f32;
     constexpr std::size_t halves = Source::halves;
     constexpr std::size_t lanes = panel_layout::rows / halves;
-    constexpr std::size_t unroll =
-        detail::max_of<std::size_t>(1, Source::unroll / Source::quads / (Panels > 1 ? 2 : 1));
+    constexpr std::size_t most_quads = Panels * Tokens > 1 ? Isa::facts.unrolled_quads : Source::unroll;
+    constexpr std::size_t unroll = detail::max_of<std::size_t>(
+        1, detail::min_of<std::size_t>(Source::unroll, most_quads) / Source::quads / (Panels > 1 ? 2 : 1));
     constexpr std::size_t quads_at_once = unroll * Source::quads;
     // One base per panel and one offset for all, so that a load is base + offset.
     const std::uint8_t* codes[Panels];

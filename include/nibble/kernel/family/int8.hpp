@@ -48,6 +48,7 @@ protected:
     // Panels that one token goes through at once: as many as there are registers for their sums, of which short phases
     // take two sets, and for the codes of a step, of which elements with a plane of single bits have four quads.
     [[nodiscard]] static constexpr std::size_t panels_for_one(bool simple, std::size_t phase) noexcept {
+        if (sizeof(typename Isa::sums) > sizeof(typename Isa::i32)) return 2;
         const bool room = phase >= 32 && (Isa::facts.vector_registers >= 32 || detail::step_quads<E> < 4);
         return simple || room ? 4 : 2;
     }
