@@ -214,6 +214,83 @@ quantize_k_means(matrix_view<const float> w, const k_means_options& options = {}
     return q;
 }
 
+namespace detail {
+
+// The numbers of two binary planes for x[0, count): see quantize_planes.
+template <element Format> struct plane_search {
+    using code = typename Format::code;
+    const float* x;
+    std::size_t count;
+    code best[2] = {};
+
+    plane_search(const float* values, std::size_t n) noexcept : x(values), count(n) {}
+    void try_scales() noexcept {
+        float top = 0.0f;
+        for (std::size_t i = 0; i < count; ++i) top = max_of(top, abs_of(x[i]));
+        for (int t = 1; t <= 80; ++t)
+            for (int negative = 0; negative < 2; ++negative) {
+                const double size = static_cast<double>(top) * t / 80.0;
+                const double s = negative != 0 ? -size : size;
+                (void)attempt(2.0 * s, -s);
+            }
+    }
+    void refine() noexcept {
+        double a1 = 0.0, a2 = 0.0;
+        for (int round = 0; round < 50; ++round)
+            if (!fit(a1, a2) || !attempt(a1, a2)) break;
+    }
+
+private:
+    // Takes a1 and a2, rounded, if they err less than the best so far.
+    bool attempt(double a1, double a2) noexcept {
+        const code codes[2] = {encode<Format>(static_cast<float>(a1)), encode<Format>(static_cast<float>(a2))};
+        if (!load(codes)) return false;
+        const double e = encoder_.error(x, count);
+        if (least_ >= 0.0 && !(e < least_)) return false;
+        least_ = e;
+        best[0] = codes[0];
+        best[1] = codes[1];
+        return true;
+    }
+    // The least squares numbers for the codes under the best ones; false if the codes do not tell the planes apart.
+    bool fit(double& a1, double& a2) noexcept {
+        (void)load(best);
+        double count1 = 0.0, count2 = 0.0, both = 0.0, sum1 = 0.0, sum2 = 0.0;
+        for (std::size_t i = 0; i < count; ++i) {
+            const unsigned c = encoder_.codes[encoder_.rank(x[i])];
+            const double v = static_cast<double>(x[i]);
+            count1 += (c & 1u) != 0 ? 1.0 : 0.0;
+            count2 += (c & 2u) != 0 ? 1.0 : 0.0;
+            both += c == 3 ? 1.0 : 0.0;
+            sum1 += (c & 1u) != 0 ? v : 0.0;
+            sum2 += (c & 2u) != 0 ? v : 0.0;
+        }
+        // count1 a1 + both a2 = sum1, both a1 + count2 a2 = sum2; counts are exact, products fuse on purpose.
+        const double determinant = count1 * count2 - both * both;
+        if (!(determinant > 0.0)) return false;
+        a1 = __builtin_fma(sum1, count2, -(sum2 * both)) / determinant;
+        a2 = __builtin_fma(sum2, count1, -(sum1 * both)) / determinant;
+        return true;
+    }
+    // Their four sums into the encoder; false, and it stays as it was, if one is not finite.
+    bool load(const code* numbers) noexcept {
+        const float plain[2] = {Format::decode(numbers[0]), Format::decode(numbers[1])};
+        float table[4];
+        bool finite = true;
+        for (std::size_t c = 0; c < 4; ++c) {
+            table[c] = plane_sums::value<2>(plain, c);
+            finite = finite && is_finite(table[c]);
+        }
+        if (finite) encoder_.load(table);
+        return finite;
+    }
+
+    table_encoder<2> encoder_;
+    double least_ = -1.0;
+};
+
+} // namespace detail
+
 // w in two binary planes per weight with a number each, value = a1 b1 + a2 b2 with b in {0, 1} and b1 in bit 0 of the
 // code (FDB, "flexible dual binarization" of DB-LLM, Chen et al., 2024). a1 = 2 s and a2 = -s start as the best of 160
 // candidates s = +-max|w| t / 80, t = 1 ... 80, by squared error of the slot; with `refine` both numbers then alternate
@@ -227,63 +304,12 @@ quantize_planes(matrix_view<const float> w, const plane_options& options = {}, c
     if (w.empty()) return q;
     const detail::slot_values slots = detail::gather_slots<Granularity>(w, {});
     detail::in_stretches(q.slot_count(), w.rows() * w.cols(), threads, [&](std::size_t first, std::size_t end) {
-        detail::table_encoder<2> encoder;
         for (std::size_t slot = first; slot < end; ++slot) {
-            const float* x = slots.values.data() + slots.starts[slot];
             const std::size_t count = slots.starts[slot + 1] - slots.starts[slot];
-            float top = 0.0f;
-            for (std::size_t i = 0; i < count; ++i) top = detail::max_of(top, detail::abs_of(x[i]));
-            typename Format::code best[2] = {};
-            double least = -1.0;
-            const auto attempt = [&](double a1, double a2) {
-                const typename Format::code codes[2] = {encode<Format>(static_cast<float>(a1)),
-                                                        encode<Format>(static_cast<float>(a2))};
-                const float plain[2] = {Format::decode(codes[0]), Format::decode(codes[1])};
-                float table[4];
-                bool finite = true;
-                for (std::size_t c = 0; c < 4; ++c) {
-                    table[c] = plane_sums::value<2>(plain, c);
-                    finite = finite && detail::is_finite(table[c]);
-                }
-                if (!finite) return false;
-                encoder.load(table);
-                const double e = encoder.error(x, count);
-                if (least >= 0.0 && !(e < least)) return false;
-                least = e;
-                best[0] = codes[0];
-                best[1] = codes[1];
-                return true;
-            };
-            for (int t = 1; t <= 80; ++t)
-                for (int negative = 0; negative < 2; ++negative) {
-                    const double size = static_cast<double>(top) * t / 80.0;
-                    const double s = negative != 0 ? -size : size;
-                    (void)attempt(2.0 * s, -s);
-                }
-            for (int round = 0; options.refine && round < 50; ++round) {
-                const float plain[2] = {Format::decode(best[0]), Format::decode(best[1])};
-                float table[4];
-                for (std::size_t c = 0; c < 4; ++c) table[c] = plane_sums::value<2>(plain, c);
-                encoder.load(table);
-                double count1 = 0.0, count2 = 0.0, both = 0.0, sum1 = 0.0, sum2 = 0.0;
-                for (std::size_t i = 0; i < count; ++i) {
-                    const unsigned c = encoder.codes[encoder.rank(x[i])];
-                    const double v = static_cast<double>(x[i]);
-                    count1 += (c & 1u) != 0 ? 1.0 : 0.0;
-                    count2 += (c & 2u) != 0 ? 1.0 : 0.0;
-                    both += c == 3 ? 1.0 : 0.0;
-                    sum1 += (c & 1u) != 0 ? v : 0.0;
-                    sum2 += (c & 2u) != 0 ? v : 0.0;
-                }
-                // count1 a1 + both a2 = sum1, both a1 + count2 a2 = sum2; counts are exact, products fuse on purpose.
-                const double determinant = count1 * count2 - both * both;
-                if (!(determinant > 0.0)) break;
-                const double a1 = __builtin_fma(sum1, count2, -(sum2 * both)) / determinant;
-                const double a2 = __builtin_fma(sum2, count1, -(sum1 * both)) / determinant;
-                if (!attempt(a1, a2)) break;
-            }
-            q.numbers(slot)[0] = best[0];
-            q.numbers(slot)[1] = best[1];
+            detail::plane_search<Format> search(slots.values.data() + slots.starts[slot], count);
+            search.try_scales();
+            if (options.refine) search.refine();
+            for (std::size_t plane = 0; plane < 2; ++plane) q.numbers(slot)[plane] = search.best[plane];
         }
     });
     encode_with_tables(w, q, threads);

@@ -65,6 +65,58 @@ namespace detail {
     return sums[0] + sums[1];
 }
 
+// max |mean +- 3 sigma| of x[0, count), of values whose mass is 0 nothing.
+[[nodiscard]] inline double outlier_victim_alpha(const float* x, const float* mass, std::size_t count) noexcept {
+    double members = 0.0, sum = 0.0, squares = 0.0;
+    for (std::size_t i = 0; i < count; ++i) {
+        if (mass != nullptr && mass[i] == 0.0f) continue;
+        members += 1.0;
+        sum += static_cast<double>(x[i]);
+    }
+    const double mean = members > 0.0 ? sum / members : 0.0;
+    for (std::size_t i = 0; i < count; ++i) {
+        if (mass != nullptr && mass[i] == 0.0f) continue;
+        const double d = static_cast<double>(x[i]) - mean;
+        squares = __builtin_fma(d, d, squares);
+    }
+    const double sigma = members > 1.0 ? std::sqrt(squares / (members - 1.0)) : 0.0;
+    return __builtin_fma(3.0, sigma, mean < 0.0 ? -mean : mean);
+}
+// The best of the scales from 0.2 to 1.5 times alpha's, in steps of 0.02, by squared error; pairs lie in runs of `run`
+// values, each of one row.
+[[nodiscard]] inline float search_outlier_victim_scale(const float* x, std::size_t count, std::size_t run,
+                                                       double alpha) noexcept {
+    float best = static_cast<float>(alpha / 28.0);
+    double least = -1.0;
+    for (int percent = 20; percent <= 150; percent += 2) {
+        const float trial = static_cast<float>(alpha * percent / 2800.0);
+        if (!(trial > 0.0f)) continue;
+        double error = 0.0;
+        for (std::size_t begin = 0; begin < count; begin += run)
+            error += outlier_victim_error(x + begin, min_of(run, count - begin), trial);
+        if (least < 0.0 || error < least) {
+            least = error;
+            best = trial;
+        }
+    }
+    return best;
+}
+// The pairs of a row under its scales.
+template <granularity Granularity>
+void encode_outlier_victim_row(matrix_view<const float> w, std::size_t row,
+                               outlier_victim_quantized<Granularity>& q) noexcept {
+    for (std::size_t col = 0; col < w.cols(); col += 2) {
+        const float factor = q.scales()[Granularity::index(row, col, w.cols())];
+        const float top = factor > 5e35f ? outlier_victim_top(factor) : 384.0f;
+        const auto scaled = [&](float x) {
+            const float unit = factor > 0.0f ? x / factor : 0.0f;
+            return unit > top ? top : unit < -top ? -top : unit;
+        };
+        q.row_pairs(row)[col / 2] =
+            outlier_victim::encode_pair(scaled(w(row, col)), col + 1 < w.cols() ? scaled(w(row, col + 1)) : 0.0f);
+    }
+}
+
 } // namespace detail
 
 // w in pairs: scale = alpha / 28 in fp32, alpha = max |mean +- 3 sigma| of the slot (sigma with one degree of freedom
@@ -97,50 +149,13 @@ template <granularity Granularity, executor Executor = serial>
                 q.scales()[slot] = options.alpha[slot] / 28.0f;
                 continue;
             }
-            double members = 0.0, sum = 0.0, squares = 0.0;
-            for (std::size_t i = 0; i < count; ++i) {
-                if (mass != nullptr && mass[i] == 0.0f) continue;
-                members += 1.0;
-                sum += static_cast<double>(x[i]);
-            }
-            const double mean = members > 0.0 ? sum / members : 0.0;
-            for (std::size_t i = 0; i < count; ++i) {
-                if (mass != nullptr && mass[i] == 0.0f) continue;
-                const double d = static_cast<double>(x[i]) - mean;
-                squares = __builtin_fma(d, d, squares);
-            }
-            const double sigma = members > 1.0 ? std::sqrt(squares / (members - 1.0)) : 0.0;
-            const double alpha = __builtin_fma(3.0, sigma, mean < 0.0 ? -mean : mean);
-            float best = static_cast<float>(alpha / 28.0);
-            if (options.search) {
-                double least = -1.0;
-                for (int percent = 20; percent <= 150; percent += 2) {
-                    const float trial = static_cast<float>(alpha * percent / 2800.0);
-                    if (!(trial > 0.0f)) continue;
-                    double error = 0.0;
-                    for (std::size_t begin = 0; begin < count; begin += run)
-                        error += detail::outlier_victim_error(x + begin, detail::min_of(run, count - begin), trial);
-                    if (least < 0.0 || error < least) {
-                        least = error;
-                        best = trial;
-                    }
-                }
-            }
-            q.scales()[slot] = best;
+            const double alpha = detail::outlier_victim_alpha(x, mass, count);
+            q.scales()[slot] = options.search ? detail::search_outlier_victim_scale(x, count, run, alpha)
+                                              : static_cast<float>(alpha / 28.0);
         }
     });
     detail::in_stretches(w.rows(), w.rows() * w.cols(), threads, [&](std::size_t first, std::size_t end) {
-        for (std::size_t row = first; row < end; ++row)
-            for (std::size_t col = 0; col < w.cols(); col += 2) {
-                const float factor = q.scales()[Granularity::index(row, col, w.cols())];
-                const float top = factor > 5e35f ? detail::outlier_victim_top(factor) : 384.0f;
-                const auto scaled = [&](float x) {
-                    const float unit = factor > 0.0f ? x / factor : 0.0f;
-                    return unit > top ? top : unit < -top ? -top : unit;
-                };
-                q.row_pairs(row)[col / 2] = outlier_victim::encode_pair(
-                    scaled(w(row, col)), col + 1 < w.cols() ? scaled(w(row, col + 1)) : 0.0f);
-            }
+        for (std::size_t row = first; row < end; ++row) detail::encode_outlier_victim_row(w, row, q);
     });
     return q;
 }
