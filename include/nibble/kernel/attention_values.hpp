@@ -179,26 +179,34 @@ private:
             const detail::four_floats sums = sums_of(offset);
             for (std::size_t r = 0; r < Many; ++r) offsets_[place + t + r] = sums[r];
         }
-        if constexpr (side::integer) {
-            const detail::four_floats largest = largest_of(top);
-            for (std::size_t r = 0; r < Many; ++r) {
-                const activation_memory x = memory_.block(layout_, EachGroup ? place + r : place);
-                group_statistics statistics{};
-                statistics.largest = largest[r];
-                const row_scale grid = row_scale_of(activation_quantization{}, statistics, 0);
-                x.scales[EachGroup ? 0 : t + r] = grid.scale;
-                const L inverse(grid.inverse);
-                for (std::size_t at = first; at < last; at += L::width) {
-                    const std::size_t in_panel = at % panel_layout::rows;
-                    const L w = L::load(of_row + (at - in_panel) * rows_ + r * apart + in_panel, L::width);
-                    const L scale = L::load(scales + r * scales_apart + at, L::width);
-                    detail::panel_isa_of<Isa>::store_rounded(row_ + r * attention_block + at,
-                                                             ((w * scale) * inverse).value);
-                }
-                if constexpr (EachGroup) put_row<1>(row_ + r * attention_block, first, last, 0, 1, x);
+        if constexpr (side::integer)
+            round_rows<Many, EachGroup>(of_row, scales, largest_of(top), first, last, place, t, n);
+    }
+    // Then their integers: scale_rows knows the largest magnitude of each row.
+    template <std::size_t Many, bool EachGroup>
+    NIBBLE_INLINE void round_rows(const float* of_row, const float* scales, const detail::four_floats& largest,
+                                  std::size_t first, std::size_t last, std::size_t place, std::size_t t,
+                                  std::size_t n) noexcept {
+        using L = token_lanes<Isa>;
+        constexpr std::size_t apart = EachGroup ? 0 : panel_layout::rows;
+        constexpr std::size_t scales_apart = EachGroup ? attention_block : 0;
+        for (std::size_t r = 0; r < Many; ++r) {
+            const activation_memory x = memory_.block(layout_, EachGroup ? place + r : place);
+            group_statistics statistics{};
+            statistics.largest = largest[r];
+            const row_scale grid = row_scale_of(activation_quantization{}, statistics, 0);
+            x.scales[EachGroup ? 0 : t + r] = grid.scale;
+            const L inverse(grid.inverse);
+            for (std::size_t at = first; at < last; at += L::width) {
+                const std::size_t in_panel = at % panel_layout::rows;
+                const L w = L::load(of_row + (at - in_panel) * rows_ + r * apart + in_panel, L::width);
+                const L scale = L::load(scales + r * scales_apart + at, L::width);
+                detail::panel_isa_of<Isa>::store_rounded(row_ + r * attention_block + at,
+                                                         ((w * scale) * inverse).value);
             }
-            if constexpr (!EachGroup) put_row<Many>(row_, first, last, t, n, memory_.block(layout_, place));
+            if constexpr (EachGroup) put_row<1>(row_ + r * attention_block, first, last, 0, 1, x);
         }
+        if constexpr (!EachGroup) put_row<Many>(row_, first, last, t, n, memory_.block(layout_, place));
     }
     // row[first, last) of rows t, t + 1, ... of n as the tiles read them.
     template <std::size_t Rows>

@@ -17,6 +17,48 @@
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::kernel {
 
+// spread_lanes of codes of an odd number of bits: four quads with a plane of single bits at the end.
+template <isa Isa, int Bits, class Put>
+NIBBLE_INLINE void spread_lanes_with_bits(const std::uint8_t* in, const Put& put) noexcept {
+    using bytes = typename Isa::bytes;
+    constexpr int low = Bits - 1;
+    constexpr std::size_t last = detail::step_bytes_of(Bits) - 32;
+    const bytes bit = Isa::load_bytes(in + last);
+    const auto lower = [&](std::size_t q, bytes& a, bytes& b) NIBBLE_INLINE_LAMBDA {
+        if constexpr (low >= 4) {
+            const bytes v = Isa::load_bytes(in + 32 * q);
+            a = Isa::low_nibbles(v);
+            b = Isa::high_nibbles(v);
+        }
+        if constexpr (low == 6) {
+            const bytes v = Isa::load_bytes(in + 128 + 32 * (q / 2));
+            a = Isa::template join<4>(a, q % 2 == 0 ? Isa::template field<0, 3>(v) : Isa::template field<4, 3>(v));
+            b = Isa::template join<4>(b, q % 2 == 0 ? Isa::template field<2, 3>(v) : Isa::template field<6, 3>(v));
+        }
+        if constexpr (low == 2) {
+            const bytes v = Isa::load_bytes(in + 32 * (q / 2));
+            a = q % 2 == 0 ? Isa::template field<0, 3>(v) : Isa::template field<4, 3>(v);
+            b = q % 2 == 0 ? Isa::template field<2, 3>(v) : Isa::template field<6, 3>(v);
+        }
+    };
+    const auto quad = [&]<std::size_t Q>() NIBBLE_INLINE_LAMBDA {
+        if constexpr (low == 0) {
+            put(2 * Q, Isa::template field<2 * Q, 1>(bit));
+            put(2 * Q + 1, Isa::template field<2 * Q + 1, 1>(bit));
+        } else {
+            bytes a;
+            bytes b;
+            lower(Q, a, b);
+            put(2 * Q, Isa::template join<low>(a, Isa::template field<2 * Q, 1>(bit)));
+            put(2 * Q + 1, Isa::template join<low>(b, Isa::template field<2 * Q + 1, 1>(bit)));
+        }
+    };
+    quad.template operator()<0>();
+    quad.template operator()<1>();
+    quad.template operator()<2>();
+    quad.template operator()<3>();
+}
+
 // Codes of one step as stored, one per byte: quad q's vectors A and B through put(2q) and put(2q + 1).
 template <isa Isa, int Bits, class Put>
 NIBBLE_INLINE void spread_lanes(const std::uint8_t* in, const Put& put) noexcept {
@@ -43,43 +85,7 @@ NIBBLE_INLINE void spread_lanes(const std::uint8_t* in, const Put& put) noexcept
         put(2, Isa::template join<4>(Isa::low_nibbles(v1), Isa::template field<4, 3>(top)));
         put(3, Isa::template join<4>(Isa::high_nibbles(v1), Isa::template field<6, 3>(top)));
     } else {
-        // Four quads with a plane of single bits at the end; the lower planes as above.
-        constexpr int low = Bits - 1;
-        constexpr std::size_t last = detail::step_bytes_of(Bits) - 32;
-        const bytes bit = Isa::load_bytes(in + last);
-        const auto lower = [&](std::size_t q, bytes& a, bytes& b) NIBBLE_INLINE_LAMBDA {
-            if constexpr (low >= 4) {
-                const bytes v = Isa::load_bytes(in + 32 * q);
-                a = Isa::low_nibbles(v);
-                b = Isa::high_nibbles(v);
-            }
-            if constexpr (low == 6) {
-                const bytes v = Isa::load_bytes(in + 128 + 32 * (q / 2));
-                a = Isa::template join<4>(a, q % 2 == 0 ? Isa::template field<0, 3>(v) : Isa::template field<4, 3>(v));
-                b = Isa::template join<4>(b, q % 2 == 0 ? Isa::template field<2, 3>(v) : Isa::template field<6, 3>(v));
-            }
-            if constexpr (low == 2) {
-                const bytes v = Isa::load_bytes(in + 32 * (q / 2));
-                a = q % 2 == 0 ? Isa::template field<0, 3>(v) : Isa::template field<4, 3>(v);
-                b = q % 2 == 0 ? Isa::template field<2, 3>(v) : Isa::template field<6, 3>(v);
-            }
-        };
-        const auto quad = [&]<std::size_t Q>() NIBBLE_INLINE_LAMBDA {
-            if constexpr (low == 0) {
-                put(2 * Q, Isa::template field<2 * Q, 1>(bit));
-                put(2 * Q + 1, Isa::template field<2 * Q + 1, 1>(bit));
-            } else {
-                bytes a;
-                bytes b;
-                lower(Q, a, b);
-                put(2 * Q, Isa::template join<low>(a, Isa::template field<2 * Q, 1>(bit)));
-                put(2 * Q + 1, Isa::template join<low>(b, Isa::template field<2 * Q + 1, 1>(bit)));
-            }
-        };
-        quad.template operator()<0>();
-        quad.template operator()<1>();
-        quad.template operator()<2>();
-        quad.template operator()<3>();
+        spread_lanes_with_bits<Isa, Bits>(in, put);
     }
 }
 

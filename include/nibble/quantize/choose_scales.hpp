@@ -242,7 +242,7 @@ template <any_scheme S> struct scale_chooser {
             using block = kernel::super_block_parameters<S, elements>;
             bool nonfinite = false;
             float largest_magnitude = 0.0f;
-            for (std::size_t i = 0; i < block::slots; ++i) {
+            for (std::size_t i = 0; i < block::groups; ++i) {
                 nonfinite = nonfinite || s.nonfinite[i] != 0;
                 largest_magnitude = max_of(largest_magnitude, s.largest[i]);
             }
@@ -250,12 +250,12 @@ template <any_scheme S> struct scale_chooser {
             const float* x = searched(w.row(row) + col, elements, nonfinite, copy);
             const kernel::outer_parameters outer = outer_of(row, col);
             double plain_error = 0.0;
-            for (std::size_t i = 0; i < block::slots; ++i) {
+            for (std::size_t i = 0; i < block::groups; ++i) {
                 const parameters plain = kernel::parameters_of<S>(known(at(s, i, col + i * group_size)), outer);
                 store(group_at(row, col + i * group_size), plain);
                 plain_error += kernel::squared_error<S>(x + i * group_size, group_size, plain);
             }
-            if (!(largest_magnitude > 0.0f)) return block::slots;
+            if (!(largest_magnitude > 0.0f)) return block::groups;
             block found;
             kernel::super_block<best_isa, S, elements>::choose_best(x, found);
             kernel::outer_parameters under{};
@@ -263,8 +263,8 @@ template <any_scheme S> struct scale_chooser {
             if constexpr (S::has_two_level_minimum)
                 under.minimum = decoded<typename traits::outer_zero_element>(found.outer_zero);
             double error = 0.0;
-            parameters p[block::slots];
-            for (std::size_t i = 0; i < block::slots; ++i) {
+            parameters p[block::groups];
+            for (std::size_t i = 0; i < block::groups; ++i) {
                 p[i].scale_code = found.scales[i];
                 p[i].zero_code = found.zeros[i];
                 kernel::decode_scale<S>(p[i], under);
@@ -272,12 +272,12 @@ template <any_scheme S> struct scale_chooser {
                     p[i].zero = -(decoded<typename traits::zero_element>(found.zeros[i]) * under.minimum);
                 error += kernel::squared_error<S>(x + i * group_size, group_size, p[i]);
             }
-            if (!(error < plain_error)) return block::slots;
+            if (!(error < plain_error)) return block::groups;
             const std::size_t outer_at = outer_granularity::index(row, col, w.cols());
             out.outer[outer_at] = found.outer;
             if constexpr (S::has_two_level_minimum) out.outer_zeros[outer_at] = found.outer_zero;
-            for (std::size_t i = 0; i < block::slots; ++i) store(group_at(row, col + i * group_size), p[i]);
-            return block::slots;
+            for (std::size_t i = 0; i < block::groups; ++i) store(group_at(row, col + i * group_size), p[i]);
+            return block::groups;
         } else {
             return 0;
         }
