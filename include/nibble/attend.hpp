@@ -274,7 +274,7 @@ private:
         kernel::arena own(memory);
         all.clear(t.cache->options(), t.rows.rows());
         t.work.run(t.work.products, *t.cache, t.rows, options, own, q, 0, plan.spans_of(t), part, &all);
-        finish<Isa>(*t.cache, t.rows, all, options, out);
+        normalize<Isa>(*t.cache, t.rows, all, options, out);
     }
     // A few spans of every task at once, each into sums of its own.
     void run_spans(std::byte* memory, std::byte* joined, std::byte* parts) const {
@@ -299,7 +299,7 @@ private:
         if (first == 0) all.clear(o, t.rows.rows());
         for (std::size_t j = 0; j < takes.at_once && first + j < spans; ++j)
             join<Isa>(o, t.rows.rows(), all, sums_at(parts + (j * plan.tasks() + i) * takes.sums, t));
-        if (first + takes.at_once >= plan.longest()) finish<Isa>(*t.cache, t.rows, all, options, out);
+        if (first + takes.at_once >= plan.longest()) normalize<Isa>(*t.cache, t.rows, all, options, out);
     }
 };
 

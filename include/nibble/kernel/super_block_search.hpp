@@ -20,7 +20,7 @@ namespace nibble::inline NIBBLE_ABI::kernel {
 // What the scale groups of Elements weights under one outer scale store.
 template <any_scheme S, std::size_t Elements> struct super_block_parameters {
     using traits = detail::scheme_traits<S>;
-    static constexpr std::size_t group_size = traits::run(Elements);
+    static constexpr std::size_t group_size = traits::group_size(Elements);
     static constexpr std::size_t groups = Elements / group_size;
     typename traits::scale_code scales[groups] = {};
     typename traits::zero_code zeros[groups] = {};

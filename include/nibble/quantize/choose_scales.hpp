@@ -48,10 +48,10 @@ inline constexpr std::size_t outer_columns_of_block = [] {
     using outer_granularity = typename scheme_traits<S>::outer_granularity;
     if constexpr (!S::two_level || S::has_offset || !scheme_traits<S>::granularity::row_local) {
         return std::size_t{0};
-    } else if constexpr (requires { typename std::integral_constant<std::size_t, outer_granularity::run(1)>; }) {
-        constexpr std::size_t size = outer_granularity::run(1);
-        constexpr bool same =
-            size == outer_granularity::run(kernel::quantize_block) && size == outer_granularity::run(100003);
+    } else if constexpr (requires { typename std::integral_constant<std::size_t, outer_granularity::group_size(1)>; }) {
+        constexpr std::size_t size = outer_granularity::group_size(1);
+        constexpr bool same = size == outer_granularity::group_size(kernel::quantize_block) &&
+                              size == outer_granularity::group_size(100003);
         return same && outer_granularity::row_local && kernel::quantize_block % size == 0 ? size : std::size_t{0};
     } else {
         return std::size_t{0};
@@ -82,7 +82,7 @@ template <any_scheme S> struct scale_chooser {
     matrix_view<const float> w;
     quantize_options options;
     scale_storage<S> out;
-    std::size_t group_size = traits::run(w.cols());
+    std::size_t group_size = traits::group_size(w.cols());
     scale_reader<S> stored = out.reader(); // anew after the offset is set
     static constexpr bool with_range = kernel::asks_range<S>;
     static constexpr bool with_sum = kernel::asks_sum<S>;
@@ -169,7 +169,7 @@ template <any_scheme S> struct scale_chooser {
             const std::size_t first = col + i * group_size;
             std::size_t together = count - i; // under the same outer group
             if constexpr (S::two_level) {
-                const std::size_t outer_columns = outer_granularity::run(w.cols());
+                const std::size_t outer_columns = outer_granularity::group_size(w.cols());
                 together = min_of(together, ceil_div(outer_columns - first % outer_columns, group_size));
             }
             kernel::parameters_of_groups<S, with_range, with_sum>(
@@ -384,7 +384,7 @@ void choose_outer_by_largest(const scale_chooser<S>& job, const OverRows& over_r
     using traits = scheme_traits<S>;
     using outer_granularity = typename traits::outer_granularity;
     const std::size_t cols = job.w.cols();
-    const std::size_t outer_columns = outer_granularity::run(cols);
+    const std::size_t outer_columns = outer_granularity::group_size(cols);
     const std::size_t segments = ceil_div(cols, outer_columns);
     dynamic_array<float> tops(job.w.rows() * segments);
     over_rows([&](std::size_t row) {

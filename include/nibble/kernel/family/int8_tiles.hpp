@@ -52,7 +52,7 @@ struct part_windows {
     // Do this part of a range, which begins at a column, and the next, both complete, lie in one window?
     [[nodiscard]] static NIBBLE_INLINE bool share(const tile_range& r, std::size_t part, std::size_t column) noexcept {
         const std::size_t columns = r.part_units * panel_layout::quad;
-        return part + 2 < r.parts + (r.last_units == r.part_units ? 1 : 0) && !r.resume && r.finish &&
+        return part + 2 < r.parts + (r.last_units == r.part_units ? 1 : 0) && !r.resume && r.ends_part &&
                column % window + 2 * columns <= window;
     }
 };
@@ -83,7 +83,7 @@ template <isa Isa, bool Zeros> struct tile_sums {
         const float* const part_sums = Minimum ? a.part_sums + f.part * tokens : nullptr;
         for (std::size_t panel = 0; panel < f.panels; ++panel)
             for (std::size_t half = 0; half < rows; half += width) {
-                const std::size_t wide = panel * a.widened_stride + f.part * rows + half;
+                const std::size_t wide = panel * a.scales_stride + f.part * rows + half;
                 float* const to = a.results + panel * a.results_stride + half;
                 f32 scales[Parts];
                 f32 minimums[Parts];
@@ -137,7 +137,7 @@ private:
               tokens(f.tokens) {
             if constexpr (Zeros) {
                 for (std::size_t p = 0; p < Parts; ++p)
-                    zeros[p] = Isa::load_words(f.to->zeros + panel * f.to->widened_stride + (f.part + p) * rows + half);
+                    zeros[p] = Isa::load_words(f.to->zeros + panel * f.to->scales_stride + (f.part + p) * rows + half);
                 pairs = f.to->pair_sums + f.part * f.to->phases_per_part * tokens;
             }
         }
@@ -175,14 +175,14 @@ NIBBLE_NOINLINE void multiply_tiles(const tile_arguments& a, const tile_range& r
     const typename sums::finisher finish_one = sums::template finisher_of<1>(a);
     const typename sums::finisher finish_two = sums::template finisher_of<2>(a);
 
-    std::size_t column = r.begin, turn = 0;
+    std::size_t column = r.begin, buffer = 0;
     for (std::size_t part = 0; part < r.parts; part += p.sums) {
         const bool two = apart == products::lane_bytes && part_windows::share(r, part, column);
         p.sums = two ? 2 : 1; // two share the window's activations
         const bool last = part + p.sums == r.parts;
         const std::size_t units = last ? r.last_units : r.part_units;
         const std::size_t window = column / products::window * products::window;
-        const bool complete = !last || r.finish;
+        const bool complete = !last || r.ends_part;
         p.windows = two ? 1 : part_windows::of(column, units);
         p.values = block + window * tokens;
         p.last_stride = detail::min_of(products::window, a.columns - window - (p.windows - 1) * products::window);
@@ -192,7 +192,7 @@ NIBBLE_NOINLINE void multiply_tiles(const tile_arguments& a, const tile_range& r
                 const std::size_t tile = m * products::most_tokens * rows;
                 auto* totals = reinterpret_cast<std::int32_t*>(a.totals) + n * a.results_stride + tile;
                 p.start[m][n] = r.resume && part == 0 ? totals : nullptr;
-                p.out[m][n] = complete ? scratch[turn][0][n] + tile : totals;
+                p.out[m][n] = complete ? scratch[buffer][0][n] + tile : totals;
             }
         }
         tiles::template multiply<TokenTiles, Panels>(p);
@@ -211,7 +211,7 @@ NIBBLE_NOINLINE void multiply_tiles(const tile_arguments& a, const tile_range& r
         if constexpr (Zeros)
             if (!complete) sums::add_zeros(now);
         column += p.sums * r.part_units * panel_layout::quad;
-        turn ^= 1;
+        buffer ^= 1;
     }
     if (finish != nullptr) finish(before);
 }
