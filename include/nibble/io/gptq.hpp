@@ -69,7 +69,7 @@ namespace detail {
 
 // Groups of `group` columns, or the whole row if there is one group.
 inline void set_groups(layer_format& format, std::size_t group, std::size_t groups) noexcept {
-    format.slots = groups == 1 ? layer_slots::channel : layer_slots::group;
+    format.granularity = groups == 1 ? layer_granularity::channel : layer_granularity::group;
     format.size = groups == 1 ? 0 : group;
 }
 
@@ -219,10 +219,11 @@ private:
     const bool integers = (format.code == layer_code::unsigned_integer && format.zero) ||
                           (format.code == layer_code::signed_integer && !format.zero);
     const bool widths = format.bits >= 2 && format.bits <= 8;
-    const bool slots = format.slots == layer_slots::channel || format.slots == layer_slots::group;
+    const bool granularity_fits =
+        format.granularity == layer_granularity::channel || format.granularity == layer_granularity::group;
     const bool scales = format.scale == layer_scale::float16 || format.scale == layer_scale::bfloat16 ||
                         format.scale == layer_scale::float32;
-    if (!integers || !widths || !slots || !scales)
+    if (!integers || !widths || !granularity_fits || !scales)
         return {status_code::unsupported,
                 what + " cannot hold " + format_text(format) +
                     "; it holds integers of 2 to 8 bits in groups or rows, with fp16, bf16 or fp32 scales"};
@@ -297,7 +298,7 @@ private:
     const bool has_qzeros = format.zero || options.write_qzeros;
     s = check_whole_words(from, bits, planar, has_qzeros, what);
     if (!s.ok()) return s;
-    const std::size_t group = format.slots == layer_slots::channel ? from.cols : format.size;
+    const std::size_t group = format.granularity == layer_granularity::channel ? from.cols : format.size;
     const std::size_t groups = ceil_div(from.cols, group);
     const unsigned minus = options.checkpoint_format == gptq_checkpoint_format::gptq && !planar ? 1 : 0;
     for (std::size_t i = 0; minus != 0 && format.zero && i < from.scale_count; ++i)
