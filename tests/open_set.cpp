@@ -203,7 +203,7 @@ template <nb::isa Isa, nb::element E> struct subset_sums {
                         const std::int16_t* table = sums + 16 * (q * tokens + t);
                         dot += grid.low * table[15] + (grid.high - grid.low) * table[subset];
                     }
-                    if (last && !r.finish) {
+                    if (last && !r.ends_part) {
                         totals[16 * t + row] = dot;
                         continue;
                     }
