@@ -1,4 +1,4 @@
-# check_rules.cmake: the rules about nibble's headers that a search for words can hold.
+# check_rules.cmake: the rules about nibble's headers that a search for words, or counting lines, can hold.
 #   cmake -DROOT=<repository> -P cmake/check_rules.cmake
 # Comments and string literals are not looked at.
 cmake_minimum_required(VERSION 3.22)
@@ -29,6 +29,87 @@ macro(forbid pattern why)
     endif()
 endmacro()
 
+# Functions of more lines than longest_function, braces to braces: none but these, each `header name(`.
+set(longest_function 60)
+set(long_functions
+    # A loop for the registers of a machine: in parts, it is longer wherever a part is not compiled into it.
+    "kernel/integer_tile.hpp integer_tile("
+    "kernel/real_tile.hpp real_tile("
+    # A table of instructions, one entry for each way to decode.
+    "isa/avx2.hpp decode("
+)
+set(long_functions_left "${long_functions}")
+
+# Looks at the lines of `code`, where @ stands for a semicolon and brackets for square ones, of which only the outermost
+# functions count. Lambdas that are constants are functions too.
+macro(check_function_lengths)
+    set(number 0)
+    set(depth 0)
+    set(body -1) # the depth that the function is at, -1 outside of any
+    set(head "") # what stands before the next brace
+    foreach(line IN LISTS code)
+        math(EXPR number "${number} + 1")
+        if(line MATCHES "^#")
+            continue()
+        endif()
+        while(line MATCHES "{[^{}]*}")
+            string(REGEX REPLACE "{[^{}]*}" "" line "${line}")
+        endwhile()
+        while(line MATCHES "^([^{}]*)([{}])(.*)$")
+            set(before "${CMAKE_MATCH_1}")
+            set(brace "${CMAKE_MATCH_2}")
+            set(line "${CMAKE_MATCH_3}")
+            if(brace STREQUAL "{")
+                if(body EQUAL -1)
+                    string(APPEND head " ${before}")
+                    string(REGEX REPLACE ".*@" "" head "${head}")
+                    if(head MATCHES "\\)[ ]*((const|noexcept|override|final|mutable)[ ]*)*((->|requires)[^@]*)?$")
+                        set(body ${depth})
+                        set(begun ${number})
+                        set(function "${head}")
+                    endif()
+                endif()
+                math(EXPR depth "${depth} + 1")
+            else()
+                math(EXPR depth "${depth} - 1")
+                if(depth EQUAL body)
+                    set(body -1)
+                    math(EXPR length "${number} - ${begun} + 1")
+                    if(length GREATER longest_function)
+                        report_long_function()
+                    endif()
+                endif()
+            endif()
+            set(head "")
+        endwhile()
+        if(body EQUAL -1)
+            string(APPEND head " ${line}")
+        endif()
+    endforeach()
+    if(NOT depth EQUAL 0)
+        message(STATUS "include/nibble/${header}: braces that check_rules.cmake does not follow")
+        math(EXPR faults "${faults} + 1")
+    endif()
+endmacro()
+macro(report_long_function)
+    set(listed FALSE)
+    foreach(entry IN LISTS long_functions)
+        string(REPLACE " " ";" entry_parts "${entry}")
+        list(GET entry_parts 0 entry_header)
+        list(GET entry_parts 1 entry_name)
+        string(FIND "${function}" " ${entry_name}" found)
+        if(header STREQUAL entry_header AND NOT found EQUAL -1)
+            set(listed TRUE)
+            list(REMOVE_ITEM long_functions_left "${entry}")
+        endif()
+    endforeach()
+    if(NOT listed)
+        string(REGEX REPLACE "[ ]+" " " shown "${function}")
+        message(STATUS "include/nibble/${header}:${begun}:${shown}\n     a function of ${length} lines; ${longest_function} are enough: name its steps")
+        math(EXPR faults "${faults} + 1")
+    endif()
+endmacro()
+
 file(GLOB_RECURSE headers RELATIVE "${ROOT}/include/nibble" "${ROOT}/include/nibble/*.hpp")
 foreach(header IN LISTS headers)
     get_filename_component(name "${header}" NAME)
@@ -55,14 +136,17 @@ foreach(header IN LISTS headers)
     endif()
 
     # Lines as a list: brackets and semicolons would cut it elsewhere. A block comment keeps its line breaks.
-    string(REPLACE ";" " " code "${text}")
+    string(REPLACE ";" "@" code "${text}")
     string(REPLACE "[" "(" code "${code}")
     string(REPLACE "]" ")" code "${code}")
     string(REGEX REPLACE "\\\\\n" " \n" code "${code}")
     string(REGEX REPLACE "\\\\." "" code "${code}")
     string(REGEX REPLACE "\"[^\"\n]*\"" "\"\"" code "${code}")
     string(REGEX REPLACE "//[^\n]*" "" code "${code}")
-    string(REGEX REPLACE "\n" ";" code "${code}")
+    string(REGEX REPLACE "'[^'\n]?'" "" code "${code}")
+    string(REPLACE "\n" ";" code "${code}")
+    check_function_lengths()
+    string(REPLACE "@" " " code "${code}")
 
     # 2. What headers of this library do without, because users pay for it: compile time, or weak symbols of std::.
     forbid("#[ \t]*include[ \t]*<(algorithm|ranges|functional|iostream|sstream|regex|format|numeric|random)>"
@@ -119,6 +203,11 @@ foreach(header IN LISTS headers)
     if(NOT header STREQUAL "isa/fixed_vector.hpp")
         forbid("vector_size" "use detail::fixed_vector (isa/fixed_vector.hpp)")
     endif()
+endforeach()
+
+foreach(entry IN LISTS long_functions_left)
+    message(STATUS "cmake/check_rules.cmake: ${entry} is no long function any more: take it off the list")
+    math(EXPR faults "${faults} + 1")
 endforeach()
 
 list(LENGTH headers count)

@@ -102,7 +102,7 @@ struct pairs_by_20 {
     static constexpr std::size_t count(std::size_t rows, std::size_t cols) noexcept {
         return (rows + 1) / 2 * ((cols + 19) / 20);
     }
-    static constexpr std::size_t run(std::size_t) noexcept { return 20; }
+    static constexpr std::size_t group_size(std::size_t) noexcept { return 20; }
     static constexpr std::size_t index(std::size_t row, std::size_t col, std::size_t cols) noexcept {
         return row / 2 * ((cols + 19) / 20) + col / 20;
     }
@@ -114,7 +114,7 @@ struct rows_by_60 {
     static constexpr std::size_t count(std::size_t rows, std::size_t cols) noexcept {
         return rows * ((cols + 59) / 60);
     }
-    static constexpr std::size_t run(std::size_t) noexcept { return 60; }
+    static constexpr std::size_t group_size(std::size_t) noexcept { return 60; }
     static constexpr std::size_t index(std::size_t row, std::size_t col, std::size_t cols) noexcept {
         return row * ((cols + 59) / 60) + col / 60;
     }
@@ -203,7 +203,7 @@ template <nb::isa Isa, nb::element E> struct subset_sums {
                         const std::int16_t* table = sums + 16 * (q * tokens + t);
                         dot += grid.low * table[15] + (grid.high - grid.low) * table[subset];
                     }
-                    if (last && !r.finish) {
+                    if (last && !r.ends_part) {
                         totals[16 * t + row] = dot;
                         continue;
                     }

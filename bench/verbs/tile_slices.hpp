@@ -18,9 +18,9 @@ template <class S> struct tiles_of {
         if constexpr (Real)
             return named_tiles<typename S::element_type, false>{};
         else if constexpr (nibble::kernel::has_tile_sources<typename plan::alternative>)
-            return named_tiles<typename plan::alternative::packed_source, plan::has_zeros>{};
+            return named_tiles<typename plan::alternative::packed_loader, plan::has_zeros>{};
         else
-            return named_tiles<typename plan::family::packed_source, plan::has_zeros>{};
+            return named_tiles<typename plan::family::packed_loader, plan::has_zeros>{};
     }
     using type = decltype(name<!plan::integers>());
 };

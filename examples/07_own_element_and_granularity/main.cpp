@@ -25,7 +25,7 @@ static_assert(nb::element<log3> && nb::largest<log3> == 4.0f && log3::decode(nb:
 template <std::size_t Rows, std::size_t Cols> struct per_tile {
     static_assert(Cols % 4 == 0);
     static constexpr bool row_local = false; // rows of a tile share its scale
-    static constexpr std::size_t run(std::size_t) noexcept { return Cols; }
+    static constexpr std::size_t group_size(std::size_t) noexcept { return Cols; }
     static constexpr std::size_t across(std::size_t cols) noexcept { return (cols + Cols - 1) / Cols; }
     static constexpr std::size_t count(std::size_t rows, std::size_t cols) noexcept {
         return (rows + Rows - 1) / Rows * across(cols);

@@ -155,10 +155,10 @@ template <class List> [[nodiscard]] float value_at(const any_quantized<List>& q,
 // are fp32.
 template <isa Isa = best_isa, detail::gemm_activations X = matrix_view<const float>, detail::any_packed_weights W,
           detail::gemm_result Y = matrix_view<float>, epilogue Epilogue = identity, executor Executor = serial>
-void gemm(const X& x, const W& w, const Y& y, const Epilogue& finish = {}, const gemm_options& options = {},
+void gemm(const X& x, const W& w, const Y& y, const Epilogue& epilogue = {}, const gemm_options& options = {},
           const Executor& threads = {}) {
     NIBBLE_CHECK(!w.empty(), "gemm: these weights are empty; pack some first");
-    w.visit([&](const auto& weights) { gemm<Isa>(x, weights, y, finish, options, threads); });
+    w.visit([&](const auto& weights) { gemm<Isa>(x, weights, y, epilogue, options, threads); });
 }
 template <isa Isa = best_isa, detail::gemm_activations X = matrix_view<const float>, detail::any_packed_weights W,
           detail::gemm_result Y = matrix_view<float>, executor Executor = serial>
@@ -171,14 +171,14 @@ template <isa Isa = best_isa, detail::gemm_activations X = matrix_view<const flo
           detail::gemm_result Y = matrix_view<float>, epilogue Activation, epilogue Epilogue = identity,
           executor Executor = serial>
 void gemm_gated(const X& x, const W& gate, const W& up, const Y& y, const Activation& activation,
-                const Epilogue& finish = {}, const gemm_options& options = {}, const Executor& threads = {}) {
+                const Epilogue& epilogue = {}, const gemm_options& options = {}, const Executor& threads = {}) {
     NIBBLE_CHECK(!gate.empty() && !up.empty(), "gemm_gated: these weights are empty; pack some first");
     gate.visit([&]<any_scheme S>(const packed_view<S>& weights) {
         const packed_view<S>* const others = up.template get_if<S>();
         NIBBLE_CHECK(others != nullptr,
                      "gemm_gated: gate and up are in two formats; call gemm twice, the second time with the "
                      "epilogue multiply_by(first)");
-        gemm_gated<Isa>(x, weights, *others, y, activation, finish, options, threads);
+        gemm_gated<Isa>(x, weights, *others, y, activation, epilogue, options, threads);
     });
 }
 template <isa Isa = best_isa, detail::gemm_activations X = matrix_view<const float>, detail::any_packed_weights W,

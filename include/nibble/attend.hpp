@@ -245,6 +245,64 @@ struct attention_memory {
     return group;
 }
 
+// A call in its workspace.
+template <isa Isa, executor Executor> struct attention_call {
+    using task = attention_plan::task;
+    matrix_view<const float> q;
+    matrix_view<float> out;
+    const attend_options& options;
+    const Executor& threads;
+    const attention_plan& plan;
+    attention_memory takes;
+
+    void run(std::byte* memory, std::size_t concurrency) const {
+        std::byte* const joined = memory + concurrency * takes.worker;
+        if (plan.splits()) return run_spans(memory, joined, joined + plan.tasks() * takes.sums);
+        for_each_task(plan.tasks(), threads, [&](std::size_t index, std::size_t worker) {
+            run_task(plan.at(index), memory + worker * takes.worker);
+        });
+    }
+
+private:
+    [[nodiscard]] static attention_sums sums_at(std::byte* memory, const task& t) {
+        kernel::arena own(memory);
+        return attention_sums::take(t.cache->options(), t.rows.rows(), own);
+    }
+    void run_task(const task& t, std::byte* memory) const {
+        const attention_sums all = sums_at(memory + takes.task, t);
+        const attention_sums part = sums_at(memory + takes.task + takes.sums, t);
+        kernel::arena own(memory);
+        all.clear(t.cache->options(), t.rows.rows());
+        t.work.run(t.work.products, *t.cache, t.rows, options, own, q, 0, plan.spans_of(t), part, &all);
+        normalize<Isa>(*t.cache, t.rows, all, options, out);
+    }
+    // A few spans of every task at once, each into sums of its own.
+    void run_spans(std::byte* memory, std::byte* joined, std::byte* parts) const {
+        const std::size_t tasks = plan.tasks();
+        for (std::size_t first = 0; first < plan.longest(); first += takes.at_once) {
+            for_each_task(tasks * takes.at_once, threads, [&](std::size_t i, std::size_t worker) {
+                const task t = plan.at(i % tasks);
+                const std::size_t index = first + i / tasks;
+                if (index >= plan.spans_of(t)) return;
+                kernel::arena own(memory + worker * takes.worker);
+                t.work.run(t.work.products, *t.cache, t.rows, options, own, q, index, index + 1,
+                           sums_at(parts + i * takes.sums, t), nullptr);
+            });
+            for_each_task(tasks, threads, [&](std::size_t i, std::size_t) { join_spans(i, first, joined, parts); });
+        }
+    }
+    void join_spans(std::size_t i, std::size_t first, std::byte* joined, std::byte* parts) const {
+        const task t = plan.at(i);
+        const kv_cache_options& o = t.cache->options();
+        const std::size_t spans = plan.spans_of(t);
+        const attention_sums all = sums_at(joined + i * takes.sums, t);
+        if (first == 0) all.clear(o, t.rows.rows());
+        for (std::size_t j = 0; j < takes.at_once && first + j < spans; ++j)
+            join<Isa>(o, t.rows.rows(), all, sums_at(parts + (j * plan.tasks() + i) * takes.sums, t));
+        if (first + takes.at_once >= plan.longest()) normalize<Isa>(*t.cache, t.rows, all, options, out);
+    }
+};
+
 template <isa Isa, executor Executor>
 void attend_sequences(matrix_view<const float> q, const sequence_list& sequences, matrix_view<float> out,
                       const attend_options& options, const Executor& threads) {
@@ -253,59 +311,13 @@ void attend_sequences(matrix_view<const float> q, const sequence_list& sequences
     if (sequences.size() == 0) return;
     const std::size_t concurrency = concurrency_of(threads);
     const attention_plan plan(sequences, group, options, concurrency);
-    using task = attention_plan::task;
-    const attention_memory takes = attention_memory::of(plan, sequences, options, concurrency);
-    const std::size_t sums_bytes = takes.sums;
-    const std::size_t worker_bytes = takes.worker;
-    const auto sums_at = [&](std::byte* memory, const task& t) {
-        kernel::arena own(memory);
-        return attention_sums::take(t.cache->options(), t.rows.rows(), own);
-    };
-    const auto whole = [&](const task& t, std::byte* memory) {
-        const attention_sums all = sums_at(memory + takes.task, t);
-        const attention_sums part = sums_at(memory + takes.task + sums_bytes, t);
-        kernel::arena own(memory);
-        all.clear(t.cache->options(), t.rows.rows());
-        t.work.run(t.work.products, *t.cache, t.rows, options, own, q, 0, plan.spans_of(t), part, &all);
-        finish<Isa>(*t.cache, t.rows, all, options, out);
-    };
-    // A few spans of every task at once, each into sums of its own.
-    const std::size_t tasks = plan.tasks();
-    const std::size_t at_once = takes.at_once;
-    const auto in_spans = [&](std::byte* memory, std::byte* joined, std::byte* parts) {
-        for (std::size_t first = 0; first < plan.longest(); first += at_once) {
-            for_each_task(tasks * at_once, threads, [&](std::size_t i, std::size_t worker) {
-                const task t = plan.at(i % tasks);
-                const std::size_t index = first + i / tasks;
-                if (index >= plan.spans_of(t)) return;
-                kernel::arena own(memory + worker * worker_bytes);
-                t.work.run(t.work.products, *t.cache, t.rows, options, own, q, index, index + 1,
-                           sums_at(parts + i * sums_bytes, t), nullptr);
-            });
-            for_each_task(tasks, threads, [&](std::size_t i, std::size_t) {
-                const task t = plan.at(i);
-                const kv_cache_options& o = t.cache->options();
-                const std::size_t spans = plan.spans_of(t);
-                const attention_sums all = sums_at(joined + i * sums_bytes, t);
-                if (first == 0) all.clear(o, t.rows.rows());
-                for (std::size_t j = 0; j < at_once && first + j < spans; ++j)
-                    join<Isa>(o, t.rows.rows(), all, sums_at(parts + (j * tasks + i) * sums_bytes, t));
-                if (first + at_once >= plan.longest()) finish<Isa>(*t.cache, t.rows, all, options, out);
-            });
-        }
-    };
-    const auto all = [&](std::byte* memory) {
-        std::byte* const joined = memory + concurrency * worker_bytes;
-        if (plan.splits()) return in_spans(memory, joined, joined + tasks * sums_bytes);
-        for_each_task(tasks, threads, [&](std::size_t index, std::size_t worker) {
-            whole(plan.at(index), memory + worker * worker_bytes);
-        });
-    };
+    const attention_call<Isa, Executor> call{
+        q, out, options, threads, plan, attention_memory::of(plan, sequences, options, concurrency)};
     if (options.workspace != nullptr) {
-        all(options.workspace->reserve(takes.all));
+        call.run(options.workspace->reserve(call.takes.all), concurrency);
     } else {
-        buffer own(takes.all);
-        all(own.data());
+        buffer own(call.takes.all);
+        call.run(own.data(), concurrency);
     }
 }
 

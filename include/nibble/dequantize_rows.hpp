@@ -52,39 +52,39 @@ public:
         }
     }
     // As scale_reader of quantized has them.
-    [[nodiscard]] float scale(std::size_t slot, std::size_t column) const noexcept {
+    [[nodiscard]] float scale(std::size_t group, std::size_t column) const noexcept {
         if constexpr (!S::scaled) {
             return 1.0f;
         } else {
             const float inner = decoded<typename traits::scale_element>(
-                number<typename traits::scale_code>(w_.sections().scales, slot));
+                number<typename traits::scale_code>(w_.sections().scales, group));
             if constexpr (S::two_level)
                 return two_level_product<S>(inner,
                                             decoded<typename traits::outer_element>(number<typename traits::outer_code>(
-                                                w_.sections().outer, column / packed_shape<S>::outer_run(w_.cols()))),
+                                                w_.sections().outer, column / packed_shape<S>::outer_size(w_.cols()))),
                                             w_.offset());
             else
                 return inner;
         }
     }
-    [[nodiscard]] float zero(std::size_t slot, std::size_t column) const noexcept {
+    [[nodiscard]] float zero(std::size_t group, std::size_t column) const noexcept {
         if constexpr (S::has_integer_zero)
-            return static_cast<float>(number<typename traits::zero_code>(w_.sections().zeros, slot));
+            return static_cast<float>(number<typename traits::zero_code>(w_.sections().zeros, group));
         else if constexpr (S::has_two_level_minimum)
             return -(
-                decoded<typename traits::zero_element>(number<typename traits::zero_code>(w_.sections().zeros, slot)) *
+                decoded<typename traits::zero_element>(number<typename traits::zero_code>(w_.sections().zeros, group)) *
                 decoded<typename traits::outer_zero_element>(number<typename traits::outer_zero_code>(
-                    w_.sections().outer_zeros, column / packed_shape<S>::outer_run(w_.cols()))));
+                    w_.sections().outer_zeros, column / packed_shape<S>::outer_size(w_.cols()))));
         else if constexpr (S::has_minimum)
             return decoded<typename traits::zero_element>(
-                number<typename traits::zero_code>(w_.sections().zeros, slot));
+                number<typename traits::zero_code>(w_.sections().zeros, group));
         else
             return 0.0f;
     }
 
 private:
-    template <class Code> [[nodiscard]] Code number(std::size_t section, std::size_t slot) const noexcept {
-        return reinterpret_cast<const Code*>(panel_ + section)[slot * panel_layout::rows + row_];
+    template <class Code> [[nodiscard]] Code number(std::size_t section, std::size_t group) const noexcept {
+        return reinterpret_cast<const Code*>(panel_ + section)[group * panel_layout::rows + row_];
     }
 
     const packed_view<S>& w_;
@@ -145,9 +145,9 @@ template <isa Isa = best_isa, any_scheme S, executor Executor = serial>
 void dequantize_rows(const quantized<S>& q, array_view<const std::uint32_t> rows, matrix_view<float> out,
                      const Executor& threads = {}) {
     detail::check_named_rows(q, rows, out);
-    const auto slots = q.read_scales();
+    const auto scales = q.read_scales();
     detail::for_each_row_of(out, threads,
-                            [&](std::size_t i, float* to) { detail::dequantize_row<Isa>(q, slots, rows[i], to); });
+                            [&](std::size_t i, float* to) { detail::dequantize_row<Isa>(q, scales, rows[i], to); });
 }
 
 // Rows [first, first + out.rows()) of the weights likewise: a part of a matrix, or all of it from its packed form.
@@ -161,9 +161,9 @@ void dequantize_rows(const packed_view<S>& w, std::size_t first, matrix_view<flo
 template <isa Isa = best_isa, any_scheme S, executor Executor = serial>
 void dequantize_rows(const quantized<S>& q, std::size_t first, matrix_view<float> out, const Executor& threads = {}) {
     detail::check_row_range(q, first, out);
-    const auto slots = q.read_scales();
+    const auto scales = q.read_scales();
     detail::for_each_row_of(out, threads,
-                            [&](std::size_t i, float* to) { detail::dequantize_row<Isa>(q, slots, first + i, to); });
+                            [&](std::size_t i, float* to) { detail::dequantize_row<Isa>(q, scales, first + i, to); });
 }
 
 } // namespace nibble::inline NIBBLE_ABI

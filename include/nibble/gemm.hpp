@@ -66,7 +66,7 @@ namespace detail {
 
 template <class Product, class Destination, epilogue Epilogue>
 void check_product(std::size_t tokens, std::size_t cols, const Product& product, const Destination& y,
-                   const Epilogue& finish) {
+                   const Epilogue& epilogue) {
     const auto& w = product.matrix(0);
     for (std::size_t i = 0; i < Product::matrices; ++i) check_panel_rows(product.matrix(i));
     for (std::size_t i = 1; i < Product::matrices; ++i)
@@ -76,7 +76,7 @@ void check_product(std::size_t tokens, std::size_t cols, const Product& product,
     NIBBLE_CHECK(y.rows() == tokens, "gemm: y must have as many rows as x");
     NIBBLE_CHECK(y.cols() == w.rows(), "gemm: y must have as many columns as the weights have rows");
     check_destination(y);
-    epilogue_chain<identity, Epilogue>::check_epilogue(finish, y.rows(), y.cols());
+    epilogue_chain<identity, Epilogue>::check_epilogue(epilogue, y.rows(), y.cols());
     if constexpr (requires { product.activation; })
         epilogue_chain<identity, Epilogue>::check_epilogue(product.activation, y.rows(), y.cols());
 }
@@ -98,11 +98,11 @@ template <class Product> void check_weight_sums(array_view<const float> sums, co
 }
 
 template <isa Isa, stored_float T, class Product, class Destination, epilogue Epilogue, executor Executor>
-void gemm_of_rows(const kernel::token_rows<T>& x, const Product& product, const Destination& y, const Epilogue& finish,
-                  const gemm_options& options, const Executor& threads) {
+void gemm_of_rows(const kernel::token_rows<T>& x, const Product& product, const Destination& y,
+                  const Epilogue& epilogue, const gemm_options& options, const Executor& threads) {
     check_executor(threads);
     using S = typename Product::scheme_type;
-    check_product(x.count(), x.x.cols(), product, y, finish);
+    check_product(x.count(), x.x.cols(), product, y, epilogue);
     check_rows(x);
     const activation_quantization& grid = options.activations.quantization;
     const kernel::gemm_plan<S, Isa> plan(product.matrix(0), x.count(), scales_per_group<S>(options.activations),
@@ -120,17 +120,17 @@ void gemm_of_rows(const kernel::token_rows<T>& x, const Product& product, const 
             return kernel::memory_of_worker(plan, memory + first + worker * stride).row;
         };
         prepare_tokens<Isa>(plan, x, grid, activations, row_of, threads);
-        kernel::multiply<Isa>(plan, activations, options.weight_sums.data(), product, y, finish, memory + first,
+        kernel::multiply<Isa>(plan, activations, options.weight_sums.data(), product, y, epilogue, memory + first,
                               threads);
     });
 }
 
 template <isa Isa, class Product, class Destination, epilogue Epilogue, executor Executor>
 void gemm_of_prepared(const prepared_activations& x, const Product& product, const Destination& y,
-                      const Epilogue& finish, const gemm_options& options, const Executor& threads) {
+                      const Epilogue& epilogue, const gemm_options& options, const Executor& threads) {
     check_executor(threads);
     using S = typename Product::scheme_type;
-    check_product(x.tokens(), x.cols(), product, y, finish);
+    check_product(x.tokens(), x.cols(), product, y, epilogue);
     check_fits<S, Isa>(x);
     const kernel::activation_layout& layout = prepared_access::layout(x);
     const kernel::gemm_plan<S, Isa> plan(product.matrix(0), x.tokens(), layout.per_part, layout.qmax);
@@ -139,7 +139,7 @@ void gemm_of_prepared(const prepared_activations& x, const Product& product, con
     with_memory(options, concurrency_of(threads) * Product::matrices * kernel::worker_bytes(plan),
                 [&](std::byte* memory) {
                     kernel::multiply<Isa>(plan, prepared_access::memory(x), options.weight_sums.data(), product, y,
-                                          finish, memory, threads);
+                                          epilogue, memory, threads);
                 });
 }
 
@@ -186,10 +186,10 @@ void weight_sums(const packed_view<S>& w, array_view<float> sums, const gemm_opt
 // infinity in x: the whole row m of y is NaN in the integer family, IEEE arithmetic in the other. A NaN weight makes
 // its output NaN for every row. y must not overlap x or w, except as an epilogue documents.
 template <isa Isa = best_isa, any_scheme S, epilogue Epilogue = identity, executor Executor = serial>
-void gemm(matrix_view<const float> x, const packed_view<S>& w, matrix_view<float> y, const Epilogue& finish = {},
+void gemm(matrix_view<const float> x, const packed_view<S>& w, matrix_view<float> y, const Epilogue& epilogue = {},
           const gemm_options& options = {}, const Executor& threads = {}) {
     detail::gemm_of_rows<Isa>(kernel::token_rows<float>{x, options.activations.rows}, kernel::plain_product<S>{w}, y,
-                              finish, options, threads);
+                              epilogue, options, threads);
 }
 
 // fp16 or bf16 (float16.hpp) in or out or both, in any combination with fp32: x is converted, exactly, where it is
@@ -198,10 +198,10 @@ void gemm(matrix_view<const float> x, const packed_view<S>& w, matrix_view<float
 // only NaN of float16_t or bfloat16.
 template <isa Isa = best_isa, class T, any_scheme S, class U, epilogue Epilogue = identity, executor Executor = serial>
     requires(stored_float<std::remove_const_t<T>> && stored_float<U> && (sizeof(T) == 2 || sizeof(U) == 2))
-void gemm(matrix_view<T> x, const packed_view<S>& w, matrix_view<U> y, const Epilogue& finish = {},
+void gemm(matrix_view<T> x, const packed_view<S>& w, matrix_view<U> y, const Epilogue& epilogue = {},
           const gemm_options& options = {}, const Executor& threads = {}) {
     detail::gemm_of_rows<Isa>(kernel::token_rows<std::remove_const_t<T>>{x, options.activations.rows},
-                              kernel::plain_product<S>{w}, y, finish, options, threads);
+                              kernel::plain_product<S>{w}, y, epilogue, options, threads);
 }
 
 // Without an epilogue.
@@ -221,9 +221,9 @@ void gemm(matrix_view<T> x, const packed_view<S>& w, matrix_view<U> y, const gem
 // braces is fp32.
 template <isa Isa = best_isa, any_scheme S, class U = float, epilogue Epilogue = identity, executor Executor = serial>
     requires(stored_float<U>)
-void gemm(const prepared_activations& x, const packed_view<S>& w, matrix_view<U> y, const Epilogue& finish = {},
+void gemm(const prepared_activations& x, const packed_view<S>& w, matrix_view<U> y, const Epilogue& epilogue = {},
           const gemm_options& options = {}, const Executor& threads = {}) {
-    detail::gemm_of_prepared<Isa>(x, kernel::plain_product<S>{w}, y, finish, options, threads);
+    detail::gemm_of_prepared<Isa>(x, kernel::plain_product<S>{w}, y, epilogue, options, threads);
 }
 template <isa Isa = best_isa, any_scheme S, class U = float, executor Executor = serial>
     requires(stored_float<U>)
@@ -238,15 +238,15 @@ void gemm(const prepared_activations& x, const packed_view<S>& w, matrix_view<U>
 template <isa Isa = best_isa, class T = const float, any_scheme S, destination D, epilogue Epilogue = identity,
           executor Executor = serial>
     requires(stored_float<std::remove_const_t<T>>)
-void gemm(matrix_view<T> x, const packed_view<S>& w, const D& y, const Epilogue& finish = {},
+void gemm(matrix_view<T> x, const packed_view<S>& w, const D& y, const Epilogue& epilogue = {},
           const gemm_options& options = {}, const Executor& threads = {}) {
     detail::gemm_of_rows<Isa>(kernel::token_rows<std::remove_const_t<T>>{x, options.activations.rows},
-                              kernel::plain_product<S>{w}, y, finish, options, threads);
+                              kernel::plain_product<S>{w}, y, epilogue, options, threads);
 }
 template <isa Isa = best_isa, any_scheme S, destination D, epilogue Epilogue = identity, executor Executor = serial>
-void gemm(const prepared_activations& x, const packed_view<S>& w, const D& y, const Epilogue& finish = {},
+void gemm(const prepared_activations& x, const packed_view<S>& w, const D& y, const Epilogue& epilogue = {},
           const gemm_options& options = {}, const Executor& threads = {}) {
-    detail::gemm_of_prepared<Isa>(x, kernel::plain_product<S>{w}, y, finish, options, threads);
+    detail::gemm_of_prepared<Isa>(x, kernel::plain_product<S>{w}, y, epilogue, options, threads);
 }
 template <isa Isa = best_isa, class T = const float, any_scheme S, destination D, executor Executor = serial>
     requires(stored_float<std::remove_const_t<T>>)
@@ -260,26 +260,27 @@ void gemm(const prepared_activations& x, const packed_view<S>& w, const D& y, co
     gemm<Isa>(x, w, y, identity{}, options, threads);
 }
 
-// y = finish(activation(x gateᵀ) x (x upᵀ)), value by value: the first half of a gated feed-forward layer, SwiGLU with
-// silu, GeGLU with gelu or gelu_erf, ReGLU with relu. Both matrices, of one scheme and shape, are read panel by panel
-// in one pass over activations that are quantized once, and neither product is stored. The bits are those of two calls
-// of gemm, the first with `activation` as its epilogue, and a multiplication in fp32. For activations with offsets
-// options.weight_sums has the sums of gate, then those of up.
+// y = epilogue(activation(x gateᵀ) x (x upᵀ)), value by value: the first half of a gated feed-forward layer, SwiGLU
+// with silu, GeGLU with gelu or gelu_erf, ReGLU with relu. Both matrices, of one scheme and shape, are read panel by
+// panel in one pass over activations that are quantized once, and neither product is stored. The bits are those of two
+// calls of gemm, the first with `activation` as its epilogue, and a multiplication in fp32. For activations with
+// offsets options.weight_sums has the sums of gate, then those of up.
 template <isa Isa = best_isa, class T = const float, any_scheme S, detail::gemm_result Y = matrix_view<float>,
           epilogue Activation, epilogue Epilogue = identity, executor Executor = serial>
     requires(stored_float<std::remove_const_t<T>>)
 void gemm_gated(matrix_view<T> x, const packed_view<S>& gate, const packed_view<S>& up, const Y& y,
-                const Activation& activation, const Epilogue& finish = {}, const gemm_options& options = {},
+                const Activation& activation, const Epilogue& epilogue = {}, const gemm_options& options = {},
                 const Executor& threads = {}) {
     detail::gemm_of_rows<Isa>(kernel::token_rows<std::remove_const_t<T>>{x, options.activations.rows},
-                              kernel::gated_product<S, Activation>{gate, up, activation}, y, finish, options, threads);
+                              kernel::gated_product<S, Activation>{gate, up, activation}, y, epilogue, options,
+                              threads);
 }
 template <isa Isa = best_isa, any_scheme S, detail::gemm_result Y = matrix_view<float>, epilogue Activation,
           epilogue Epilogue = identity, executor Executor = serial>
 void gemm_gated(const prepared_activations& x, const packed_view<S>& gate, const packed_view<S>& up, const Y& y,
-                const Activation& activation, const Epilogue& finish = {}, const gemm_options& options = {},
+                const Activation& activation, const Epilogue& epilogue = {}, const gemm_options& options = {},
                 const Executor& threads = {}) {
-    detail::gemm_of_prepared<Isa>(x, kernel::gated_product<S, Activation>{gate, up, activation}, y, finish, options,
+    detail::gemm_of_prepared<Isa>(x, kernel::gated_product<S, Activation>{gate, up, activation}, y, epilogue, options,
                                   threads);
 }
 

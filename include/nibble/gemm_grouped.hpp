@@ -75,12 +75,12 @@ concept grouped_weights = requires(const Groups& g) { groups_of(g.data(), g.size
 
 template <class Group, class ProductOf, class Destination, epilogue Epilogue>
 void check_groups(std::size_t tokens, std::size_t cols, array_view<const Group> groups, const ProductOf& product_of,
-                  const Destination& y, const Epilogue& finish) {
+                  const Destination& y, const Epilogue& epilogue) {
     NIBBLE_CHECK(y.rows() == tokens, "gemm_grouped: y must have as many rows as x has tokens");
     std::size_t end = 0;
     for (const Group& g : groups) {
         const auto product = product_of(g);
-        if (&g == groups.begin()) check_product(tokens, cols, product, y, finish);
+        if (&g == groups.begin()) check_product(tokens, cols, product, y, epilogue);
         for (std::size_t i = 0; i < product.matrices; ++i) {
             const auto& w = product.matrix(i);
             check_panel_rows(w);
@@ -143,14 +143,14 @@ template <isa Isa, class Group>
 template <isa Isa, stored_float T, class Group, class ProductOf, class Destination, epilogue Epilogue,
           executor Executor>
 void gemm_of_groups(const kernel::token_rows<T>& x, array_view<const Group> groups, const ProductOf& product_of,
-                    const Destination& y, const Epilogue& finish, const gemm_options& options,
+                    const Destination& y, const Epilogue& epilogue, const gemm_options& options,
                     const Executor& threads) {
     check_executor(threads);
     using Product = decltype(product_of(groups[0]));
     using S = typename Product::scheme_type;
     using plan_type = kernel::gemm_plan<S, Isa>;
     using part_type = kernel::grouped_part<S, Isa>;
-    check_groups(x.count(), x.x.cols(), groups, product_of, y, finish);
+    check_groups(x.count(), x.x.cols(), groups, product_of, y, epilogue);
     check_rows(x);
     const activation_quantization& grid = options.activations.quantization;
     const bool asymmetric = grid.asymmetric && plan_type::integers;
@@ -184,7 +184,7 @@ void gemm_of_groups(const kernel::token_rows<T>& x, array_view<const Group> grou
             [&](const part_type& part, const kernel::panel_work& work, std::size_t worker) {
                 const float* own_sums = asymmetric ? options.weight_sums.data() + part.group * sums : nullptr;
                 kernel::multiply_panels<Isa>(part.plan, part.x, own_sums, product_of(groups[part.group]), y,
-                                             part.first_row, finish, work, workers + worker * bytes.worker);
+                                             part.first_row, epilogue, work, workers + worker * bytes.worker);
             });
     });
 }
@@ -219,10 +219,10 @@ template <isa Isa = best_isa, detail::grouped_weights Groups>
 template <isa Isa = best_isa, class T = const float, detail::grouped_weights Groups,
           detail::gemm_result Y = matrix_view<float>, epilogue Epilogue = identity, executor Executor = serial>
     requires(stored_float<std::remove_const_t<T>>)
-void gemm_grouped(matrix_view<T> x, const Groups& groups, const Y& y, const Epilogue& finish = {},
+void gemm_grouped(matrix_view<T> x, const Groups& groups, const Y& y, const Epilogue& epilogue = {},
                   const gemm_options& options = {}, const Executor& threads = {}) {
     detail::gemm_of_groups<Isa>(kernel::token_rows<std::remove_const_t<T>>{x, options.activations.rows},
-                                detail::groups_of(groups.data(), groups.size()), detail::plain_groups{}, y, finish,
+                                detail::groups_of(groups.data(), groups.size()), detail::plain_groups{}, y, epilogue,
                                 options, threads);
 }
 // Without an epilogue.
@@ -234,16 +234,16 @@ void gemm_grouped(matrix_view<T> x, const Groups& groups, const Y& y, const gemm
     gemm_grouped<Isa>(x, groups, y, identity{}, options, threads);
 }
 
-// y(m, :) = finish(activation(x(m, :) gateᵀ) x (x(m, :) upᵀ)) likewise: the bits of gemm_gated, group by group.
+// y(m, :) = epilogue(activation(x(m, :) gateᵀ) x (x(m, :) upᵀ)) likewise: the bits of gemm_gated, group by group.
 template <isa Isa = best_isa, class T = const float, detail::grouped_weights Groups,
           detail::gemm_result Y = matrix_view<float>, epilogue Activation, epilogue Epilogue = identity,
           executor Executor = serial>
     requires(stored_float<std::remove_const_t<T>>)
 void gemm_gated_grouped(matrix_view<T> x, const Groups& groups, const Y& y, const Activation& activation,
-                        const Epilogue& finish = {}, const gemm_options& options = {}, const Executor& threads = {}) {
+                        const Epilogue& epilogue = {}, const gemm_options& options = {}, const Executor& threads = {}) {
     detail::gemm_of_groups<Isa>(kernel::token_rows<std::remove_const_t<T>>{x, options.activations.rows},
                                 detail::groups_of(groups.data(), groups.size()),
-                                detail::gated_groups<Activation>{activation}, y, finish, options, threads);
+                                detail::gated_groups<Activation>{activation}, y, epilogue, options, threads);
 }
 // Without an epilogue.
 template <isa Isa = best_isa, class T = const float, detail::grouped_weights Groups,

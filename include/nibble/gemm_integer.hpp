@@ -70,6 +70,23 @@ struct integer_output {
 
 namespace detail {
 
+// What `how` must hold for y of that shape; the caller's activations have offsets or not.
+inline void check_integer_output(const integer_output& how, std::size_t rows, std::size_t cols, bool asymmetric) {
+    NIBBLE_CHECK(how.ratios.size() == 1 || how.ratios.size() == cols,
+                 "gemm_integer: one ratio of scales is needed, or one per output");
+    const auto usable = [](const dyadic& d) { return d.shift >= 1 && d.shift <= 62 && d.multiplier >= 0; };
+    for (const dyadic& d : how.ratios) NIBBLE_CHECK(usable(d), "gemm_integer: a ratio is no result of dyadic::of");
+    NIBBLE_CHECK(how.bias.empty() || how.bias.size() == cols, "gemm_integer: the bias must have one number per output");
+    NIBBLE_CHECK(!asymmetric || !how.bias.empty(),
+                 "gemm_integer: activations with offsets need a bias that takes the offset off: see weight_sums");
+    const bool add = how.residual.rows() != 0 || how.residual.cols() != 0;
+    NIBBLE_CHECK(!add || (how.residual.rows() == rows && how.residual.cols() == cols),
+                 "gemm_integer: the residual must have the shape of y");
+    NIBBLE_CHECK(!add || usable(how.residual_ratio), "gemm_integer: the residual's ratio is no result of dyadic::of");
+    NIBBLE_CHECK(how.residual_zero >= -255 && how.residual_zero <= 255,
+                 "gemm_integer: the residual's zero point is no byte");
+}
+
 template <isa Isa, any_scheme S, class Put, executor Executor>
 void integer_product(const prepared_activations& x, const packed_view<S>& w, std::size_t rows, std::size_t cols,
                      const Put& put, const gemm_options& options, const Executor& threads) {
@@ -130,26 +147,11 @@ void gemm_integer(const prepared_activations& x, const packed_view<S>& w, quanti
     using element = typename Y::element_type;
     constexpr detail::integer_mapping grid = detail::integer_mapping_of<element>;
     static_assert(grid.exists && grid.linear, "gemm_integer: y must be of an integer element of at most 8 bits");
-    NIBBLE_CHECK(how.ratios.size() == 1 || how.ratios.size() == y.cols(),
-                 "gemm_integer: one ratio of scales is needed, or one per output");
-    for (const dyadic& d : how.ratios)
-        NIBBLE_CHECK(d.shift >= 1 && d.shift <= 62 && d.multiplier >= 0,
-                     "gemm_integer: a ratio is no result of dyadic::of");
-    NIBBLE_CHECK(how.bias.empty() || how.bias.size() == y.cols(),
-                 "gemm_integer: the bias must have one number per output");
-    NIBBLE_CHECK(!x.asymmetric() || !how.bias.empty(),
-                 "gemm_integer: activations with offsets need a bias that takes the offset off: see weight_sums");
-    const bool add = how.residual.rows() != 0 || how.residual.cols() != 0;
-    NIBBLE_CHECK(!add || (how.residual.rows() == y.rows() && how.residual.cols() == y.cols()),
-                 "gemm_integer: the residual must have the shape of y");
-    NIBBLE_CHECK(
-        !add || (how.residual_ratio.shift >= 1 && how.residual_ratio.shift <= 62 && how.residual_ratio.multiplier >= 0),
-        "gemm_integer: the residual's ratio is no result of dyadic::of");
-    NIBBLE_CHECK(how.residual_zero >= -255 && how.residual_zero <= 255,
-                 "gemm_integer: the residual's zero point is no byte");
+    detail::check_integer_output(how, y.rows(), y.cols(), x.asymmetric());
     const std::int64_t low = detail::max_of<std::int64_t>(grid.low, how.low);
     const std::int64_t high = detail::min_of<std::int64_t>(grid.high, how.high);
     NIBBLE_CHECK(low <= high, "gemm_integer: y's element has no integer between low and high");
+    const bool add = how.residual.rows() != 0 || how.residual.cols() != 0;
     // Numbers of a whole panel at a time: those that are one for all outputs, and zeros, in arrays of that length.
     constexpr std::size_t width = panel_layout::rows;
     dyadic one_ratio[width];

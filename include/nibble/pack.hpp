@@ -58,7 +58,7 @@ template <any_scheme S, executor Executor = serial>
     const auto copy = panel::copy_of(w.panel_rows());
     detail::for_each_task(w.panels(), threads,
                           [&](std::size_t p, std::size_t) { panel(out, w, p, w.panel(p)).codes(copy); });
-    // Not in parallel: rows of several panels may share a slot.
+    // Not in parallel: rows of several panels may share a scale group.
     for (std::size_t p = 0; p < w.panels(); ++p) panel(out, w, p, w.panel(p)).numbers();
     return out;
 }

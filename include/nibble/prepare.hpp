@@ -256,12 +256,12 @@ void prepare(const quantized<A>& x, prepared_activations& into, const Executor& 
         "prepare: x must be stored in integers of at most 8 bits to meet weights of this scheme; dequantize it");
     static_assert(!P::integers || !A::has_minimum,
                   "prepare: a minimum has no place in integer activations; dequantize x");
-    const std::size_t run = detail::scheme_traits<A>::run(x.cols());
-    const bool per_part = run < x.cols();
+    const std::size_t group_size = detail::scheme_traits<A>::group_size(x.cols());
+    const bool per_part = group_size < x.cols();
     const P plan(packed_shape<S>(0, x.cols()), x.rows(), per_part, kernel::activation_magnitude<element>);
     if constexpr (P::integers) {
         NIBBLE_CHECK(
-            !per_part || run % plan.depth.run == 0,
+            !per_part || group_size % plan.depth.group_size == 0,
             "prepare: x must have one scale per token, or groups of the size of the weights' groups or a multiple "
             "of it");
         NIBBLE_CHECK(!per_part || !A::has_integer_zero,

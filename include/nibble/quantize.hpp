@@ -20,20 +20,20 @@
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
-// w (N x K) in scheme S: two passes over each slot, the first for its range, the second for its codes: choose_scales
-// and encode, which can be called by themselves.
+// w (N x K) in scheme S: two passes over each scale group, the first for its range, the second for its codes:
+// choose_scales and encode, which can be called by themselves.
 //   scale   the scheme's rule, rounded to the scale's format; codes are encode(x / scale) with the scale as stored
 //   zero    integer_zero: round(-min / scale) with 0 inside the range; minimum: min, rounded to its format
-//   two levels: outer = max over its slots of (group scale) / largest<Inner>, then each inner scale under it
+//   two levels: outer = max over its groups of (group scale) / largest<Inner>, then each inner scale under it
 //   mean_offset: the inner code nearest to (wanted - offset) / outer, as bitsandbytes has it; where the scale that this
 //   gives,
 //           negative ones included, has less than half of the wanted magnitude, the code beside it with the smaller
 //           scale that reaches half, if one does. Weights are encoded under a negative scale as under any other
-// range::least_squares searches instead, slot by slot, among all scales that the format can say near those that fit
+// range::least_squares searches instead, group by group, among all scales that the format can say near those that fit
 // (and zero points, and minimums; integer inner scales under outer ones of at most 512 columns, the K types of GGUF,
 // are searched with these, others under the outer scales of the rule); scales and codes are fitted to each other in
-// turn, and what comes out is kept only if its squared error is below the rule's, of a slot or, where outer scales are
-// searched, of all slots under one. Scales of signed formats may become negative where the element's ends differ. Take
+// turn, and what comes out is kept only if its squared error is below the rule's, of a group or, where outer scales are
+// searched, of all groups under one. Scales of signed formats may become negative where the element's ends differ. Take
 // it for weights: it is the better quantizer for every format of 8 bits or less, and quantize_ggml is this one; absmax
 // for what must be quick (activations, caches) or must equal another program's codes. Mean squared error over the mean
 // square, per cent of the rule's, N(0, 1) and Student's t with five degrees of freedom (rows of 1024):
@@ -43,14 +43,14 @@ namespace nibble::inline NIBBLE_ABI {
 //   t             90        82            92           80      89    79    94         71   76     72   81   57   62 62
 // It takes about 5 to 12 times as long as absmax, and for the K types 20 to 60 times; bench/codec.cpp has a line for
 // each format. No value of finite weights is beyond fp32: a scale under which the largest code's would be is the
-// largest one that is not. A slot of zeros gets scale 0 and the codes of 0. Values that are not finite count as zeros
+// largest one that is not. A group of zeros gets scale 0 and the codes of 0. Values that are not finite count as zeros
 // in the range, and nonfinite() of the result tells. Under nonfinite_policy::mark they become: under an MX scale (E8M0)
 // a NaN scale, so that the whole block reads as NaN; in elements that have such codes (FP8, f16, bf16) NaN, and
 // infinity saturates (unscaled: stays infinity); in all others NaN becomes the code nearest to 0 and infinity the
-// largest code of its sign. Results do not depend on the executor. Allocates the result; 40 bytes per run for slots
-// that span rows; and 5 bytes per run, with a zero point or a minimum 13, for two levels whose outer scale follows from
-// the inner ones (a minimum, an offset, by_mean) and spans more than 512 columns; a copy of w for a search over slots
-// that span rows.
+// largest code of its sign. Results do not depend on the executor. Allocates the result; 40 bytes per group in each row
+// for groups that span rows; and 5 bytes per group, with a zero point or a minimum 13, for two levels whose outer scale
+// follows from the inner ones (a minimum, an offset, by_mean) and spans more than 512 columns; a copy of w for a search
+// over groups that span rows.
 template <any_scheme S, executor Executor = serial>
 [[nodiscard]] quantized<S> quantize(matrix_view<const float> w, const quantize_options& options = {},
                                     const Executor& threads = {}) {
@@ -78,22 +78,22 @@ void quantize(matrix_view<const float>, const quantize_options& = {}, const Exec
 
 namespace detail {
 
-// out = row number `row` of q, whose scales are read through `slots`.
-template <isa Isa, any_scheme S, class Slots>
-void dequantize_row(const quantized<S>& q, const Slots& slots, std::size_t row, float* out) {
+// out = row number `row` of q, whose scales are read through `scales`.
+template <isa Isa, any_scheme S, class Scales>
+void dequantize_row(const quantized<S>& q, const Scales& scales, std::size_t row, float* out) {
     using traits = scheme_traits<S>;
     typename traits::code codes[kernel::quantize_block + 8] = {};
-    const std::size_t run = traits::run(q.cols());
-    std::size_t left = run; // columns until the next slot
+    const std::size_t group_size = traits::group_size(q.cols());
+    std::size_t left = group_size; // columns until the next group
     for (std::size_t start = 0; start < q.cols(); start += kernel::quantize_block) {
         const std::size_t n = min_of(kernel::quantize_block, q.cols() - start);
         load_codes<typename traits::element>(q.row_codes(row), start, n, codes);
         for (std::size_t i = 0; i < n;) {
             const std::size_t m = min_of(n - i, left);
-            kernel::decode_group<Isa, S>(codes + i, m, slots.scale(row, start + i), slots.zero(row, start + i),
+            kernel::decode_group<Isa, S>(codes + i, m, scales.scale(row, start + i), scales.zero(row, start + i),
                                          out + start + i);
             i += m;
-            left = left == m ? run : left - m;
+            left = left == m ? group_size : left - m;
         }
     }
 }
@@ -118,9 +118,9 @@ template <isa Isa = best_isa, any_scheme S, executor Executor = serial>
 void dequantize(const quantized<S>& q, matrix_view<float> out, const Executor& threads = {}) {
     NIBBLE_CHECK(out.rows() == q.rows() && out.cols() == q.cols(),
                  "dequantize: the output must have the shape of the weights");
-    const auto slots = q.read_scales();
+    const auto scales = q.read_scales();
     detail::for_each_row_of(out, threads,
-                            [&](std::size_t row, float* to) { detail::dequantize_row<Isa>(q, slots, row, to); });
+                            [&](std::size_t row, float* to) { detail::dequantize_row<Isa>(q, scales, row, to); });
 }
 
 } // namespace nibble::inline NIBBLE_ABI

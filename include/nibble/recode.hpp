@@ -81,6 +81,21 @@ inline constexpr bool recodable = [] {
         return false;
 }();
 
+// Scales in format From times 2^exponent in format To, which must hold every product.
+template <element From, element To>
+void recode_scales(const typename From::code* from, typename To::code* to, std::size_t count, int exponent) {
+    bool exact = true;
+    for (std::size_t i = 0; i < count; ++i) {
+        const float v = From::decode(from[i]) * exp2i(exponent);
+        to[i] = encode<To>(v);
+        const float stored = To::decode(to[i]);
+        exact = exact && (stored == v || (stored != stored && v != v)) &&
+                (v == v ? From::decode(from[i]) == v * exp2i(-exponent) : true);
+    }
+    NIBBLE_CHECK(exact, "recode: a scale times the power of two between the elements does not fit the scale's format; "
+                        "give the target scheme a wider one");
+}
+
 } // namespace detail
 
 // q in scheme To: its codes c become encode<To>(decode(c) / 2^e), its scales are multiplied by 2^e, which is exact.
@@ -130,27 +145,13 @@ template <any_scheme To, rounding Rounding = rounding::nearest_even, any_scheme 
         }
     });
     // The outer scale carries the factor where there is one, so that inner scales stay in their narrow formats.
-    const auto convert = []<class A, class B>(const typename A::code* from, typename B::code* to, std::size_t count,
-                                              int e) {
-        bool exact = true;
-        for (std::size_t i = 0; i < count; ++i) {
-            const float v = A::decode(from[i]) * detail::exp2i(e);
-            to[i] = encode<B>(v);
-            const float stored = B::decode(to[i]);
-            exact = exact && (stored == v || (stored != stored && v != v)) &&
-                    (v == v ? A::decode(from[i]) == v * detail::exp2i(-e) : true);
-        }
-        NIBBLE_CHECK(exact,
-                     "recode: a scale times the power of two between the elements does not fit the scale's format; "
-                     "give the target scheme a wider one");
-    };
     if constexpr (From::two_level) {
-        convert.template operator()<typename from_traits::scale_element, typename to_traits::scale_element>(
+        detail::recode_scales<typename from_traits::scale_element, typename to_traits::scale_element>(
             q.scales(), out.scales(), q.scale_count(), 0);
-        convert.template operator()<typename from_traits::outer_element, typename to_traits::outer_element>(
+        detail::recode_scales<typename from_traits::outer_element, typename to_traits::outer_element>(
             q.outer_scales(), out.outer_scales(), q.outer_count(), exponent);
     } else if constexpr (From::scaled) {
-        convert.template operator()<typename from_traits::scale_element, typename to_traits::scale_element>(
+        detail::recode_scales<typename from_traits::scale_element, typename to_traits::scale_element>(
             q.scales(), out.scales(), q.scale_count(), exponent);
     }
     for (std::size_t i = 0; i < q.zero_count(); ++i) out.zeros()[i] = q.zeros()[i];

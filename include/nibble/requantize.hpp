@@ -31,8 +31,9 @@ template <any_scheme S> class requantize {
 public:
     explicit requantize(quantized<S>& to) noexcept
         : codes_(to.rows() != 0 ? to.row_codes(0) : nullptr), row_bytes_(to.row_bytes()), rows_(to.rows()),
-          cols_(to.cols()), run_(detail::max_of<std::size_t>(1, traits::run(to.cols()))),
-          one_slot_(run_ % 8 == 0 || run_ >= cols_), slots_(static_cast<const quantized<S>&>(to).read_scales()) {}
+          cols_(to.cols()), group_size_(detail::max_of<std::size_t>(1, traits::group_size(to.cols()))),
+          one_group_(group_size_ % 8 == 0 || group_size_ >= cols_),
+          scales_(static_cast<const quantized<S>&>(to).read_scales()) {}
 
     [[nodiscard]] std::size_t rows() const noexcept { return rows_; }
     [[nodiscard]] std::size_t cols() const noexcept { return cols_; }
@@ -42,12 +43,13 @@ public:
         float units[Lanes::width] = {};
         typename traits::code codes[Lanes::width];
         static_assert(Lanes::width == 8);
-        if (at.count == Lanes::width && one_slot_) {
-            // All but rows' ends: constants and no loop over slots.
+        if (at.count == Lanes::width && one_group_) {
+            // All but rows' ends: constants and no loop over groups.
             x.store(results, Lanes::width);
             if constexpr (S::scaled)
-                kernel::units_of_group<kernel::unit_rule_of<S>>(
-                    results, Lanes::width, slots_.scale(at.token, at.output), slots_.zero(at.token, at.output), units);
+                kernel::units_of_group<kernel::unit_rule_of<S>>(results, Lanes::width,
+                                                                scales_.scale(at.token, at.output),
+                                                                scales_.zero(at.token, at.output), units);
             else
                 __builtin_memcpy(units, results, sizeof units);
             kernel::encode_eight_units<element, rounding::nearest_even, kernel::overflow_of<S>>(units, codes);
@@ -58,9 +60,9 @@ public:
         if constexpr (S::scaled) {
             for (std::size_t i = 0; i < at.count;) {
                 const std::size_t column = at.output + i;
-                const std::size_t n = detail::min_of(at.count - i, run_ - column % run_);
-                kernel::units_of_group<kernel::unit_rule_of<S>>(results + i, n, slots_.scale(at.token, column),
-                                                                slots_.zero(at.token, column), units + i);
+                const std::size_t n = detail::min_of(at.count - i, group_size_ - column % group_size_);
+                kernel::units_of_group<kernel::unit_rule_of<S>>(results + i, n, scales_.scale(at.token, column),
+                                                                scales_.zero(at.token, column), units + i);
                 i += n;
             }
         } else {
@@ -76,9 +78,9 @@ private:
     std::size_t row_bytes_;
     std::size_t rows_;
     std::size_t cols_;
-    std::size_t run_;
-    bool one_slot_; // eight columns from a multiple of 8 on share their slot
-    typename quantized<S>::scale_reader slots_;
+    std::size_t group_size_;
+    bool one_group_; // eight columns from a multiple of 8 on share their group
+    typename quantized<S>::scale_reader scales_;
 };
 
 } // namespace nibble::inline NIBBLE_ABI

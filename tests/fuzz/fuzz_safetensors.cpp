@@ -128,8 +128,9 @@ nb::layer_options size_of_groups(const fuzzed_layer& layer) {
     nb::layer_options options;
     layer.weights.visit([&]<class S>(const nb::quantized<S>&) {
         constexpr nb::detail::layer_format format = nb::detail::format_of<S>;
-        if (format.slots == nb::detail::layer_slots::group) options.group_size = static_cast<int>(format.size);
-        if (format.slots == nb::detail::layer_slots::channel) options.group_size = -1;
+        if (format.granularity == nb::detail::layer_granularity::group)
+            options.group_size = static_cast<int>(format.size);
+        if (format.granularity == nb::detail::layer_granularity::channel) options.group_size = -1;
     });
     return options;
 }

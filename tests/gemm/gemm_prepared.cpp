@@ -160,7 +160,7 @@ template <class S> struct product {
             check(nb::prepare<S>(coded), reference_gemm({values.data(), m, k}, plain, false), m, what);
             return;
         }
-        const std::size_t run = traits::run(k);
+        const std::size_t run = traits::group_size(k);
         const std::vector<column_part> parts = parts_of(plain);
         const bool per_group = run < k;
         if (per_group && run % plain.run != 0) {

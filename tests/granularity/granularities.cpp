@@ -20,7 +20,7 @@ constexpr std::size_t shapes[][2] = {{1, 1},  {1, 4},   {3, 5},    {7, 31},  {2,
 template <granularity G> void check_granularity() {
     for (const auto& [rows, cols] : shapes) {
         CAPTURE(rows, cols);
-        const std::size_t run = G::run(cols);
+        const std::size_t run = G::group_size(cols);
         CHECK((run % 4 == 0 || run >= cols));
         CHECK(run > 0);
         std::vector<std::size_t> row_of(G::count(rows, cols), rows);

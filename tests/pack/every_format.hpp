@@ -149,7 +149,7 @@ template <class Scheme> void check_pack(const std::string& name) {
         bool factors = true;
         const auto& depth = w.depth();
         const auto& at = w.sections();
-        const std::size_t run = std::min(traits::run(cols), cols);
+        const std::size_t run = std::min(traits::group_size(cols), cols);
         const std::size_t step_columns = depth.step;
         const std::size_t padded_run = (run + step_columns - 1) / step_columns * step_columns;
         for (std::size_t i = 0; i < rows; ++i) {

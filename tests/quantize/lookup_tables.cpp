@@ -276,7 +276,7 @@ TEST_CASE("k-means: degenerate slots and values that are not finite", "[quantize
         CHECK(q.value_at(3, col) == (col == 7 ? -3.0e38f : 3.0e38f));
     }
     const lookup_quantized<4, per_channel> nothing = quantize_k_means<4, per_channel>(matrix_view<const float>());
-    CHECK(nothing.slot_count() == 0);
+    CHECK(nothing.group_count() == 0);
     CHECK(bits_per_weight(nothing) == 0.0);
 }
 
@@ -289,7 +289,7 @@ TEST_CASE("binary planes: value is the sum of the planes' numbers", "[quantize][
     CHECK(wrong_codes(x, start) == 0);
     CHECK(wrong_codes(x, refined) == 0);
     CHECK(bits_per_weight(refined) == 2.0 + 16.0 * 2.0 / 50.0); // 4 groups of at most 64 for 200 weights
-    for (std::size_t slot = 0; slot < start.slot_count(); ++slot) {
+    for (std::size_t slot = 0; slot < start.group_count(); ++slot) {
         const float a1 = f16::decode(start.numbers(slot)[0]);
         const float a2 = f16::decode(start.numbers(slot)[1]);
         CHECK(a1 == -2.0f * a2);

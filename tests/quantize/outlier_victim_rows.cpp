@@ -121,7 +121,7 @@ TEST_CASE("OliVe: layout of odd rows, groups, zeros and values that are not fini
     const auto q = quantize_outlier_victim<per_group<4>>(w);
     CHECK(q.nonfinite());
     CHECK(q.row_bytes() == 7);
-    CHECK(q.slot_count() == 8);
+    CHECK(q.group_count() == 8);
     CHECK(bits_per_weight(q) == (2 * 7 * 8 + 8 * 32) / 26.0);
     CHECK((q.row_pairs(0)[6] >> 4 == 0 || q.row_pairs(0)[6] >> 4 == 8)); // beside the last weight of an odd row
     const std::vector<float> y = dequantized(q);

@@ -138,7 +138,7 @@ TEST_CASE("schemes: yours may derive from one, and rules follow the scale's form
     STATIC_REQUIRE(std::is_same_v<scale<e8m0>::rule, by_exponent>);
     STATIC_REQUIRE(std::is_same_v<scale<f16>::rule, by_largest>);
     // An empty matrix divides by nothing.
-    STATIC_REQUIRE(nibble::detail::scheme_traits<int8_channel>::run(0) == 1);
+    STATIC_REQUIRE(nibble::detail::scheme_traits<int8_channel>::group_size(0) == 1);
 }
 
 TEST_CASE("scale rules: largest, exponent and mean", "[scheme]") {

@@ -145,7 +145,7 @@ public:
                     byte = static_cast<std::uint8_t>(byte | (((code >> b) & 1u) << (at % 8)));
                 }
             }
-        const std::size_t run = traits::run(cols);
+        const std::size_t run = traits::group_size(cols);
         for (std::size_t i = 0; i < rows; ++i)
             for (std::size_t g = 0; g * run < cols; ++g) {
                 const std::size_t slot = traits::granularity::index(i, g * run, cols);

@@ -143,11 +143,11 @@ template <nibble::any_scheme S> plain_weights plain_of(const nibble::quantized<S
     p.cols = q.cols();
     p.run = p.cols == 0 ? 1 : p.cols;
     if constexpr (S::scaled) {
-        const std::size_t run = traits::granularity::run(p.cols);
+        const std::size_t run = traits::granularity::group_size(p.cols);
         if (run < p.run && run != 0) p.run = run;
     }
     p.groups = (p.cols + p.run - 1) / p.run;
-    p.has_groups = S::scaled && traits::granularity::run(std::size_t{1} << 24) < std::size_t{1} << 24;
+    p.has_groups = S::scaled && traits::granularity::group_size(std::size_t{1} << 24) < std::size_t{1} << 24;
     p.has_minimum = S::has_minimum;
     if constexpr (element::bits <= 8) {
         std::vector<float> values;
@@ -159,7 +159,7 @@ template <nibble::any_scheme S> plain_weights plain_of(const nibble::quantized<S
     }
     std::size_t outer_slots = 0;
     if constexpr (S::two_level) {
-        const std::size_t run = traits::outer_granularity::run(p.cols);
+        const std::size_t run = traits::outer_granularity::group_size(p.cols);
         outer_slots = run >= p.cols ? 1 : (p.cols + run - 1) / run;
         // Where something is added to the scaled codes, the outer scale is no factor of the row.
         if (S::has_minimum || S::has_offset) outer_slots = 0;

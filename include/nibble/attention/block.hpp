@@ -31,10 +31,10 @@ namespace nibble::inline NIBBLE_ABI::detail {
 // StoresValues: or values are keys of the same place.
 template <isa Isa, bool StoresValues> class attention_base {
 protected:
-    using open_key_side = kernel::key_side<Isa, f32_plain, false>;
+    using open_score_product = kernel::score_product<Isa, f32_plain, false>;
     using open_values_type = values_of_cache<f32_plain, std::conditional_t<StoresValues, f32_plain, prefix_of_keys>>;
     using open_value_layout = typename open_values_type::layout;
-    using open_value_side = kernel::value_side<Isa, open_value_layout, false>;
+    using open_value_product = kernel::value_product<Isa, open_value_layout, false>;
     using open_decoder = kernel::panel_decoder<Isa, f32_plain>;
     using key_piece = kernel::key_piece;
     using value_piece = kernel::value_piece;
@@ -372,9 +372,9 @@ protected:
     open_value_layout open_values_layout_;
     key_layout<f32_plain> first_keys_layout_;
     open_value_layout first_values_layout_;
-    open_key_side open_keys_;
-    open_value_side open_values_;
-    open_value_side first_values_;
+    open_score_product open_keys_;
+    open_value_product open_values_;
+    open_value_product first_values_;
     open_decoder open_decoder_;                   // from here to rotated_keys_ for a rotary embedding alone
     kernel::rotation* query_rotations_ = nullptr; // of one position
     float* block_rotations_ = nullptr;

@@ -1,4 +1,4 @@
-// attention/partial.hpp: what attention has of some rows after some tokens: joined to what came before, and finished.
+// attention/partial.hpp: what attention has of some rows after some tokens: joined to what came before, and normalised.
 #pragma once
 
 #include <nibble/attention/options.hpp>
@@ -66,8 +66,8 @@ inline void join(const kv_cache_options& o, std::size_t rows, const attention_su
 
 // What all spans gave, to the rows of out: sums of probabilities, and a sink's, in the caller's channels.
 template <isa Isa>
-inline void finish(const kv_sequence& cache, const attention_rows& at, const attention_sums& all,
-                   const attend_options& options, matrix_view<float> out) noexcept {
+inline void normalize(const kv_sequence& cache, const attention_rows& at, const attention_sums& all,
+                      const attend_options& options, matrix_view<float> out) noexcept {
     const std::size_t rows = at.rows();
     const std::size_t size = cache.options().value_size;
     for (std::size_t r = 0; r < rows; ++r) {

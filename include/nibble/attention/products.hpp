@@ -36,7 +36,7 @@ template <class Like> struct alignas(Like) room_for {
     }
 };
 
-// Keys: make is kernel::key_side's constructor, make_decoder that of kernel::panel_decoder, at rooms for such.
+// Keys: make is kernel::score_product's constructor, make_decoder that of kernel::panel_decoder, at rooms for such.
 struct key_operations {
     void (*make)(void* at, const plain_key_layout& keys, std::size_t rows, const float* queries, float fixed,
                  kernel::arena& memory) noexcept;
@@ -58,18 +58,18 @@ struct value_operations {
     bool prefetches_l2;
 };
 
-template <isa Isa> using key_side_room = room_for<kernel::key_side<Isa, f32_plain, false>>;
+template <isa Isa> using score_product_room = room_for<kernel::score_product<Isa, f32_plain, false>>;
 template <isa Isa> using decoder_room = room_for<kernel::panel_decoder<Isa, f32_plain>>;
-template <isa Isa> using value_side_room = room_for<kernel::value_side<Isa, value_layout<f32_plain>, false>>;
+template <isa Isa> using value_product_room = room_for<kernel::value_product<Isa, value_layout<f32_plain>, false>>;
 
 template <isa Isa, class Keys, bool Integers>
 inline constexpr key_operations key_table = [] {
-    using side = kernel::key_side<Isa, Keys, Integers>;
+    using side = kernel::score_product<Isa, Keys, Integers>;
     using decoder = kernel::panel_decoder<Isa, Keys>;
     key_operations p{};
     p.make = [](void* at, const plain_key_layout& keys, std::size_t rows, const float* queries, float fixed,
                 kernel::arena& memory) noexcept {
-        key_side_room<Isa>::template make<side>(at, keys, rows, queries, fixed, memory);
+        score_product_room<Isa>::template make<side>(at, keys, rows, queries, fixed, memory);
     };
     p.prepare = [](void* at) noexcept { static_cast<side*>(at)->prepare(); };
     p.prefetches = [](const void* at) noexcept { return static_cast<const side*>(at)->prefetches(); };
@@ -89,11 +89,11 @@ inline constexpr key_operations key_table = [] {
 // Layout: value_layout of a scheme, or prefix_layout of keys.
 template <isa Isa, class Layout, bool Integers>
 inline constexpr value_operations value_table = [] {
-    using side = kernel::value_side<Isa, Layout, Integers>;
+    using side = kernel::value_product<Isa, Layout, Integers>;
     value_operations p{};
     p.make = [](void* at, const plain_value_layout& values, std::size_t rows, float fixed,
                 kernel::arena& memory) noexcept {
-        value_side_room<Isa>::template make<side>(at, values, rows, fixed, memory);
+        value_product_room<Isa>::template make<side>(at, values, rows, fixed, memory);
     };
     p.prefetches = [](const void* at) noexcept { return static_cast<const side*>(at)->prefetches(); };
     p.accumulate = [](void* at, const kernel::value_piece* pieces, std::size_t count, std::size_t begin,

@@ -228,8 +228,8 @@ private:
     const page_memory& pages_;
     const key_operations& of_keys_;
     const value_operations& of_values_;
-    key_side_room<Isa> keys_;
-    value_side_room<Isa> values_;
+    score_product_room<Isa> keys_;
+    value_product_room<Isa> values_;
     decoder_room<Isa> decoder_; // for a rotary embedding alone
     bool paired_prefetch_ = false;
 };

@@ -14,7 +14,7 @@ template <std::size_t Size> struct per_group {
     [[nodiscard]] static constexpr std::size_t count(std::size_t rows, std::size_t cols) noexcept {
         return rows * detail::ceil_div(cols, Size);
     }
-    [[nodiscard]] static constexpr std::size_t run(std::size_t) noexcept { return Size; }
+    [[nodiscard]] static constexpr std::size_t group_size(std::size_t) noexcept { return Size; }
     [[nodiscard]] static constexpr std::size_t index(std::size_t row, std::size_t col, std::size_t cols) noexcept {
         return row * detail::ceil_div(cols, Size) + col / Size;
     }

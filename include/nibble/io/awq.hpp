@@ -170,7 +170,7 @@ private:
     if (from.rows % 8 != 0)
         return {status_code::unsupported,
                 what + " packs eight outputs into a word, which " + std::to_string(from.rows) + " outputs do not fill"};
-    const std::size_t group = format.slots == layer_slots::channel ? from.cols : format.size;
+    const std::size_t group = format.granularity == layer_granularity::channel ? from.cols : format.size;
     const std::size_t groups = ceil_div(from.cols, group);
     const std::size_t words = from.rows / 8;
     std::vector<std::byte> qweight(from.cols * words * 4);

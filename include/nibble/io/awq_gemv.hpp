@@ -186,18 +186,19 @@ template <class List>
 [[nodiscard]] inline status check_awq_gemv(const layer_format& format, const layer_source& from, bool fast,
                                            std::string_view prefix, std::size_t& groups, std::size_t& padded) {
     const std::string what = "layer " + in_quotes(prefix) + ": awq " + (fast ? "gemv_fast" : "gemv");
-    const bool slots = format.slots == layer_slots::channel || format.slots == layer_slots::group;
+    const bool granularity_fits =
+        format.granularity == layer_granularity::channel || format.granularity == layer_granularity::group;
     const bool scales =
         fast ? format.scale == layer_scale::float16 && format.minimum == layer_scale::float16
              : format.zero && (format.scale == layer_scale::float16 || format.scale == layer_scale::bfloat16 ||
                                format.scale == layer_scale::float32);
-    if (format.code != layer_code::unsigned_integer || format.bits != 4 || !slots || !scales || from.rows == 0 ||
-        from.cols == 0)
+    if (format.code != layer_code::unsigned_integer || format.bits != 4 || !granularity_fits || !scales ||
+        from.rows == 0 || from.cols == 0)
         return {status_code::unsupported, what + " cannot hold " + format_text(format) + " of " +
                                               shape_text(from.rows, from.cols) +
                                               "; it holds uint4 in groups or rows, " +
                                               (fast ? "with fp16 scales and minimums" : "with integer zero points")};
-    const std::size_t group = format.slots == layer_slots::channel ? from.cols : format.size;
+    const std::size_t group = format.granularity == layer_granularity::channel ? from.cols : format.size;
     groups = from.cols / group;
     padded = padded_groups(groups, group);
     if (from.cols % group != 0 || padded == 0 || from.cols % (fast ? 64 : 8) != 0 || from.rows % (fast ? 4 : 1) != 0)

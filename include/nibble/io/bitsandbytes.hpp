@@ -227,7 +227,7 @@ public:
                                   (is_nf4 ? "nf4's" : "bnb_fp4's"));
         format.code = is_nf4 ? layer_code::nf4 : layer_code::fp4;
         format.bits = 4;
-        format.slots = layer_slots::span;
+        format.granularity = layer_granularity::span;
         format.size = state_.blocksize;
         format.scale = layer_scale::float32;
         nested = absmax_->type_name == "U8";
@@ -321,8 +321,8 @@ template <element E> [[nodiscard]] std::vector<std::byte> map_bytes() {
     const bool is_nf4 = format.code == layer_code::nf4;
     const bool nested = format.scale == layer_scale::dynamic8_offset;
     // Groups that fill rows are blocks of the stream too.
-    const bool blocks =
-        format.slots == layer_slots::span || (format.slots == layer_slots::group && from.cols % format.size == 0);
+    const bool blocks = format.granularity == layer_granularity::span ||
+                        (format.granularity == layer_granularity::group && from.cols % format.size == 0);
     if (!(is_nf4 || format.code == layer_code::fp4) || format.zero || !blocks || from.rows == 0 || from.cols == 0 ||
         !(nested ? format.outer == 256 * format.size : format.scale == layer_scale::float32))
         return {status_code::unsupported, "layer " + in_quotes(prefix) + ": bitsandbytes cannot hold " +

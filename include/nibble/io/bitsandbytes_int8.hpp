@@ -86,7 +86,7 @@ public:
         }
         format.code = layer_code::signed_integer;
         format.bits = 8;
-        format.slots = layer_slots::channel;
+        format.granularity = layer_granularity::channel;
         format.scale = layer_scale::absmax_of_127;
         return true;
     }
@@ -120,8 +120,9 @@ private:
                                            std::string_view prefix, safetensors_writer& out) {
     const std::string what = "layer " + in_quotes(prefix) + ": bitsandbytes int8";
     const bool absmax = format.scale == layer_scale::absmax_of_127;
-    if (format.code != layer_code::signed_integer || format.bits != 8 || format.slots != layer_slots::channel ||
-        format.zero || !(absmax || format.scale == layer_scale::float32) || from.rows == 0 || from.cols == 0)
+    if (format.code != layer_code::signed_integer || format.bits != 8 ||
+        format.granularity != layer_granularity::channel || format.zero ||
+        !(absmax || format.scale == layer_scale::float32) || from.rows == 0 || from.cols == 0)
         return {status_code::unsupported, what + " cannot hold " + format_text(format) + " of " +
                                               shape_text(from.rows, from.cols) +
                                               "; it holds int8 per channel, with fp32 scales or those of llm_int8"};

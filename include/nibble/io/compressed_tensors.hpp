@@ -321,7 +321,7 @@ private:
     const bool bytes = divides_word(format.bits);
     const bool stream = options.stream && !bytes;
     const std::size_t words = packed_words(from.cols, format.bits, stream);
-    const std::size_t group = format.slots == layer_slots::channel ? from.cols : format.size;
+    const std::size_t group = format.granularity == layer_granularity::channel ? from.cols : format.size;
     const std::size_t groups = ceil_div(from.cols, group);
     std::vector<std::byte> codes = codes_in_input_order(from, format.bits, columns);
     clear_row_ends(codes.data(), from.rows, from.row_bytes, from.cols * static_cast<std::size_t>(format.bits));

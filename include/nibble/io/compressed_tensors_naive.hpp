@@ -111,7 +111,7 @@ public:
                                          : layer_code::signed_integer;
         format.zero = zero_ != nullptr;
         format.scale = scale_of_type(scale_->type);
-        return slots(layer, options);
+        return read_granularity(layer, options);
     }
 
     void store(const layer_destination& to) const {
@@ -139,11 +139,11 @@ public:
     }
 
 private:
-    [[nodiscard]] bool slots(layer_tensors& layer, const naive_options& options) {
+    [[nodiscard]] bool read_granularity(layer_tensors& layer, const naive_options& options) {
         const std::vector<std::size_t>& shape = scale_->shape;
         std::size_t count = 0;
         if (count_elements(shape, count) && count == 1 && !(rows == 1 && shape.size() == 2)) {
-            format.slots = layer_slots::tensor;
+            format.granularity = layer_granularity::tensor;
             return true;
         }
         if (options.block_rows < 1 || options.block_cols < 1)
@@ -158,12 +158,12 @@ private:
                            shape[1] == ceil_div(cols, block_cols);
         const bool column = shape.size() == 1 || (shape.size() == 2 && shape[1] == 1);
         if (column && shape[0] == rows) {
-            format.slots = layer_slots::channel;
+            format.granularity = layer_granularity::channel;
             return true;
         }
         if (column && shape[0] == options.part_rows.size()) return parts(layer, options.part_rows);
         if (tiles && !(groups && !floats)) {
-            format.slots = layer_slots::tile;
+            format.granularity = layer_granularity::tile;
             format.size = block_cols;
             format.tile_rows = block_rows;
             return true;
@@ -194,7 +194,7 @@ private:
             return layer.fail(status_code::mismatch, *weight_,
                               "has " + std::to_string(rows) + " outputs, which are no parts of " +
                                   extents_text(part_rows) + " (part_rows)");
-        format.slots = layer_slots::channel;
+        format.granularity = layer_granularity::channel;
         parts_ = part_rows;
         return true;
     }
@@ -210,21 +210,22 @@ private:
     const bool integers = (format.code == layer_code::unsigned_integer && format.zero) ||
                           (format.code == layer_code::signed_integer && !format.zero);
     const bool floats = (format.code == layer_code::e4m3 || format.code == layer_code::e5m2) && !format.zero;
-    const bool slots = format.slots == layer_slots::tensor || format.slots == layer_slots::channel ||
-                       format.slots == layer_slots::group || (floats && format.slots == layer_slots::tile);
+    const bool granularity_fits =
+        format.granularity == layer_granularity::tensor || format.granularity == layer_granularity::channel ||
+        format.granularity == layer_granularity::group || (floats && format.granularity == layer_granularity::tile);
     const bool scales = format.scale == layer_scale::float16 || format.scale == layer_scale::bfloat16 ||
                         format.scale == layer_scale::float32;
-    if (format.bits != 8 || !(integers || floats) || !slots || !scales || from.rows == 0 || from.cols == 0)
+    if (format.bits != 8 || !(integers || floats) || !granularity_fits || !scales || from.rows == 0 || from.cols == 0)
         return {status_code::unsupported,
                 "layer " + in_quotes(prefix) + ": naive-quantized cannot hold " + format_text(format) + " of " +
                     shape_text(from.rows, from.cols) +
                     "; it holds int8 and fp8 weights with a scale per tensor, row or group, and "
                     "fp8 in tiles"};
     std::vector<std::size_t> scale_shape;
-    if (format.slots == layer_slots::tensor) scale_shape = {1};
-    if (format.slots == layer_slots::channel) scale_shape = {from.rows, 1};
-    if (format.slots == layer_slots::group) scale_shape = {from.rows, ceil_div(from.cols, format.size)};
-    if (format.slots == layer_slots::tile)
+    if (format.granularity == layer_granularity::tensor) scale_shape = {1};
+    if (format.granularity == layer_granularity::channel) scale_shape = {from.rows, 1};
+    if (format.granularity == layer_granularity::group) scale_shape = {from.rows, ceil_div(from.cols, format.size)};
+    if (format.granularity == layer_granularity::tile)
         scale_shape = {ceil_div(from.rows, format.tile_rows), ceil_div(from.cols, format.size)};
     std::vector<std::byte> codes(from.codes, from.codes + from.rows * from.row_bytes);
     std::vector<std::byte> zeros;

@@ -19,13 +19,13 @@ namespace nibble::inline NIBBLE_ABI {
 template <any_scheme Scheme, std::size_t Elements> struct ggml_parts {
     using traits = detail::scheme_traits<Scheme>;
     static constexpr std::size_t elements = Elements;
-    static constexpr std::size_t run = detail::min_of(traits::run(Elements), Elements);
-    static constexpr std::size_t slots = Elements / run;
-    static_assert(sizeof(typename traits::code) == 1 && Elements % run == 0 && Elements % 8 == 0);
+    static constexpr std::size_t group_size = detail::min_of(traits::group_size(Elements), Elements);
+    static constexpr std::size_t groups = Elements / group_size;
+    static_assert(sizeof(typename traits::code) == 1 && Elements % group_size == 0 && Elements % 8 == 0);
 
     std::uint8_t codes[Elements] = {};
-    typename traits::scale_code scales[slots] = {};
-    typename traits::zero_code zeros[slots] = {};
+    typename traits::scale_code scales[groups] = {};
+    typename traits::zero_code zeros[groups] = {};
     typename traits::outer_code outer = {};
     typename traits::outer_zero_code outer_zero = {};
 };

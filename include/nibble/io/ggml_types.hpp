@@ -68,10 +68,10 @@ inline void store_parts(const ggml_parts<S, Elements>& p, std::size_t row, std::
     using traits = scheme_traits<S>;
     constexpr std::size_t bits = static_cast<std::size_t>(traits::element::bits);
     squeeze_codes<traits::element::bits>(p.codes, Elements, out.row_codes(row) + col * bits / 8);
-    const std::size_t slot = traits::granularity::index(row, col, out.cols());
-    for (std::size_t s = 0; s < p.slots; ++s) {
-        out.scales()[slot + s] = p.scales[s];
-        if constexpr (traits::has_zero) out.zeros()[slot + s] = p.zeros[s];
+    const std::size_t group = traits::granularity::index(row, col, out.cols());
+    for (std::size_t s = 0; s < p.groups; ++s) {
+        out.scales()[group + s] = p.scales[s];
+        if constexpr (traits::has_zero) out.zeros()[group + s] = p.zeros[s];
     }
     if constexpr (S::two_level) out.outer_scales()[traits::outer_granularity::index(row, col, out.cols())] = p.outer;
     if constexpr (S::has_two_level_minimum)
@@ -82,10 +82,10 @@ inline void load_parts(const quantized<S>& in, std::size_t row, std::size_t col,
     using traits = scheme_traits<S>;
     constexpr std::size_t bits = static_cast<std::size_t>(traits::element::bits);
     spread_codes<traits::element::bits>(in.row_codes(row) + col * bits / 8, Elements, p.codes);
-    const std::size_t slot = traits::granularity::index(row, col, in.cols());
-    for (std::size_t s = 0; s < p.slots; ++s) {
-        p.scales[s] = in.scales()[slot + s];
-        if constexpr (traits::has_zero) p.zeros[s] = in.zeros()[slot + s];
+    const std::size_t group = traits::granularity::index(row, col, in.cols());
+    for (std::size_t s = 0; s < p.groups; ++s) {
+        p.scales[s] = in.scales()[group + s];
+        if constexpr (traits::has_zero) p.zeros[s] = in.zeros()[group + s];
     }
     if constexpr (S::two_level) p.outer = in.outer_scales()[traits::outer_granularity::index(row, col, in.cols())];
     if constexpr (S::has_two_level_minimum)
@@ -105,20 +105,20 @@ template <element E> [[nodiscard]] NIBBLE_INLINE float plain_value(std::uint8_t 
 template <any_scheme S, std::size_t Elements>
 NIBBLE_INLINE void decode_parts(const ggml_parts<S, Elements>& p, float* to) noexcept {
     using traits = scheme_traits<S>;
-    constexpr std::size_t run = ggml_parts<S, Elements>::run;
+    constexpr std::size_t group_size = ggml_parts<S, Elements>::group_size;
     float plain[Elements]; // in a loop of its own, which is longer than that over a group
     for (std::size_t i = 0; i < Elements; ++i) plain[i] = plain_value<typename traits::element>(p.codes[i]);
-    for (std::size_t s = 0; s < p.slots; ++s) {
+    for (std::size_t s = 0; s < p.groups; ++s) {
         float scale = traits::scale_element::decode(p.scales[s]);
         float zero = 0.0f;
         if constexpr (S::two_level) scale = two_level_product<S>(scale, traits::outer_element::decode(p.outer), 0.0f);
         if constexpr (S::has_minimum) zero = traits::zero_element::decode(p.zeros[s]);
         if constexpr (S::has_two_level_minimum) zero = -(zero * traits::outer_zero_element::decode(p.outer_zero));
-        for (std::size_t i = 0; i < run; ++i) {
+        for (std::size_t i = 0; i < group_size; ++i) {
             if constexpr (S::has_minimum)
-                to[s * run + i] = fused_multiply_add(scale, plain[s * run + i], zero);
+                to[s * group_size + i] = fused_multiply_add(scale, plain[s * group_size + i], zero);
             else
-                to[s * run + i] = scale * plain[s * run + i];
+                to[s * group_size + i] = scale * plain[s * group_size + i];
         }
     }
 }

@@ -79,6 +79,17 @@ private:
         return !has_signs_;
     }
 
+    // What read_hadamard reads, key by key: each returns what it refuses.
+    static constexpr const char* prefix = "prism.hadamard.";
+    [[nodiscard]] static status refuse(status_code code, const char* key, std::string_view why) {
+        return {code, "gguf: metadata " + detail::in_quotes(std::string(prefix) + key) + ": " + std::string(why)};
+    }
+    [[nodiscard]] static status check_transform(const gguf_file& file);
+    [[nodiscard]] status read_block_size(const gguf_file& file);
+    [[nodiscard]] status read_names(const gguf_file& file);
+    [[nodiscard]] status read_signs(const gguf_file& file);
+    [[nodiscard]] status check_tensors(const gguf_file& file) const;
+
     std::size_t block_ = 0;
     bool has_signs_ = false;
     bool heads_grouped_ = false;
@@ -88,94 +99,115 @@ private:
     std::vector<bool> negative_; // the signs of one width after those of another
 };
 
-// The rotation that a file's metadata say; block_size() 0 if they say none. `out` stays as it was unless the result is
-// ok: unsupported for another version, transform, axis or kind of signs than are known here, malformed for keys that
-// are missing, of another type, or do not fit together.
-[[nodiscard]] inline status read_hadamard(const gguf_file& file, gguf_hadamard& out) {
-    gguf_hadamard read;
-    const std::string prefix = "prism.hadamard.";
-    const auto refuse = [&](status_code code, const char* key, std::string_view why) {
-        return status(code, "gguf: metadata " + detail::in_quotes(prefix + key) + ": " + std::string(why));
-    };
-    if (file.metadata_value(prefix + "version") == nullptr) {
-        for (const gguf_value& value : file.metadata())
-            if (value.key.starts_with(prefix)) return refuse(status_code::malformed, "version", "is missing");
-        out = std::move(read);
-        return {};
-    }
-    if (file.metadata_integer(prefix + "version") != 1)
+// The version, and the one transform, along the one axis, that it knows.
+inline status gguf_hadamard::check_transform(const gguf_file& file) {
+    if (file.metadata_integer(std::string(prefix) + "version") != 1)
         return refuse(status_code::unsupported, "version", "only version 1 is read");
     const struct {
         const char* key;
         std::string_view value;
     } fixed[] = {{"transform", "normalized-sylvester-walsh-hadamard"}, {"axis", "input-last-dimension"}};
     for (const auto& must : fixed) {
-        const std::optional<std::string_view> text = file.metadata_text(prefix + must.key);
+        const std::optional<std::string_view> text = file.metadata_text(std::string(prefix) + must.key);
         if (!text.has_value()) return refuse(status_code::malformed, must.key, "must be a text");
         if (*text != must.value)
             return refuse(status_code::unsupported, must.key,
                           detail::in_quotes(*text) + ": only " + std::string(must.value) + " is read");
     }
-    const std::int64_t block = file.metadata_integer(prefix + "block_size").value_or(0);
+    return {};
+}
+inline status gguf_hadamard::read_block_size(const gguf_file& file) {
+    const std::int64_t block = file.metadata_integer(std::string(prefix) + "block_size").value_or(0);
     if (block < 1 || !std::has_single_bit(static_cast<std::uint64_t>(block)) || block > (std::int64_t{1} << 30))
         return refuse(status_code::malformed, "block_size", "must be a power of two");
-    read.block_ = static_cast<std::size_t>(block);
-    const gguf_value* grouped = file.metadata_value(prefix + "gdn_v_grouped");
-    if (grouped != nullptr && grouped->type != gguf_type::boolean)
+    block_ = static_cast<std::size_t>(block);
+    return {};
+}
+// The names of the rotated tensors, and whether ssm_out.weight's heads are grouped.
+inline status gguf_hadamard::read_names(const gguf_file& file) {
+    const std::string grouped = std::string(prefix) + "gdn_v_grouped";
+    const std::string inverse = std::string(prefix) + "inverse_weight_names";
+    const gguf_value* value = file.metadata_value(grouped);
+    if (value != nullptr && value->type != gguf_type::boolean)
         return refuse(status_code::malformed, "gdn_v_grouped", "must be a boolean");
-    read.heads_grouped_ = file.metadata_flag(prefix + "gdn_v_grouped").value_or(false);
-    read.weights_ = file.metadata_strings(prefix + "weight_names");
-    if (!read.weights_.has_value() || read.weights_->empty())
+    heads_grouped_ = file.metadata_flag(grouped).value_or(false);
+    weights_ = file.metadata_strings(std::string(prefix) + "weight_names");
+    if (!weights_.has_value() || weights_->empty())
         return refuse(status_code::malformed, "weight_names", "must be an array of names");
-    read.inverse_ = file.metadata_strings(prefix + "inverse_weight_names");
-    if (!read.inverse_.has_value() && file.metadata_value(prefix + "inverse_weight_names") != nullptr)
+    inverse_ = file.metadata_strings(inverse);
+    if (!inverse_.has_value() && file.metadata_value(inverse) != nullptr)
         return refuse(status_code::malformed, "inverse_weight_names", "must be an array of names");
-
-    const std::optional<std::string_view> signs = file.metadata_text(prefix + "sign_mode");
-    if (signs != "identity" && signs != "explicit")
-        return refuse(signs.has_value() ? status_code::unsupported : status_code::malformed, "sign_mode",
+    return {};
+}
+inline status gguf_hadamard::read_signs(const gguf_file& file) {
+    const std::optional<std::string_view> mode = file.metadata_text(std::string(prefix) + "sign_mode");
+    if (mode != "identity" && mode != "explicit")
+        return refuse(mode.has_value() ? status_code::unsupported : status_code::malformed, "sign_mode",
                       "only identity and explicit are read");
-    read.has_signs_ = signs == "explicit";
-    if (read.has_signs_) {
-        const std::optional<std::vector<double>> widths = file.metadata_numbers(prefix + "sign_widths");
-        const std::optional<std::vector<double>> values = file.metadata_numbers(prefix + "sign_values");
-        if (!widths.has_value() || widths->empty())
-            return refuse(status_code::malformed, "sign_widths", "must be an array of numbers");
-        if (!values.has_value()) return refuse(status_code::malformed, "sign_values", "must be an array of numbers");
-        std::size_t total = 0;
-        for (const double width : *widths) {
-            const std::size_t left = values->size() - total;
-            // Compared as doubles first: only what is within the values is a size.
-            if (!(width >= 1.0 && width <= static_cast<double>(left)) ||
-                width != static_cast<double>(static_cast<std::size_t>(width)) ||
-                static_cast<std::size_t>(width) % read.block_ != 0)
-                return refuse(status_code::malformed, "sign_widths",
-                              "must be multiples of block_size whose sum is the number of sign_values");
-            read.widths_.push_back(static_cast<std::size_t>(width));
-            total += read.widths_.back();
-        }
-        if (total != values->size())
+    has_signs_ = mode == "explicit";
+    if (!has_signs_) return {};
+    const std::optional<std::vector<double>> widths = file.metadata_numbers(std::string(prefix) + "sign_widths");
+    const std::optional<std::vector<double>> values = file.metadata_numbers(std::string(prefix) + "sign_values");
+    if (!widths.has_value() || widths->empty())
+        return refuse(status_code::malformed, "sign_widths", "must be an array of numbers");
+    if (!values.has_value()) return refuse(status_code::malformed, "sign_values", "must be an array of numbers");
+    std::size_t total = 0;
+    for (const double width : *widths) {
+        const std::size_t left = values->size() - total;
+        // Compared as doubles first: only what is within the values is a size.
+        if (!(width >= 1.0 && width <= static_cast<double>(left)) ||
+            width != static_cast<double>(static_cast<std::size_t>(width)) ||
+            static_cast<std::size_t>(width) % block_ != 0)
             return refuse(status_code::malformed, "sign_widths",
                           "must be multiples of block_size whose sum is the number of sign_values");
-        for (const double value : *values) {
-            if (value != 1.0 && value != -1.0) return refuse(status_code::malformed, "sign_values", "must be 1 or -1");
-            read.negative_.push_back(value < 0.0);
-        }
+        widths_.push_back(static_cast<std::size_t>(width));
+        total += widths_.back();
     }
-    for (const auto* names : {&read.weights_, &read.inverse_}) {
+    if (total != values->size())
+        return refuse(status_code::malformed, "sign_widths",
+                      "must be multiples of block_size whose sum is the number of sign_values");
+    for (const double value : *values) {
+        if (value != 1.0 && value != -1.0) return refuse(status_code::malformed, "sign_values", "must be 1 or -1");
+        negative_.push_back(value < 0.0);
+    }
+    return {};
+}
+// Every tensor that is named is there, and has rows that can be rotated.
+inline status gguf_hadamard::check_tensors(const gguf_file& file) const {
+    for (const auto* names : {&weights_, &inverse_}) {
         if (!names->has_value()) continue;
         for (const std::string_view name : **names) {
             const tensor_info* tensor = file.find(name);
-            if (tensor == nullptr || !read.rotates(tensor->cols()))
-                return refuse(status_code::malformed, names == &read.weights_ ? "weight_names" : "inverse_weight_names",
+            if (tensor == nullptr || !rotates(tensor->cols()))
+                return refuse(status_code::malformed, names == &weights_ ? "weight_names" : "inverse_weight_names",
                               detail::in_quotes(name) + (tensor == nullptr
                                                              ? ": there is no such tensor"
                                                              : ": there are no signs or blocks for its " +
                                                                    std::to_string(tensor->cols()) + " columns"));
         }
     }
-    out = std::move(read);
     return {};
+}
+
+// The rotation that a file's metadata say; block_size() 0 if they say none. `out` stays as it was unless the result is
+// ok: unsupported for another version, transform, axis or kind of signs than are known here, malformed for keys that
+// are missing, of another type, or do not fit together.
+[[nodiscard]] inline status read_hadamard(const gguf_file& file, gguf_hadamard& out) {
+    gguf_hadamard read;
+    if (file.metadata_value(std::string(gguf_hadamard::prefix) + "version") == nullptr) {
+        for (const gguf_value& value : file.metadata())
+            if (value.key.starts_with(gguf_hadamard::prefix))
+                return gguf_hadamard::refuse(status_code::malformed, "version", "is missing");
+        out = std::move(read);
+        return {};
+    }
+    status s = gguf_hadamard::check_transform(file);
+    if (s.ok()) s = read.read_block_size(file);
+    if (s.ok()) s = read.read_names(file);
+    if (s.ok()) s = read.read_signs(file);
+    if (s.ok()) s = read.check_tensors(file);
+    if (s.ok()) out = std::move(read);
+    return s;
 }
 
 } // namespace nibble::inline NIBBLE_ABI

@@ -69,7 +69,7 @@ namespace detail {
 
 // Groups of `group` columns, or the whole row if there is one group.
 inline void set_groups(layer_format& format, std::size_t group, std::size_t groups) noexcept {
-    format.slots = groups == 1 ? layer_slots::channel : layer_slots::group;
+    format.granularity = groups == 1 ? layer_granularity::channel : layer_granularity::group;
     format.size = groups == 1 ? 0 : group;
 }
 
@@ -219,10 +219,11 @@ private:
     const bool integers = (format.code == layer_code::unsigned_integer && format.zero) ||
                           (format.code == layer_code::signed_integer && !format.zero);
     const bool widths = format.bits >= 2 && format.bits <= 8;
-    const bool slots = format.slots == layer_slots::channel || format.slots == layer_slots::group;
+    const bool granularity_fits =
+        format.granularity == layer_granularity::channel || format.granularity == layer_granularity::group;
     const bool scales = format.scale == layer_scale::float16 || format.scale == layer_scale::bfloat16 ||
                         format.scale == layer_scale::float32;
-    if (!integers || !widths || !slots || !scales)
+    if (!integers || !widths || !granularity_fits || !scales)
         return {status_code::unsupported,
                 what + " cannot hold " + format_text(format) +
                     "; it holds integers of 2 to 8 bits in groups or rows, with fp16, bf16 or fp32 scales"};
@@ -251,6 +252,40 @@ private:
     return codes;
 }
 
+// Codes fill whole words of 32 bits along inputs, and zero points along outputs; planes whole runs of 32 codes.
+[[nodiscard]] inline status check_whole_words(const layer_source& from, std::size_t bits, bool planar, bool has_qzeros,
+                                              const std::string& what) {
+    const std::size_t codes = planar ? 32 : 1;
+    if (from.cols * bits % 32 != 0 || from.cols % codes != 0 ||
+        (has_qzeros && (from.rows * bits % 32 != 0 || from.rows % codes != 0)))
+        return {status_code::unsupported, what + " packs whole words of 32 bits along inputs and outputs, which " +
+                                              shape_text(from.rows, from.cols) + " codes of " + std::to_string(bits) +
+                                              " bits do not fill"};
+    return {};
+}
+
+// qzeros: the zero points less `minus`, those of 2^(b - 1) if there are none, a row of words for each group.
+[[nodiscard]] inline std::vector<std::byte> gptq_zero_points(const layer_format& format, const layer_source& from,
+                                                             std::size_t groups, unsigned minus, bool planar) {
+    std::vector<std::byte> plain(groups * from.rows);
+    if (format.zero)
+        transpose<1>(from.zeros, from.rows, groups, groups, plain.data(), from.rows);
+    else
+        for (std::byte& zero : plain) zero = static_cast<std::byte>(1u << (format.bits - 1));
+    const std::size_t stream = from.rows * static_cast<std::size_t>(format.bits) / 8;
+    std::vector<std::byte> qzeros(groups * stream);
+    with_bits(format.bits, [&]<int Bits>() {
+        constexpr unsigned mask = (1u << Bits) - 1u;
+        for (std::byte& zero : plain) zero = static_cast<std::byte>((static_cast<unsigned>(zero) - minus) & mask);
+        for (std::size_t g = 0; g < groups; ++g) {
+            std::uint8_t* to = as_codes(qzeros.data()) + g * stream;
+            squeeze_codes<Bits>(as_codes(plain.data()) + g * from.rows, from.rows, to);
+            if (planar) planes_from_stream<Bits>(to, from.rows / 32, to);
+        }
+    });
+    return qzeros;
+}
+
 [[nodiscard]] inline status write_gptq(const layer_format& format, const layer_source& from,
                                        std::span<const std::uint32_t> columns, std::string_view prefix,
                                        const gptq_options& options, safetensors_writer& out) {
@@ -261,43 +296,24 @@ private:
     const bool planar = bits == 5 || bits == 6 || bits == 7 ||
                         (bits == 3 && options.checkpoint_format == gptq_checkpoint_format::gptq_p);
     const bool has_qzeros = format.zero || options.write_qzeros;
-    const std::size_t whole = planar ? 32 : 1; // codes; and words, below
-    if (from.cols * bits % 32 != 0 || from.cols % whole != 0 ||
-        (has_qzeros && (from.rows * bits % 32 != 0 || from.rows % whole != 0)))
-        return {status_code::unsupported, what + " packs whole words of 32 bits along inputs and outputs, which " +
-                                              shape_text(from.rows, from.cols) + " codes of " + std::to_string(bits) +
-                                              " bits do not fill"};
-    const std::size_t group = format.slots == layer_slots::channel ? from.cols : format.size;
+    s = check_whole_words(from, bits, planar, has_qzeros, what);
+    if (!s.ok()) return s;
+    const std::size_t group = format.granularity == layer_granularity::channel ? from.cols : format.size;
     const std::size_t groups = ceil_div(from.cols, group);
     const unsigned minus = options.checkpoint_format == gptq_checkpoint_format::gptq && !planar ? 1 : 0;
-    if (minus != 0 && format.zero)
-        for (std::size_t i = 0; i < from.scale_count; ++i)
-            if (from.zeros[i] == std::byte{0})
-                return {status_code::unsupported,
-                        what + " cannot store the zero point 0 of output " + std::to_string(i / groups) + ", group " +
-                            std::to_string(i % groups) + ": readers of this format disagree about it; write gptq_v2"};
+    for (std::size_t i = 0; minus != 0 && format.zero && i < from.scale_count; ++i)
+        if (from.zeros[i] == std::byte{0})
+            return {status_code::unsupported, what + " cannot store the zero point 0 of output " +
+                                                  std::to_string(i / groups) + ", group " + std::to_string(i % groups) +
+                                                  ": readers of this format disagree about it; write gptq_v2"};
 
     const std::size_t words = from.row_bytes / 4;
     std::vector<std::byte> codes = codes_in_input_order(from, format.bits, columns);
     if (!format.zero) flip_signs(format.bits, codes.data(), from.rows, from.cols, from.row_bytes);
-    std::vector<std::byte> plain(has_qzeros ? groups * from.rows : 0);
-    const std::size_t stream = from.rows * bits / 8;
-    std::vector<std::byte> qzeros(has_qzeros ? groups * stream : 0);
-    if (format.zero)
-        transpose<1>(from.zeros, from.rows, groups, groups, plain.data(), from.rows);
-    else
-        for (std::byte& zero : plain) zero = static_cast<std::byte>(1u << (bits - 1));
-    with_bits(format.bits, [&]<int Bits>() {
-        if (planar)
+    if (planar)
+        with_bits(format.bits, [&]<int Bits>() {
             planes_from_stream<Bits>(as_codes(codes.data()), from.rows * (from.cols / 32), as_codes(codes.data()));
-        constexpr unsigned mask = (1u << Bits) - 1u;
-        for (std::byte& zero : plain) zero = static_cast<std::byte>((static_cast<unsigned>(zero) - minus) & mask);
-        for (std::size_t g = 0; g < groups && has_qzeros; ++g) {
-            std::uint8_t* to = as_codes(qzeros.data()) + g * stream;
-            squeeze_codes<Bits>(as_codes(plain.data()) + g * from.rows, from.rows, to);
-            if (planar) planes_from_stream<Bits>(to, from.rows / 32, to);
-        }
-    });
+        });
     std::vector<std::byte> qweight(words * from.rows * 4);
     transpose<4>(codes.data(), from.rows, words, from.row_bytes, qweight.data(), from.rows * 4);
     std::vector<std::byte> scales(groups * from.rows * from.scale_bytes);
@@ -306,11 +322,12 @@ private:
 
     const std::string name(prefix);
     const std::size_t weight_shape[] = {words, from.rows};
-    const std::size_t zero_shape[] = {groups, stream / 4};
+    const std::size_t zero_shape[] = {groups, from.rows * bits / 32};
     const std::size_t scale_shape[] = {groups, from.rows};
     const std::size_t index_shape[] = {from.cols};
     s = out.add(name + ".qweight", "I32", weight_shape, std::move(qweight));
-    if (s.ok() && has_qzeros) s = out.add(name + ".qzeros", "I32", zero_shape, std::move(qzeros));
+    if (s.ok() && has_qzeros)
+        s = out.add(name + ".qzeros", "I32", zero_shape, gptq_zero_points(format, from, groups, minus, planar));
     if (s.ok()) s = out.add(name + ".scales", type_of_scale(format.scale), scale_shape, std::move(scales));
     if (s.ok()) s = out.add(name + ".g_idx", "I32", index_shape, group_index(from.cols, group, columns));
     return s;

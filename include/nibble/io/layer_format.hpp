@@ -55,7 +55,7 @@ static_assert(std::endian::native == std::endian::little,
               "layers of checkpoints are read on little-endian machines only");
 
 enum class layer_code { other, unsigned_integer, signed_integer, e2m1, e4m3, e5m2, nf4, fp4 };
-enum class layer_slots { other, channel, group, tensor, tile, span };
+enum class layer_granularity { other, channel, group, tensor, tile, span };
 enum class layer_scale {
     other,
     float16,
@@ -72,12 +72,12 @@ enum class layer_scale {
 struct layer_format {
     layer_code code = layer_code::other;
     int bits = 0;
-    layer_slots slots = layer_slots::other;
+    layer_granularity granularity = layer_granularity::other;
     std::size_t size = 0;      // of a group or span; columns of a tile
     std::size_t tile_rows = 0; // rows of a tile
     layer_scale scale = layer_scale::other;
-    bool zero = false;                        // an integer zero point per slot
-    layer_scale minimum = layer_scale::other; // the type of a float per slot that is added; other: there is none
+    bool zero = false;                        // an integer zero point per scale group
+    layer_scale minimum = layer_scale::other; // the type of a float per scale group that is added; other: there is none
     std::size_t outer = 0;                    // span of the outer scales, 0: one for the tensor
 };
 
@@ -91,22 +91,23 @@ template <> inline constexpr layer_code code_of_element<e5m2> = layer_code::e5m2
 template <> inline constexpr layer_code code_of_element<nf4> = layer_code::nf4;
 template <> inline constexpr layer_code code_of_element<bnb_fp4> = layer_code::fp4;
 
-struct slots_and_size {
-    layer_slots slots = layer_slots::other;
+struct granularity_numbers {
+    layer_granularity granularity = layer_granularity::other;
     std::size_t size = 0;
     std::size_t tile_rows = 0;
 };
-template <class G> inline constexpr slots_and_size slots_of_granularity = {};
-template <> inline constexpr slots_and_size slots_of_granularity<per_channel> = {layer_slots::channel, 0};
-template <> inline constexpr slots_and_size slots_of_granularity<per_tensor> = {layer_slots::tensor, 0};
+template <class G> inline constexpr granularity_numbers numbers_of_granularity = {};
+template <> inline constexpr granularity_numbers numbers_of_granularity<per_channel> = {layer_granularity::channel, 0};
+template <> inline constexpr granularity_numbers numbers_of_granularity<per_tensor> = {layer_granularity::tensor, 0};
 template <std::size_t Size>
-inline constexpr slots_and_size slots_of_granularity<per_group<Size>> = {layer_slots::group, Size};
+inline constexpr granularity_numbers numbers_of_granularity<per_group<Size>> = {layer_granularity::group, Size};
 template <std::size_t Size>
-inline constexpr slots_and_size slots_of_granularity<per_flat_block<Size>> = {layer_slots::span, Size};
+inline constexpr granularity_numbers numbers_of_granularity<per_flat_block<Size>> = {layer_granularity::span, Size};
 template <std::size_t Rows, std::size_t Cols>
-inline constexpr slots_and_size slots_of_granularity<per_tile<Rows, Cols>> = {layer_slots::tile, Cols, Rows};
+inline constexpr granularity_numbers numbers_of_granularity<per_tile<Rows, Cols>> = {layer_granularity::tile, Cols,
+                                                                                     Rows};
 template <class Inner, class Outer>
-inline constexpr slots_and_size slots_of_granularity<two_level<Inner, Outer>> = slots_of_granularity<Inner>;
+inline constexpr granularity_numbers numbers_of_granularity<two_level<Inner, Outer>> = numbers_of_granularity<Inner>;
 
 template <class G> inline constexpr std::size_t outer_span = 0;
 template <class Inner, std::size_t Size>
@@ -134,9 +135,9 @@ inline constexpr layer_format format_of = [] {
     layer_format f{};
     f.code = code_of_element<typename S::element_type>;
     f.bits = S::element_type::bits;
-    f.slots = slots_of_granularity<typename S::granularity_type>.slots;
-    f.size = slots_of_granularity<typename S::granularity_type>.size;
-    f.tile_rows = slots_of_granularity<typename S::granularity_type>.tile_rows;
+    f.granularity = numbers_of_granularity<typename S::granularity_type>.granularity;
+    f.size = numbers_of_granularity<typename S::granularity_type>.size;
+    f.tile_rows = numbers_of_granularity<typename S::granularity_type>.tile_rows;
     f.scale = scale_of<typename S::scale_type>;
     if constexpr (S::has_minimum) {
         f.minimum = minimum_of<typename S::zero_type>;
@@ -151,24 +152,25 @@ inline constexpr layer_format format_of = [] {
     return f;
 }();
 
-// Do these slots of a rows x cols matrix hold the same weights, in the same order?
-[[nodiscard]] constexpr bool same_slots(const layer_format& a, const layer_format& b, std::size_t cols) noexcept {
-    const auto columns = [&](const layer_format& f) { // per slot, if slots are parts of one row; else 0
-        switch (f.slots) {
-        case layer_slots::channel:
+// Do these scale groups of a rows x cols matrix hold the same weights, in the same order?
+[[nodiscard]] constexpr bool same_groups(const layer_format& a, const layer_format& b, std::size_t cols) noexcept {
+    const auto columns = [&](const layer_format& f) { // per group, if groups are parts of one row; else 0
+        switch (f.granularity) {
+        case layer_granularity::channel:
             return cols;
-        case layer_slots::group:
+        case layer_granularity::group:
             return min_of(f.size, cols);
-        case layer_slots::tile:
+        case layer_granularity::tile:
             return f.tile_rows == 1 ? min_of(f.size, cols) : std::size_t{0};
-        case layer_slots::span:
+        case layer_granularity::span:
             return f.size != 0 && cols % f.size == 0 ? f.size : std::size_t{0};
         default:
             return std::size_t{0};
         }
     };
     if (columns(a) != 0 && columns(b) != 0) return columns(a) == columns(b);
-    return a.slots == b.slots && a.size == b.size && a.tile_rows == b.tile_rows && a.slots != layer_slots::other;
+    return a.granularity == b.granularity && a.size == b.size && a.tile_rows == b.tile_rows &&
+           a.granularity != layer_granularity::other;
 }
 
 // Can S hold a layer of format `want`, bit for bit? A global scale that divides is also held, as its reciprocal, by a
@@ -177,7 +179,7 @@ template <any_scheme S> [[nodiscard]] constexpr bool holds(const layer_format& w
     constexpr layer_format have = format_of<S>;
     return have.code != layer_code::other && have.scale != layer_scale::other && have.code == want.code &&
            have.bits == want.bits && have.zero == want.zero && have.outer == want.outer && have.scale == want.scale &&
-           have.minimum == want.minimum && same_slots(have, want, cols);
+           have.minimum == want.minimum && same_groups(have, want, cols);
 }
 
 [[nodiscard]] inline std::string format_text(const layer_format& f) {
@@ -193,23 +195,23 @@ template <any_scheme S> [[nodiscard]] constexpr bool holds(const layer_format& w
                                            "fp32 magnitudes of the code 127"};
     std::string text(codes[static_cast<std::size_t>(f.code)]);
     if (f.code == layer_code::unsigned_integer || f.code == layer_code::signed_integer) text += std::to_string(f.bits);
-    switch (f.slots) {
-    case layer_slots::channel:
+    switch (f.granularity) {
+    case layer_granularity::channel:
         text += " per channel";
         break;
-    case layer_slots::group:
+    case layer_granularity::group:
         text += " in groups of " + std::to_string(f.size);
         break;
-    case layer_slots::tensor:
+    case layer_granularity::tensor:
         text += " per tensor";
         break;
-    case layer_slots::tile:
+    case layer_granularity::tile:
         text += " in tiles of " + std::to_string(f.tile_rows) + " x " + std::to_string(f.size);
         break;
-    case layer_slots::span:
+    case layer_granularity::span:
         text += " in blocks of " + std::to_string(f.size) + " weights of the flattened matrix";
         break;
-    case layer_slots::other:
+    case layer_granularity::other:
         break;
     }
     text.append(", ").append(scales[static_cast<std::size_t>(f.scale)]);
@@ -283,24 +285,25 @@ template <class List, class Fill>
     if (want.scale == layer_scale::e4m3_times || want.scale == layer_scale::e4m3_divided)
         return text + "; nvfp4_formats has it";
     if (want.scale == layer_scale::absmax_of_127) return text + "; llm_int8_formats has it";
-    switch (want.slots) {
-    case layer_slots::channel:
-    case layer_slots::group:
+    switch (want.granularity) {
+    case layer_granularity::channel:
+    case layer_granularity::group:
         if (want.size % 4 != 0) return text + "; groups of a scheme are multiples of 4 columns";
-        if (want.slots == layer_slots::group && (want.code == layer_code::e4m3 || want.code == layer_code::e5m2))
+        if (want.granularity == layer_granularity::group &&
+            (want.code == layer_code::e4m3 || want.code == layer_code::e5m2))
             return text + "; fp8 in groups needs a scheme of yours with per_group<" + size + "> in the list";
         return text +
                "; nibble's own lists have groups of 32, 64 and 128 columns and whole rows, other groups need a "
                "scheme of yours" +
-               (want.slots == layer_slots::group ? " with per_group<" + size + ">" : "") + " in the list";
-    case layer_slots::tile:
+               (want.granularity == layer_granularity::group ? " with per_group<" + size + ">" : "") + " in the list";
+    case layer_granularity::tile:
         return text + "; nibble's own lists have tiles of 128 x 128, others need a scheme of yours with per_tile<" +
                std::to_string(want.tile_rows) + ", " + size + "> in the list";
-    case layer_slots::span:
+    case layer_granularity::span:
         if (want.size % 4 != 0) return text + "; blocks of a scheme are multiples of 4 weights";
         return text + "; bitsandbytes_block_formats<" + size + "> has it";
-    case layer_slots::tensor:
-    case layer_slots::other:
+    case layer_granularity::tensor:
+    case layer_granularity::other:
         break;
     }
     return text;

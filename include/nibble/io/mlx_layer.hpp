@@ -141,7 +141,7 @@ private:
                                   (bits != 0 ? std::to_string(bits) : std::string("2 to 8")) + " bits in groups of " +
                                   (group_size != 0 ? std::to_string(group_size) : std::string("32, 64 or 128")));
         format.code = layer_code::unsigned_integer;
-        format.slots = layer_slots::group;
+        format.granularity = layer_granularity::group;
         format.scale = scales_->type == tensor_type::float32   ? layer_scale::float32
                        : scales_->type == tensor_type::float16 ? layer_scale::float16
                                                                : layer_scale::bfloat16;
@@ -157,7 +157,7 @@ private:
                                   "(mxfp8) or 2 (nvfp4), for there are no biases");
         format.code = each == 8 ? layer_code::e4m3 : layer_code::e2m1;
         format.bits = each == 8 ? 8 : 4;
-        format.slots = layer_slots::group;
+        format.granularity = layer_granularity::group;
         format.size = each == 2 ? 16 : 32;
         format.scale = each == 2 ? layer_scale::e4m3_times : layer_scale::power_of_two;
         if ((bits != 0 && bits != format.bits) ||
@@ -184,7 +184,7 @@ private:
                     format.scale == layer_scale::power_of_two;
     const bool nv = format.code == layer_code::e2m1 && format.size == 16 && format.scale == layer_scale::e4m3_times &&
                     format.outer == 0 && from.outer_count == 1;
-    if (!(affine || mx || nv) || format.zero || format.slots != layer_slots::group || from.rows == 0 ||
+    if (!(affine || mx || nv) || format.zero || format.granularity != layer_granularity::group || from.rows == 0 ||
         from.cols == 0 || from.cols % (format.size < 32 ? 32 : format.size) != 0)
         return {status_code::unsupported,
                 "layer " + in_quotes(prefix) + ": MLX cannot hold " + format_text(format) + " of " +

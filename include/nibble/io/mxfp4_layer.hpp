@@ -34,7 +34,7 @@ namespace detail {
     layer_format format;
     format.code = layer_code::e2m1;
     format.bits = 4;
-    format.slots = layer_slots::group;
+    format.granularity = layer_granularity::group;
     format.size = 32;
     format.scale = layer_scale::power_of_two;
     return format;
@@ -78,7 +78,7 @@ private:
 // Is it MXFP4, of whole blocks?
 [[nodiscard]] inline status check_mxfp4(const layer_format& format, const layer_source& from, std::string_view layout,
                                         std::string_view prefix) {
-    if (format.code == layer_code::e2m1 && format.slots == layer_slots::group && format.size == 32 &&
+    if (format.code == layer_code::e2m1 && format.granularity == layer_granularity::group && format.size == 32 &&
         format.outer == 0 && !format.zero && format.scale == layer_scale::power_of_two && from.rows != 0 &&
         from.cols != 0 && from.cols % 32 == 0)
         return {};

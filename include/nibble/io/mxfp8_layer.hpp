@@ -53,7 +53,7 @@ public:
             return false;
         format.code = weight_->type_name == "F8_E4M3" ? layer_code::e4m3 : layer_code::e5m2;
         format.bits = 8;
-        format.slots = layer_slots::group;
+        format.granularity = layer_granularity::group;
         format.size = 32;
         format.scale = layer_scale::power_of_two;
         return true;
@@ -72,9 +72,9 @@ private:
 [[nodiscard]] inline status write_mxfp8(const layer_format& format, const layer_source& from, std::string_view prefix,
                                         safetensors_writer& out) {
     const bool e4m3_codes = format.code == layer_code::e4m3;
-    if (!(e4m3_codes || format.code == layer_code::e5m2) || format.slots != layer_slots::group || format.size != 32 ||
-        format.outer != 0 || format.zero || format.scale != layer_scale::power_of_two || from.rows == 0 ||
-        from.cols == 0)
+    if (!(e4m3_codes || format.code == layer_code::e5m2) || format.granularity != layer_granularity::group ||
+        format.size != 32 || format.outer != 0 || format.zero || format.scale != layer_scale::power_of_two ||
+        from.rows == 0 || from.cols == 0)
         return {status_code::unsupported, "layer " + in_quotes(prefix) + ": mxfp8-quantized cannot hold " +
                                               format_text(format) + " of " + shape_text(from.rows, from.cols) +
                                               "; it holds the schemes mxfp8_e4m3 and mxfp8_e5m2"};

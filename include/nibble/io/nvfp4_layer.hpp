@@ -66,7 +66,7 @@ public:
             return false;
         format.code = layer_code::e2m1;
         format.bits = 4;
-        format.slots = layer_slots::group;
+        format.granularity = layer_granularity::group;
         format.size = 16;
         format.scale = divided ? layer_scale::e4m3_divided : layer_scale::e4m3_times;
         return true;
@@ -116,7 +116,7 @@ template <class List>
 [[nodiscard]] inline status write_nvfp4(const layer_format& format, const layer_source& from, std::string_view prefix,
                                         bool divided, safetensors_writer& out) {
     const bool times = format.scale == layer_scale::e4m3_times;
-    if (format.code != layer_code::e2m1 || format.slots != layer_slots::group || format.size != 16 ||
+    if (format.code != layer_code::e2m1 || format.granularity != layer_granularity::group || format.size != 16 ||
         format.outer != 0 || !(times || format.scale == layer_scale::e4m3_divided) || from.rows == 0 ||
         from.cols == 0 || from.cols % 16 != 0)
         return {status_code::unsupported, "layer " + in_quotes(prefix) + ": nvfp4 cannot hold " + format_text(format) +

@@ -80,21 +80,23 @@ struct stored_scheme {
     std::uint8_t outer_zero_bits = 0;
     std::uint8_t zero_kind = 0;
     std::uint64_t run = 0;
-    std::uint64_t outer_run = 0;
+    std::uint64_t outer_size = 0;
 
     template <any_scheme S> [[nodiscard]] static constexpr stored_scheme of() noexcept {
         using traits = scheme_traits<S>;
         constexpr std::size_t long_row = std::size_t{1} << 30;
-        const auto columns = [](std::size_t of_a_slot) { return of_a_slot < long_row ? std::uint64_t{of_a_slot} : 0; };
+        const auto columns = [](std::size_t of_a_group) {
+            return of_a_group < long_row ? std::uint64_t{of_a_group} : 0;
+        };
         stored_scheme s{};
         s.code_bits = static_cast<std::uint8_t>(traits::element::bits);
         if constexpr (S::scaled) {
             s.scale_bits = static_cast<std::uint8_t>(traits::scale_element::bits);
-            s.run = columns(traits::granularity::run(long_row));
+            s.run = columns(traits::granularity::group_size(long_row));
         }
         if constexpr (S::two_level) {
             s.outer_bits = static_cast<std::uint8_t>(traits::outer_element::bits);
-            s.outer_run = columns(traits::outer_granularity::run(long_row));
+            s.outer_size = columns(traits::outer_granularity::group_size(long_row));
         }
         if constexpr (S::has_integer_zero) s.zero_bits = 8;
         if constexpr (S::has_minimum) s.zero_bits = static_cast<std::uint8_t>(traits::zero_element::bits);
@@ -118,7 +120,7 @@ struct stored_scheme {
         const std::uint8_t bytes[] = {code_bits, scale_bits, outer_bits, zero_bits, outer_zero_bits, zero_kind};
         for (std::size_t i = 0; i < sizeof bytes; ++i) to[i] = std::byte{bytes[i]};
         store_little(to + 8, run);
-        store_little(to + 16, outer_run);
+        store_little(to + 16, outer_size);
     }
     // "4-bit codes, 16-bit scales per 128 columns, 8-bit zero points"
     [[nodiscard]] std::string text() const {
@@ -127,7 +129,7 @@ struct stored_scheme {
         };
         std::string s = std::to_string(code_bits) + "-bit codes";
         if (scale_bits != 0) s += ", " + std::to_string(scale_bits) + "-bit scales" + per(run);
-        if (outer_bits != 0) s += " under " + std::to_string(outer_bits) + "-bit ones" + per(outer_run);
+        if (outer_bits != 0) s += " under " + std::to_string(outer_bits) + "-bit ones" + per(outer_size);
         if (zero_bits != 0)
             s += ", " + std::to_string(zero_bits) + (zero_kind == 1 ? "-bit zero points" : "-bit minimums");
         if (outer_zero_bits != 0) s += " under " + std::to_string(outer_zero_bits) + "-bit ones";

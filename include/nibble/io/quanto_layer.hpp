@@ -104,10 +104,10 @@ private:
                                                       : layer_code::e5m2;
         std::size_t count = 0;
         if (count_elements(scale_->shape, count) && count == 1 && rows != 1) {
-            format.slots = layer_slots::tensor;
+            format.granularity = layer_granularity::tensor;
             return true;
         }
-        format.slots = layer_slots::channel;
+        format.granularity = layer_granularity::channel;
         return layer.expect_shape(*scale_, {rows, 1}, "one per output");
     }
 
@@ -144,7 +144,7 @@ private:
             if (static_cast<unsigned>(shift_->data[i]) >= 1u << format.bits)
                 return layer.fail(status_code::malformed, *shift_,
                                   "has a zero point that is no code of " + std::to_string(format.bits) + " bits");
-        format.slots = layer_slots::group;
+        format.granularity = layer_granularity::group;
         format.size = group;
         return true;
     }
@@ -180,11 +180,12 @@ private:
 
 [[nodiscard]] inline status write_quanto(const layer_format& format, const layer_source& from, std::string_view prefix,
                                          safetensors_writer& out) {
-    const bool bytes = format.bits == 8 && !format.zero &&
-                       (format.code == layer_code::signed_integer || format.code == layer_code::e4m3 ||
-                        format.code == layer_code::e5m2) &&
-                       (format.slots == layer_slots::channel || format.slots == layer_slots::tensor);
-    const bool integers = (format.bits == 2 || format.bits == 4) && format.slots == layer_slots::group &&
+    const bool bytes =
+        format.bits == 8 && !format.zero &&
+        (format.code == layer_code::signed_integer || format.code == layer_code::e4m3 ||
+         format.code == layer_code::e5m2) &&
+        (format.granularity == layer_granularity::channel || format.granularity == layer_granularity::tensor);
+    const bool integers = (format.bits == 2 || format.bits == 4) && format.granularity == layer_granularity::group &&
                           format.size != 0 && from.cols % format.size == 0 &&
                           format.code == layer_code::unsigned_integer &&
                           (format.zero || format.minimum == format.scale);
@@ -200,7 +201,7 @@ private:
                                   : format.scale == layer_scale::bfloat16 ? "BF16"
                                                                           : "F32";
     std::vector<std::size_t> scale_shape;
-    if (format.slots != layer_slots::tensor) scale_shape = {from.scale_count, 1};
+    if (format.granularity != layer_granularity::tensor) scale_shape = {from.scale_count, 1};
     std::vector<std::byte> scales(from.scales, from.scales + from.scale_count * from.scale_bytes);
     status s;
     if (bytes) {

@@ -356,14 +356,14 @@ public:
     template <class Reader>
     [[nodiscard]] group_statistics of(Reader& x, const detail::depth_plan& depth, std::size_t part) noexcept {
         if (part >= end_) {
-            const std::size_t whole = depth.parts_per_run == 1 ? depth.cols / depth.run : 0;
+            const std::size_t whole = depth.parts_per_group == 1 ? depth.cols / depth.group_size : 0;
             const std::size_t longest = detail::min_of(Reader::longest, quantize_block);
-            const std::size_t count = part < whole ? detail::min_of(longest / depth.run, whole - part) : 0;
+            const std::size_t count = part < whole ? detail::min_of(longest / depth.group_size, whole - part) : 0;
             begin_ = part;
             end_ = part + detail::max_of<std::size_t>(count, 1);
-            together_ =
-                count != 0 && measure_whole_groups<false>(x.piece(depth.column(part), count * depth.run), depth.run,
-                                                          count, {largest_, nullptr, nullptr, nullptr, nonfinite_});
+            together_ = count != 0 && measure_whole_groups<false>(x.piece(depth.column(part), count * depth.group_size),
+                                                                  depth.group_size, count,
+                                                                  {largest_, nullptr, nullptr, nullptr, nonfinite_});
         }
         if (!together_) return measure_columns<false>(x, depth.column(part), depth.columns(part));
         group_statistics g{};

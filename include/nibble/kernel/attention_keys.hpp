@@ -31,7 +31,7 @@ struct key_piece {
         0; // from codes to those that are prefetched meanwhile, or 0: within the streams, and `next`
 };
 
-template <isa Isa, class Keys, bool Integers> class key_side {
+template <isa Isa, class Keys, bool Integers> class score_product {
     using format = detail::key_format<Keys>;
     using S = typename format::scheme_type;
     using side = attention_side<Isa, S, Integers>;
@@ -41,8 +41,8 @@ template <isa Isa, class Keys, bool Integers> class key_side {
 public:
     // `queries`, [row][channel] fp32, must stay until the last scores: keys along tokens scale them anew for each
     // group.
-    key_side(const detail::plain_key_layout& keys, std::size_t rows, const float* queries, float fixed,
-             arena& memory) noexcept
+    score_product(const detail::plain_key_layout& keys, std::size_t rows, const float* queries, float fixed,
+                  arena& memory) noexcept
         : keys_(keys), queries_(queries), rows_(rows), fixed_(fixed),
           layout_(side::layout(keys.depth, phase_plan::make(keys.depth, side::longest_phase), rows)),
           memory_(activation_memory::take(layout_, rows, false, memory)) {
@@ -98,7 +98,7 @@ private:
     // scaled_ = queries x the channels' scales, offsets_ = the sum of queries x minimums.
     void fold(const typename side::scale_code* scales, const typename side::zero_code* zeros) noexcept {
         using L = lanes<Isa>;
-        side::widen_channels(scales, zeros, keys_.channels, fixed_, scales_, minimums_);
+        side::decode_channel_scales(scales, zeros, keys_.channels, fixed_, scales_, minimums_);
         for (std::size_t r = 0; r < rows_; ++r) {
             const float* q = queries_ + r * keys_.channels;
             L sum[2] = {L(0.0f), L(0.0f)};
@@ -123,7 +123,7 @@ private:
         r.part_units = detail::round_up(depth.part, depth.step) / side::unit_columns;
         r.last_units = detail::round_up(depth.columns(depth.count - 1), depth.step) / side::unit_columns;
         tile_arguments a = side::arguments_of(layout_);
-        a.widened_stride = depth.count * rows16;
+        a.scales_stride = depth.count * rows16;
         a.scales = scales_;
         a.minimums = side::has_minimum && group_panels == 0 ? minimums_ : nullptr;
         if constexpr (group_panels != 0) // the channels' scales are in the queries
@@ -137,8 +137,8 @@ private:
                     const auto* scales = reinterpret_cast<const typename side::scale_code*>(piece.scales) + slot;
                     const auto* zeros = reinterpret_cast<const typename side::zero_code*>(piece.zeros) + slot;
                     const std::size_t at = j * keys_.slots;
-                    side::widen(scales, zeros, keys_.slots, fixed_, scales_ + at,
-                                side::has_minimum ? minimums_ + at : nullptr);
+                    side::decode_scales(scales, zeros, keys_.slots, fixed_, scales_ + at,
+                                        side::has_minimum ? minimums_ + at : nullptr);
                 }
             if (unpacked)
                 for (std::size_t j = 0; j < together; ++j)
@@ -159,10 +159,10 @@ private:
         };
         for_each_stream(
             piece.panels, [&](std::size_t left) { return side::panels_at_once(layout_.blocks, left); }, run);
-        finish(out, piece.panels);
+        apply_row_scales(out, piece.panels);
     }
     // The rows' own scales, and what the minimums of channels add.
-    void finish(float* out, std::size_t panels) noexcept {
+    void apply_row_scales(float* out, std::size_t panels) noexcept {
         if constexpr (side::integer || (group_panels != 0 && side::has_minimum)) {
             using L = token_lanes<Isa>;
             for (std::size_t p = 0; p < panels; ++p)

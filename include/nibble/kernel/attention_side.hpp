@@ -79,11 +79,11 @@ template <isa Isa, any_scheme S, bool Integers> struct attention_side {
         return left >= few_panels && family::in_pairs(!unpacks(rows)) ? few_panels : 1;
     }
 
-    // The scale and the minimum of `count` slots, a multiple of eight: value = lane x scale + minimum.
+    // The scale and the minimum of `count` groups, a multiple of eight: value = lane x scale + minimum.
     using scale_code = typename traits::scale_code;
     using zero_code = typename traits::zero_code;
-    static NIBBLE_INLINE void widen(const scale_code* scales, const zero_code* zeros, std::size_t count, float fixed,
-                                    float* scale, float* minimum) noexcept {
+    static NIBBLE_INLINE void decode_scales(const scale_code* scales, const zero_code* zeros, std::size_t count,
+                                            float fixed, float* scale, float* minimum) noexcept {
         const auto at = [&](std::size_t i) NIBBLE_INLINE_LAMBDA { return has_minimum ? minimum + i : nullptr; };
         std::size_t i = 0;
         if constexpr (widens<detail::panel_isa_of<Isa>>)
@@ -127,38 +127,38 @@ template <isa Isa, any_scheme S, bool Integers> struct attention_side {
         W::store(scale, s);
     }
 
-    // Those of any number of slots, in whole vectors of eight.
-    static NIBBLE_INLINE void widen_channels(const scale_code* scales, const zero_code* zeros, std::size_t count,
-                                             float fixed, float* scale, float* minimum) noexcept {
+    // Those of any number of groups, in whole vectors of eight.
+    static NIBBLE_INLINE void decode_channel_scales(const scale_code* scales, const zero_code* zeros, std::size_t count,
+                                                    float fixed, float* scale, float* minimum) noexcept {
         const std::size_t whole = count / 8 * 8;
-        widen(scales, zeros, whole, fixed, scale, minimum);
+        decode_scales(scales, zeros, whole, fixed, scale, minimum);
         if (whole == count) return;
         scale_code some_scales[8] = {};
         zero_code some_zeros[8] = {};
         __builtin_memcpy(some_scales, scales + whole, (count - whole) * sizeof *scales);
         if constexpr (detail::token_format<S>::stores_zeros)
             __builtin_memcpy(some_zeros, zeros + whole, (count - whole) * sizeof *zeros);
-        widen(some_scales, some_zeros, 8, fixed, scale + whole, minimum + whole);
+        decode_scales(some_scales, some_zeros, 8, fixed, scale + whole, minimum + whole);
     }
 
     // What streams from memory is prefetched as such.
-    template <class Source> using streamed = streamed_source<Source, element::bits>;
-    using packed_source = streamed<typename family::packed_source>;
-    using lanes_source =
-        std::conditional_t<plain, streamed<typename family::lanes_source>, typename family::lanes_source>;
+    template <class Loader> using streamed = streamed_loader<Loader, element::bits>;
+    using packed_loader = streamed<typename family::packed_loader>;
+    using lanes_loader =
+        std::conditional_t<plain, streamed<typename family::lanes_loader>, typename family::lanes_loader>;
 
     // One tile: `panels` panels whose codes are `stride` bytes apart, or one whose lanes lie unpacked.
     static NIBBLE_INLINE void tile(bool unpacked, std::size_t panels, std::size_t tokens, const tile_arguments& a,
                                    const tile_range& r) noexcept {
         if constexpr (few_panels > 1)
             if (tokens == 1 && panels > 1 && unpacked)
-                return run<lanes_source, few_panels>(a, r); // the last of many rows
+                return run<lanes_loader, few_panels>(a, r); // the last of many rows
         if (tokens == 1 && panels > 1) {
             if constexpr (most_panels > 2)
-                if (panels == 2) return run<packed_source, 2>(a, r);
-            return run<packed_source, most_panels>(a, r);
+                if (panels == 2) return run<packed_loader, 2>(a, r);
+            return run<packed_loader, most_panels>(a, r);
         }
-        tile_ladder<family, false>::template rows<packed_source, lanes_source, true>(!unpacked, panels, tokens, a, r);
+        tile_ladder<family, false>::template rows<packed_loader, lanes_loader, true>(!unpacked, panels, tokens, a, r);
     }
     // Codes of `units` quads, or columns, to lanes.
     static NIBBLE_INLINE void unpack(const std::byte* codes, std::size_t units, std::byte* lanes) noexcept {
@@ -201,9 +201,9 @@ template <isa Isa, any_scheme S, bool Integers> struct attention_side {
     }
 
 private:
-    template <class Source, std::size_t Panels>
+    template <class Loader, std::size_t Panels>
     static NIBBLE_INLINE void run(const tile_arguments& a, const tile_range& r) noexcept {
-        family::template tile<Source, Panels, 1, false>(a, r);
+        family::template tile<Loader, Panels, 1, false>(a, r);
     }
 };
 

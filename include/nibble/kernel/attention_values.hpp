@@ -34,12 +34,12 @@ struct value_piece {
 inline constexpr std::size_t most_pieces = attention_panels + 2;
 
 // Values is detail::value_layout, or prefix_layout, whose codes are transposed as they are unpacked.
-template <isa Isa, class Values, bool Integers> class value_side {
+template <isa Isa, class Values, bool Integers> class value_product {
     static constexpr bool transposed = Values::transposed;
     using side = attention_side<Isa, typename Values::scheme_type, Integers>;
 
 public:
-    value_side(const detail::plain_value_layout& values, std::size_t rows, float fixed, arena& memory) noexcept
+    value_product(const detail::plain_value_layout& values, std::size_t rows, float fixed, arena& memory) noexcept
         : values_(values), rows_(rows), fixed_(fixed), layout_(side::layout(depth(), phases(values.tokens), rows)),
           together_(layout_.blocks.count == 1 ? detail::min_of(rows_together, values.groups) : 1),
           memory_(activation_memory::take(layout_, rows * together_, false, memory)) {
@@ -99,12 +99,12 @@ private:
             const value_piece& piece = pieces[i];
             const auto* scales = reinterpret_cast<const typename side::scale_code*>(piece.scales);
             const auto* zeros = reinterpret_cast<const typename side::zero_code*>(piece.zeros);
-            const std::size_t run = transposed ? panel_layout::rows : piece.count; // of slots side by side
-            for (std::size_t t = 0; t < piece.count; t += run) {
+            const std::size_t together = transposed ? panel_layout::rows : piece.count; // scales side by side
+            for (std::size_t t = 0; t < piece.count; t += together) {
                 const std::size_t slot = values_.slot(g, t);
                 const std::size_t at = to + piece.first + t;
-                side::widen(scales + slot, zeros + slot, run, fixed_, scales_ + at,
-                            side::has_minimum ? minimums_ + at : nullptr);
+                side::decode_scales(scales + slot, zeros + slot, together, fixed_, scales_ + at,
+                                    side::has_minimum ? minimums_ + at : nullptr);
             }
             const std::size_t last = piece.first + piece.count;
             clear(to + piece.first, to + detail::min_of(begin, last));
@@ -179,26 +179,34 @@ private:
             const detail::four_floats sums = sums_of(offset);
             for (std::size_t r = 0; r < Many; ++r) offsets_[place + t + r] = sums[r];
         }
-        if constexpr (side::integer) {
-            const detail::four_floats largest = largest_of(top);
-            for (std::size_t r = 0; r < Many; ++r) {
-                const activation_memory x = memory_.block(layout_, EachGroup ? place + r : place);
-                group_statistics statistics{};
-                statistics.largest = largest[r];
-                const row_scale grid = row_scale_of(activation_quantization{}, statistics, 0);
-                x.scales[EachGroup ? 0 : t + r] = grid.scale;
-                const L inverse(grid.inverse);
-                for (std::size_t at = first; at < last; at += L::width) {
-                    const std::size_t in_panel = at % panel_layout::rows;
-                    const L w = L::load(of_row + (at - in_panel) * rows_ + r * apart + in_panel, L::width);
-                    const L scale = L::load(scales + r * scales_apart + at, L::width);
-                    detail::panel_isa_of<Isa>::store_rounded(row_ + r * attention_block + at,
-                                                             ((w * scale) * inverse).value);
-                }
-                if constexpr (EachGroup) put_row<1>(row_ + r * attention_block, first, last, 0, 1, x);
+        if constexpr (side::integer)
+            round_rows<Many, EachGroup>(of_row, scales, largest_of(top), first, last, place, t, n);
+    }
+    // Then their integers: scale_rows knows the largest magnitude of each row.
+    template <std::size_t Many, bool EachGroup>
+    NIBBLE_INLINE void round_rows(const float* of_row, const float* scales, const detail::four_floats& largest,
+                                  std::size_t first, std::size_t last, std::size_t place, std::size_t t,
+                                  std::size_t n) noexcept {
+        using L = token_lanes<Isa>;
+        constexpr std::size_t apart = EachGroup ? 0 : panel_layout::rows;
+        constexpr std::size_t scales_apart = EachGroup ? attention_block : 0;
+        for (std::size_t r = 0; r < Many; ++r) {
+            const activation_memory x = memory_.block(layout_, EachGroup ? place + r : place);
+            group_statistics statistics{};
+            statistics.largest = largest[r];
+            const row_scale grid = row_scale_of(activation_quantization{}, statistics, 0);
+            x.scales[EachGroup ? 0 : t + r] = grid.scale;
+            const L inverse(grid.inverse);
+            for (std::size_t at = first; at < last; at += L::width) {
+                const std::size_t in_panel = at % panel_layout::rows;
+                const L w = L::load(of_row + (at - in_panel) * rows_ + r * apart + in_panel, L::width);
+                const L scale = L::load(scales + r * scales_apart + at, L::width);
+                detail::panel_isa_of<Isa>::store_rounded(row_ + r * attention_block + at,
+                                                         ((w * scale) * inverse).value);
             }
-            if constexpr (!EachGroup) put_row<Many>(row_, first, last, t, n, memory_.block(layout_, place));
+            if constexpr (EachGroup) put_row<1>(row_ + r * attention_block, first, last, 0, 1, x);
         }
+        if constexpr (!EachGroup) put_row<Many>(row_, first, last, t, n, memory_.block(layout_, place));
     }
     // row[first, last) of rows t, t + 1, ... of n as the tiles read them.
     template <std::size_t Rows>
@@ -254,7 +262,7 @@ private:
     }
     // The tiles of a piece for some groups of channels, each as few long streams; `next` is what will be read after
     // them.
-    void products(const value_piece& piece, bool resume, bool finish, std::size_t group, std::size_t groups,
+    void products(const value_piece& piece, bool resume, bool ends_part, std::size_t group, std::size_t groups,
                   const std::byte* next, float* out) noexcept {
         for (std::size_t g = 0; g < groups; ++g) {
             const std::size_t first_panel = (group + g) * values_.panels_per_group;
@@ -264,13 +272,13 @@ private:
             for_each_stream(
                 panels, [&](std::size_t left) { return panels_at_once(left); },
                 [&](std::size_t p, std::size_t together, std::size_t apart, bool ends) {
-                    panel(piece, resume, finish, g * rows_, first_panel + p, together, apart,
+                    panel(piece, resume, ends_part, g * rows_, first_panel + p, together, apart,
                           ends && last_group ? next : nullptr, out);
                 });
         }
     }
     // Some panels of a piece; `next`, if they are the last: what will be read after them.
-    void panel(const value_piece& piece, bool resume, bool finish, std::size_t place, std::size_t p,
+    void panel(const value_piece& piece, bool resume, bool ends_part, std::size_t place, std::size_t p,
                std::size_t together, std::size_t apart, const std::byte* next, float* out) noexcept {
         constexpr std::size_t rows16 = panel_layout::rows;
         const bool unpacked = transposed || side::unpacks(layout_.blocks);
@@ -278,7 +286,7 @@ private:
         tile_arguments a = side::arguments_of(layout_);
         a.scales = ones(); // the tokens' scales are in the probabilities
         a.minimums = side::has_minimum ? ones() : nullptr;
-        a.widened_stride = rows16;
+        a.scales_stride = rows16;
         a.results_stride = apart * rows_ * rows16;
         a.ahead = unpacked                            ? 0
                   : piece.paired_prefetch_offset != 0 ? piece.paired_prefetch_offset
@@ -288,7 +296,7 @@ private:
         r.parts = 1;
         r.part_units = r.last_units = piece.count / side::unit_columns;
         r.resume = resume;
-        r.finish = finish;
+        r.ends_part = ends_part;
         if constexpr (transposed)
             for (std::size_t j = 0; j < together; ++j)
                 transpose_keys(codes, p + j * apart, piece.count, lanes_ + j * r.last_units * side::lane_bytes);

@@ -50,22 +50,23 @@ template <any_scheme A> class code_reader {
 public:
     static constexpr std::size_t longest = 512;
     code_reader(const quantized<A>& x, std::size_t row, const std::uint8_t* codes) noexcept
-        : slots_(x.read_scales()), row_(row), run_(detail::scheme_traits<A>::run(x.cols())), codes_(codes) {}
+        : scales_(x.read_scales()), row_(row), group_size_(detail::scheme_traits<A>::group_size(x.cols())),
+          codes_(codes) {}
     [[nodiscard]] const float* piece(std::size_t first, std::size_t count) noexcept {
         for (std::size_t at = 0; at < count;) {
             const std::size_t column = first + at;
-            const std::size_t end = detail::min_of(count, at + run_ - column % run_);
-            const float scale = slots_.scale(row_, column);
-            const float zero = slots_.zero(row_, column);
+            const std::size_t end = detail::min_of(count, at + group_size_ - column % group_size_);
+            const float scale = scales_.scale(row_, column);
+            const float zero = scales_.zero(row_, column);
             for (; at < end; ++at) piece_[at] = decode_value<A>(codes_[first + at], scale, zero);
         }
         return piece_;
     }
 
 private:
-    typename quantized<A>::scale_reader slots_;
+    typename quantized<A>::scale_reader scales_;
     std::size_t row_;
-    std::size_t run_;
+    std::size_t group_size_;
     const std::uint8_t* codes_;
     float piece_[longest];
 };
@@ -90,7 +91,7 @@ template <any_scheme A>
             copy_token(layout, from, t, tokens, out);
             continue;
         }
-        const typename quantized<A>::scale_reader slots = x.read_scales();
+        const typename quantized<A>::scale_reader scales = x.read_scales();
         for (std::size_t part = 0; part < depth.count; ++part) {
             const std::size_t n = depth.columns(part);
             const std::uint8_t* from = codes + depth.column(part);
@@ -105,11 +106,11 @@ template <any_scheme A>
         }
         constexpr float unit = detail::exp2i(detail::integer_mapping_of<element>.exponent);
         const auto scale_of = [&](std::size_t part) {
-            return depth.count == 0 ? 0.0f : slots.scale(token, depth.column(part)) * unit;
+            return depth.count == 0 ? 0.0f : scales.scale(token, depth.column(part)) * unit;
         };
         std::int32_t offset = -detail::lane_offset<element>;
         if constexpr (A::has_integer_zero) {
-            if (depth.count != 0) offset += static_cast<std::int32_t>(slots.zero(token, 0));
+            if (depth.count != 0) offset += static_cast<std::int32_t>(scales.zero(token, 0));
         }
         if (out.corrections != nullptr) out.corrections[t] = static_cast<float>(-offset) * scale_of(0);
         place_token(layout, row, t, tokens, out, offset, scale_of);

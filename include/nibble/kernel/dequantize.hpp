@@ -1,4 +1,4 @@
-// kernel/dequantize.hpp: the loop behind dequantize: codes of a run to fp32 values.
+// kernel/dequantize.hpp: the loop behind dequantize: codes of a group to fp32 values.
 #pragma once
 
 #include <nibble/core/config.hpp>
@@ -11,7 +11,8 @@
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::kernel {
 
-// The values of `count` codes of one slot, as quantized::value_at has them. Reads up to 7 codes more than there are.
+// The values of `count` codes of one scale group, as quantized::value_at has them. Reads up to 7 codes more than there
+// are.
 template <isa Isa, any_scheme S>
 NIBBLE_INLINE void decode_group(const typename detail::scheme_traits<S>::code* codes, std::size_t count, float scale,
                                 float zero, float* out) noexcept {

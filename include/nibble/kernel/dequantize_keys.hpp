@@ -46,7 +46,7 @@ public:
         using L = token_lanes<Isa>;
         if constexpr (format::tokens_per_group != 0) {
             const std::size_t slot = (piece.begun + p) / (format::tokens_per_group / rows) * keys_.slots;
-            side::widen_channels(scales + slot, zeros + slot, keys_.channels, fixed_, scales_, minimums_);
+            side::decode_channel_scales(scales + slot, zeros + slot, keys_.channels, fixed_, scales_, minimums_);
             for (std::size_t c = 0; c < keys_.channels; ++c) {
                 const L scale(scales_[c]), minimum(side::has_minimum ? minimums_[c] : 0.0f);
                 const L add(mean != nullptr ? mean[c] : 0.0f);
@@ -56,7 +56,7 @@ public:
         } else {
             for (std::size_t g = 0; g < keys_.depth.count; ++g) {
                 const std::size_t slot = p * keys_.slots + g * rows;
-                side::widen(scales + slot, zeros + slot, rows, fixed_, scales_, minimums_);
+                side::decode_scales(scales + slot, zeros + slot, rows, fixed_, scales_, minimums_);
                 const float* own = from + keys_.depth.begin(g) * rows;
                 for (std::size_t i = 0; i < keys_.depth.columns(g); ++i) {
                     const std::size_t c = keys_.depth.column(g) + i;

@@ -83,11 +83,11 @@ template <any_scheme S, epilogue Activation> struct gated_product {
 template <isa Isa, class Product, epilogue Epilogue, class Destination>
 NIBBLE_INLINE void finish_panel(const Product& product, const panel_numbers* by, std::size_t first_token,
                                 std::size_t tokens, std::size_t first_output, std::size_t outputs, const Destination& y,
-                                const Epilogue& finish) {
+                                const Epilogue& epilogue) {
     for (std::size_t t = 0; t < tokens; ++t)
         for (std::size_t half = 0; half < outputs; half += 8) {
             const position at{first_token + t, first_output + half, detail::min_of<std::size_t>(8, outputs - half)};
-            put<Isa>(y, lanes<Isa>(finish(product.template result<Isa>(by, t, half, at), at)), at);
+            put<Isa>(y, lanes<Isa>(epilogue(product.template result<Isa>(by, t, half, at), at)), at);
         }
 }
 
@@ -137,7 +137,7 @@ inline void for_each_group(const gemm_plan<S, Isa>& plan, std::byte* workers, st
 template <isa Isa, class Product, class Destination, epilogue Epilogue>
 inline void multiply_panels(const gemm_plan<typename Product::scheme_type, Isa>& plan, const activation_memory& x,
                             const float* weight_sums, const Product& product, const Destination& y,
-                            std::size_t first_row, const Epilogue& finish, const panel_work& work, std::byte* own) {
+                            std::size_t first_row, const Epilogue& epilogue, const panel_work& work, std::byte* own) {
     using S = typename Product::scheme_type;
     const bool token_scales = plan.integers && !plan.per_part;
     const std::size_t stride = worker_bytes(plan);
@@ -159,7 +159,7 @@ inline void multiply_panels(const gemm_plan<typename Product::scheme_type, Isa>&
                 }
             }
             finish_panel<Isa>(product, by, first_row + token, count, output,
-                              detail::min_of(panel_layout::rows, plan.outputs - output), y, finish);
+                              detail::min_of(panel_layout::rows, plan.outputs - output), y, epilogue);
         }
     };
     for (std::size_t i = 0; i < Product::matrices; ++i) {
@@ -173,11 +173,11 @@ inline void multiply_panels(const gemm_plan<typename Product::scheme_type, Isa>&
 // y from activations in place; `workers` has worker_bytes for each and for each matrix.
 template <isa Isa, class Product, class Destination, epilogue Epilogue, executor Executor>
 inline void multiply(const gemm_plan<typename Product::scheme_type, Isa>& plan, const activation_memory& x,
-                     const float* weight_sums, const Product& product, const Destination& y, const Epilogue& finish,
+                     const float* weight_sums, const Product& product, const Destination& y, const Epilogue& epilogue,
                      std::byte* workers, const Executor& threads) {
     const std::size_t stride = Product::matrices * worker_bytes(plan);
     for_each_group(plan, workers, stride, threads, [&](const panel_work& work, std::size_t worker) {
-        multiply_panels<Isa>(plan, x, weight_sums, product, y, 0, finish, work, workers + worker * stride);
+        multiply_panels<Isa>(plan, x, weight_sums, product, y, 0, epilogue, work, workers + worker * stride);
     });
 }
 

@@ -106,7 +106,7 @@ template <any_scheme S, isa Isa> struct gemm_plan : activation_layout {
         for (std::size_t part = 0; part < depth.count;) {
             tile_range r{};
             r.part = part;
-            if (part_units <= block_units && depth.parts_per_run == 1) {
+            if (part_units <= block_units && depth.parts_per_group == 1) {
                 r.parts = detail::min_of(block_parts, depth.count - part);
                 r.begin = depth.begin(part);
                 r.part_units = part_units;
@@ -121,7 +121,7 @@ template <any_scheme S, isa Isa> struct gemm_plan : activation_layout {
                     r.part_units = r.last_units = detail::min_of(block_units, units - unit);
                     r.phase = order.quantized() ? unit / phases.quads : 0;
                     r.resume = unit != 0;
-                    r.finish = unit + block_units >= units;
+                    r.ends_part = unit + block_units >= units;
                     visit(r);
                 }
                 ++part;

@@ -86,14 +86,14 @@ private:
 
     NIBBLE_NOINLINE void columns(const tile_range& range) const {
         column_block b{range};
-        if constexpr (Integers) b.range.finish = false;
+        if constexpr (Integers) b.range.ends_part = false;
         b.stride = range.parts * rows;
         b.units = (range.parts - 1) * range.part_units + range.last_units;
         b.offset = w_.sections().codes + range.begin / step_columns * detail::step_bytes<element>;
         b.code_bytes = b.units * F::unit_columns / step_columns * detail::step_bytes<element>;
-        b.last = range.part + range.parts == plan_.depth.count && range.finish;
+        b.last = range.part + range.parts == plan_.depth.count && range.ends_part;
         unpack(b);
-        prefetch_next_scales(b, range.finish);
+        prefetch_next_scales(b, range.ends_part);
         multiply(b);
     }
 
@@ -102,8 +102,9 @@ private:
         const tile_range& r = b.range;
         for (std::size_t p = 0; p < work_.panels; ++p) {
             const std::byte* panel = w_.panel(work_.first_panel + p);
-            if constexpr (!Integers) widen_scales<Isa, F>(w_, panel, r.part, r.parts, own_.scales + p * b.stride);
-            if constexpr (S::has_minimum) widen_minimums<Isa>(w_, panel, r.part, r.parts, own_.minimums + p * b.stride);
+            if constexpr (!Integers) decode_scales<Isa, F>(w_, panel, r.part, r.parts, own_.scales + p * b.stride);
+            if constexpr (S::has_minimum)
+                decode_minimums<Isa>(w_, panel, r.part, r.parts, own_.minimums + p * b.stride);
             if constexpr (S::has_integer_zero) widen_zeros(w_, panel, r.part, r.parts, own_.zeros + p * b.stride);
             if constexpr (!F::always_packed)
                 if (!plan_.packed_tiles) unpack_codes(b, panel + b.offset, own_.lanes + p * lane_stride(b));
@@ -131,8 +132,8 @@ private:
             for (std::ptrdiff_t at = 0; at < ahead_; at += 64) Isa::prefetch(panel + w_.sections().codes + at);
         }
     }
-    NIBBLE_INLINE void prefetch_next_scales(const column_block& b, bool finish) const {
-        if (!finish) return;
+    NIBBLE_INLINE void prefetch_next_scales(const column_block& b, bool ends_part) const {
+        if (!ends_part) return;
         const std::size_t part = b.range.part + b.range.parts;
         if (part == plan_.depth.count) return prefetch_beginning(work_.next_panel);
         for (std::size_t p = 0; p < work_.panels; ++p)
@@ -190,7 +191,7 @@ private:
         a.results_stride = tokens_ * rows;
         a.weights_stride = plan_.packed_tiles ? w_.panel_bytes() : lane_stride(b);
         a.columns = plan_.depth.padded;
-        a.widened_stride = b.stride;
+        a.scales_stride = b.stride;
         if (tokens_ > 1) { // one token's tiles prefetch what they read alone
             a.prefetches.next_stride = w_.panel_bytes();
             const std::size_t share = b.code_bytes / (work_.end_block - work_.first_block);

@@ -30,7 +30,8 @@ NIBBLE_INLINE void each_pair_of_lanes(const std::uint8_t* from, const Use& use) 
     });
 }
 
-// A source says how the packed codes, or lanes made of them beforehand, become factors, and which products those take.
+// An operand loader says how the packed codes, or lanes made of them beforehand, become factors, and which products
+// those take.
 //   quads, bytes      of one step, the least that each_quad reads
 //   activation_bytes  of one quad of one token
 //   unroll            quads per turn of the loop: more, and GCC runs out of registers
@@ -39,7 +40,7 @@ NIBBLE_INLINE void each_pair_of_lanes(const std::uint8_t* from, const Use& use) 
 //   each_quad(from, use)   use(quad, weights) for every quad of a step, each before the next is unpacked: few registers
 // Lanes of narrow elements, unpacked in registers: codes of `Bits` bits, looked up in Element's table unless that is
 // void.
-template <isa Isa, int Bits, class Element> struct packed_source {
+template <isa Isa, int Bits, class Element> struct packed_loader {
     using isa_type = Isa;
     static constexpr bool streams = true;
     using sums = typename Isa::sums;
@@ -85,7 +86,7 @@ template <isa Isa, int Bits, class Element> struct packed_source {
     }
 };
 
-// What sources of lanes as int16 have in common: products of pairs, summed in int32. Exact for every code and
+// What loaders of lanes as int16 have in common: products of pairs, summed in int32. Exact for every code and
 // activation.
 template <isa Isa> struct word_products {
     using isa_type = Isa;
@@ -120,7 +121,7 @@ template <isa Isa> struct word_products {
 };
 
 // Lanes of wide elements, unpacked and widened in registers.
-template <isa Isa, int Bits, class Element> struct packed_word_source : word_products<Isa> {
+template <isa Isa, int Bits, class Element> struct packed_word_loader : word_products<Isa> {
     using weights = typename word_products<Isa>::weights;
     static constexpr bool streams = true;
     static constexpr std::size_t quads = detail::step_quads_of(Bits);
@@ -134,9 +135,9 @@ template <isa Isa, int Bits, class Element> struct packed_word_source : word_pro
 };
 
 // Lanes that unpack_integer has made: one byte each, as 8-bit codes are.
-template <isa Isa> using byte_source = packed_source<Isa, 8, void>;
+template <isa Isa> using byte_loader = packed_loader<Isa, 8, void>;
 // Lanes that unpack_words has made.
-template <isa Isa> struct word_source : word_products<Isa> {
+template <isa Isa> struct word_loader : word_products<Isa> {
     using weights = typename word_products<Isa>::weights;
     static constexpr bool streams = false;
     static constexpr std::size_t quads = 1;
@@ -150,25 +151,25 @@ template <isa Isa> struct word_source : word_products<Isa> {
 // Do the vectors of two panels meet one broadcast of the activations? Loads, of which there are two in a cycle, as
 // there are products, would be the limit otherwise. And does the tile make its requests itself? No constexpr local says
 // so: lambdas would capture it, and GCC 12 then keeps the sums in memory.
-template <class Source, std::size_t Panels, std::size_t Tokens>
-inline constexpr bool shares_broadcasts = Panels == 2 && Tokens > 1 && Source::quads == 1 && Source::halves == 1;
-template <class Source, std::size_t Panels, std::size_t Tokens>
+template <class Loader, std::size_t Panels, std::size_t Tokens>
+inline constexpr bool shares_broadcasts = Panels == 2 && Tokens > 1 && Loader::quads == 1 && Loader::halves == 1;
+template <class Loader, std::size_t Panels, std::size_t Tokens>
 inline constexpr bool makes_requests =
-    shares_broadcasts<Source, Panels, Tokens> && Tokens == Source::isa_type::facts.integer_tiles.longest;
+    shares_broadcasts<Loader, Panels, Tokens> && Tokens == Loader::isa_type::facts.integer_tiles.longest;
 
 // results += scale x (exact integer dot product of a part), part by part in order; see gemm.hpp for the formula.
-template <class Source, std::size_t Panels, std::size_t Tokens, bool Zeros>
+template <class Loader, std::size_t Panels, std::size_t Tokens, bool Zeros>
 NIBBLE_NOINLINE void integer_tile(const tile_arguments& arguments, const tile_range& bounds) noexcept {
-    using Isa = typename Source::isa_type;
-    using sums = typename Source::sums;
+    using Isa = typename Loader::isa_type;
+    using sums = typename Loader::sums;
     using i32 = typename Isa::i32;
     using f32 = typename Isa::f32;
-    constexpr std::size_t halves = Source::halves;
+    constexpr std::size_t halves = Loader::halves;
     constexpr std::size_t lanes = panel_layout::rows / halves;
-    constexpr std::size_t most_quads = Panels * Tokens > 1 ? Isa::facts.unrolled_quads : Source::unroll;
+    constexpr std::size_t most_quads = Panels * Tokens > 1 ? Isa::facts.unrolled_quads : Loader::unroll;
     constexpr std::size_t unroll = detail::max_of<std::size_t>(
-        1, detail::min_of<std::size_t>(Source::unroll, most_quads) / Source::quads / (Panels > 1 ? 2 : 1));
-    constexpr std::size_t quads_at_once = unroll * Source::quads;
+        1, detail::min_of<std::size_t>(Loader::unroll, most_quads) / Loader::quads / (Panels > 1 ? 2 : 1));
+    constexpr std::size_t quads_at_once = unroll * Loader::quads;
     // One base per panel and one offset for all, so that a load is base + offset.
     const std::uint8_t* codes[Panels];
 #pragma GCC unroll 8
@@ -180,73 +181,73 @@ NIBBLE_NOINLINE void integer_tile(const tile_arguments& arguments, const tile_ra
 
     // The products of `quads` quads on top of s.
     const auto steps = [&]<std::size_t Steps>(sums(&s)[Panels][Tokens][halves]) NIBBLE_INLINE_LAMBDA {
-        if constexpr (makes_requests<Source, Panels, Tokens>) {
+        if constexpr (makes_requests<Loader, Panels, Tokens>) {
 #pragma GCC unroll 8
             for (std::size_t p = 0; p < Panels; ++p)
 #pragma GCC unroll 2
-                for (std::size_t at = 0; at < Steps * Source::bytes; at += 64)
+                for (std::size_t at = 0; at < Steps * Loader::bytes; at += 64)
                     Isa::prefetch(arguments.prefetches.next + p * arguments.prefetches.next_stride +
                                   offset * arguments.prefetches.next_pace / 256 + at);
 #pragma GCC unroll 8
-            for (std::size_t at = 0; at < Steps * Tokens * Source::activation_bytes; at += 64)
+            for (std::size_t at = 0; at < Steps * Tokens * Loader::activation_bytes; at += 64)
                 Isa::prefetch(values + arguments.prefetches.values_ahead + at);
         }
 #pragma GCC unroll 8
         for (std::size_t step = 0; step < Steps; ++step)
-            if constexpr (shares_broadcasts<Source, Panels, Tokens>) {
+            if constexpr (shares_broadcasts<Loader, Panels, Tokens>) {
                 const auto codes_of = [&](std::size_t p) NIBBLE_INLINE_LAMBDA {
-                    const std::uint8_t* from = codes[p] + offset + step * Source::bytes;
-                    if constexpr (Source::streams && !makes_requests<Source, Panels, Tokens>)
-                        prefetch_step<Isa, Source::bytes, Steps>(from, arguments.ahead, step);
+                    const std::uint8_t* from = codes[p] + offset + step * Loader::bytes;
+                    if constexpr (Loader::streams && !makes_requests<Loader, Panels, Tokens>)
+                        prefetch_step<Isa, Loader::bytes, Steps>(from, arguments.ahead, step);
                     return from;
                 };
-                using quad = typename Source::weights;
-                Source::each_quad(codes_of(0), [&](std::size_t, const quad& first) NIBBLE_INLINE_LAMBDA {
-                    Source::each_quad(codes_of(1), [&](std::size_t, const quad& second) NIBBLE_INLINE_LAMBDA {
+                using quad = typename Loader::weights;
+                Loader::each_quad(codes_of(0), [&](std::size_t, const quad& first) NIBBLE_INLINE_LAMBDA {
+                    Loader::each_quad(codes_of(1), [&](std::size_t, const quad& second) NIBBLE_INLINE_LAMBDA {
 #pragma GCC unroll 8
                         for (std::size_t t = 0; t < Tokens; ++t) {
-                            const std::int8_t* of = values + (step * Tokens + t) * Source::activation_bytes;
-                            Source::accumulate(s[0][t], first, of);
-                            Source::accumulate(s[1][t], second, of);
+                            const std::int8_t* of = values + (step * Tokens + t) * Loader::activation_bytes;
+                            Loader::accumulate(s[0][t], first, of);
+                            Loader::accumulate(s[1][t], second, of);
                         }
                     });
                 });
             } else {
 #pragma GCC unroll 8
                 for (std::size_t p = 0; p < Panels; ++p) {
-                    const std::uint8_t* from = codes[p] + offset + step * Source::bytes;
-                    if constexpr (Source::streams)
-                        prefetch_step<Isa, Source::bytes, Steps>(from, arguments.ahead, step);
-                    Source::each_quad(from, [&](std::size_t q, const typename Source::weights& w) NIBBLE_INLINE_LAMBDA {
+                    const std::uint8_t* from = codes[p] + offset + step * Loader::bytes;
+                    if constexpr (Loader::streams)
+                        prefetch_step<Isa, Loader::bytes, Steps>(from, arguments.ahead, step);
+                    Loader::each_quad(from, [&](std::size_t q, const typename Loader::weights& w) NIBBLE_INLINE_LAMBDA {
 #pragma GCC unroll 8
                         for (std::size_t t = 0; t < Tokens; ++t)
-                            Source::accumulate(s[p][t], w,
-                                               values + ((step * Source::quads + q) * Tokens + t) *
-                                                            Source::activation_bytes);
+                            Loader::accumulate(s[p][t], w,
+                                               values + ((step * Loader::quads + q) * Tokens + t) *
+                                                            Loader::activation_bytes);
                     });
                 }
             }
         if constexpr (Panels > 1) {
-            offset += Steps * Source::bytes;
+            offset += Steps * Loader::bytes;
             NIBBLE_OPAQUE(offset);
         } else {
-            codes[0] += Steps * Source::bytes;
+            codes[0] += Steps * Loader::bytes;
             NIBBLE_OPAQUE(codes[0]);
         }
-        values += Steps * Source::quads * Tokens * Source::activation_bytes;
+        values += Steps * Loader::quads * Tokens * Loader::activation_bytes;
     };
     const auto products = [&](std::size_t quads, sums(&s)[Panels][Tokens][halves]) NIBBLE_INLINE_LAMBDA {
 #pragma GCC unroll 1
         for (; quads >= quads_at_once; quads -= quads_at_once) steps.template operator()<unroll>(s);
         if constexpr (unroll > 1)
 #pragma GCC unroll 1
-            for (; quads != 0; quads -= Source::quads) steps.template operator()<1>(s);
+            for (; quads != 0; quads -= Loader::quads) steps.template operator()<1>(s);
     };
     const auto begin = [](int center, const std::int32_t* pairs, sums(&s)[Panels][Tokens][halves])
                            NIBBLE_INLINE_LAMBDA {
 #pragma GCC unroll 8
                                for (std::size_t t = 0; t < Tokens; ++t) {
-                                   const sums start = Source::start(pairs + t, center);
+                                   const sums start = Loader::start(pairs + t, center);
 #pragma GCC unroll 8
                                    for (std::size_t p = 0; p < Panels; ++p)
 #pragma GCC unroll 2
@@ -255,13 +256,13 @@ NIBBLE_NOINLINE void integer_tile(const tile_arguments& arguments, const tile_ra
                            };
     // The exact sum of a phase in int32, and that on top of earlier phases. Zeros are stored negative.
     const auto widened = [](const std::int32_t* zeros, const sums& s, const std::int32_t* pair) NIBBLE_INLINE_LAMBDA {
-        i32 d = Source::finish(s);
+        i32 d = Loader::finish(s);
         if constexpr (Zeros) d = Isa::add_pairs(d, Isa::load_words(zeros), Isa::broadcast2(pair));
         return d;
     };
     const auto add_widened = [](const i32& total, const std::int32_t* zeros, const sums& s, const std::int32_t* pair)
                                  NIBBLE_INLINE_LAMBDA {
-                                     i32 d = Source::add_finished(total, s);
+                                     i32 d = Loader::add_finished(total, s);
                                      if constexpr (Zeros)
                                          d = Isa::add_pairs(d, Isa::load_words(zeros), Isa::broadcast2(pair));
                                      return d;
@@ -277,7 +278,7 @@ NIBBLE_NOINLINE void integer_tile(const tile_arguments& arguments, const tile_ra
         const float* const minimums = Minimum ? given->minimums : nullptr;
         const float* const part_sums = Minimum ? given->part_sums + part * Tokens : nullptr;
         const std::int32_t* const zeros = Zeros ? given->zeros + part * 16 : nullptr;
-        const std::size_t stride = Panels > 1 ? given->widened_stride : 0;
+        const std::size_t stride = Panels > 1 ? given->scales_stride : 0;
         const std::size_t apart = Panels > 1 ? given->results_stride : 0;
 #pragma GCC unroll 8
         for (std::size_t p = 0; p < Panels; ++p)
@@ -300,7 +301,7 @@ NIBBLE_NOINLINE void integer_tile(const tile_arguments& arguments, const tile_ra
             }
     };
     const auto complete = [&](std::size_t part, const auto& total) NIBBLE_INLINE_LAMBDA {
-        const tile_arguments* given = fresh(arguments);
+        const tile_arguments* given = reload(arguments);
         if (given->minimums != nullptr)
             join.template operator()<false, true>(given, part, total);
         else if (given->part_scales != nullptr)
@@ -309,9 +310,9 @@ NIBBLE_NOINLINE void integer_tile(const tile_arguments& arguments, const tile_ra
             join.template operator()<false, false>(given, part, total);
     };
 
-    for (std::size_t part = 0; part < fresh(bounds)->parts; ++part) {
-        const tile_range* range = fresh(bounds);
-        const tile_arguments* given = fresh(arguments);
+    for (std::size_t part = 0; part < reload(bounds)->parts; ++part) {
+        const tile_range* range = reload(bounds);
+        const tile_arguments* given = reload(arguments);
         const bool last_part = part + 1 == range->parts;
         std::size_t left = last_part ? range->last_units : range->part_units;
         const bool resumed = range->resume && part == 0;
@@ -336,13 +337,14 @@ NIBBLE_NOINLINE void integer_tile(const tile_arguments& arguments, const tile_ra
                 complete(part, [&](const std::int32_t*, std::size_t p, std::size_t t, std::size_t half)
                                    NIBBLE_INLINE_LAMBDA { return totals[p][t][half]; });
             } else {
-                auto* to = reinterpret_cast<std::int32_t*>(fresh(arguments)->totals);
+                auto* to = reinterpret_cast<std::int32_t*>(reload(arguments)->totals);
                 each(apart, [&](std::size_t p, std::size_t t, std::size_t half, std::size_t at)
                                 NIBBLE_INLINE_LAMBDA { Isa::store(to + at, totals[p][t][half]); });
             }
         };
         if constexpr (std::is_same_v<sums, i32>) {
-            const auto apart = [&]() NIBBLE_INLINE_LAMBDA { return Panels > 1 ? fresh(arguments)->results_stride : 0; };
+            const auto apart = [&]()
+                                   NIBBLE_INLINE_LAMBDA { return Panels > 1 ? reload(arguments)->results_stride : 0; };
             // One phase on top of the other, mostly a single one: half the registers, and one copy of all code.
             i32 totals[Panels][Tokens][halves];
             begin(center, pair_sums, totals);
@@ -351,14 +353,14 @@ NIBBLE_NOINLINE void integer_tile(const tile_arguments& arguments, const tile_ra
                     totals[p][t][half] = Isa::add(totals[p][t][half], stored(at));
                 });
             for (;;) {
-                const std::size_t phase_quads = fresh(arguments)->phase_quads;
+                const std::size_t phase_quads = reload(arguments)->phase_quads;
                 const std::size_t quads = left < phase_quads ? left : phase_quads;
                 left -= quads;
                 products(quads, totals);
                 if constexpr (Zeros) {
-                    const tile_arguments* now = fresh(arguments);
+                    const tile_arguments* now = reload(arguments);
                     const std::int32_t* const zeros = now->zeros + part * 16;
-                    const std::size_t stride = Panels > 1 ? now->widened_stride : 0;
+                    const std::size_t stride = Panels > 1 ? now->scales_stride : 0;
                     each(0, [&](std::size_t p, std::size_t t, std::size_t half, std::size_t) NIBBLE_INLINE_LAMBDA {
                         totals[p][t][half] =
                             widened(zeros + p * stride + half * lanes, totals[p][t][half], pair_sums + t);
@@ -368,16 +370,16 @@ NIBBLE_NOINLINE void integer_tile(const tile_arguments& arguments, const tile_ra
                 if (left == 0) break;
                 each(0, [&](std::size_t p, std::size_t t, std::size_t half, std::size_t) NIBBLE_INLINE_LAMBDA {
                     totals[p][t][half] =
-                        Isa::add(totals[p][t][half], Source::start(pair_sums + t, fresh(arguments)->center));
+                        Isa::add(totals[p][t][half], Loader::start(pair_sums + t, reload(arguments)->center));
                 });
             }
-            const tile_range* ends = fresh(bounds);
-            end_part(part + 1 != ends->parts || ends->finish, apart(), totals);
+            const tile_range* ends = reload(bounds);
+            end_part(part + 1 != ends->parts || ends->ends_part, apart(), totals);
         } else {
             sums s[Panels][Tokens][halves];
             const std::int32_t* pairs = pair_sums;
             pair_sums += given->phases_per_part * Tokens;
-            const bool finished = !last_part || range->finish;
+            const bool finished = !last_part || range->ends_part;
             if (left <= given->phase_quads && !resumed && finished) { // one phase is all of the part
                 begin(center, pairs, s);
                 products(left, s);
@@ -387,7 +389,7 @@ NIBBLE_NOINLINE void integer_tile(const tile_arguments& arguments, const tile_ra
             }
             const std::size_t phase_quads = given->phase_quads;
             i32 totals[Panels][Tokens][halves];
-            const std::size_t apart = Panels > 1 ? fresh(arguments)->results_stride : 0;
+            const std::size_t apart = Panels > 1 ? reload(arguments)->results_stride : 0;
             if (resumed)
                 each(apart, [&](std::size_t p, std::size_t t, std::size_t half, std::size_t at)
                                 NIBBLE_INLINE_LAMBDA { totals[p][t][half] = stored(at); });
@@ -399,9 +401,9 @@ NIBBLE_NOINLINE void integer_tile(const tile_arguments& arguments, const tile_ra
                 left -= quads;
                 begin(center, pairs, s);
                 products(quads, s);
-                const tile_arguments* now = fresh(arguments);
+                const tile_arguments* now = reload(arguments);
                 const std::int32_t* const zeros = Zeros ? now->zeros + part * 16 : nullptr;
-                const std::size_t stride = Panels > 1 ? now->widened_stride : 0;
+                const std::size_t stride = Panels > 1 ? now->scales_stride : 0;
                 each(apart, [&](std::size_t p, std::size_t t, std::size_t half, std::size_t) NIBBLE_INLINE_LAMBDA {
                     totals[p][t][half] =
                         add_widened(totals[p][t][half], Zeros ? zeros + p * stride + half * lanes : nullptr,

@@ -152,7 +152,7 @@ inline void store_key(const detail::plain_key_layout& layout, std::byte* part, s
                       float fixed) noexcept {
     using format = detail::key_format<Keys>;
     stored_numbers<typename format::scheme_type> numbers;
-    quantize_numbers<typename format::scheme_type>(x, layout.channels, layout.depth.run, fixed, numbers);
+    quantize_numbers<typename format::scheme_type>(x, layout.channels, layout.depth.group_size, fixed, numbers);
     put_key_codes<typename format::element>(layout, part, token, numbers.codes);
     const std::size_t at = key_slot<Keys>(layout, token);
     for (std::size_t i = 0; i < layout.depth.count; ++i) {
@@ -223,7 +223,7 @@ inline void load_key(const detail::plain_key_layout& layout, const std::byte* pa
     const auto* zeros = reinterpret_cast<const typename format::zero_code*>(part + layout.zeros);
     for (std::size_t c = 0; c < layout.channels; ++c) {
         const std::size_t slot =
-            at + (format::tokens_per_group != 0 ? c : c / layout.depth.run) * key_slot_stride<Keys>;
+            at + (format::tokens_per_group != 0 ? c : c / layout.depth.group_size) * key_slot_stride<Keys>;
         typename format::scale_code scale{};
         typename format::zero_code zero{};
         if constexpr (format::stores_scales) scale = scales[slot];

@@ -139,6 +139,35 @@ private:
     std::size_t n_ = 0;
 };
 
+// The ranges of groups that search_integer_zeros cuts, with 0 in them, and a third of the unit of each group's cuts.
+struct cut_ranges {
+    of_groups<float> low{};
+    of_groups<float> high{};
+    of_groups<float> unit{};
+
+    template <element E, class Groups>
+    NIBBLE_INLINE void load(const Groups& groups, const value_sums* g, std::size_t n, std::size_t count) noexcept {
+        for (std::size_t j = 0; j < count; ++j) {
+            const double per_power = 1.0 / groups.power(j);
+            low.at[j] = static_cast<float>(static_cast<double>(g[j].low < 0.0f ? g[j].low : 0.0f) * per_power);
+            high.at[j] = static_cast<float>(static_cast<double>(g[j].high > 0.0f ? g[j].high : 0.0f) * per_power);
+            unit.at[j] = static_cast<float>(cut_unit<E>(g[j], n) / 3.0);
+        }
+    }
+    // The lengths of the ranges from lane `first` on, cut at both ends, and where they begin.
+    template <isa Isa>
+    [[nodiscard]] NIBBLE_INLINE lanes<Isa> cut(std::size_t first, const signed char (&shares)[2],
+                                               lanes<Isa>& bottom) const noexcept {
+        using vector = lanes<Isa>;
+        // Products are kept from fusing with what follows.
+        const vector of_unit(Isa::load(unit.at + first));
+        const vector below = (of_unit * vector(static_cast<float>(shares[0]))).kept();
+        const vector above = (of_unit * vector(static_cast<float>(shares[1]))).kept();
+        bottom = (vector(Isa::load(low.at + first)) * (vector(1.0f) - below)).kept();
+        return (vector(Isa::load(high.at + first)) * (vector(1.0f) - above)).kept() - bottom;
+    }
+};
+
 // search_integer_zero of `count` groups of n values.
 template <isa Isa, element E>
 NIBBLE_NOINLINE void search_integer_zeros(const float* x, std::size_t n, std::size_t count, const value_sums* g,
@@ -148,15 +177,8 @@ NIBBLE_NOINLINE void search_integer_zeros(const float* x, std::size_t n, std::si
     constexpr float levels = highest<E>;
     group_lanes<Isa, E> groups;
     groups.load(x, n, count, g);
-    of_groups<float> low{};
-    of_groups<float> high{};
-    of_groups<float> unit{};
-    for (std::size_t j = 0; j < count; ++j) {
-        const double per_power = 1.0 / groups.power(j);
-        low.at[j] = static_cast<float>(static_cast<double>(g[j].low < 0.0f ? g[j].low : 0.0f) * per_power);
-        high.at[j] = static_cast<float>(static_cast<double>(g[j].high > 0.0f ? g[j].high : 0.0f) * per_power);
-        unit.at[j] = static_cast<float>(cut_unit<E>(g[j], n) / 3.0);
-    }
+    cut_ranges ranges;
+    ranges.load<E>(groups, g, n, count);
     of_groups<float> inverse;
     of_groups<float> zero;
     of_groups<double> wide_zero;
@@ -182,13 +204,8 @@ NIBBLE_NOINLINE void search_integer_zeros(const float* x, std::size_t n, std::si
     };
     for (const signed char(&cut)[2] : range_cuts) {
         for (std::size_t first = 0; first < many_groups; first += wide::width) {
-            // Products are kept from fusing with what follows.
-            const vector of_unit(wide::load(unit.at + first));
-            const vector below = (of_unit * vector(static_cast<float>(cut[0]))).kept();
-            const vector above = (of_unit * vector(static_cast<float>(cut[1]))).kept();
-            const vector bottom = (vector(wide::load(low.at + first)) * (vector(1.0f) - below)).kept();
-            const vector end = (vector(wide::load(high.at + first)) * (vector(1.0f) - above)).kept();
-            const vector scale = (end - bottom) * vector(1.0f / levels);
+            vector bottom;
+            const vector scale = ranges.cut<wide>(first, cut, bottom) * vector(1.0f / levels);
             const vector usable = larger(scale, vector(0x1p-60f)); // 0 is the scale of zeros alone
             const vector per_scale = vector(1.0f) / usable;
             per_scale.store(inverse.at + first, wide::width);
@@ -269,28 +286,72 @@ NIBBLE_NOINLINE void search_scales(const float* x, std::size_t n, std::size_t co
     for (std::size_t j = 0; j < count; ++j) found[j] = best.scale(j) * groups.power(j);
 }
 
+// Count groups, in units of their powers of two: their ranges and sums, and the scales and offsets that err least.
+template <bool NonPositive, std::size_t Count> struct affine_fits {
+    of_groups<double> low{}, width{}, sum{}, squares{};
+    of_groups<double> scale{}, offset{}, least{};
+    double size = 0.0;
+
+    // The best offsets alone to begin with.
+    template <class Groups> NIBBLE_INLINE void load(const Groups& groups, const value_sums* g) noexcept {
+        size = static_cast<double>(groups.size());
+        for (std::size_t j = 0; j < Count; ++j) {
+            const double per_power = 1.0 / groups.power(j);
+            const double bottom = static_cast<double>(NonPositive && g[j].low > 0.0f ? 0.0f : g[j].low);
+            low.at[j] = bottom * per_power;
+            width.at[j] = (static_cast<double>(g[j].high) - bottom) * per_power;
+            sum.at[j] = g[j].x * per_power;
+            squares.at[j] = g[j].xx * per_power * per_power;
+            offset.at[j] = NonPositive && sum.at[j] > 0.0 ? 0.0 : sum.at[j] / size;
+            least.at[j] =
+                __builtin_fma(offset.at[j], __builtin_fma(offset.at[j], size, -2.0 * sum.at[j]), squares.at[j]);
+        }
+    }
+    // Takes those that suit the codes with these sums where they err less; returns whether any do.
+    NIBBLE_INLINE bool take(const of_groups<double>& q, const of_groups<double>& qq,
+                            const of_groups<double>& xq) noexcept {
+        of_groups<double> trial_scale, trial_offset, error;
+        for (std::size_t j = 0; j < Count; ++j) {
+            // As fit_affine. Sums of small integers: the determinant is exact.
+            const double determinant = size * qq.at[j] - q.at[j] * q.at[j];
+            const double divisor = determinant > 0.0 ? determinant : 1.0;
+            double s = __builtin_fma(size, xq.at[j], -(sum.at[j] * q.at[j])) / divisor;
+            double b = __builtin_fma(qq.at[j], sum.at[j], -(q.at[j] * xq.at[j])) / divisor;
+            if constexpr (NonPositive) {
+                const double alone = xq.at[j] / (qq.at[j] > 0.0 ? qq.at[j] : 1.0);
+                s = b > 0.0 ? alone : s;
+                b = b > 0.0 ? 0.0 : b;
+            }
+            trial_scale.at[j] = determinant > 0.0 ? s : 0.0;
+            trial_offset.at[j] = b;
+            const double known = __builtin_fma(s, __builtin_fma(s, qq.at[j], -2.0 * xq.at[j]), squares.at[j]);
+            error.at[j] =
+                __builtin_fma(b, __builtin_fma(b, size, __builtin_fma(2.0 * s, q.at[j], -2.0 * sum.at[j])), known);
+        }
+        four_choices any{};
+        for (std::size_t j = 0; j < Count; j += 4) {
+            const four_doubles s = four_at(trial_scale.at + j).v;
+            const four_doubles e = four_at(error.at + j).v;
+            const four_choices better = (e < four_at(least.at + j).v) & (s > four_doubles{});
+            set_four(scale.at + j, better ? s : four_at(scale.at + j).v);
+            set_four(offset.at + j, better ? four_at(trial_offset.at + j).v : four_at(offset.at + j).v);
+            set_four(least.at + j, better ? e : four_at(least.at + j).v);
+            any |= better;
+        }
+        return any_of(any);
+    }
+};
+
 // search_affine of Count groups of n values, 8 or 16.
 template <isa Isa, element E, bool NonPositive, std::size_t Count>
 NIBBLE_NOINLINE void search_affines(const float* x, std::size_t n, const value_sums* g, affine* found) noexcept {
     using wide = detail::panel_isa_of<Isa>;
     using vector = lanes<wide>;
     using tried = affine_tried<E>;
-    const double size = static_cast<double>(n);
     group_lanes<Isa, E> groups;
     groups.load(x, n, Count, g);
-    of_groups<double> low{}, width{}, sum{}, squares{};
-    of_groups<double> best_scale{}, best_offset{}, least{};
-    for (std::size_t j = 0; j < Count; ++j) {
-        const double per_power = 1.0 / groups.power(j);
-        const double bottom = static_cast<double>(NonPositive && g[j].low > 0.0f ? 0.0f : g[j].low);
-        low.at[j] = bottom * per_power;
-        width.at[j] = (static_cast<double>(g[j].high) - bottom) * per_power;
-        sum.at[j] = g[j].x * per_power;
-        squares.at[j] = g[j].xx * per_power * per_power;
-        best_offset.at[j] = NonPositive && sum.at[j] > 0.0 ? 0.0 : sum.at[j] / size;
-        least.at[j] =
-            __builtin_fma(best_offset.at[j], __builtin_fma(best_offset.at[j], size, -2.0 * sum.at[j]), squares.at[j]);
-    }
+    affine_fits<NonPositive, Count> fits;
+    fits.load(groups, g);
     of_groups<float> inverse, offset;
     of_groups<double> q, qq, xq;
     // Returns whether a group gained.
@@ -301,39 +362,11 @@ NIBBLE_NOINLINE void search_affines(const float* x, std::size_t n, const value_s
             return [=](const vector& value)
                        NIBBLE_INLINE_LAMBDA { return nearest_values<E>((value - from) * per_scale); };
         });
-        of_groups<double> scale, start, error;
-        for (std::size_t j = 0; j < Count; ++j) {
-            // As fit_affine, in units of the power. Sums of small integers: the determinant is exact.
-            const double determinant = size * qq.at[j] - q.at[j] * q.at[j];
-            const double divisor = determinant > 0.0 ? determinant : 1.0;
-            double s = __builtin_fma(size, xq.at[j], -(sum.at[j] * q.at[j])) / divisor;
-            double b = __builtin_fma(qq.at[j], sum.at[j], -(q.at[j] * xq.at[j])) / divisor;
-            if constexpr (NonPositive) {
-                const double alone = xq.at[j] / (qq.at[j] > 0.0 ? qq.at[j] : 1.0);
-                s = b > 0.0 ? alone : s;
-                b = b > 0.0 ? 0.0 : b;
-            }
-            scale.at[j] = determinant > 0.0 ? s : 0.0;
-            start.at[j] = b;
-            const double known = __builtin_fma(s, __builtin_fma(s, qq.at[j], -2.0 * xq.at[j]), squares.at[j]);
-            error.at[j] =
-                __builtin_fma(b, __builtin_fma(b, size, __builtin_fma(2.0 * s, q.at[j], -2.0 * sum.at[j])), known);
-        }
-        four_choices any{};
-        for (std::size_t j = 0; j < Count; j += 4) {
-            const four_doubles s = four_at(scale.at + j).v;
-            const four_doubles e = four_at(error.at + j).v;
-            const four_choices better = (e < four_at(least.at + j).v) & (s > four_doubles{});
-            set_four(best_scale.at + j, better ? s : four_at(best_scale.at + j).v);
-            set_four(best_offset.at + j, better ? four_at(start.at + j).v : four_at(best_offset.at + j).v);
-            set_four(least.at + j, better ? e : four_at(least.at + j).v);
-            any |= better;
-        }
-        return any_of(any);
+        return fits.take(q, qq, xq);
     };
     for (std::size_t i = 0; i < tried::count; ++i) {
         for (std::size_t j = 0; j < Count; ++j) {
-            const affine from = tried::at(i, low.at[j], width.at[j]);
+            const affine from = tried::at(i, fits.low.at[j], fits.width.at[j]);
             inverse.at[j] = inverse_of(from.scale);
             offset.at[j] = static_cast<float>(from.offset);
         }
@@ -341,13 +374,13 @@ NIBBLE_NOINLINE void search_affines(const float* x, std::size_t n, const value_s
     }
     for (int i = 0; i < 6; ++i) {
         for (std::size_t j = 0; j < Count; ++j) {
-            inverse.at[j] = inverse_of(best_scale.at[j]);
-            offset.at[j] = static_cast<float>(best_offset.at[j]);
+            inverse.at[j] = inverse_of(fits.scale.at[j]);
+            offset.at[j] = static_cast<float>(fits.offset.at[j]);
         }
         if (!attempt()) break;
     }
     for (std::size_t j = 0; j < Count; ++j)
-        found[j] = {best_scale.at[j] * groups.power(j), best_offset.at[j] * groups.power(j)};
+        found[j] = {fits.scale.at[j] * groups.power(j), fits.offset.at[j] * groups.power(j)};
 }
 
 } // namespace nibble::inline NIBBLE_ABI::kernel

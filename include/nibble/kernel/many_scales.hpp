@@ -77,8 +77,8 @@ template <std::size_t Count> struct sums_of_many {
 };
 
 // Lanes, and the sum of two, into doubles, or onto those.
-template <isa Isa> NIBBLE_INLINE void add_wide(double* to, const lanes<Isa>& v, bool fresh) noexcept {
-    if (fresh) {
+template <isa Isa> NIBBLE_INLINE void add_wide(double* to, const lanes<Isa>& v, bool overwrite) noexcept {
+    if (overwrite) {
         Isa::store_wide(to, v.value);
         return;
     }
@@ -132,10 +132,10 @@ NIBBLE_INLINE void sum_many(const float* x, std::size_t n, float top, sums_of_ma
                 add.template operator()<1>(i + 1);
             }
             if (i < count) add.template operator()<0>(i);
-            const bool fresh = start == 0;
-            if constexpr (WithQ) add_wide(sums.q + first, q[0] + q[1], fresh);
-            add_wide(sums.qq + first, qq[0] + qq[1], fresh);
-            add_wide(sums.xq + first, upper[0] + upper[1], fresh);
+            const bool overwrite = start == 0;
+            if constexpr (WithQ) add_wide(sums.q + first, q[0] + q[1], overwrite);
+            add_wide(sums.qq + first, qq[0] + qq[1], overwrite);
+            add_wide(sums.xq + first, upper[0] + upper[1], overwrite);
             add_wide(sums.xq + first, lower[0] + lower[1], false);
         }
     }

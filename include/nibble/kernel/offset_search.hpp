@@ -57,6 +57,30 @@ template <element E> struct affine_tried {
     }
 };
 
+// Sums of codes less `center`, of their squares and of their products with t = (x - offset) inverse, in fp32.
+template <element E, isa Isa>
+NIBBLE_INLINE void sum_screened_codes(const float* x, std::size_t n, const lanes<Isa>& offset,
+                                      const lanes<Isa>& inverse, const lanes<Isa>& center, lanes<Isa>& q,
+                                      lanes<Isa>& qq, lanes<Isa>& tq) noexcept {
+    using vector = lanes<Isa>;
+    for (std::size_t start = 0; start < n; start += screened_run) {
+        const std::size_t end = detail::min_of(n, start + screened_run);
+        vector run_q(0.0f);
+        vector run_qq(0.0f);
+        vector run_tq(0.0f);
+        for (std::size_t i = start; i < end; ++i) {
+            const vector t = (vector(x[i]) - offset) * inverse;
+            const vector code = nearest_values<E>(t) - center;
+            run_q = run_q + code;
+            run_qq = run_qq + code * code;
+            run_tq = run_tq + t * code;
+        }
+        q = q + run_q;
+        qq = qq + run_qq;
+        tq = tq + run_tq;
+    }
+}
+
 // What Count scales and offsets at once gain over the best offset alone, in fp32, in lanes, over gains[]: no less than
 // that, whatever the rounding, and infinity where the best offset may be positive and must not. Returns what the best
 // of the others gains at least. In units of the square of the first scale.
@@ -88,22 +112,7 @@ template <isa Isa, element E, bool NonPositive, std::size_t Count>
         vector q(0.0f);
         vector qq(0.0f);
         vector tq(0.0f);
-        for (std::size_t start = 0; start < n; start += screened_run) {
-            const std::size_t end = detail::min_of(n, start + screened_run);
-            vector run_q(0.0f);
-            vector run_qq(0.0f);
-            vector run_tq(0.0f);
-            for (std::size_t i = start; i < end; ++i) {
-                const vector t = (vector(x[i]) - offset) * inverse;
-                const vector code = nearest_values<E>(t) - vector(center);
-                run_q = run_q + code;
-                run_qq = run_qq + code * code;
-                run_tq = run_tq + t * code;
-            }
-            q = q + run_q;
-            qq = qq + run_qq;
-            tq = tq + run_tq;
-        }
+        sum_screened_codes<E>(x, n, offset, inverse, vector(center), q, qq, tq);
         const vector mean_q = q * per_n;
         const vector mean_t = vector::load(means + first, wide::width);
         const vector spread = qq * per_n - mean_q * mean_q;
@@ -224,6 +233,36 @@ inline constexpr auto zero_steps = [] {
         steps.at[j] = {static_cast<float>(1.0 + changes[j] * fine), j == 0 ? 1.0f : j == 1 ? -1.0f : 0.0f};
     return steps;
 }();
+// Takes the one of Count scales, with their zeros, that gains most, fitted to its codes, if that is more than `most`.
+template <isa Isa, element E, std::size_t Count>
+NIBBLE_INLINE void try_zeros(const float* x, std::size_t n, float reach, const double (&scales)[Count],
+                             const float (&zeros)[Count], scale_and_zero& best, double& most) noexcept {
+    using wide = detail::panel_isa_of<Isa>;
+    using vector = lanes<wide>;
+    constexpr std::size_t padded = (Count + 15) / 16 * 16;
+    alignas(64) float inverses[padded] = {};
+    alignas(64) float bottoms[padded] = {};
+    for (std::size_t j = 0; j < Count; ++j) {
+        inverses[j] = inverse_of(scales[j]);
+        bottoms[j] = -zeros[j];
+    }
+    sums_of_many<padded> sums;
+    sum_many<Isa, E, false>(x, n, reach, sums, [&](std::size_t first) NIBBLE_INLINE_LAMBDA {
+        const vector inverse = wide::load(inverses + first);
+        const vector bottom = wide::load(bottoms + first);
+        const vector top = bottom + vector(highest<E>);
+        return [=](const vector& value) NIBBLE_INLINE_LAMBDA { return nearest_between(value * inverse, bottom, top); };
+    });
+    visit_largest_gains(sums, Count, most, [&](std::size_t j) {
+        const double qq = sums.qq[j];
+        const double fitted = qq > 0.0 ? sums.xq[j] * sums.power / qq : 0.0;
+        const double gained = fitted * (sums.xq[j] * sums.power);
+        if (gained > most && fitted > 0.0) {
+            most = gained;
+            best = {fitted, zeros[j]};
+        }
+    });
+}
 template <isa Isa, element E>
 [[nodiscard]] inline scale_and_zero search_integer_zero(const float* x, std::size_t n, const value_sums& g) noexcept {
     constexpr float levels = highest<E>;
@@ -232,35 +271,6 @@ template <isa Isa, element E>
     scale_and_zero best;
     double most = -1.0;
     const float reach = g.top < 0.0f ? -g.top : g.top;
-    const auto attempt = [&]<std::size_t Count>(const double(&scales)[Count],
-                                                const float(&zeros)[Count]) NIBBLE_INLINE_LAMBDA {
-        using wide = detail::panel_isa_of<Isa>;
-        using vector = lanes<wide>;
-        constexpr std::size_t padded = (Count + 15) / 16 * 16;
-        alignas(64) float inverses[padded] = {};
-        alignas(64) float bottoms[padded] = {};
-        for (std::size_t j = 0; j < Count; ++j) {
-            inverses[j] = inverse_of(scales[j]);
-            bottoms[j] = -zeros[j];
-        }
-        sums_of_many<padded> sums;
-        sum_many<Isa, E, false>(x, n, reach, sums, [&](std::size_t first) NIBBLE_INLINE_LAMBDA {
-            const vector inverse = wide::load(inverses + first);
-            const vector bottom = wide::load(bottoms + first);
-            const vector top = bottom + vector(levels);
-            return [=](const vector& value)
-                       NIBBLE_INLINE_LAMBDA { return nearest_between(value * inverse, bottom, top); };
-        });
-        visit_largest_gains(sums, Count, most, [&](std::size_t j) {
-            const double qq = sums.qq[j];
-            const double fitted = qq > 0.0 ? sums.xq[j] * sums.power / qq : 0.0;
-            const double gained = fitted * (sums.xq[j] * sums.power);
-            if (gained > most && fitted > 0.0) {
-                most = gained;
-                best = {fitted, zeros[j]};
-            }
-        });
-    };
     const auto zero_of = [&](double bottom, double scale) {
         const float zero = detail::round_even(static_cast<float>(-bottom / scale));
         return zero < 0.0f ? 0.0f : zero > levels ? levels : zero;
@@ -275,7 +285,7 @@ template <isa Isa, element E>
             scales[j] = (end - bottom) / static_cast<double>(levels);
             zeros[j] = zero_of(bottom, scales[j]);
         }
-        attempt(scales, zeros);
+        try_zeros<Isa, E>(x, n, reach, scales, zeros, best, most);
     }
     if (!(most > 0.0)) return best;
     for (int round = 0; round < 2; ++round) {
@@ -287,7 +297,7 @@ template <isa Isa, element E>
             const float zero = from.zero + zero_steps<E>.at[j].zero;
             zeros[j] = zero < 0.0f ? 0.0f : zero > levels ? levels : zero;
         }
-        attempt(scales, zeros);
+        try_zeros<Isa, E>(x, n, reach, scales, zeros, best, most);
     }
     return best;
 }

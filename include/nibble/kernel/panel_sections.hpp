@@ -23,9 +23,9 @@ template <class Granularity, class Element, class Code> struct number_section {
     using granularity = Granularity;
     using element = Element; // what the codes mean, or void: integers
     Code* plain;
-    std::size_t offset; // in a panel
-    std::size_t slots;  // of a row
-    std::size_t run;    // columns of each
+    std::size_t offset;     // in a panel
+    std::size_t groups;     // of a row
+    std::size_t group_size; // columns of each
 };
 
 // One panel of packed weights and its rows of the quantized form: every number of it goes to the panel or back.
@@ -82,15 +82,15 @@ public:
         if constexpr (to_panel) between();
     }
 
-    // All scales, zero points and minimums. From the panel: slots that several rows share are written by each of them.
+    // All scales, zero points and minimums. From the panel: groups that several rows share are written by each of them.
     void numbers() const {
         for_each_section([&](const auto& section) {
             auto* const in_panel = at(section);
             const std::size_t panel_rows = w_.panel_rows();
             for (std::size_t r = 0; r < rows_; ++r)
-                for (std::size_t s = 0; s < section.slots; ++s) {
+                for (std::size_t s = 0; s < section.groups; ++s) {
                     auto& plain = section.plain[std::remove_cvref_t<decltype(section)>::granularity::index(
-                        first_ + r, s * section.run, w_.cols())];
+                        first_ + r, s * section.group_size, w_.cols())];
                     if constexpr (to_panel)
                         in_panel[s * panel_rows + r] = plain;
                     else
@@ -115,7 +115,7 @@ public:
             using E = typename std::remove_cvref_t<decltype(section)>::element;
             if constexpr (!std::is_void_v<E>)
                 if constexpr (detail::marks_nan<E>)
-                    for (std::size_t s = 0; s < section.slots; ++s)
+                    for (std::size_t s = 0; s < section.groups; ++s)
                         for (std::size_t r = 0; r < rows_; ++r)
                             if (detail::is_nan(E::decode(at(section)[s * w_.panel_rows() + r])))
                                 factor[r] = detail::quiet_nan;
@@ -130,8 +130,9 @@ private:
         return reinterpret_cast<std::conditional_t<to_panel, number, const number>*>(panel_ + section.offset);
     }
     template <class Granularity, class Element, class Code, class Visit>
-    static void visit_section(const Visit& visit, Code* plain, std::size_t offset, std::size_t slots, std::size_t run) {
-        visit(number_section<Granularity, Element, Code>{plain, offset, slots, run});
+    static void visit_section(const Visit& visit, Code* plain, std::size_t offset, std::size_t groups,
+                              std::size_t group_size) {
+        visit(number_section<Granularity, Element, Code>{plain, offset, groups, group_size});
     }
     // visit(number_section) for all that the scheme has, in the order of the panel.
     template <class Visit> void for_each_section(const Visit& visit) const {
@@ -139,20 +140,20 @@ private:
         using inner = typename traits::granularity;
         const detail::panel_sections& sections = w_.sections();
         const detail::depth_plan& depth = w_.depth();
-        const std::size_t outer_slots = w_.outer_slots(w_.cols());
-        const std::size_t outer_run = w_.outer_run(w_.cols());
+        const std::size_t outer_groups = w_.outer_groups(w_.cols());
+        const std::size_t outer_size = w_.outer_size(w_.cols());
         if constexpr (S::two_level)
-            visit_section<outer, typename traits::outer_element>(visit, q_.outer_scales(), sections.outer, outer_slots,
-                                                                 outer_run);
+            visit_section<outer, typename traits::outer_element>(visit, q_.outer_scales(), sections.outer, outer_groups,
+                                                                 outer_size);
         if constexpr (S::has_two_level_minimum)
             visit_section<outer, typename traits::outer_zero_element>(visit, q_.outer_zeros(), sections.outer_zeros,
-                                                                      outer_slots, outer_run);
+                                                                      outer_groups, outer_size);
         if constexpr (S::scaled)
             visit_section<inner, typename traits::scale_element>(visit, q_.scales(), sections.scales, depth.scales,
-                                                                 depth.run);
+                                                                 depth.group_size);
         if constexpr (traits::has_zero)
             visit_section<inner, std::conditional_t<S::has_minimum, typename traits::zero_element, void>>(
-                visit, q_.zeros(), sections.zeros, depth.scales, depth.run);
+                visit, q_.zeros(), sections.zeros, depth.scales, depth.group_size);
     }
 
     Quantized& q_;

@@ -45,12 +45,12 @@ template <isa Isa, int Bits> inline constexpr bool prefetches_l2 = Isa::facts.pr
 template <isa Isa> struct prefetch_l2_isa : Isa {
     static NIBBLE_INLINE void prefetch(const void* at) noexcept { Isa::prefetch_second_level(at); }
 };
-template <class Source> struct prefetch_l2_source : Source {
-    using isa_type = prefetch_l2_isa<typename Source::isa_type>;
+template <class Loader> struct prefetch_l2_loader : Loader {
+    using isa_type = prefetch_l2_isa<typename Loader::isa_type>;
 };
-template <class Source, int Bits>
-using streamed_source =
-    std::conditional_t<prefetches_l2<typename Source::isa_type, Bits>, prefetch_l2_source<Source>, Source>;
+template <class Loader, int Bits>
+using streamed_loader =
+    std::conditional_t<prefetches_l2<typename Loader::isa_type, Bits>, prefetch_l2_loader<Loader>, Loader>;
 
 // Memory that will be read soon, prefetched a few lines at a time while the processor computes something else.
 struct prefetch_cursor {
@@ -93,9 +93,9 @@ template <isa Isa, any_scheme S>
 NIBBLE_INLINE void prefetch_scales(const packed_view<S>& w, const std::byte* panel, std::size_t part,
                                    std::size_t parts) noexcept {
     using traits = detail::scheme_traits<S>;
-    const auto prefetch = [&](std::size_t section, std::size_t bytes_per_slot, std::size_t first, std::size_t last) {
-        const std::byte* end = panel + section + (last + 1) * bytes_per_slot;
-        for (const std::byte* at = panel + section + first * bytes_per_slot; at < end; at += 64) Isa::prefetch(at);
+    const auto prefetch = [&](std::size_t section, std::size_t bytes_per_group, std::size_t first, std::size_t last) {
+        const std::byte* end = panel + section + (last + 1) * bytes_per_group;
+        for (const std::byte* at = panel + section + first * bytes_per_group; at < end; at += 64) Isa::prefetch(at);
     };
     constexpr std::size_t rows = panel_layout::rows;
     const std::size_t first = w.depth().scale_of(part);
@@ -105,9 +105,9 @@ NIBBLE_INLINE void prefetch_scales(const packed_view<S>& w, const std::byte* pan
         prefetch(w.sections().zeros, rows * sizeof(typename traits::zero_code), first, last);
     if constexpr (S::two_level) {
         if (packed_shape<S>::outer_is_factor(w.cols())) return;
-        const std::size_t run = traits::outer_granularity::run(w.cols());
-        const std::size_t outer_first = w.depth().column(part) / run;
-        const std::size_t outer_last = w.depth().column(part + parts - 1) / run;
+        const std::size_t outer_size = traits::outer_granularity::group_size(w.cols());
+        const std::size_t outer_first = w.depth().column(part) / outer_size;
+        const std::size_t outer_last = w.depth().column(part + parts - 1) / outer_size;
         prefetch(w.sections().outer, rows * sizeof(typename traits::outer_code), outer_first, outer_last);
         if constexpr (S::has_two_level_minimum)
             prefetch(w.sections().outer_zeros, rows * sizeof(typename traits::outer_zero_code), outer_first,

@@ -360,18 +360,18 @@ template <unit_rule Rule>
 NIBBLE_NOINLINE void units_of_groups(const float* NIBBLE_RESTRICT x, std::size_t count, std::size_t first,
                                      std::size_t group_size, const float* NIBBLE_RESTRICT scales,
                                      const float* NIBBLE_RESTRICT zeros, float* NIBBLE_RESTRICT units) noexcept {
-    std::size_t slot = 0;
+    std::size_t group = 0;
     const auto zero = [&]() NIBBLE_INLINE_LAMBDA {
-        return Rule == unit_rule::quotient || Rule == unit_rule::quotient_with_nan ? 0.0f : zeros[slot];
+        return Rule == unit_rule::quotient || Rule == unit_rule::quotient_with_nan ? 0.0f : zeros[group];
     };
     std::size_t at = 0;
     if (first == group_size && group_size == 16) {
-        for (; at + 16 <= count; at += 16, ++slot) units_of_group<Rule>(x + at, 16, scales[slot], zero(), units + at);
+        for (; at + 16 <= count; at += 16, ++group) units_of_group<Rule>(x + at, 16, scales[group], zero(), units + at);
     } else if (first == group_size && group_size == 32) {
-        for (; at + 32 <= count; at += 32, ++slot) units_of_group<Rule>(x + at, 32, scales[slot], zero(), units + at);
+        for (; at + 32 <= count; at += 32, ++group) units_of_group<Rule>(x + at, 32, scales[group], zero(), units + at);
     }
-    for (std::size_t length = first; at < count; at += length, length = group_size, ++slot)
-        units_of_group<Rule>(x + at, detail::min_of(length, count - at), scales[slot], zero(), units + at);
+    for (std::size_t length = first; at < count; at += length, length = group_size, ++group)
+        units_of_group<Rule>(x + at, detail::min_of(length, count - at), scales[group], zero(), units + at);
 }
 
 // The codes of units[0, count), one per element of `codes`; one function per element, rounding and overflow, whatever

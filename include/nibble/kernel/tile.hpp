@@ -20,12 +20,12 @@ struct tile_range {
     std::size_t last_units = 0; // of the last part, or of the piece
     std::size_t phase = 0;      // the first phase of the piece within its part (integer)
     bool resume = false;        // the piece continues sums in `totals`
-    bool finish = true;         // the last part is complete with this range
+    bool ends_part = true;      // the last part is complete with this range
 };
 
 // What a tile is given.
 struct tile_arguments {
-    const std::byte* weights = nullptr; // codes or lanes of the range's first unit, as the tile's source reads them
+    const std::byte* weights = nullptr; // codes or lanes of the range's first unit, as the tile's loader reads them
     std::size_t weights_stride = 0;     // bytes from panel to panel
     std::size_t columns = 0;            // of a token's activations, with their padding
     const std::byte* values = nullptr;  // activations of the range's first unit, in their family's order
@@ -35,7 +35,7 @@ struct tile_arguments {
     const float* scales = nullptr;           // [panel][part][16]
     const std::int32_t* zeros = nullptr;     // [panel][part][16] or null: see widen_zeros
     const float* minimums = nullptr;         // [panel][part][16] or null
-    std::size_t widened_stride = 0;          // floats from panel to panel in scales, zeros, minimums
+    std::size_t scales_stride = 0;           // floats from panel to panel in scales, zeros, minimums
     std::size_t phases_per_part = 1;
     std::size_t phase_quads = 1;
     int center = 0;
@@ -48,7 +48,7 @@ struct tile_arguments {
 
 // What is asked for once per part is read from memory when it is: kept in registers it would push the pointers of the
 // innermost loop out of them.
-template <class T> [[nodiscard]] NIBBLE_INLINE const T* fresh(const T& of) noexcept {
+template <class T> [[nodiscard]] NIBBLE_INLINE const T* reload(const T& of) noexcept {
     const T* at = &of;
     NIBBLE_OPAQUE(at);
     return at;

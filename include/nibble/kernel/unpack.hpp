@@ -17,6 +17,48 @@
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI::kernel {
 
+// spread_lanes of codes of an odd number of bits: four quads with a plane of single bits at the end.
+template <isa Isa, int Bits, class Put>
+NIBBLE_INLINE void spread_lanes_with_bits(const std::uint8_t* in, const Put& put) noexcept {
+    using bytes = typename Isa::bytes;
+    constexpr int low = Bits - 1;
+    constexpr std::size_t last = detail::step_bytes_of(Bits) - 32;
+    const bytes bit = Isa::load_bytes(in + last);
+    const auto lower = [&](std::size_t q, bytes& a, bytes& b) NIBBLE_INLINE_LAMBDA {
+        if constexpr (low >= 4) {
+            const bytes v = Isa::load_bytes(in + 32 * q);
+            a = Isa::low_nibbles(v);
+            b = Isa::high_nibbles(v);
+        }
+        if constexpr (low == 6) {
+            const bytes v = Isa::load_bytes(in + 128 + 32 * (q / 2));
+            a = Isa::template join<4>(a, q % 2 == 0 ? Isa::template field<0, 3>(v) : Isa::template field<4, 3>(v));
+            b = Isa::template join<4>(b, q % 2 == 0 ? Isa::template field<2, 3>(v) : Isa::template field<6, 3>(v));
+        }
+        if constexpr (low == 2) {
+            const bytes v = Isa::load_bytes(in + 32 * (q / 2));
+            a = q % 2 == 0 ? Isa::template field<0, 3>(v) : Isa::template field<4, 3>(v);
+            b = q % 2 == 0 ? Isa::template field<2, 3>(v) : Isa::template field<6, 3>(v);
+        }
+    };
+    const auto quad = [&]<std::size_t Q>() NIBBLE_INLINE_LAMBDA {
+        if constexpr (low == 0) {
+            put(2 * Q, Isa::template field<2 * Q, 1>(bit));
+            put(2 * Q + 1, Isa::template field<2 * Q + 1, 1>(bit));
+        } else {
+            bytes a;
+            bytes b;
+            lower(Q, a, b);
+            put(2 * Q, Isa::template join<low>(a, Isa::template field<2 * Q, 1>(bit)));
+            put(2 * Q + 1, Isa::template join<low>(b, Isa::template field<2 * Q + 1, 1>(bit)));
+        }
+    };
+    quad.template operator()<0>();
+    quad.template operator()<1>();
+    quad.template operator()<2>();
+    quad.template operator()<3>();
+}
+
 // Codes of one step as stored, one per byte: quad q's vectors A and B through put(2q) and put(2q + 1).
 template <isa Isa, int Bits, class Put>
 NIBBLE_INLINE void spread_lanes(const std::uint8_t* in, const Put& put) noexcept {
@@ -43,43 +85,7 @@ NIBBLE_INLINE void spread_lanes(const std::uint8_t* in, const Put& put) noexcept
         put(2, Isa::template join<4>(Isa::low_nibbles(v1), Isa::template field<4, 3>(top)));
         put(3, Isa::template join<4>(Isa::high_nibbles(v1), Isa::template field<6, 3>(top)));
     } else {
-        // Four quads with a plane of single bits at the end; the lower planes as above.
-        constexpr int low = Bits - 1;
-        constexpr std::size_t last = detail::step_bytes_of(Bits) - 32;
-        const bytes bit = Isa::load_bytes(in + last);
-        const auto lower = [&](std::size_t q, bytes& a, bytes& b) NIBBLE_INLINE_LAMBDA {
-            if constexpr (low >= 4) {
-                const bytes v = Isa::load_bytes(in + 32 * q);
-                a = Isa::low_nibbles(v);
-                b = Isa::high_nibbles(v);
-            }
-            if constexpr (low == 6) {
-                const bytes v = Isa::load_bytes(in + 128 + 32 * (q / 2));
-                a = Isa::template join<4>(a, q % 2 == 0 ? Isa::template field<0, 3>(v) : Isa::template field<4, 3>(v));
-                b = Isa::template join<4>(b, q % 2 == 0 ? Isa::template field<2, 3>(v) : Isa::template field<6, 3>(v));
-            }
-            if constexpr (low == 2) {
-                const bytes v = Isa::load_bytes(in + 32 * (q / 2));
-                a = q % 2 == 0 ? Isa::template field<0, 3>(v) : Isa::template field<4, 3>(v);
-                b = q % 2 == 0 ? Isa::template field<2, 3>(v) : Isa::template field<6, 3>(v);
-            }
-        };
-        const auto quad = [&]<std::size_t Q>() NIBBLE_INLINE_LAMBDA {
-            if constexpr (low == 0) {
-                put(2 * Q, Isa::template field<2 * Q, 1>(bit));
-                put(2 * Q + 1, Isa::template field<2 * Q + 1, 1>(bit));
-            } else {
-                bytes a;
-                bytes b;
-                lower(Q, a, b);
-                put(2 * Q, Isa::template join<low>(a, Isa::template field<2 * Q, 1>(bit)));
-                put(2 * Q + 1, Isa::template join<low>(b, Isa::template field<2 * Q + 1, 1>(bit)));
-            }
-        };
-        quad.template operator()<0>();
-        quad.template operator()<1>();
-        quad.template operator()<2>();
-        quad.template operator()<3>();
+        spread_lanes_with_bits<Isa, Bits>(in, put);
     }
 }
 
@@ -211,18 +217,18 @@ template <isa Isa, element... E>
 using stored_decoder_of =
     std::conditional_t<(decodes_sixteen<detail::panel_isa_of<Isa>, E> && ...), detail::panel_isa_of<Isa>, Isa>;
 
-// visit(from, to, slot) for the parts [from, to) under each slot of outer scales, of parts [first, first + parts).
+// visit(from, to, group) for the parts [from, to) under each outer scale, of parts [first, first + parts).
 template <any_scheme S, class Visit>
-NIBBLE_INLINE void for_each_outer_slot(const packed_view<S>& w, std::size_t first, std::size_t parts,
-                                       const Visit& visit) {
+NIBBLE_INLINE void for_each_outer_group(const packed_view<S>& w, std::size_t first, std::size_t parts,
+                                        const Visit& visit) {
     const detail::depth_plan& depth = w.depth();
-    const std::size_t run = detail::scheme_traits<S>::outer_granularity::run(w.cols());
+    const std::size_t outer_size = detail::scheme_traits<S>::outer_granularity::group_size(w.cols());
     const std::size_t end = first + parts;
     for (std::size_t from = first; from < end;) {
-        const std::size_t slot = depth.column(from) / run; // one division for all parts under it
+        const std::size_t group = depth.column(from) / outer_size; // one division for all parts under it
         std::size_t to = from + 1;
-        while (to < end && depth.column(to) < (slot + 1) * run) ++to;
-        visit(from, to, slot);
+        while (to < end && depth.column(to) < (group + 1) * outer_size) ++to;
+        visit(from, to, group);
         from = to;
     }
 }
@@ -230,8 +236,8 @@ NIBBLE_INLINE void for_each_outer_slot(const packed_view<S>& w, std::size_t firs
 // Scales of parts [first, first + parts) of a panel as fp32, [part][16]: inner x outer where outer scales differ along
 // a row, times the unit of the family's lanes.
 template <isa Given, class Family, any_scheme S>
-inline void widen_scales(const packed_view<S>& w, const std::byte* panel, std::size_t first, std::size_t parts,
-                         float* out) noexcept {
+inline void decode_scales(const packed_view<S>& w, const std::byte* panel, std::size_t first, std::size_t parts,
+                          float* out) noexcept {
     using traits = detail::scheme_traits<S>;
     constexpr float unit = Family::unit;
     constexpr std::size_t rows = panel_layout::rows;
@@ -245,12 +251,12 @@ inline void widen_scales(const packed_view<S>& w, const std::byte* panel, std::s
                 using outer_element = typename traits::outer_element;
                 using Isa = stored_decoder_of<Given, typename traits::scale_element, outer_element>;
                 const auto* outers = reinterpret_cast<const typename traits::outer_code*>(panel + w.sections().outer);
-                for_each_outer_slot(
-                    w, first, parts, [&](std::size_t from, std::size_t to, std::size_t slot) NIBBLE_INLINE_LAMBDA {
+                for_each_outer_group(
+                    w, first, parts, [&](std::size_t from, std::size_t to, std::size_t group) NIBBLE_INLINE_LAMBDA {
                         typename Isa::f32 outer[rows / Isa::width];
                         for (std::size_t at = 0; at < rows; at += Isa::width)
                             outer[at / Isa::width] =
-                                Isa::template decode_stored<outer_element>(outers + slot * rows + at);
+                                Isa::template decode_stored<outer_element>(outers + group * rows + at);
                         for (std::size_t part = from; part < to; ++part, out += rows) {
                             const auto* inner = codes + depth.scale_of(part) * rows;
                             for (std::size_t at = 0; at < rows; at += Isa::width) {
@@ -270,27 +276,27 @@ inline void widen_scales(const packed_view<S>& w, const std::byte* panel, std::s
             }
         }
         using Isa = stored_decoder_of<Given, typename traits::scale_element>;
-        const auto widen = [&](std::size_t slot, float* to) NIBBLE_INLINE_LAMBDA {
+        const auto decode = [&](std::size_t group, float* to) NIBBLE_INLINE_LAMBDA {
             for (std::size_t at = 0; at < rows; at += Isa::width) {
                 typename Isa::f32 s =
-                    Isa::template decode_stored<typename traits::scale_element>(codes + slot * rows + at);
+                    Isa::template decode_stored<typename traits::scale_element>(codes + group * rows + at);
                 if constexpr (unit != 1.0f) s = Isa::multiply(s, Isa::broadcast(unit));
                 Isa::store(to + at, s);
             }
         };
-        if (depth.parts_per_run == 1) { // a part, a scale: one stretch of codes
+        if (depth.parts_per_group == 1) { // a part, a scale: one stretch of codes
 #pragma GCC unroll 2
-            for (std::size_t i = 0; i < parts; ++i) widen(first + i, out + i * rows);
+            for (std::size_t i = 0; i < parts; ++i) decode(first + i, out + i * rows);
         } else {
-            for (std::size_t i = 0; i < parts; ++i) widen(depth.scale_of(first + i), out + i * rows);
+            for (std::size_t i = 0; i < parts; ++i) decode(depth.scale_of(first + i), out + i * rows);
         }
     }
 }
 
 // Minimums of those parts as fp32, [part][16].
 template <isa Given, any_scheme S>
-inline void widen_minimums(const packed_view<S>& w, const std::byte* panel, std::size_t first, std::size_t parts,
-                           float* out) noexcept {
+inline void decode_minimums(const packed_view<S>& w, const std::byte* panel, std::size_t first, std::size_t parts,
+                            float* out) noexcept {
     using traits = detail::scheme_traits<S>;
     using zero_element = typename traits::zero_element;
     constexpr std::size_t rows = panel_layout::rows;
@@ -301,12 +307,12 @@ inline void widen_minimums(const packed_view<S>& w, const std::byte* panel, std:
         using Isa = stored_decoder_of<Given, zero_element, outer_element>;
         const auto* outers =
             reinterpret_cast<const typename traits::outer_zero_code*>(panel + w.sections().outer_zeros);
-        for_each_outer_slot(
-            w, first, parts, [&](std::size_t from, std::size_t to, std::size_t slot) NIBBLE_INLINE_LAMBDA {
+        for_each_outer_group(
+            w, first, parts, [&](std::size_t from, std::size_t to, std::size_t group) NIBBLE_INLINE_LAMBDA {
                 typename Isa::f32 outer[rows / Isa::width]; // -(inner x outer), in one rounding
                 for (std::size_t at = 0; at < rows; at += Isa::width)
                     outer[at / Isa::width] = Isa::multiply(
-                        Isa::template decode_stored<outer_element>(outers + slot * rows + at), Isa::broadcast(-1.0f));
+                        Isa::template decode_stored<outer_element>(outers + group * rows + at), Isa::broadcast(-1.0f));
                 for (std::size_t part = from; part < to; ++part, out += rows)
                     for (std::size_t at = 0; at < rows; at += Isa::width)
                         Isa::store(out + at, Isa::multiply(Isa::template decode_stored<zero_element>(

@@ -48,10 +48,10 @@ inline constexpr std::size_t outer_columns_of_block = [] {
     using outer_granularity = typename scheme_traits<S>::outer_granularity;
     if constexpr (!S::two_level || S::has_offset || !scheme_traits<S>::granularity::row_local) {
         return std::size_t{0};
-    } else if constexpr (requires { typename std::integral_constant<std::size_t, outer_granularity::run(1)>; }) {
-        constexpr std::size_t size = outer_granularity::run(1);
-        constexpr bool same =
-            size == outer_granularity::run(kernel::quantize_block) && size == outer_granularity::run(100003);
+    } else if constexpr (requires { typename std::integral_constant<std::size_t, outer_granularity::group_size(1)>; }) {
+        constexpr std::size_t size = outer_granularity::group_size(1);
+        constexpr bool same = size == outer_granularity::group_size(kernel::quantize_block) &&
+                              size == outer_granularity::group_size(100003);
         return same && outer_granularity::row_local && kernel::quantize_block % size == 0 ? size : std::size_t{0};
     } else {
         return std::size_t{0};
@@ -82,7 +82,7 @@ template <any_scheme S> struct scale_chooser {
     matrix_view<const float> w;
     quantize_options options;
     scale_storage<S> out;
-    std::size_t group_size = traits::run(w.cols());
+    std::size_t group_size = traits::group_size(w.cols());
     scale_reader<S> stored = out.reader(); // anew after the offset is set
     static constexpr bool with_range = kernel::asks_range<S>;
     static constexpr bool with_sum = kernel::asks_sum<S>;
@@ -169,7 +169,7 @@ template <any_scheme S> struct scale_chooser {
             const std::size_t first = col + i * group_size;
             std::size_t together = count - i; // under the same outer group
             if constexpr (S::two_level) {
-                const std::size_t outer_columns = outer_granularity::run(w.cols());
+                const std::size_t outer_columns = outer_granularity::group_size(w.cols());
                 together = min_of(together, ceil_div(outer_columns - first % outer_columns, group_size));
             }
             kernel::parameters_of_groups<S, with_range, with_sum>(
@@ -242,7 +242,7 @@ template <any_scheme S> struct scale_chooser {
             using block = kernel::super_block_parameters<S, elements>;
             bool nonfinite = false;
             float largest_magnitude = 0.0f;
-            for (std::size_t i = 0; i < block::slots; ++i) {
+            for (std::size_t i = 0; i < block::groups; ++i) {
                 nonfinite = nonfinite || s.nonfinite[i] != 0;
                 largest_magnitude = max_of(largest_magnitude, s.largest[i]);
             }
@@ -250,12 +250,12 @@ template <any_scheme S> struct scale_chooser {
             const float* x = searched(w.row(row) + col, elements, nonfinite, copy);
             const kernel::outer_parameters outer = outer_of(row, col);
             double plain_error = 0.0;
-            for (std::size_t i = 0; i < block::slots; ++i) {
+            for (std::size_t i = 0; i < block::groups; ++i) {
                 const parameters plain = kernel::parameters_of<S>(known(at(s, i, col + i * group_size)), outer);
                 store(group_at(row, col + i * group_size), plain);
                 plain_error += kernel::squared_error<S>(x + i * group_size, group_size, plain);
             }
-            if (!(largest_magnitude > 0.0f)) return block::slots;
+            if (!(largest_magnitude > 0.0f)) return block::groups;
             block found;
             kernel::super_block<best_isa, S, elements>::choose_best(x, found);
             kernel::outer_parameters under{};
@@ -263,8 +263,8 @@ template <any_scheme S> struct scale_chooser {
             if constexpr (S::has_two_level_minimum)
                 under.minimum = decoded<typename traits::outer_zero_element>(found.outer_zero);
             double error = 0.0;
-            parameters p[block::slots];
-            for (std::size_t i = 0; i < block::slots; ++i) {
+            parameters p[block::groups];
+            for (std::size_t i = 0; i < block::groups; ++i) {
                 p[i].scale_code = found.scales[i];
                 p[i].zero_code = found.zeros[i];
                 kernel::decode_scale<S>(p[i], under);
@@ -272,12 +272,12 @@ template <any_scheme S> struct scale_chooser {
                     p[i].zero = -(decoded<typename traits::zero_element>(found.zeros[i]) * under.minimum);
                 error += kernel::squared_error<S>(x + i * group_size, group_size, p[i]);
             }
-            if (!(error < plain_error)) return block::slots;
+            if (!(error < plain_error)) return block::groups;
             const std::size_t outer_at = outer_granularity::index(row, col, w.cols());
             out.outer[outer_at] = found.outer;
             if constexpr (S::has_two_level_minimum) out.outer_zeros[outer_at] = found.outer_zero;
-            for (std::size_t i = 0; i < block::slots; ++i) store(group_at(row, col + i * group_size), p[i]);
-            return block::slots;
+            for (std::size_t i = 0; i < block::groups; ++i) store(group_at(row, col + i * group_size), p[i]);
+            return block::groups;
         } else {
             return 0;
         }
@@ -378,59 +378,67 @@ template <any_scheme S> struct statistics_of_matrix {
     }
 };
 
+// The outer scales of groups of rows, by the largest magnitude under each, which takes a pass of its own.
+template <any_scheme S, class OverRows>
+void choose_outer_by_largest(const scale_chooser<S>& job, const OverRows& over_rows) {
+    using traits = scheme_traits<S>;
+    using outer_granularity = typename traits::outer_granularity;
+    const std::size_t cols = job.w.cols();
+    const std::size_t outer_columns = outer_granularity::group_size(cols);
+    const std::size_t segments = ceil_div(cols, outer_columns);
+    dynamic_array<float> tops(job.w.rows() * segments);
+    over_rows([&](std::size_t row) {
+        for_each_segment(cols, outer_columns, [&](std::size_t index, std::size_t col, std::size_t n) {
+            float top = kernel::measure<false>(job.w.row(row) + col, n, false).largest;
+            if (!traits::granularity::row_local && job.options.flush_subnormals) top = flush_subnormal_input(top);
+            tops[row * segments + index] = top;
+        });
+        return false;
+    });
+    dynamic_array<float> wanted(traits::outer_count(job.w.rows(), cols), 0.0f);
+    for (std::size_t i = 0; i < tops.size(); ++i) {
+        float& top = wanted[outer_granularity::index(i / segments, i % segments * outer_columns, cols)];
+        top = max_of(top, tops[i]);
+    }
+    store_outer(job.out, wanted);
+}
+
+// choose_groups_of_rows where outer numbers follow from statistics of all of their groups: those of the matrix first.
+template <any_scheme S, class OverRows, class UseRow>
+bool choose_groups_after_outer(scale_chooser<S>& job, const OverRows& over_rows, const UseRow& use_row) {
+    const std::size_t cols = job.w.cols();
+    const std::size_t segments = ceil_div(cols, job.group_size);
+    const statistics_of_matrix<S> memory(job.w.rows() * segments);
+    const bool nonfinite_seen = over_rows([&](std::size_t row) {
+        const kernel::statistics_of_groups s = memory.all.from(row * segments);
+        const bool nonfinite = job.measure_whole_groups(row, 0, cols, s);
+        job.flush(s, segments);
+        return nonfinite;
+    });
+    choose_outer<S>(job, [&](std::size_t row, std::size_t index) {
+        return job.at(memory.all, row * segments + index, index * job.group_size);
+    });
+    over_rows([&](std::size_t row) {
+        use_row(row, [&](std::size_t col, std::size_t n, float* scale, float* zero) {
+            job.choose_in_row(row, col, n, memory.all.from(row * segments + col / job.group_size), scale, zero);
+        });
+        return false;
+    });
+    return nonfinite_seen;
+}
+
 // Groups that lie in one row each. over_rows(body) calls body(row) for every row, in any order and on any
 // thread; what it returns says whether the row holds a value that is not finite. use_row(row, choose) is called for
 // each row; choose(first column, columns, scale[], zero[]) chooses and stores the numbers of the groups of these
 // columns, all of which lie in one block of quantize_block columns or begin there, and tells them.
 template <any_scheme S, class OverRows, class UseRow>
 bool choose_groups_of_rows(scale_chooser<S>& job, const OverRows& over_rows, const UseRow& use_row) {
-    using traits = scheme_traits<S>;
-    using outer_granularity = typename traits::outer_granularity;
     constexpr std::size_t block = kernel::quantize_block;
     constexpr bool outer_in_block = outer_columns_of_block<S> != 0;
-    const std::size_t cols = job.w.cols();
-    const std::size_t rows = job.w.rows();
     if constexpr (S::two_level && !outer_in_block && !outer_by_largest<S>) {
-        const std::size_t segments = ceil_div(cols, job.group_size);
-        const statistics_of_matrix<S> memory(rows * segments);
-        const bool nonfinite_seen = over_rows([&](std::size_t row) {
-            const kernel::statistics_of_groups s = memory.all.from(row * segments);
-            const bool nonfinite = job.measure_whole_groups(row, 0, cols, s);
-            job.flush(s, segments);
-            return nonfinite;
-        });
-        choose_outer<S>(job, [&](std::size_t row, std::size_t index) {
-            return job.at(memory.all, row * segments + index, index * job.group_size);
-        });
-        over_rows([&](std::size_t row) {
-            use_row(row, [&](std::size_t col, std::size_t n, float* scale, float* zero) {
-                job.choose_in_row(row, col, n, memory.all.from(row * segments + col / job.group_size), scale, zero);
-            });
-            return false;
-        });
-        return nonfinite_seen;
+        return choose_groups_after_outer<S>(job, over_rows, use_row);
     } else {
-        if constexpr (S::two_level && !outer_in_block) {
-            const std::size_t outer_columns = outer_granularity::run(cols);
-            const std::size_t outer_segments = ceil_div(cols, outer_columns);
-            dynamic_array<float> tops(rows * outer_segments);
-            over_rows([&](std::size_t row) {
-                for_each_segment(cols, outer_columns, [&](std::size_t index, std::size_t col, std::size_t n) {
-                    float top = kernel::measure<false>(job.w.row(row) + col, n, false).largest;
-                    if (!traits::granularity::row_local && job.options.flush_subnormals)
-                        top = flush_subnormal_input(top);
-                    tops[row * outer_segments + index] = top;
-                });
-                return false;
-            });
-            dynamic_array<float> wanted(scheme_traits<S>::outer_count(job.w.rows(), job.w.cols()), 0.0f);
-            for (std::size_t i = 0; i < tops.size(); ++i) {
-                float& top =
-                    wanted[outer_granularity::index(i / outer_segments, i % outer_segments * outer_columns, cols)];
-                top = max_of(top, tops[i]);
-            }
-            store_outer(job.out, wanted);
-        }
+        if constexpr (S::two_level && !outer_in_block) choose_outer_by_largest<S>(job, over_rows);
         // Each row stands alone: range and codes while it is in cache.
         return over_rows([&](std::size_t row) {
             bool nonfinite = false;
@@ -454,9 +462,29 @@ bool choose_groups_of_rows(scale_chooser<S>& job, const OverRows& over_rows, con
     }
 }
 
+// Searches and stores the numbers of groups that are several segments, with the values of each side by side.
+template <any_scheme S, class OverGroups>
+void search_shared_groups(const scale_chooser<S>& job, const dynamic_array<group_statistics>& groups,
+                          const dynamic_array<kernel::outer_parameters>& outer, const OverGroups& over_groups) {
+    const matrix_view<const float> w = job.w;
+    dynamic_array<std::size_t> starts(groups.size() + 1, 0);
+    for (std::size_t at = 0; at < groups.size(); ++at) starts[at + 1] = starts[at] + groups[at].count;
+    dynamic_array<float> values(w.rows() * w.cols());
+    dynamic_array<std::size_t> next(starts);
+    for (std::size_t row = 0; row < w.rows(); ++row)
+        for_each_segment(w.cols(), job.group_size, [&](std::size_t, std::size_t col, std::size_t n) {
+            std::size_t& to = next[job.group_at(row, col)];
+            __builtin_memcpy(values.data() + to, w.row(row) + col, n * sizeof(float));
+            to += n;
+        });
+    over_groups(groups.size(), [&](std::size_t at) {
+        job.store(at, job.choose(groups[at], outer[at], values.data() + starts[at], groups[at].count));
+    });
+}
+
 // Groups that are several segments, of one row or of many: chosen before the first row is used.
-template <any_scheme S, class OverRows, class OverSlots, class UseRow>
-bool choose_shared_groups(scale_chooser<S>& job, const OverRows& over_rows, const OverSlots& over_groups,
+template <any_scheme S, class OverRows, class OverGroups, class UseRow>
+bool choose_shared_groups(scale_chooser<S>& job, const OverRows& over_rows, const OverGroups& over_groups,
                           const UseRow& use_row) {
     using traits = scheme_traits<S>;
     using outer_granularity = typename traits::outer_granularity;
@@ -494,25 +522,11 @@ bool choose_shared_groups(scale_chooser<S>& job, const OverRows& over_rows, cons
     for (std::size_t row = 0; row < w.rows(); ++row)
         for (std::size_t index = 0; index < segments; ++index)
             outer[job.group_at(row, index * group_size)] = job.outer_of(row, index * group_size);
-    if (job.options.range == range::least_squares) {
-        // The values of each group side by side.
-        dynamic_array<std::size_t> starts(groups.size() + 1, 0);
-        for (std::size_t at = 0; at < groups.size(); ++at) starts[at + 1] = starts[at] + groups[at].count;
-        dynamic_array<float> values(w.rows() * w.cols());
-        dynamic_array<std::size_t> next(starts);
-        for (std::size_t row = 0; row < w.rows(); ++row)
-            for_each_segment(w.cols(), group_size, [&](std::size_t, std::size_t col, std::size_t n) {
-                std::size_t& to = next[job.group_at(row, col)];
-                __builtin_memcpy(values.data() + to, w.row(row) + col, n * sizeof(float));
-                to += n;
-            });
-        over_groups(groups.size(), [&](std::size_t at) {
-            job.store(at, job.choose(groups[at], outer[at], values.data() + starts[at], groups[at].count));
-        });
-    } else {
+    if (job.options.range == range::least_squares)
+        search_shared_groups<S>(job, groups, outer, over_groups);
+    else
         for (std::size_t at = 0; at < groups.size(); ++at)
             job.store(at, kernel::parameters_of<S>(job.known(groups[at]), outer[at]));
-    }
     over_rows([&](std::size_t row) {
         use_row(row, [&](std::size_t col, std::size_t n, float* scale, float* zero) {
             for (std::size_t i = 0; i * group_size < n; ++i) {

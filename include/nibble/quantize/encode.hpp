@@ -30,7 +30,7 @@ public:
     using code = typename traits::code;
 
     row_encoder(quantized<S>& out, const quantize_options& options)
-        : out_(out), options_(options), group_size_(traits::run(out.cols())),
+        : out_(out), options_(options), group_size_(traits::group_size(out.cols())),
           rounded_{encode_units_of(options.rounding), options.seed, options.round_up} {}
 
     // The codes of row `row` of the matrix, whose values are from[0, out.cols()); choose(first column, columns,

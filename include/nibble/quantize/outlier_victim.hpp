@@ -17,10 +17,10 @@ NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
 struct outlier_victim_options {
-    // Slots try the scales 0.2, 0.22 ... 1.5 times that of three standard deviations and keep the one of least squared
+    // Groups try the scales 0.2, 0.22 ... 1.5 times that of three standard deviations and keep the one of least squared
     // error, as OliVe does; otherwise the plain one.
     bool search = true;
-    // alpha of every slot, where the normal values end (its scale is alpha / 28), in slot order; null: by the rule
+    // alpha of every group, where the normal values end (its scale is alpha / 28), in group order; null: by the rule
     // above.
     const float* alpha = nullptr;
 };
@@ -65,12 +65,64 @@ namespace detail {
     return sums[0] + sums[1];
 }
 
+// max |mean +- 3 sigma| of x[0, count), of values whose mass is 0 nothing.
+[[nodiscard]] inline double outlier_victim_alpha(const float* x, const float* mass, std::size_t count) noexcept {
+    double members = 0.0, sum = 0.0, squares = 0.0;
+    for (std::size_t i = 0; i < count; ++i) {
+        if (mass != nullptr && mass[i] == 0.0f) continue;
+        members += 1.0;
+        sum += static_cast<double>(x[i]);
+    }
+    const double mean = members > 0.0 ? sum / members : 0.0;
+    for (std::size_t i = 0; i < count; ++i) {
+        if (mass != nullptr && mass[i] == 0.0f) continue;
+        const double d = static_cast<double>(x[i]) - mean;
+        squares = __builtin_fma(d, d, squares);
+    }
+    const double sigma = members > 1.0 ? std::sqrt(squares / (members - 1.0)) : 0.0;
+    return __builtin_fma(3.0, sigma, mean < 0.0 ? -mean : mean);
+}
+// The best of the scales from 0.2 to 1.5 times alpha's, in steps of 0.02, by squared error; pairs lie in `group_size`
+// values of one row.
+[[nodiscard]] inline float search_outlier_victim_scale(const float* x, std::size_t count, std::size_t group_size,
+                                                       double alpha) noexcept {
+    float best = static_cast<float>(alpha / 28.0);
+    double least = -1.0;
+    for (int percent = 20; percent <= 150; percent += 2) {
+        const float trial = static_cast<float>(alpha * percent / 2800.0);
+        if (!(trial > 0.0f)) continue;
+        double error = 0.0;
+        for (std::size_t begin = 0; begin < count; begin += group_size)
+            error += outlier_victim_error(x + begin, min_of(group_size, count - begin), trial);
+        if (least < 0.0 || error < least) {
+            least = error;
+            best = trial;
+        }
+    }
+    return best;
+}
+// The pairs of a row under its scales.
+template <granularity Granularity>
+void encode_outlier_victim_row(matrix_view<const float> w, std::size_t row,
+                               outlier_victim_quantized<Granularity>& q) noexcept {
+    for (std::size_t col = 0; col < w.cols(); col += 2) {
+        const float factor = q.scales()[Granularity::index(row, col, w.cols())];
+        const float top = factor > 5e35f ? outlier_victim_top(factor) : 384.0f;
+        const auto scaled = [&](float x) {
+            const float unit = factor > 0.0f ? x / factor : 0.0f;
+            return unit > top ? top : unit < -top ? -top : unit;
+        };
+        q.row_pairs(row)[col / 2] =
+            outlier_victim::encode_pair(scaled(w(row, col)), col + 1 < w.cols() ? scaled(w(row, col + 1)) : 0.0f);
+    }
+}
+
 } // namespace detail
 
-// w in pairs: scale = alpha / 28 in fp32, alpha = max |mean +- 3 sigma| of the slot (sigma with one degree of freedom
+// w in pairs: scale = alpha / 28 in fp32, alpha = max |mean +- 3 sigma| of the group (sigma with one degree of freedom
 // less, in double), each pair as outlier_victim::encode_pair of x / scale. Values that are not finite do not count in
-// alpha; NaN becomes 0 and infinity the largest outlier. A slot of zeros has scale 0 and codes of 0; one of a single
-// weight, or of equal ones, has alpha = |mean|. Slots lie in one row or hold whole rows. The result does not depend on
+// alpha; NaN becomes 0 and infinity the largest outlier. A group of zeros has scale 0 and codes of 0; one of a single
+// weight, or of equal ones, has alpha = |mean|. Groups lie in one row or hold whole rows. The result does not depend on
 // the executor. Allocates the result and 4 to 8 bytes per weight.
 template <granularity Granularity, executor Executor = serial>
 [[nodiscard]] outlier_victim_quantized<Granularity> quantize_outlier_victim(matrix_view<const float> w,
@@ -79,68 +131,31 @@ template <granularity Granularity, executor Executor = serial>
     detail::check_executor(threads);
     outlier_victim_quantized<Granularity> q(w.rows(), w.cols());
     if (w.empty()) return q;
-    // Then all runs of a slot have one length, and pairs of its values are pairs of the row.
-    const std::size_t run = detail::min_of(Granularity::run(w.cols()), w.cols());
-    NIBBLE_CHECK(Granularity::row_local || run == w.cols(),
-                 "quantize_outlier_victim: slots that span rows must span whole rows");
-    for (std::size_t slot = 0; options.alpha != nullptr && slot < q.slot_count(); ++slot)
-        NIBBLE_CHECK(detail::is_finite(options.alpha[slot]) && options.alpha[slot] >= 0.0f,
+    // Then all of a group's columns in a row are as many, and pairs of its values are pairs of the row.
+    const std::size_t group_size = detail::min_of(Granularity::group_size(w.cols()), w.cols());
+    NIBBLE_CHECK(Granularity::row_local || group_size == w.cols(),
+                 "quantize_outlier_victim: groups that span rows must span whole rows");
+    for (std::size_t group = 0; options.alpha != nullptr && group < q.group_count(); ++group)
+        NIBBLE_CHECK(detail::is_finite(options.alpha[group]) && options.alpha[group] >= 0.0f,
                      "quantize_outlier_victim: every alpha must be finite and at least 0");
-    const detail::slot_values slots = detail::gather_slots<Granularity>(w, {});
-    q.set_nonfinite(slots.nonfinite);
-    detail::in_stretches(q.slot_count(), w.rows() * w.cols(), threads, [&](std::size_t first, std::size_t end) {
-        for (std::size_t slot = first; slot < end; ++slot) {
-            const float* x = slots.values.data() + slots.starts[slot];
-            const float* mass = slots.masses.empty() ? nullptr : slots.masses.data() + slots.starts[slot];
-            const std::size_t count = slots.starts[slot + 1] - slots.starts[slot];
+    const detail::group_values groups = detail::gather_groups<Granularity>(w, {});
+    q.set_nonfinite(groups.nonfinite);
+    detail::in_stretches(q.group_count(), w.rows() * w.cols(), threads, [&](std::size_t first, std::size_t end) {
+        for (std::size_t group = first; group < end; ++group) {
+            const float* x = groups.values.data() + groups.starts[group];
+            const float* mass = groups.masses.empty() ? nullptr : groups.masses.data() + groups.starts[group];
+            const std::size_t count = groups.starts[group + 1] - groups.starts[group];
             if (options.alpha != nullptr) {
-                q.scales()[slot] = options.alpha[slot] / 28.0f;
+                q.scales()[group] = options.alpha[group] / 28.0f;
                 continue;
             }
-            double members = 0.0, sum = 0.0, squares = 0.0;
-            for (std::size_t i = 0; i < count; ++i) {
-                if (mass != nullptr && mass[i] == 0.0f) continue;
-                members += 1.0;
-                sum += static_cast<double>(x[i]);
-            }
-            const double mean = members > 0.0 ? sum / members : 0.0;
-            for (std::size_t i = 0; i < count; ++i) {
-                if (mass != nullptr && mass[i] == 0.0f) continue;
-                const double d = static_cast<double>(x[i]) - mean;
-                squares = __builtin_fma(d, d, squares);
-            }
-            const double sigma = members > 1.0 ? std::sqrt(squares / (members - 1.0)) : 0.0;
-            const double alpha = __builtin_fma(3.0, sigma, mean < 0.0 ? -mean : mean);
-            float best = static_cast<float>(alpha / 28.0);
-            if (options.search) {
-                double least = -1.0;
-                for (int percent = 20; percent <= 150; percent += 2) {
-                    const float trial = static_cast<float>(alpha * percent / 2800.0);
-                    if (!(trial > 0.0f)) continue;
-                    double error = 0.0;
-                    for (std::size_t begin = 0; begin < count; begin += run)
-                        error += detail::outlier_victim_error(x + begin, detail::min_of(run, count - begin), trial);
-                    if (least < 0.0 || error < least) {
-                        least = error;
-                        best = trial;
-                    }
-                }
-            }
-            q.scales()[slot] = best;
+            const double alpha = detail::outlier_victim_alpha(x, mass, count);
+            q.scales()[group] = options.search ? detail::search_outlier_victim_scale(x, count, group_size, alpha)
+                                               : static_cast<float>(alpha / 28.0);
         }
     });
     detail::in_stretches(w.rows(), w.rows() * w.cols(), threads, [&](std::size_t first, std::size_t end) {
-        for (std::size_t row = first; row < end; ++row)
-            for (std::size_t col = 0; col < w.cols(); col += 2) {
-                const float factor = q.scales()[Granularity::index(row, col, w.cols())];
-                const float top = factor > 5e35f ? detail::outlier_victim_top(factor) : 384.0f;
-                const auto scaled = [&](float x) {
-                    const float unit = factor > 0.0f ? x / factor : 0.0f;
-                    return unit > top ? top : unit < -top ? -top : unit;
-                };
-                q.row_pairs(row)[col / 2] = outlier_victim::encode_pair(
-                    scaled(w(row, col)), col + 1 < w.cols() ? scaled(w(row, col + 1)) : 0.0f);
-            }
+        for (std::size_t row = first; row < end; ++row) detail::encode_outlier_victim_row(w, row, q);
     });
     return q;
 }

@@ -93,7 +93,7 @@ struct by_mean {
 // ---- scales
 // -----------------------------------------------------------------------------------------------------------
 
-// One scale per slot, stored in Format (any element may be a scale).
+// One scale per scale group, stored in Format (any element may be a scale).
 template <element Format = f32, class Rule = std::conditional_t<std::same_as<Format, e8m0>, by_exponent, by_largest>>
 struct scale {
     using format = Format;
@@ -104,7 +104,7 @@ struct scale {
 struct no_offset {};
 struct mean_offset {}; // the mean of the group scales, fp32 (QLoRA's double quantization)
 
-// For two_level granularities: Inner numbers under Outer ones, scale = inner x outer, each slot rounded to fp32; with
+// For two_level granularities: Inner numbers under Outer ones, scale = inner x outer, each rounded to fp32; with
 // mean_offset (inner x outer) + offset, rounded twice. The outer scale is max|group scale - offset| / largest<Inner>.
 template <element Inner, element Outer = f32, class Rule = by_largest, class Offset = no_offset>
 struct two_level_scale {
@@ -126,13 +126,13 @@ struct no_zero {};
 // For unsigned integer elements.
 struct integer_zero {};
 
-// value = code x scale + minimum (GGUF's "_1" types, KIVI): a float offset per slot, stored in Format.
+// value = code x scale + minimum (GGUF's "_1" types, KIVI): a float offset per scale group, stored in Format.
 template <element Format = f16> struct minimum {
     using format = Format;
 };
 
 // The same in two levels, as the K types of GGUF have it: minimum = -(inner x outer), rounded to fp32, with codes of
-// Inner per slot and of Outer per outer slot. Inner has no negative values: minimums are at most 0. For two_level
+// Inner per group and of Outer per outer group. Inner has no negative values: minimums are at most 0. For two_level
 // granularities.
 template <element Inner, element Outer = f16> struct two_level_minimum {
     using format = Inner;
@@ -228,7 +228,7 @@ struct outer_granularity<G> {
     using type = typename G::outer;
 };
 
-// The numbers of slots, sizes and types of a scheme, in one place.
+// The numbers of scale groups, sizes and types of a scheme, in one place.
 template <any_scheme S> struct scheme_traits {
     using element = typename S::element_type;
     using code = typename element::code;
@@ -263,15 +263,15 @@ template <any_scheme S> struct scheme_traits {
     // Do long rows have several scales, groups along K? No: one per row, or for all.
     [[nodiscard]] static constexpr bool has_groups() noexcept {
         constexpr std::size_t long_row = std::size_t{1} << 30;
-        return run(long_row) < long_row;
+        return group_size(long_row) < long_row;
     }
     // Columns that share a scale; at least 1 so that an empty matrix divides by nothing.
-    [[nodiscard]] static constexpr std::size_t run(std::size_t cols) noexcept {
-        return max_of<std::size_t>(1, S::scaled ? granularity::run(cols) : cols);
+    [[nodiscard]] static constexpr std::size_t group_size(std::size_t cols) noexcept {
+        return max_of<std::size_t>(1, S::scaled ? granularity::group_size(cols) : cols);
     }
 };
 
-// The scale of a slot from its inner and outer numbers. The product is rounded before the sum: it never fuses with it.
+// The scale of a group from its inner and outer numbers. The product is rounded before the sum: it never fuses with it.
 template <any_scheme S>
 [[nodiscard]] NIBBLE_INLINE constexpr float two_level_product(float inner, float outer, float offset) noexcept {
     if constexpr (S::has_offset) {

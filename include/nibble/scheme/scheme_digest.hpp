@@ -44,14 +44,14 @@ inline constexpr std::uint64_t element_digest = [] {
     return d.value;
 }();
 
-// Which weights share a slot: its numbers for a few shapes.
+// Which weights share a scale: its numbers for a few shapes.
 template <granularity G>
 inline constexpr std::uint64_t granularity_digest = [] {
     word_digest d{};
     const std::size_t columns[] = {4, 52, 1000, 70000};
     const std::size_t rows[] = {0, 1, 2, 7, 16, 31, 64, 127, 1000003};
     for (const std::size_t cols : columns) {
-        d.add(G::run(cols));
+        d.add(G::group_size(cols));
         for (const std::size_t row : rows) {
             d.add(G::count(row, cols));
             for (std::size_t col = 0; col < cols; col = 3 * col + 1) d.add(G::index(row, col, cols));

@@ -27,8 +27,8 @@ template <any_scheme S> struct along_tokens {
 
 namespace detail {
 
-template <class G> inline constexpr std::size_t group_size = 0;
-template <std::size_t Size> inline constexpr std::size_t group_size<per_group<Size>> = Size;
+template <class G> inline constexpr std::size_t group_size_of = 0;
+template <std::size_t Size> inline constexpr std::size_t group_size_of<per_group<Size>> = Size;
 template <class G> struct inner_granularity {
     using type = G;
 };
@@ -53,17 +53,18 @@ inline constexpr bool outer_scale_is_one = [] {
 template <class S>
 concept token_scheme =
     any_scheme<S> &&
-    (detail::group_size<detail::token_granularity<S>> != 0 || std::same_as<detail::token_granularity<S>, per_channel> ||
+    (detail::group_size_of<detail::token_granularity<S>> != 0 ||
+     std::same_as<detail::token_granularity<S>, per_channel> ||
      (std::same_as<detail::token_granularity<S>, per_tensor> && !detail::scheme_traits<S>::has_zero)) &&
     detail::outer_scale_is_one<S> && !S::has_two_level_minimum && !S::has_offset;
 // Of values, whose groups are to be whole panels of 16 channels.
 template <class S>
-concept value_scheme = token_scheme<S> && detail::group_size<detail::token_granularity<S>> % panel_layout::rows == 0;
+concept value_scheme = token_scheme<S> && detail::group_size_of<detail::token_granularity<S>> % panel_layout::rows == 0;
 // Of keys whose groups run along the tokens.
 template <class S>
 concept along_tokens_scheme =
-    token_scheme<S> && !S::two_level && detail::group_size<detail::token_granularity<S>> != 0 &&
-    detail::group_size<detail::token_granularity<S>> % panel_layout::rows == 0;
+    token_scheme<S> && !S::two_level && detail::group_size_of<detail::token_granularity<S>> != 0 &&
+    detail::group_size_of<detail::token_granularity<S>> % panel_layout::rows == 0;
 
 // Values that take no memory of their own: those of a token are the first value_size channels of its key, as the cache
 // stores them (multi-head latent attention: DeepSeek-V2, arXiv:2405.04434). Keys are then a scheme with per_channel,
@@ -80,7 +81,7 @@ template <any_scheme S> struct token_format {
     using scheme_type = S;
     using traits = scheme_traits<S>;
     using element = typename traits::element;
-    static constexpr std::size_t group = group_size<token_granularity<S>>; // channels; 0: all of the token's
+    static constexpr std::size_t group = group_size_of<token_granularity<S>>; // channels; 0: all of the token's
     static constexpr bool per_tensor_scale = std::same_as<token_granularity<S>, per_tensor>;
     static_assert(token_scheme<S>,
                   "kv_cache: a scheme must have per_channel (one scale per token), per_group, per_tensor without "

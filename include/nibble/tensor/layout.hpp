@@ -48,34 +48,35 @@ namespace detail {
 template <element E> inline constexpr std::size_t step_quads = step_quads_of(E::bits);
 template <element E> inline constexpr std::size_t step_bytes = step_bytes_of(E::bits);
 
-// How the columns of a row are cut: into groups that share a scale (`run` columns each, the last may be shorter), each
-// padded to whole steps, so that every group starts on a step. A group longer than 65536 columns is cut into parts of
-// that length, so that an integer sum over a part always fits in 32 bits.
+// How the columns of a row are cut: into groups that share a scale (`group_size` columns each, the last may be
+// shorter), each padded to whole steps, so that every group starts on a step. A group longer than 65536 columns is cut
+// into parts of that length, so that an integer sum over a part always fits in 32 bits.
 struct depth_plan {
     std::size_t cols = 0;
-    std::size_t run = 1;  // columns per scale
-    std::size_t step = 4; // columns per step
-    std::size_t part = 1; // columns per part, at most run
-    std::size_t parts_per_run = 1;
+    std::size_t group_size = 1; // columns per scale
+    std::size_t step = 4;       // columns per step
+    std::size_t part = 1;       // columns per part, at most group_size
+    std::size_t parts_per_group = 1;
     std::size_t scales = 0;      // scales per row
     std::size_t count = 0;       // parts per row
     std::size_t padded_part = 0; // columns of a full part with padding
     std::size_t padded = 0;      // columns of a row with padding
 
-    [[nodiscard]] static constexpr depth_plan make(std::size_t cols, std::size_t run, std::size_t step) noexcept {
+    [[nodiscard]] static constexpr depth_plan make(std::size_t cols, std::size_t group_size,
+                                                   std::size_t step) noexcept {
         constexpr std::size_t longest = 65536;
         depth_plan d{};
         d.cols = cols;
-        d.run = min_of(run, max_of<std::size_t>(cols, 1));
+        d.group_size = min_of(group_size, max_of<std::size_t>(cols, 1));
         d.step = step;
-        d.part = min_of(d.run, longest);
-        d.parts_per_run = ceil_div(d.run, d.part);
-        d.scales = ceil_div(cols, d.run);
+        d.part = min_of(d.group_size, longest);
+        d.parts_per_group = ceil_div(d.group_size, d.part);
+        d.scales = ceil_div(cols, d.group_size);
         d.padded_part = round_up(d.part, step);
         if (cols != 0) {
-            const std::size_t whole = cols / d.run;
-            const std::size_t rest = cols % d.run;
-            d.count = whole * d.parts_per_run + ceil_div(rest, d.part);
+            const std::size_t whole = cols / d.group_size;
+            const std::size_t rest = cols % d.group_size;
+            d.count = whole * d.parts_per_group + ceil_div(rest, d.part);
             d.padded = d.begin(d.count - 1) + round_up(d.columns(d.count - 1), step);
         }
         return d;
@@ -84,25 +85,25 @@ struct depth_plan {
 
     // The first column of part p, and how many it has.
     [[nodiscard]] constexpr std::size_t column(std::size_t p) const noexcept {
-        if (parts_per_run == 1) return p * run; // no division: this is asked once per part in the kernels
-        return (p / parts_per_run) * run + (p % parts_per_run) * part;
+        if (parts_per_group == 1) return p * group_size; // no division: this is asked once per part in the kernels
+        return (p / parts_per_group) * group_size + (p % parts_per_group) * part;
     }
     [[nodiscard]] constexpr std::size_t columns(std::size_t p) const noexcept {
         const std::size_t first = column(p);
-        if (parts_per_run == 1) return min_of(run, cols - first);
-        const std::size_t run_end = min_of(cols, (p / parts_per_run + 1) * run);
-        return min_of(part, run_end - first);
+        if (parts_per_group == 1) return min_of(group_size, cols - first);
+        const std::size_t group_end = min_of(cols, (p / parts_per_group + 1) * group_size);
+        return min_of(part, group_end - first);
     }
     // Where part p starts among the padded columns.
     [[nodiscard]] constexpr std::size_t begin(std::size_t p) const noexcept {
-        if (parts_per_run == 1) return p * padded_part;
-        const std::size_t last = run - (parts_per_run - 1) * part; // columns of a run's last part
-        const std::size_t padded_run = (parts_per_run - 1) * padded_part + round_up(last, step);
-        return (p / parts_per_run) * padded_run + (p % parts_per_run) * padded_part;
+        if (parts_per_group == 1) return p * padded_part;
+        const std::size_t last = group_size - (parts_per_group - 1) * part; // columns of a group's last part
+        const std::size_t padded_group = (parts_per_group - 1) * padded_part + round_up(last, step);
+        return (p / parts_per_group) * padded_group + (p % parts_per_group) * padded_part;
     }
     [[nodiscard]] constexpr std::size_t scale_of(std::size_t p) const noexcept {
-        // As p / parts_per_run, which compilers would take for both cases: a division for every part.
-        return parts_per_run == 1 ? p : column(p) / run;
+        // As p / parts_per_group, which compilers would take for both cases: a division for every part.
+        return parts_per_group == 1 ? p : column(p) / group_size;
     }
 };
 

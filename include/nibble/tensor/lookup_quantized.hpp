@@ -17,7 +17,7 @@
 NIBBLE_HEADER_BEGIN;
 namespace nibble::inline NIBBLE_ABI {
 
-// How the 2^Bits values of a slot follow from what is stored of it: `stored<Bits>` numbers, and value(numbers, code).
+// How the 2^Bits values of a group follow from what is stored of it: `stored<Bits>` numbers, and value(numbers, code).
 
 // Every value is stored (SqueezeLLM's tables).
 struct free_table {
@@ -42,8 +42,8 @@ struct plane_sums {
 // A rows x cols matrix, owning its memory: one block of two sections, each on a 64-byte boundary:
 //   codes    rows x row_bytes(): row i is the little-endian bit stream of its cols codes (code 0 in the lowest bits of
 //            byte 0, no padding between codes; the last byte is filled with zeros)
-//   numbers  `stored` codes of Format per slot of the granularity, in slot order
-// value(i, j) = Table::value(numbers of the slot of (i, j), code(i, j)), nothing else: no scale and no zero point.
+//   numbers  `stored` codes of Format per group of the granularity, in group order
+// value(i, j) = Table::value(numbers of the group of (i, j), code(i, j)), nothing else: no scale and no zero point.
 // Written out, these are the two sections one after the other without the padding between.
 template <int Bits, granularity Granularity, element Format = f32, class Table = free_table> class lookup_quantized {
 public:
@@ -64,14 +64,14 @@ public:
     [[nodiscard]] static std::size_t bytes_for(std::size_t rows, std::size_t cols) {
         NIBBLE_CHECK(cols == 0 || rows <= (SIZE_MAX / 2048) / cols,
                      "lookup_quantized: rows x cols does not fit in the address space");
-        return numbers_offset(rows, cols) + slots_of(rows, cols) * stored * sizeof(number_code);
+        return numbers_offset(rows, cols) + groups_of_shape(rows, cols) * stored * sizeof(number_code);
     }
 
     [[nodiscard]] std::size_t rows() const noexcept { return rows_; }
     [[nodiscard]] std::size_t cols() const noexcept { return cols_; }
     [[nodiscard]] std::size_t row_bytes() const noexcept { return row_bytes_of(cols_); }
     [[nodiscard]] std::size_t bytes() const noexcept { return memory_.size(); }
-    [[nodiscard]] std::size_t slot_count() const noexcept { return slots_of(rows_, cols_); }
+    [[nodiscard]] std::size_t group_count() const noexcept { return groups_of_shape(rows_, cols_); }
     // True if the matrix that was quantized held a NaN or an infinity.
     [[nodiscard]] bool nonfinite() const noexcept { return nonfinite_; }
     void set_nonfinite(bool value) noexcept { nonfinite_ = value; }
@@ -82,17 +82,17 @@ public:
     [[nodiscard]] const std::uint8_t* row_codes(std::size_t row) const noexcept {
         return memory_.template as<std::uint8_t>() + row * row_bytes();
     }
-    // The stored numbers of a slot.
-    [[nodiscard]] number_code* numbers(std::size_t slot) noexcept {
-        return memory_.template as<number_code>(numbers_offset(rows_, cols_)) + slot * stored;
+    // The stored numbers of a group.
+    [[nodiscard]] number_code* numbers(std::size_t group) noexcept {
+        return memory_.template as<number_code>(numbers_offset(rows_, cols_)) + group * stored;
     }
-    [[nodiscard]] const number_code* numbers(std::size_t slot) const noexcept {
-        return memory_.template as<number_code>(numbers_offset(rows_, cols_)) + slot * stored;
+    [[nodiscard]] const number_code* numbers(std::size_t group) const noexcept {
+        return memory_.template as<number_code>(numbers_offset(rows_, cols_)) + group * stored;
     }
-    // The 2^Bits values of a slot in code order.
-    void load_table(std::size_t slot, float* values) const noexcept {
+    // The 2^Bits values of a group in code order.
+    void load_table(std::size_t group, float* values) const noexcept {
         float plain[stored];
-        for (std::size_t i = 0; i < stored; ++i) plain[i] = Format::decode(numbers(slot)[i]);
+        for (std::size_t i = 0; i < stored; ++i) plain[i] = Format::decode(numbers(group)[i]);
         for (std::size_t c = 0; c < entries; ++c) values[c] = Table::template value<Bits>(plain, c);
     }
 
@@ -115,7 +115,7 @@ private:
     [[nodiscard]] static constexpr std::size_t row_bytes_of(std::size_t cols) noexcept {
         return detail::ceil_div(cols * static_cast<std::size_t>(Bits), 8);
     }
-    [[nodiscard]] static constexpr std::size_t slots_of(std::size_t rows, std::size_t cols) noexcept {
+    [[nodiscard]] static constexpr std::size_t groups_of_shape(std::size_t rows, std::size_t cols) noexcept {
         return rows == 0 || cols == 0 ? 0 : Granularity::count(rows, cols);
     }
     [[nodiscard]] static constexpr std::size_t numbers_offset(std::size_t rows, std::size_t cols) noexcept {
@@ -133,7 +133,7 @@ template <int Bits, granularity Granularity, element Format, class Table>
 [[nodiscard]] double bits_per_weight(const lookup_quantized<Bits, Granularity, Format, Table>& q) noexcept {
     if (q.rows() == 0 || q.cols() == 0) return 0.0;
     const double weights = static_cast<double>(q.rows()) * static_cast<double>(q.cols());
-    return Bits + static_cast<double>(q.slot_count() * q.stored) * Format::bits / weights;
+    return Bits + static_cast<double>(q.group_count() * q.stored) * Format::bits / weights;
 }
 
 } // namespace nibble::inline NIBBLE_ABI

@@ -23,7 +23,7 @@ namespace nibble::inline NIBBLE_ABI {
 //   pairs   rows x ceil(cols / 2) bytes: byte p of a row is the pair of its columns 2 p and 2 p + 1
 //   (outlier_victim.hpp); if
 //           cols is odd, the last pair ends with a weight that is not there, encoded as 0
-//   scales  one fp32 per slot of the granularity, in slot order
+//   scales  one fp32 per group of the granularity, in group order
 // value = scale x (value of the pair). Written out: the two sections without the padding between. Runs of the
 // granularity are even, or the whole row, so that no pair has two scales.
 template <granularity Granularity> class outlier_victim_quantized {
@@ -37,16 +37,17 @@ public:
     [[nodiscard]] static std::size_t bytes_for(std::size_t rows, std::size_t cols) {
         NIBBLE_CHECK(cols == 0 || rows <= (SIZE_MAX / 64) / cols,
                      "outlier_victim_quantized: rows x cols does not fit in the address space");
-        const std::size_t run = Granularity::run(cols);
-        NIBBLE_CHECK(run % 2 == 0 || run >= cols, "outlier_victim_quantized: runs of an odd length would part pairs");
-        return scales_offset(rows, cols) + slots_of(rows, cols) * sizeof(float);
+        const std::size_t group_size = Granularity::group_size(cols);
+        NIBBLE_CHECK(group_size % 2 == 0 || group_size >= cols,
+                     "outlier_victim_quantized: runs of an odd length would part pairs");
+        return scales_offset(rows, cols) + groups_of_shape(rows, cols) * sizeof(float);
     }
 
     [[nodiscard]] std::size_t rows() const noexcept { return rows_; }
     [[nodiscard]] std::size_t cols() const noexcept { return cols_; }
     [[nodiscard]] std::size_t row_bytes() const noexcept { return detail::ceil_div(cols_, 2); }
     [[nodiscard]] std::size_t bytes() const noexcept { return memory_.size(); }
-    [[nodiscard]] std::size_t slot_count() const noexcept { return slots_of(rows_, cols_); }
+    [[nodiscard]] std::size_t group_count() const noexcept { return groups_of_shape(rows_, cols_); }
     // True if the matrix that was quantized held a NaN or an infinity.
     [[nodiscard]] bool nonfinite() const noexcept { return nonfinite_; }
     void set_nonfinite(bool value) noexcept { nonfinite_ = value; }
@@ -69,7 +70,7 @@ public:
     }
 
 private:
-    [[nodiscard]] static constexpr std::size_t slots_of(std::size_t rows, std::size_t cols) noexcept {
+    [[nodiscard]] static constexpr std::size_t groups_of_shape(std::size_t rows, std::size_t cols) noexcept {
         return rows == 0 || cols == 0 ? 0 : Granularity::count(rows, cols);
     }
     [[nodiscard]] static constexpr std::size_t scales_offset(std::size_t rows, std::size_t cols) noexcept {
@@ -87,7 +88,8 @@ template <granularity Granularity>
 [[nodiscard]] double bits_per_weight(const outlier_victim_quantized<Granularity>& q) noexcept {
     if (q.rows() == 0 || q.cols() == 0) return 0.0;
     const double weights = static_cast<double>(q.rows()) * static_cast<double>(q.cols());
-    return (static_cast<double>(q.rows() * q.row_bytes()) * 8.0 + static_cast<double>(q.slot_count()) * 32.0) / weights;
+    return (static_cast<double>(q.rows() * q.row_bytes()) * 8.0 + static_cast<double>(q.group_count()) * 32.0) /
+           weights;
 }
 
 // q as 8-bit integers under four times the scale, for pack and gemm: every weight has the same value (unless 4 x scale
@@ -98,8 +100,8 @@ to_carrier(const outlier_victim_quantized<Granularity>& q) {
     quantized<scheme<int8, Granularity, scale<f32>>> out(q.rows(), q.cols());
     out.set_nonfinite(q.nonfinite());
     if (q.rows() == 0 || q.cols() == 0) return out;
-    for (std::size_t slot = 0; slot < q.slot_count(); ++slot)
-        out.scales()[slot] = f32::encode(q.scales()[slot] * outlier_victim::unit);
+    for (std::size_t group = 0; group < q.group_count(); ++group)
+        out.scales()[group] = f32::encode(q.scales()[group] * outlier_victim::unit);
     const auto code = [](float value) {
         return static_cast<std::uint8_t>(static_cast<unsigned>(static_cast<int>(value / outlier_victim::unit)) & 255u);
     };

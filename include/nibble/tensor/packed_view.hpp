@@ -20,8 +20,8 @@ namespace detail {
 // Byte offsets of the sections of one panel of R rows; every section starts on a 64-byte boundary.
 struct panel_sections {
     std::size_t factors = 0;     // R x fp32: what the result of each row is multiplied by at the end
-    std::size_t outer = 0;       // [outer slot][R] codes of the outer scale format (two_level)
-    std::size_t outer_zeros = 0; // [outer slot][R] codes of the minimum's outer format (two_level_minimum)
+    std::size_t outer = 0;       // [outer group][R] codes of the outer scale format (two_level)
+    std::size_t outer_zeros = 0; // [outer group][R] codes of the minimum's outer format (two_level_minimum)
     std::size_t scales = 0;      // [scale][R] codes of the scale format
     std::size_t zeros = 0;       // [scale][R] bytes, or codes of the minimum's format
     std::size_t codes = 0;       // [step] as layout.hpp has them
@@ -64,33 +64,33 @@ public:
     [[nodiscard]] constexpr const detail::panel_sections& sections() const noexcept { return sections_; }
     [[nodiscard]] constexpr const detail::depth_plan& depth() const noexcept { return depth_; }
 
-    // Outer scales that differ along a row are part of the widened scales; one per row goes into the row factor.
-    [[nodiscard]] static constexpr std::size_t outer_run(std::size_t cols) noexcept {
+    // Outer scales that differ along a row are part of the decoded scales; one per row goes into the row factor.
+    [[nodiscard]] static constexpr std::size_t outer_size(std::size_t cols) noexcept {
         if constexpr (Scheme::two_level)
-            return detail::max_of<std::size_t>(1, detail::min_of(cols, traits::outer_granularity::run(cols)));
+            return detail::max_of<std::size_t>(1, detail::min_of(cols, traits::outer_granularity::group_size(cols)));
         else
             return detail::max_of<std::size_t>(cols, 1);
     }
-    [[nodiscard]] static constexpr std::size_t outer_slots(std::size_t cols) noexcept {
-        return Scheme::two_level ? detail::ceil_div(cols, outer_run(cols)) : 0;
+    [[nodiscard]] static constexpr std::size_t outer_groups(std::size_t cols) noexcept {
+        return Scheme::two_level ? detail::ceil_div(cols, outer_size(cols)) : 0;
     }
     // Is the outer scale the row's factor? Not where something besides it is added up: a minimum, an offset.
     [[nodiscard]] static constexpr bool outer_is_factor(std::size_t cols) noexcept {
-        return Scheme::two_level && !Scheme::has_minimum && !Scheme::has_offset && outer_slots(cols) == 1;
+        return Scheme::two_level && !Scheme::has_minimum && !Scheme::has_offset && outer_groups(cols) == 1;
     }
 
 private:
     [[nodiscard]] static constexpr detail::depth_plan plan(std::size_t cols, std::size_t panel_rows) noexcept {
-        return detail::depth_plan::make(cols, traits::run(cols),
+        return detail::depth_plan::make(cols, traits::group_size(cols),
                                         detail::step_quads_of(element::bits, panel_rows) * panel_layout::quad);
     }
     [[nodiscard]] static constexpr detail::panel_sections layout(const detail::depth_plan& d,
                                                                  std::size_t panel_rows) noexcept {
         detail::panel_sections s{};
-        const auto section = [&](bool there, std::size_t slots, std::size_t number) {
-            return there ? detail::round_up(slots * panel_rows * number, 64) : 0;
+        const auto section = [&](bool there, std::size_t groups, std::size_t number) {
+            return there ? detail::round_up(groups * panel_rows * number, 64) : 0;
         };
-        const std::size_t outer = outer_slots(d.cols);
+        const std::size_t outer = outer_groups(d.cols);
         s.outer = section(true, 1, sizeof(float));
         s.outer_zeros = s.outer + section(Scheme::two_level, outer, sizeof(outer_code));
         s.scales = s.outer_zeros + section(Scheme::has_two_level_minimum, outer, sizeof(outer_zero_code));

@@ -65,12 +65,12 @@ concept product_family = requires(const std::byte* codes, std::byte* lanes, std:
     F::template multiply<false>(packed, n, n, a, r);
 };
 
-// Has F register tiles of sources, as tile_ladder puts them together? Attention multiplies with those of bytes, words
-// and fp32; where a family has none, in fp32.
+// Has F register tiles of operand loaders, as tile_ladder puts them together? Attention multiplies with those of bytes,
+// words and fp32; where a family has none, in fp32.
 template <class F>
 concept has_tile_sources = product_family<F> && requires {
-    typename F::packed_source;
-    typename F::lanes_source;
+    typename F::packed_loader;
+    typename F::lanes_loader;
     { F::few_packed&& F::decoded } -> std::same_as<bool>;
 };
 
@@ -106,19 +106,19 @@ struct alternative_family<F> {
     using type = typename F::alternative;
 };
 
-// The tiles of a family that has register tiles: F::tile<Source, Panels, Tokens, Zeros>, of sources F::packed_source
-// and F::lanes_source.
+// The tiles of a family that has register tiles: F::tile<Loader, Panels, Tokens, Zeros>, of loaders F::packed_loader
+// and F::lanes_loader.
 template <class F, bool Zeros> struct tile_ladder {
     // The tile of as many tokens, First or more.
-    template <class Source, std::size_t Panels, std::size_t First>
+    template <class Loader, std::size_t Panels, std::size_t First>
     static NIBBLE_INLINE void by_tokens(std::size_t tokens, const tile_arguments& a, const tile_range& r) noexcept {
         const bool done = [&]<std::size_t... More>(std::index_sequence<More...>) NIBBLE_INLINE_LAMBDA {
-            return ((tokens == First + More ? (F::template tile<Source, Panels, First + More, Zeros>(a, r), true)
+            return ((tokens == First + More ? (F::template tile<Loader, Panels, First + More, Zeros>(a, r), true)
                                             : false) ||
                     ...);
         }(std::make_index_sequence<F::tiles.shorter + 1 - First>{});
-        if constexpr (F::tiles.longest > F::tiles.shorter && F::template has_longest<Source>)
-            if (!done) F::template tile<Source, Panels, F::tiles.longest, Zeros>(a, r);
+        if constexpr (F::tiles.longest > F::tiles.shorter && F::template has_longest<Loader>)
+            if (!done) F::template tile<Loader, Panels, F::tiles.longest, Zeros>(a, r);
     }
     // Two panels of several tokens, or one of any number.
     template <class Packed, class Lanes, bool HasLanes>
@@ -140,9 +140,9 @@ template <class F, bool Zeros> struct tile_ladder {
     // As products have them.
     static NIBBLE_INLINE void multiply(bool packed, std::size_t panels, std::size_t tokens, const tile_arguments& a,
                                        const tile_range& r) noexcept {
-        using Packed = typename F::packed_source;
+        using Packed = typename F::packed_loader;
         if (panels == F::most_panels && tokens == 1) return F::template tile<Packed, F::most_panels, 1, Zeros>(a, r);
-        rows<Packed, typename F::lanes_source, !F::always_packed>(packed, panels, tokens, a, r);
+        rows<Packed, typename F::lanes_loader, !F::always_packed>(packed, panels, tokens, a, r);
     }
 };
 

@@ -64,17 +64,17 @@ template <isa Isa, element E> struct float32_family {
     static constexpr std::size_t streamed_quads = lanes_are_codes ? 32 : 64;
     static constexpr std::size_t most_tokens = 384;
 
-    using packed_source = real_packed_source<Isa, E>;
-    using lanes_source = real_source<detail::panel_isa_of<Isa>>;
+    using packed_loader = real_packed_loader<Isa, E>;
+    using lanes_loader = real_loader<detail::panel_isa_of<Isa>>;
     // What a step decodes of several columns fills the registers that more tokens would take.
-    template <class Source> static constexpr bool has_longest = Source::columns == 1;
+    template <class Loader> static constexpr bool has_longest = Loader::columns == 1;
     [[nodiscard]] static constexpr bool requests(std::size_t tokens, bool, bool) noexcept {
         return tokens >= tiles.shorter;
     }
-    template <class Source, std::size_t Panels, std::size_t Tokens, bool Zeros>
+    template <class Loader, std::size_t Panels, std::size_t Tokens, bool Zeros>
     static NIBBLE_INLINE void tile(const tile_arguments& a, const tile_range& r) noexcept {
         static_assert(!Zeros);
-        real_tile<Source, Panels, Tokens>(a, r);
+        real_tile<Loader, Panels, Tokens>(a, r);
     }
     template <bool Zeros>
     static NIBBLE_INLINE void multiply(bool packed, std::size_t panels, std::size_t tokens, const tile_arguments& a,

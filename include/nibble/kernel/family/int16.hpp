@@ -52,8 +52,8 @@ template <isa Isa, element E> struct int16_family : integer_family<int16_family<
     static constexpr std::size_t streamed_quads = bytes ? 32 : 64;
     static constexpr std::size_t most_tokens = 128;
 
-    using packed_source = packed_word_source<Isa, E::bits, typename common::table>;
-    using lanes_source = word_source<Isa>;
+    using packed_loader = packed_word_loader<Isa, E::bits, typename common::table>;
+    using lanes_loader = word_loader<Isa>;
     [[nodiscard]] static constexpr bool requests(std::size_t, bool, bool) noexcept { return false; }
 };
 

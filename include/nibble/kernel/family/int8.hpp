@@ -33,10 +33,10 @@ template <class Self, isa Isa, element E> struct integer_family {
     using table = std::conditional_t<linear, void, E>; // that codes are looked up in
     static constexpr bool decoded = false;
     [[nodiscard]] static constexpr std::size_t panels_in_cache(std::size_t) noexcept { return 2; }
-    template <class Source> static constexpr bool has_longest = true;
-    template <class Source, std::size_t Panels, std::size_t Tokens, bool Zeros>
+    template <class Loader> static constexpr bool has_longest = true;
+    template <class Loader, std::size_t Panels, std::size_t Tokens, bool Zeros>
     static NIBBLE_INLINE void tile(const tile_arguments& a, const tile_range& r) noexcept {
-        integer_tile<Source, Panels, Tokens, Zeros>(a, r);
+        integer_tile<Loader, Panels, Tokens, Zeros>(a, r);
     }
     template <bool Zeros>
     static NIBBLE_INLINE void multiply(bool packed, std::size_t panels, std::size_t tokens, const tile_arguments& a,
@@ -112,12 +112,12 @@ struct int8_family : integer_family<int8_family<Isa, E, Small>, Isa, E>,
     // Tables of more than 64 entries take so many shuffles that two vectors of them are no slower than one twice as
     // long.
     using packed_isa = sums_of<std::conditional_t<linear || E::bits <= 6, detail::panel_isa_of<Isa>, Isa>>;
-    using packed_source = kernel::packed_source<packed_isa, E::bits, typename common::table>;
-    using lanes_source = byte_source<sums_of<detail::panel_isa_of<Isa>>>;
+    using packed_loader = kernel::packed_loader<packed_isa, E::bits, typename common::table>;
+    using lanes_loader = byte_loader<sums_of<detail::panel_isa_of<Isa>>>;
     [[nodiscard]] static constexpr bool requests(std::size_t tokens, bool pairs, bool packed) noexcept {
         return pairs && tokens == tiles.longest &&
-               (packed ? makes_requests<packed_source, 2, tiles.longest>
-                       : makes_requests<lanes_source, 2, tiles.longest>);
+               (packed ? makes_requests<packed_loader, 2, tiles.longest>
+                       : makes_requests<lanes_loader, 2, tiles.longest>);
     }
 };
 

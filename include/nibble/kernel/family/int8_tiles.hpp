@@ -49,6 +49,12 @@ struct part_windows {
         if (begin % (quads * panel_layout::quad) == 0 && window_quads % quads == 0) return 1;
         return quads / window_quads + 2;
     }
+    // Do this part of a range, which begins at a column, and the next, both complete, lie in one window?
+    [[nodiscard]] static NIBBLE_INLINE bool share(const tile_range& r, std::size_t part, std::size_t column) noexcept {
+        const std::size_t columns = r.part_units * panel_layout::quad;
+        return part + 2 < r.parts + (r.last_units == r.part_units ? 1 : 0) && !r.resume && r.ends_part &&
+               column % window + 2 * columns <= window;
+    }
 };
 
 // The sums of a part, or of two that follow each other, on their way into the results or the totals.
@@ -77,7 +83,7 @@ template <isa Isa, bool Zeros> struct tile_sums {
         const float* const part_sums = Minimum ? a.part_sums + f.part * tokens : nullptr;
         for (std::size_t panel = 0; panel < f.panels; ++panel)
             for (std::size_t half = 0; half < rows; half += width) {
-                const std::size_t wide = panel * a.widened_stride + f.part * rows + half;
+                const std::size_t wide = panel * a.scales_stride + f.part * rows + half;
                 float* const to = a.results + panel * a.results_stride + half;
                 f32 scales[Parts];
                 f32 minimums[Parts];
@@ -99,6 +105,13 @@ template <isa Isa, bool Zeros> struct tile_sums {
                     Isa::store(to + t * rows, r);
                 }
             }
+    }
+    // What finishes so many parts of these.
+    using finisher = void (*)(const finished_sums&) noexcept;
+    template <std::size_t Parts> [[nodiscard]] static finisher finisher_of(const tile_arguments& a) noexcept {
+        if (a.minimums != nullptr)
+            return a.part_scales != nullptr ? &finish<Parts, true, true> : &finish<Parts, false, true>;
+        return a.part_scales != nullptr ? &finish<Parts, true, false> : &finish<Parts, false, false>;
     }
     // Zeros alone: the sums are where they stay.
     static void add_zeros(const finished_sums& f) noexcept {
@@ -124,7 +137,7 @@ private:
               tokens(f.tokens) {
             if constexpr (Zeros) {
                 for (std::size_t p = 0; p < Parts; ++p)
-                    zeros[p] = Isa::load_words(f.to->zeros + panel * f.to->widened_stride + (f.part + p) * rows + half);
+                    zeros[p] = Isa::load_words(f.to->zeros + panel * f.to->scales_stride + (f.part + p) * rows + half);
                 pairs = f.to->pair_sums + f.part * f.to->phases_per_part * tokens;
             }
         }
@@ -150,7 +163,6 @@ NIBBLE_NOINLINE void multiply_tiles(const tile_arguments& a, const tile_range& r
     constexpr std::size_t of_panel = TokenTiles * products::most_tokens * rows;
     alignas(64) std::int32_t scratch[2][products::most_sums][Panels][of_panel];
     const std::size_t apart = part_windows::most(r.begin, r.part_units) * products::lane_bytes;
-    const std::size_t part_columns = r.part_units * panel_layout::quad;
     const auto* block = reinterpret_cast<const std::int8_t*>(a.values) - r.begin * tokens; // column 0 of the block
 
     products p{};
@@ -159,30 +171,18 @@ NIBBLE_NOINLINE void multiply_tiles(const tile_arguments& a, const tile_range& r
     p.tokens[0] = detail::min_of(tokens, products::most_tokens);
     p.tokens[1] = tokens - p.tokens[0];
     finished_sums before{};
-    using finish_rows = void (*)(const finished_sums&) noexcept;
-    finish_rows finish = nullptr;
-    const auto finish_of = [&]<std::size_t Parts>() -> finish_rows {
-        if (a.minimums != nullptr)
-            return a.part_scales != nullptr ? &sums::template finish<Parts, true, true>
-                                            : &sums::template finish<Parts, false, true>;
-        return a.part_scales != nullptr ? &sums::template finish<Parts, true, false>
-                                        : &sums::template finish<Parts, false, false>;
-    };
-    const finish_rows finish_one = finish_of.template operator()<1>();
-    const finish_rows finish_two = finish_of.template operator()<2>();
+    typename sums::finisher finish = nullptr;
+    const typename sums::finisher finish_one = sums::template finisher_of<1>(a);
+    const typename sums::finisher finish_two = sums::template finisher_of<2>(a);
 
-    std::size_t column = r.begin;
-    std::size_t turn = 0;
+    std::size_t column = r.begin, buffer = 0;
     for (std::size_t part = 0; part < r.parts; part += p.sums) {
-        // Two parts in one window share its activations.
-        const bool two = part + 2 < r.parts + (r.last_units == r.part_units ? 1 : 0) && !r.resume && r.finish &&
-                         column % products::window + 2 * part_columns <= products::window &&
-                         apart == products::lane_bytes;
-        p.sums = two ? 2 : 1;
+        const bool two = apart == products::lane_bytes && part_windows::share(r, part, column);
+        p.sums = two ? 2 : 1; // two share the window's activations
         const bool last = part + p.sums == r.parts;
         const std::size_t units = last ? r.last_units : r.part_units;
         const std::size_t window = column / products::window * products::window;
-        const bool complete = !last || r.finish;
+        const bool complete = !last || r.ends_part;
         p.windows = two ? 1 : part_windows::of(column, units);
         p.values = block + window * tokens;
         p.last_stride = detail::min_of(products::window, a.columns - window - (p.windows - 1) * products::window);
@@ -192,27 +192,26 @@ NIBBLE_NOINLINE void multiply_tiles(const tile_arguments& a, const tile_range& r
                 const std::size_t tile = m * products::most_tokens * rows;
                 auto* totals = reinterpret_cast<std::int32_t*>(a.totals) + n * a.results_stride + tile;
                 p.start[m][n] = r.resume && part == 0 ? totals : nullptr;
-                p.out[m][n] = complete ? scratch[turn][0][n] + tile : totals;
+                p.out[m][n] = complete ? scratch[buffer][0][n] + tile : totals;
             }
         }
         tiles::template multiply<TokenTiles, Panels>(p);
         // Sums of the parts before, whose stores are done by now, while tiles of these are still being multiplied.
         if (finish != nullptr) finish(before);
 
-        finished_sums now{};
-        now.next_sums = p.next_out;
-        now.to = &a;
-        now.part = part;
-        now.phases = detail::ceil_div(units, a.phase_quads);
-        now.tokens = tokens;
-        now.panels = Panels;
+        finished_sums now{.next_sums = p.next_out,
+                          .to = &a,
+                          .part = part,
+                          .phases = detail::ceil_div(units, a.phase_quads),
+                          .tokens = tokens,
+                          .panels = Panels};
         for (std::size_t n = 0; n < Panels; ++n) now.sums[n] = p.out[0][n];
         before = now;
         finish = !complete ? nullptr : two ? finish_two : finish_one;
         if constexpr (Zeros)
             if (!complete) sums::add_zeros(now);
-        column += p.sums * part_columns;
-        turn ^= 1;
+        column += p.sums * r.part_units * panel_layout::quad;
+        buffer ^= 1;
     }
     if (finish != nullptr) finish(before);
 }
