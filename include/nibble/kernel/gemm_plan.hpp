@@ -36,7 +36,10 @@ template <any_scheme S, isa Isa> struct gemm_plan : activation_layout {
                   family::unit_columns == alternative::unit_columns && family::unit == alternative::unit &&
                   family::lane_offset == alternative::lane_offset);
     static constexpr bool integers = family::order.quantized(); // does x become integers?
-    static constexpr bool has_zeros = integers && (S::has_integer_zero || family::lane_offset != 0);
+    // Do zeros come to the sums of F? Of lanes with an offset too, unless it can be left out of their centre.
+    template <class F>
+    static constexpr bool zeros_of = integers && (S::has_integer_zero || (F::lane_offset != 0 && !has_wide_sums<F>));
+    static constexpr bool has_zeros = zeros_of<family> || zeros_of<alternative>;
     static constexpr std::size_t most_panels = family::most_panels;
 
     std::size_t tokens = 0;

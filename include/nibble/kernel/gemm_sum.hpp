@@ -50,6 +50,7 @@ template <class F, isa Isa, any_scheme S, bool Integers> class group_sums {
     using element = typename S::element_type;
     static constexpr std::size_t rows = panel_layout::rows;
     static constexpr std::size_t step_columns = detail::step_quads<element> * panel_layout::quad;
+    static constexpr bool has_zeros = plan_type::template zeros_of<F>;
 
 public:
     group_sums(const plan_type& plan, const packed_view<S>& w, const activation_memory& shared,
@@ -67,7 +68,7 @@ public:
             if (done_.call != nullptr) done_.call(done_.by, first_token_, tokens_);
             return;
         }
-        if constexpr (plan_type::has_zeros && !S::has_integer_zero) // the lanes' offset, everywhere the same
+        if constexpr (has_zeros && !S::has_integer_zero) // the lanes' offset, everywhere the same
             fill_zeros<element>(work_.panels * plan_.block_parts, own_.zeros);
         if (work_.begins) prefetch_beginning(work_.first_panel);
         plan_.for_each_block([&](const tile_range& range) { columns(range); });
@@ -202,7 +203,7 @@ private:
         if constexpr (plan_type::integers) {
             a.phases_per_part = plan_.phases.per_part;
             a.phase_quads = plan_.phases.quads;
-            a.center = detail::lane_center<element>;
+            a.center = detail::lane_center<element> - (has_zeros ? 0 : F::lane_offset);
         }
         return a;
     }
@@ -221,7 +222,7 @@ private:
     NIBBLE_INLINE void point_to_panel(tile_arguments& a, const column_block& b, std::size_t p, std::size_t t) const {
         a.weights = plan_.packed_tiles ? w_.panel(work_.first_panel + p) + b.offset : own_.lanes + p * lane_stride(b);
         a.scales = own_.scales + p * b.stride;
-        if constexpr (plan_type::has_zeros) a.zeros = own_.zeros + p * b.stride;
+        if constexpr (has_zeros) a.zeros = own_.zeros + p * b.stride;
         if constexpr (S::has_minimum) a.minimums = own_.minimums + p * b.stride;
         a.results = own_.results + (p * tokens_ + t) * rows;
         a.totals = own_.totals + (p * tokens_ + t) * rows * sizeof(float);
@@ -242,7 +243,7 @@ private:
             for (std::size_t p = 0; p < work_.panels; p += at_once) {
                 if (requesting) plan_prefetches(a.prefetches, b, block, p, at_once);
                 point_to_panel(a, b, p, token - first_token_);
-                F::template multiply<plan_type::has_zeros>(plan_.packed_tiles, at_once, n, a, b.range);
+                F::template multiply<has_zeros>(plan_.packed_tiles, at_once, n, a, b.range);
             }
             if (b.last && done_.call != nullptr) done_.call(done_.by, token, n);
         }

@@ -74,6 +74,10 @@ concept has_tile_sources = product_family<F> && requires {
     { F::few_packed&& F::decoded } -> std::same_as<bool>;
 };
 
+// Are F's sums of a part in int32 throughout? Then any centre will do for its lanes (F::wide_sums; int16 has room for
+// sums about the middle alone).
+template <class F> inline constexpr bool has_wide_sums = requires { requires F::wide_sums; };
+
 // Do lanes lie as a range's parts do, not one unit after the other? Then unpack(codes, range, lanes) places them,
 // lane_stride(range) from panel to panel, and longest_lanes(units, part_units) is the most that a panel takes.
 template <class F>

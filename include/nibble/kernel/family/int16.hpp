@@ -30,6 +30,7 @@ template <isa Isa, element E> struct int16_family : integer_family<int16_family<
     static constexpr activation_order order = word_quads;
     static constexpr std::size_t phase_units = detail::int32_phase_quads;
     static constexpr std::size_t lane_bytes = panel_layout::rows * panel_layout::quad * 2;
+    static constexpr bool wide_sums = true;
     static constexpr bool lanes_are_codes = false;
     static NIBBLE_INLINE void unpack(const std::byte* codes, std::size_t units, std::byte* lanes) noexcept {
         unpack_words<Isa, E>(reinterpret_cast<const std::uint8_t*>(codes), units,

@@ -82,6 +82,7 @@ struct int8_family : integer_family<int8_family<Isa, E, Small>, Isa, E>,
         else
             return detail::int16_phase_quads<E>;
     }();
+    static constexpr bool wide_sums = Small || Isa::facts.dots_in_int32;
     static constexpr std::size_t lane_bytes = panel_layout::rows * panel_layout::quad;
     static constexpr bool lanes_are_codes = linear && E::bits == 8;
     static NIBBLE_INLINE void unpack(const std::byte* codes, std::size_t units, std::byte* lanes) noexcept {
