@@ -11,9 +11,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
-#include <filesystem>
-#include <fstream>
-#include <iterator>
+#include <functional>
 #include <optional>
 #include <thread>
 
@@ -30,13 +28,13 @@ struct arguments {
     sampling_options sampling{};
 };
 
-std::size_t count(const std::string& text) {
+std::size_t whole_number(const std::string& text) {
     char* end = nullptr;
     const auto value = static_cast<std::size_t>(std::strtoull(text.c_str(), &end, 10));
     if (text.empty() || *end != '\0' || text[0] == '-') throw model_error("'" + text + "' is not a whole number");
     return value;
 }
-float number(const std::string& text) {
+float positive_number(const std::string& text) {
     char* end = nullptr;
     const double value = std::strtod(text.c_str(), &end);
     if (text.empty() || *end != '\0' || !(value >= 0)) throw model_error("'" + text + "' is not a number from 0 on");
@@ -45,88 +43,76 @@ float number(const std::string& text) {
 
 struct option {
     const char *name, *value, *help; // without a value: a switch
-    void (*set)(arguments&, const std::string&);
+    std::function<void(const std::string&)> set;
 };
-constexpr option all_options[] = {
-    {"--model", "PATH", "a .gguf or .safetensors file, or a Hugging Face folder",
-     [](arguments& a, const std::string& v) { a.model = v; }},
-    {"--config", "FILE", "config.json of a .safetensors file, if not beside it",
-     [](arguments& a, const std::string& v) { a.config = v; }},
-    {"--tokenizer", "FILE", "a GGUF file or tokenizer.json, if not the model's own",
-     [](arguments& a, const std::string& v) { a.tokenizer = v; }},
-    {"--prompt", "TEXT", "what to write on; several prompts are written on together",
-     [](arguments& a, const std::string& v) { a.prompts.push_back(v); }},
-    {"--prefix", "TEXT", "stands before every prompt and is computed once",
-     [](arguments& a, const std::string& v) { a.prefix = v; }},
-    {"--tokens", "N", "tokens to write, at most (128)",
-     [](arguments& a, const std::string& v) { a.tokens = count(v); }},
-    {"--weights", "FORMAT", "quantize the layers' matrices; without it they stay as they are stored",
-     [](arguments& a, const std::string& v) { a.load.weights = v; }},
-    {"--rule", "REGEX=FORMAT", "format of the matrices whose name the expression finds, or 'keep'; repeatable",
-     [](arguments& a, const std::string& v) {
-         const std::size_t equals = v.rfind('=');
-         if (equals == std::string::npos) throw model_error("a rule is REGEX=FORMAT");
-         a.load.rules.emplace_back(pattern(v.substr(0, equals)), v.substr(equals + 1));
-     }},
-    {"--keys", "FORMAT", "of keys in the cache (f16)",
-     [](arguments& a, const std::string& v) { a.inference.keys = v; }},
-    {"--values", "FORMAT", "of values in the cache (f16)",
-     [](arguments& a, const std::string& v) { a.inference.values = v; }},
-    {"--cache", "FORMAT", "of both",
-     [](arguments& a, const std::string& v) { a.inference.keys = a.inference.values = v; }},
-    {"--activations", "SCALE", "of integer products: per_token, or per_group where weights have groups (automatic)",
-     [](arguments& a, const std::string& v) {
-         if (v != "per_token" && v != "automatic") throw model_error("--activations is per_token or automatic");
-         a.inference.activations.scale =
-             v == "per_token" ? nb::activation_scale::per_token : nb::activation_scale::automatic;
-     }},
-    {"--context", "N", "tokens of a sequence (the model's, at most 4096)",
-     [](arguments& a, const std::string& v) { a.inference.context = count(v); }},
-    {"--threads", "N", "(all cores)", [](arguments& a, const std::string& v) { a.threads = count(v); }},
-    {"--chunk", "N", "tokens of a prompt at a time (512); changes no result",
-     [](arguments& a, const std::string& v) { a.chunk = count(v); }},
-    {"--temperature", "T", "0: always the most likely token (0)",
-     [](arguments& a, const std::string& v) { a.sampling.temperature = number(v); }},
-    {"--top-k", "N", "among the N most likely tokens (0: all)",
-     [](arguments& a, const std::string& v) { a.sampling.top_k = count(v); }},
-    {"--top-p", "P", "among the fewest that have this probability together (1)",
-     [](arguments& a, const std::string& v) { a.sampling.top_p = number(v); }},
-    {"--min-p", "P", "among those at least so likely as this share of the most likely (0)",
-     [](arguments& a, const std::string& v) { a.sampling.min_p = number(v); }},
-    {"--seed", "N", "of the choice (0); prompt i takes N + i",
-     [](arguments& a, const std::string& v) { a.sampling.seed = count(v); }},
-    {"--ignore-end", "", "write on after the end of a text",
-     [](arguments& a, const std::string&) { a.ignore_end = true; }},
-    {"--evaluate", "FILE", "instead of writing: mean negative log-likelihood of token ids, uint16 little-endian",
-     [](arguments& a, const std::string& v) { a.tokens_file = v; }},
-    {"--window", "N", "tokens of a window of that (1024)",
-     [](arguments& a, const std::string& v) { a.window = count(v); }},
-    {"--windows", "N", "how many windows (0: as many as there are)",
-     [](arguments& a, const std::string& v) { a.windows = count(v); }},
-    {"--logits", "FILE", "with --evaluate: all logits, fp32",
-     [](arguments& a, const std::string& v) { a.logits_file = v; }},
-    {"--quiet", "", "nothing but the text", [](arguments& a, const std::string&) { a.quiet = true; }},
-};
-
-void print_help() {
-    std::printf("language_model --model PATH --prompt TEXT [OPTION VALUE]...\n\n");
-    for (const option& o : all_options) std::printf("  %-14s %-12s %s\n", o.name, o.value, o.help);
-    std::printf("\nWeights:%s", weight_formats().c_str());
-    std::printf("\nKeys and values:%s", cache_formats().c_str());
-    std::printf("\n");
+std::vector<option> options_of(arguments& a) {
+    const auto text = [](std::string& to) { return [&to](const std::string& v) { to = v; }; };
+    const auto count = [](auto& to) { return [&to](const std::string& v) { to = whole_number(v); }; };
+    const auto number = [](float& to) { return [&to](const std::string& v) { to = positive_number(v); }; };
+    const auto flag = [](bool& to) { return [&to](const std::string&) { to = true; }; };
+    inference_options& run = a.inference;
+    sampling_options& sample = a.sampling;
+    return {
+        {"--model", "PATH", "a .gguf or .safetensors file, or a Hugging Face folder", text(a.model)},
+        {"--config", "FILE", "config.json of a .safetensors file, if not beside it", text(a.config)},
+        {"--tokenizer", "FILE", "a GGUF file or tokenizer.json, if not the model's own", text(a.tokenizer)},
+        {"--prompt", "TEXT", "what to write on; several prompts are written on together",
+         [&](const std::string& v) { a.prompts.push_back(v); }},
+        {"--prefix", "TEXT", "stands before every prompt and is computed once", text(a.prefix)},
+        {"--tokens", "N", "tokens to write, at most (128)", count(a.tokens)},
+        {"--weights", "FORMAT", "quantize the layers' matrices; without it they stay as they are stored",
+         text(a.load.weights)},
+        {"--rule", "REGEX=FORMAT", "format of the matrices whose name the expression finds, or 'keep'; repeatable",
+         [&](const std::string& v) {
+             const std::size_t equals = v.rfind('=');
+             if (equals == std::string::npos) throw model_error("a rule is REGEX=FORMAT");
+             a.load.rules.emplace_back(v.substr(0, equals), v.substr(equals + 1));
+             (void)is_found(a.load.rules.back().first, ""); // is it an expression?
+         }},
+        {"--keys", "FORMAT", "of keys in the cache (f16)", text(run.keys)},
+        {"--values", "FORMAT", "of values in the cache (f16)", text(run.values)},
+        {"--cache", "FORMAT", "of both", [&](const std::string& v) { run.keys = run.values = v; }},
+        {"--activations", "SCALE", "of integer products: per_token, or per_group where weights have groups (automatic)",
+         [&](const std::string& v) {
+             if (v != "per_token" && v != "automatic") throw model_error("--activations is per_token or automatic");
+             run.activations.scale =
+                 v == "per_token" ? nb::activation_scale::per_token : nb::activation_scale::automatic;
+         }},
+        {"--context", "N", "tokens of a sequence (the model's, at most 4096)", count(run.context)},
+        {"--threads", "N", "(all cores)", count(a.threads)},
+        {"--chunk", "N", "tokens of a prompt at a time (512); changes no result", count(a.chunk)},
+        {"--temperature", "T", "0: always the most likely token (0)", number(sample.temperature)},
+        {"--top-k", "N", "among the N most likely tokens (0: all)", count(sample.top_k)},
+        {"--top-p", "P", "among the fewest that have this probability together (1)", number(sample.top_p)},
+        {"--min-p", "P", "among those at least so likely as this share of the most likely (0)", number(sample.min_p)},
+        {"--seed", "N", "of the choice (0); prompt i takes N + i", count(sample.seed)},
+        {"--ignore-end", "", "write on after the end of a text", flag(a.ignore_end)},
+        {"--evaluate", "FILE", "instead of writing: mean negative log-likelihood of token ids, uint16 little-endian",
+         text(a.tokens_file)},
+        {"--window", "N", "tokens of a window of that (1024)", count(a.window)},
+        {"--windows", "N", "how many windows (0: as many as there are)", count(a.windows)},
+        {"--logits", "FILE", "with --evaluate: all logits, fp32", text(a.logits_file)},
+        {"--quiet", "", "nothing but the text", flag(a.quiet)}};
 }
 
 arguments parse(int argc, char** argv) {
     arguments a;
+    const std::vector<option> all = options_of(a);
+    if (argc == 1 || std::string_view(argv[1]) == "--help") {
+        std::printf("language_model --model PATH --prompt TEXT [OPTION VALUE]...\n\n");
+        for (const option& o : all) std::printf("  %-14s %-12s %s\n", o.name, o.value, o.help);
+        std::printf("\nWeights:%s\nKeys:%s\nValues:%s\n", weight_formats().c_str(), names_of(key_formats{}).c_str(),
+                    names_of(value_formats{}).c_str());
+        std::exit(0);
+    }
     for (int i = 1; i < argc; ++i) {
         const std::string name = argv[i];
-        const option* const o = std::find_if(std::begin(all_options), std::end(all_options),
-                                             [&](const option& one) { return name == one.name; });
-        if (o == std::end(all_options)) throw model_error("'" + name + "' is no option; --help lists them");
+        const auto o = std::find_if(all.begin(), all.end(), [&](const option& one) { return name == one.name; });
+        if (o == all.end()) throw model_error("'" + name + "' is no option; --help lists them");
         const bool has_value = *o->value != '\0';
         if (has_value && i + 1 == argc) throw model_error(name + " needs a value: " + o->value);
         try {
-            o->set(a, has_value ? argv[++i] : "");
+            o->set(has_value ? argv[++i] : "");
         } catch (const model_error& e) {
             throw model_error(name + ": " + e.what());
         }
@@ -135,23 +121,6 @@ arguments parse(int argc, char** argv) {
     if (a.prompts.empty() && a.tokens_file.empty()) throw model_error("--prompt or --evaluate is needed");
     if (a.threads == 0 || a.chunk == 0 || a.window == 0) throw model_error("threads, chunk and window are at least 1");
     return a;
-}
-
-tokenizer tokenizer_of(const arguments& a, const model_files& files) {
-    const std::filesystem::path beside = a.tokenizer.empty() && files.gguf() == nullptr
-                                             ? std::filesystem::path(files.folder()) / "tokenizer.json"
-                                             : std::filesystem::path(a.tokenizer);
-    if (beside.empty()) return tokenizer::read(*files.gguf());
-    if (beside.extension() == ".gguf") {
-        nb::gguf_file file;
-        const nb::status s = nb::gguf_file::open(beside.c_str(), file);
-        if (!s) throw model_error(s.message());
-        return tokenizer::read(file);
-    }
-    std::ifstream in(beside, std::ios::binary);
-    if (!in) throw model_error(beside.string() + ": cannot be opened; --tokenizer names a GGUF file or tokenizer.json");
-    const std::string whole{std::istreambuf_iterator<char>(in), {}};
-    return tokenizer::read(json::parse(whole));
 }
 
 // Prints characters only when they are complete: a token may end within one.
@@ -262,9 +231,7 @@ int write(const arguments& a, const model& m, const tokenizer& t, const nb::thre
 }
 
 int evaluate(const arguments& a, const model& m, const nb::thread_pool& threads) {
-    std::ifstream in(a.tokens_file, std::ios::binary);
-    if (!in) throw model_error(a.tokens_file + ": cannot be opened");
-    const std::string raw{std::istreambuf_iterator<char>(in), {}};
+    const std::string raw = read_file(a.tokens_file);
     std::vector<std::uint32_t> ids;
     for (std::size_t i = 0; i + 1 < raw.size(); i += 2)
         ids.push_back(static_cast<unsigned char>(raw[i]) | static_cast<unsigned>(static_cast<unsigned char>(raw[i + 1]))
@@ -273,8 +240,8 @@ int evaluate(const arguments& a, const model& m, const nb::thread_pool& threads)
     const std::size_t there = ids.empty() ? 0 : (ids.size() - 1) / a.window;
     const std::size_t windows = a.windows == 0 ? there : std::min(a.windows, there);
     if (windows == 0) throw model_error(a.tokens_file + ": holds no window and the token behind it");
-    std::ofstream logits_out;
-    if (!a.logits_file.empty()) logits_out.open(a.logits_file, std::ios::binary);
+    std::FILE* const logits_out = a.logits_file.empty() ? nullptr : std::fopen(a.logits_file.c_str(), "wb");
+    if (logits_out == nullptr && !a.logits_file.empty()) throw model_error(a.logits_file + ": cannot be written");
     inference_options options = a.inference;
     options.context = std::max(options.context, a.window);
     inference run(m, options, threads);
@@ -290,15 +257,15 @@ int evaluate(const arguments& a, const model& m, const nb::thread_pool& threads)
                 const std::span<const float> row(logits.row(i), logits.cols());
                 if (ids[at + i + 1] >= row.size()) throw model_error(a.tokens_file + ": a token beyond the vocabulary");
                 loss += double{nb::log_sum_exp(row)} - double{row[ids[at + i + 1]]};
-                if (logits_out.is_open())
-                    logits_out.write(reinterpret_cast<const char*>(row.data()),
-                                     static_cast<std::streamsize>(row.size_bytes()));
+                if (logits_out != nullptr) std::fwrite(row.data(), sizeof(float), row.size(), logits_out);
             }
             at += count;
         }
         if (!a.quiet) std::fprintf(stderr, "\rwindow %zu of %zu", w + 1, windows);
     }
     if (!a.quiet) std::fprintf(stderr, "\n");
+    if (logits_out != nullptr && std::fclose(logits_out) != 0)
+        throw model_error(a.logits_file + ": could not be written");
     const double count = static_cast<double>(windows * a.window);
     std::printf("nll %.9f perplexity %.6f tokens %.0f bits_per_weight %.3f tokens_per_second %.1f\n", loss / count,
                 std::exp(loss / count), count, m.bits_per_weight(), count / run.seconds);
@@ -306,10 +273,6 @@ int evaluate(const arguments& a, const model& m, const nb::thread_pool& threads)
 }
 
 int run(int argc, char** argv) {
-    if (argc == 1 || std::string_view(argv[1]) == "--help") {
-        print_help();
-        return 0;
-    }
     arguments a = parse(argc, argv);
     const nb::thread_pool threads(a.threads);
     const auto begin = std::chrono::steady_clock::now();
@@ -325,7 +288,9 @@ int run(int argc, char** argv) {
                      c.architecture.c_str(), c.layers, c.hidden, m.bits_per_weight(),
                      std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
     }
-    return a.tokens_file.empty() ? write(a, m, tokenizer_of(a, files), threads) : evaluate(a, m, threads);
+    return a.tokens_file.empty()
+               ? write(a, m, tokenizer::open(a.tokenizer.empty() ? files.tokenizer() : a.tokenizer), threads)
+               : evaluate(a, m, threads);
 }
 
 } // namespace
