@@ -13,15 +13,19 @@
 
 namespace {
 
-// As checkpoints come; GGUF's blocks of 32, and its K types, what most files hold; GPTQ and AWQ of 4 bits in groups of
-// 128 or 32, FP8 with a scale per output.
-using formats = nb::format_list<
-    nb::named_format<"f32", nb::f32_plain>, nb::named_format<"f16", nb::f16_plain>,
-    nb::named_format<"bf16", nb::bf16_plain>, nb::named_format<"q4_0", nb::q4_0>, nb::named_format<"q5_0", nb::q5_0>,
-    nb::named_format<"q8_0", nb::q8_0>, nb::named_format<"int4_g32", nb::int4_g32>,
-    nb::named_format<"mxfp4", nb::mxfp4>, nb::named_format<"q4_k", nb::q4_k>, nb::named_format<"q5_k", nb::q5_k>,
-    nb::named_format<"q6_k", nb::q6_k>, nb::named_format<"int4_g128_asym", nb::int4_g128_asym>,
-    nb::named_format<"int4_g32_asym", nb::int4_g32_asym>, nb::named_format<"fp8_e4m3_channel", nb::fp8_e4m3_channel>>;
+// GPTQ and AWQ of 4 bits in groups of 128 or 32, FP8 with a scale per output: what quantized checkpoints are read to.
+using checkpoint_formats = nb::format_list<nb::named_format<"int4_g128_asym", nb::int4_g128_asym>,
+                                           nb::named_format<"int4_g32_asym", nb::int4_g32_asym>,
+                                           nb::named_format<"fp8_e4m3_channel", nb::fp8_e4m3_channel>>;
+// Floats, as checkpoints come; GGUF's blocks of 32, and its K types, what most files hold.
+using formats =
+    nb::join_formats<nb::format_list<nb::named_format<"f32", nb::f32_plain>, nb::named_format<"f16", nb::f16_plain>,
+                                     nb::named_format<"bf16", nb::bf16_plain>, nb::named_format<"q4_0", nb::q4_0>,
+                                     nb::named_format<"q5_0", nb::q5_0>, nb::named_format<"q8_0", nb::q8_0>,
+                                     nb::named_format<"int4_g32", nb::int4_g32>, nb::named_format<"mxfp4", nb::mxfp4>,
+                                     nb::named_format<"q4_k", nb::q4_k>, nb::named_format<"q5_k", nb::q5_k>,
+                                     nb::named_format<"q6_k", nb::q6_k>>,
+                     checkpoint_formats>;
 
 class listed_linear final : public linear {
 public:
@@ -88,14 +92,14 @@ nb::status read_tensor(const nb::tensor_info& tensor, const nb::thread_pool& thr
 nb::status read_checkpoint_layer(const nb::tensor_source& file, std::string_view name, const nb::layer_options& options,
                                  nb::matrix_view<float> w, const nb::thread_pool& threads,
                                  std::unique_ptr<linear>& out) {
-    nb::quantized_layer<formats> layer;
+    nb::quantized_layer<checkpoint_formats> layer;
     const nb::status s = nb::read_layer(file, name, layer, options);
     if (!s) return s;
     if (w.empty() && !layer.columns.empty())
         return {nb::status_code::unsupported,
                 "layer '" + std::string(name) + "': its columns are in act-order; take --weights to quantize it anew"};
     if (w.empty())
-        out = std::make_unique<listed_linear>(nb::pack(layer.weights, threads));
+        layer.weights.visit([&](const auto& held) { out = std::make_unique<listed_linear>(nb::pack(held, threads)); });
     else if (layer.weights.rows() == w.rows() && layer.weights.cols() == w.cols())
         nb::dequantize_layer(layer, w);
     else

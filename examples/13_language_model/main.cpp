@@ -123,33 +123,17 @@ arguments parse(int argc, char** argv) {
     return a;
 }
 
-// Prints characters only when they are complete: a token may end within one.
-class text_stream {
-public:
-    void put(const std::string& bytes) {
-        waiting_ += bytes;
-        std::size_t whole = waiting_.size();
-        for (std::size_t back = 1; back <= std::min<std::size_t>(3, waiting_.size()); ++back) {
-            const auto byte = static_cast<unsigned char>(waiting_[waiting_.size() - back]);
-            const std::size_t size = byte >= 0xf0 ? 4 : byte >= 0xe0 ? 3 : byte >= 0xc0 ? 2 : 1;
-            if (size > back) whole = waiting_.size() - back;
-            if (byte < 0x80 || byte >= 0xc0) break;
-        }
-        std::fwrite(waiting_.data(), 1, whole, stdout);
-        std::fflush(stdout);
-        waiting_.erase(0, whole);
-    }
-    void end() {
-        std::fwrite(waiting_.data(), 1, waiting_.size(), stdout);
-        waiting_.clear();
-    }
-
-private:
-    std::string waiting_;
-};
-
-double megabytes(std::size_t bytes) {
-    return static_cast<double>(bytes) / 1e6;
+// Prints and takes away what is whole characters: a token may end within one.
+void print_characters(std::string& waiting) {
+    const auto from_end = [&](std::size_t back) { return static_cast<unsigned char>(waiting[waiting.size() - back]); };
+    std::size_t back = 1;
+    while (back < std::min<std::size_t>(4, waiting.size()) && (from_end(back) & 0xc0) == 0x80) ++back;
+    const unsigned lead = waiting.empty() ? 0 : from_end(back);
+    const std::size_t size = lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : lead >= 0xc0 ? 2 : 1;
+    const std::size_t whole = waiting.size() - (size > back ? back : 0);
+    std::fwrite(waiting.data(), 1, whole, stdout);
+    std::fflush(stdout);
+    waiting.erase(0, whole);
 }
 
 int write(const arguments& a, const model& m, const tokenizer& t, const nb::thread_pool& threads) {
@@ -158,9 +142,11 @@ int write(const arguments& a, const model& m, const tokenizer& t, const nb::thre
     inference run(m, options, threads);
     struct text {
         std::size_t sequence;
-        std::vector<std::uint32_t> written;
         sampler choose;
-        std::uint32_t next;
+        std::uint32_t next = 0;
+        std::size_t count = 0; // of tokens written
+        std::string written{}; // and not yet printed
+        bool ended = false;
     };
     std::vector<text> texts;
     std::size_t prompt_tokens = 0;
@@ -178,44 +164,40 @@ int write(const arguments& a, const model& m, const tokenizer& t, const nb::thre
         const std::size_t sequence = shared ? run.cache().fork(*shared) : run.cache().add();
         sampling_options sampling = a.sampling;
         sampling.seed += texts.size();
-        texts.push_back({sequence, {}, sampler(sampling), 0});
+        texts.push_back({sequence, sampler(sampling)});
         texts.back().next = texts.back().choose(run.prefill(sequence, ids, a.chunk));
     }
     const double prompt_seconds = run.seconds, prompt_kernels = run.seconds_in_kernels;
 
     // One text is printed as it grows, several when they are complete.
-    text_stream out;
     const bool streams = texts.size() == 1;
     if (streams && !a.quiet) std::printf("%s%s", a.prefix.c_str(), a.prompts.front().c_str());
-    std::vector<std::size_t> active;
-    for (std::size_t i = 0; i < texts.size(); ++i) active.push_back(i);
+    std::vector<text*> going;
     std::vector<new_tokens> batch;
     std::size_t steps = 0, written = 0;
     for (;;) {
-        std::vector<std::size_t> going;
+        going.clear();
         batch.clear();
-        for (const std::size_t i : active) {
-            text& one = texts[i];
-            if (one.written.size() == a.tokens || (!a.ignore_end && t.ends_text(one.next))) continue;
-            one.written.push_back(one.next);
-            if (streams) out.put(t.bytes(one.next));
-            if (one.written.size() == a.tokens || run.cache().size(one.sequence) == run.context()) continue;
-            going.push_back(i);
+        for (text& one : texts) {
+            one.ended = one.ended || one.count == a.tokens || (!a.ignore_end && t.ends_text(one.next));
+            if (one.ended) continue;
+            one.written += t.bytes(one.next);
+            if (streams) print_characters(one.written);
+            one.ended = ++one.count == a.tokens || run.cache().size(one.sequence) == run.context();
+            if (one.ended) continue;
+            going.push_back(&one);
             batch.push_back({one.sequence, {&one.next, 1}, 1});
         }
-        active = going;
-        if (active.empty()) break;
+        if (batch.empty()) break;
         const nb::matrix_view<const float> logits = run.forward(batch);
-        for (std::size_t i = 0; i < active.size(); ++i)
-            texts[active[i]].next = texts[active[i]].choose({logits.row(i), logits.cols()});
+        for (std::size_t i = 0; i < going.size(); ++i)
+            going[i]->next = going[i]->choose({logits.row(i), logits.cols()});
         ++steps;
-        written += active.size();
+        written += going.size();
     }
-    out.end();
-    for (std::size_t i = 0; i < texts.size() && !streams; ++i) {
-        std::printf("%s[%zu] %s", i == 0 ? "" : "\n", i, a.prompts[i].c_str());
-        for (const std::uint32_t id : texts[i].written) out.put(t.bytes(id));
-        out.end();
+    for (std::size_t i = 0; i < texts.size(); ++i) {
+        if (!streams) std::printf("%s[%zu] %s", i == 0 ? "" : "\n", i, a.prompts[i].c_str());
+        std::fwrite(texts[i].written.data(), 1, texts[i].written.size(), stdout);
     }
     std::printf("\n");
     if (a.quiet) return 0;
@@ -225,8 +207,8 @@ int write(const arguments& a, const model& m, const tokenizer& t, const nb::thre
     if (steps != 0)
         std::fprintf(stderr, "writing: %zu steps, %.1f tokens/s, %.0f %% of the time in products and attention\n",
                      steps, static_cast<double>(written) / seconds, 100 * kernels / seconds);
-    std::fprintf(stderr, "memory: weights %.1f MB, keys and values %.1f MB of tokens\n", megabytes(m.bytes()),
-                 megabytes(run.cache().bytes()));
+    std::fprintf(stderr, "memory: weights %.1f MB, keys and values %.1f MB of tokens\n",
+                 static_cast<double>(m.bytes()) / 1e6, static_cast<double>(run.cache().bytes()) / 1e6);
     return 0;
 }
 
@@ -296,6 +278,8 @@ int run(int argc, char** argv) {
 } // namespace
 
 int main(int argc, char** argv) {
+    // Arguments that nibble refuses, a context too short for a page, are errors like others.
+    nb::set_failure_handler([](const char* message, const char*, int) { throw model_error(message); });
     try {
         return run(argc, argv);
     } catch (const std::exception& e) {

@@ -1,12 +1,12 @@
 // model.cpp: files to configuration and weights.
 #include "model.hpp"
 
+#include "json_fields.hpp"
+
 #include <nibble/io/mapped_file.hpp>
 #include <nibble/io/model_file.hpp>
 #include <nibble/io/quantization_config.hpp>
 #include <nibble/io/read_layer.hpp>
-
-#include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -54,29 +54,6 @@ constexpr name_pair number_names[] = {
     {"final_logit_softcapping", "final_logit_softcapping"}};
 // clang-format on
 
-// What a configuration says under a name, in JSON's types; null counts as not said.
-[[nodiscard]] const json* find(const json& in, const char* name) {
-    const auto at = in.find(name);
-    return at != in.end() && !at->is_null() ? &*at : nullptr;
-}
-[[nodiscard]] std::string text(const json& in, const char* name, const char* otherwise = "") {
-    const json* const value = find(in, name);
-    return value != nullptr && value->is_string() ? value->get<std::string>() : otherwise;
-}
-// Of a flag 0 or 1. Without `otherwise` it must be there.
-[[nodiscard]] double number(const json& in, const char* name, std::optional<double> otherwise = {}) {
-    const json* const value = find(in, name);
-    if (value != nullptr && value->is_boolean()) return value->get<bool>() ? 1 : 0;
-    if (value != nullptr && value->is_number()) return value->get<double>();
-    if (!otherwise) throw model_error(std::string("the model's configuration has no number '") + name + "'");
-    return *otherwise;
-}
-[[nodiscard]] std::size_t count(const json& in, const char* name, std::optional<double> otherwise = {}) {
-    const double value = number(in, name, otherwise);
-    if (!(value >= 0 && value < 1e9)) throw model_error(std::string("'") + name + "' is no number of anything");
-    return static_cast<std::size_t>(value);
-}
-
 // A GGUF file's metadata as Hugging Face's config.json has it.
 [[nodiscard]] json config_of(const nb::gguf_file& file) {
     const std::string type(file.metadata_text("general.architecture").value_or("?"));
@@ -87,8 +64,8 @@ constexpr name_pair number_names[] = {
         config["rope_scaling"]["rope_type"] = *scaling;
     if (const auto factor = file.metadata_number(type + ".rope.scaling.factor"))
         config["rope_scaling"]["factor"] = *factor;
-    if (type == "gemma3" && number(config, "num_hidden_layers") == 62) // 27B
-        config["query_pre_attn_scalar"] = number(config, "hidden_size") / number(config, "num_attention_heads");
+    if (type == "gemma3" && number_of(config, "num_hidden_layers") == 62) // 27B
+        config["query_pre_attn_scalar"] = number_of(config, "hidden_size") / number_of(config, "num_attention_heads");
     return config;
 }
 
@@ -101,9 +78,9 @@ constexpr name_pair number_names[] = {
 
 // Llama 3's: long wavelengths by the factor, short ones not, between them a straight line.
 void scale_as_llama3(nb::dynamic_array<double>& frequencies, const json& scaling) {
-    const double factor = number(scaling, "factor", 1), low = number(scaling, "low_freq_factor", 1),
-                 high = number(scaling, "high_freq_factor", 4),
-                 context = number(scaling, "original_max_position_embeddings", 8192);
+    const double factor = number_of(scaling, "factor", 1), low = number_of(scaling, "low_freq_factor", 1),
+                 high = number_of(scaling, "high_freq_factor", 4),
+                 context = number_of(scaling, "original_max_position_embeddings", 8192);
     for (double& f : frequencies) {
         const double turns = context * f / (2 * 3.14159265358979323846);
         const double share = std::clamp((turns - low) / (high - low), 0.0, 1.0);
@@ -113,25 +90,26 @@ void scale_as_llama3(nb::dynamic_array<double>& frequencies, const json& scaling
 
 void set_rotary(model_config& c, const json& from, model_files& files) {
     // Newer files have all of it in rope_parameters, by kind of layer where there are two.
-    const json* const parameters = find(from, "rope_parameters");
-    const json* const full = parameters != nullptr ? find(*parameters, "full_attention") : nullptr;
-    const json* const local = parameters != nullptr ? find(*parameters, "sliding_attention") : nullptr;
+    const json* const parameters = field_of(from, "rope_parameters");
+    const json* const full = parameters != nullptr ? field_of(*parameters, "full_attention") : nullptr;
+    const json* const local = parameters != nullptr ? field_of(*parameters, "sliding_attention") : nullptr;
     const json* const rotary = full != nullptr ? full : parameters;
-    const std::size_t dims = count(
-        from, "rotary_dim", std::floor(static_cast<double>(c.head_size) * number(from, "partial_rotary_factor", 1)));
+    const std::size_t dims = count_of(
+        from, "rotary_dim", std::floor(static_cast<double>(c.head_size) * number_of(from, "partial_rotary_factor", 1)));
     c.frequencies = frequencies_of(
-        number(rotary != nullptr ? *rotary : from, "rope_theta", c.architecture == "gemma3" ? 1e6 : 1e4), dims);
+        number_of(rotary != nullptr ? *rotary : from, "rope_theta", c.architecture == "gemma3" ? 1e6 : 1e4), dims);
     if (c.architecture == "gemma3")
-        c.local_frequencies = frequencies_of(
-            local != nullptr ? number(*local, "rope_theta", 1e4) : number(from, "rope_local_base_freq", 1e4), dims);
+        c.local_frequencies = frequencies_of(local != nullptr ? number_of(*local, "rope_theta", 1e4)
+                                                              : number_of(from, "rope_local_base_freq", 1e4),
+                                             dims);
     c.interleaved = files.gguf() != nullptr && c.architecture == "llama"; // its converter permutes queries and keys
-    const json* const scaling = rotary != nullptr ? rotary : find(from, "rope_scaling");
+    const json* const scaling = rotary != nullptr ? rotary : field_of(from, "rope_scaling");
     const std::string kind =
-        scaling == nullptr ? "default" : text(*scaling, "rope_type", text(*scaling, "type").c_str());
+        scaling == nullptr ? "default" : text_of(*scaling, "rope_type", text_of(*scaling, "type").c_str());
     if (kind == "llama3")
         scale_as_llama3(c.frequencies, *scaling);
     else if (kind == "linear")
-        for (double& f : c.frequencies) f /= number(*scaling, "factor");
+        for (double& f : c.frequencies) f /= number_of(*scaling, "factor");
     else if (kind != "" && kind != "default" && kind != "none")
         throw model_error("rotary embeddings scaled by '" + kind + "' are not known");
     const nb::tensor_info* const factors = files.find("rope_freqs.weight");
@@ -145,23 +123,23 @@ void set_rotary(model_config& c, const json& from, model_files& files) {
 void set_windows(model_config& c, const json& from, const std::string& type) {
     const bool gemma = c.architecture == "gemma3";
     c.has_window.assign(c.layers, false);
-    if (!gemma && type != "mistral" && number(from, "use_sliding_window", 0) == 0) return;
-    c.window = count(from, "sliding_window", gemma ? std::nullopt : std::optional(0.0));
+    if (!gemma && type != "mistral" && number_of(from, "use_sliding_window", 0) == 0) return;
+    c.window = count_of(from, "sliding_window", gemma ? std::nullopt : std::optional(0.0));
     if (!gemma && c.window == 0) return;
-    const json* const types = find(from, "layer_types");
-    const std::size_t pattern = count(from, "sliding_window_pattern", gemma ? 6 : static_cast<double>(c.layers + 1));
-    const std::size_t first = gemma ? 0 : count(from, "max_window_layers", 0);
+    const json* const types = field_of(from, "layer_types");
+    const std::size_t pattern = count_of(from, "sliding_window_pattern", gemma ? 6 : static_cast<double>(c.layers + 1));
+    const std::size_t first = gemma ? 0 : count_of(from, "max_window_layers", 0);
     for (std::size_t i = 0; i < c.layers; ++i)
         c.has_window[i] = types != nullptr && i < types->size() ? (*types)[i] == "sliding_attention"
                                                                 : i >= first && (i + 1) % pattern != 0;
 }
 
 [[nodiscard]] model_config config_of(model_files& files) {
-    const json* const inner = find(files.config(), "text_config");
+    const json* const inner = field_of(files.config(), "text_config");
     const json& from = inner != nullptr ? *inner : files.config();
-    const std::string type = text(from, "model_type", "?");
+    const std::string type = text_of(from, "model_type", "?");
     model_config c;
-    c.name = text(from, "name");
+    c.name = text_of(from, "name");
     c.architecture = type == "mistral" ? "llama" : type == "gemma3_text" ? "gemma3" : type;
     if (type == "qwen3_moe") c.architecture = "qwen3moe";
     const std::string_view known[] = {"llama", "qwen2", "qwen3", "qwen3moe", "gemma3"};
@@ -169,39 +147,39 @@ void set_windows(model_config& c, const json& from, const std::string& type) {
         throw model_error("architecture '" + type +
                           "' is not known; llama, mistral, qwen2, qwen3, qwen3moe and gemma3 are");
     const bool gemma = c.architecture == "gemma3", moe = c.architecture == "qwen3moe";
-    c.layers = count(from, "num_hidden_layers");
-    c.hidden = count(from, "hidden_size");
-    c.heads = count(from, "num_attention_heads");
-    c.key_heads = count(from, "num_key_value_heads", static_cast<double>(c.heads));
+    c.layers = count_of(from, "num_hidden_layers");
+    c.hidden = count_of(from, "hidden_size");
+    c.heads = count_of(from, "num_attention_heads");
+    c.key_heads = count_of(from, "num_key_value_heads", static_cast<double>(c.heads));
     if (c.heads == 0 || c.key_heads == 0 || c.heads % c.key_heads != 0) throw model_error("heads do not fit key heads");
-    c.head_size = count(from, "head_dim", static_cast<double>(c.hidden / c.heads));
-    if (count(from, "value_head_dim", static_cast<double>(c.head_size)) != c.head_size)
+    c.head_size = count_of(from, "head_dim", static_cast<double>(c.hidden / c.heads));
+    if (count_of(from, "value_head_dim", static_cast<double>(c.head_size)) != c.head_size)
         throw model_error("values of another size than keys are not known");
-    c.feed_forward = count(from, moe ? "moe_intermediate_size" : "intermediate_size");
-    c.experts = count(from, "num_experts", 0);
+    c.feed_forward = count_of(from, moe ? "moe_intermediate_size" : "intermediate_size");
+    c.experts = count_of(from, "num_experts", 0);
     if (!moe && c.experts != 0) throw model_error("mixtures of experts are not known for " + type);
     if (moe) {
-        c.experts_of_token = count(from, "num_experts_per_tok");
-        c.shares_add_up = number(from, "norm_topk_prob", files.gguf() != nullptr ? 1 : 0) != 0;
+        c.experts_of_token = count_of(from, "num_experts_per_tok");
+        c.shares_add_up = number_of(from, "norm_topk_prob", files.gguf() != nullptr ? 1 : 0) != 0;
         if (c.experts_of_token == 0 || c.experts_of_token > c.experts) throw model_error("no experts for a token");
-        const json* const dense = find(from, "mlp_only_layers");
-        if (number(from, "decoder_sparse_step", 1) != 1 || (dense != nullptr && !dense->empty()))
+        const json* const dense = field_of(from, "mlp_only_layers");
+        if (number_of(from, "decoder_sparse_step", 1) != 1 || (dense != nullptr && !dense->empty()))
             throw model_error("layers without experts between others are not known");
     }
-    c.context = count(from, "max_position_embeddings");
-    c.norm_epsilon = number(from, "rms_norm_eps", 1e-6);
+    c.context = count_of(from, "max_position_embeddings");
+    c.norm_epsilon = number_of(from, "rms_norm_eps", 1e-6);
     for (const char* key : {"hidden_act", "hidden_activation"})
-        if (const std::string act = text(from, key); !act.empty() && act != (gemma ? "gelu_pytorch_tanh" : "silu"))
+        if (const std::string act = text_of(from, key); !act.empty() && act != (gemma ? "gelu_pytorch_tanh" : "silu"))
             throw model_error("activation '" + act + "' is not known for " + type);
     set_rotary(c, from, files);
     set_windows(c, from, type);
-    c.attention_soft_cap = static_cast<float>(number(from, "attn_logit_softcapping", 0));
-    c.logit_soft_cap = static_cast<float>(number(from, "final_logit_softcapping", 0));
+    c.attention_soft_cap = static_cast<float>(number_of(from, "attn_logit_softcapping", 0));
+    c.logit_soft_cap = static_cast<float>(number_of(from, "final_logit_softcapping", 0));
     if (!gemma) return c;
     c.feed_forward_activation = activation::gelu;
     c.embedding_scale = std::sqrt(static_cast<float>(c.hidden));
-    if (find(from, "query_pre_attn_scalar") != nullptr)
-        c.attention_scale = static_cast<float>(1 / std::sqrt(number(from, "query_pre_attn_scalar")));
+    if (field_of(from, "query_pre_attn_scalar") != nullptr)
+        c.attention_scale = static_cast<float>(1 / std::sqrt(number_of(from, "query_pre_attn_scalar")));
     return c;
 }
 
@@ -336,9 +314,9 @@ model_files::model_files(const std::string& path, const std::string& config) {
     const std::string beside = config.empty() ? (folder / "config.json").string() : config;
     json all = json::parse(read_file(beside), nullptr, false);
     if (!all.is_object()) throw model_error(beside + ": is no JSON object");
-    if (::find(all, "quantization_config") != nullptr)
+    if (field_of(all, "quantization_config") != nullptr)
         check(nb::read_quantization_config(beside.c_str(), quantization_));
-    if (const json* const inner = ::find(all, "config"); inner != nullptr && inner->is_object()) all = json(*inner);
+    if (const json* const inner = field_of(all, "config"); inner != nullptr && inner->is_object()) all = json(*inner);
     config_ = std::make_shared<json>(std::move(all));
     constexpr std::string_view embedding = "embed_tokens.weight";
     for (const nb::tensor_info& tensor : safetensors_.tensors())
@@ -359,7 +337,7 @@ std::string model_files::name(const std::string& gguf_name) const {
             if (pair.gguf == part) found = pair.hugging_face;
     };
     look_up(tensor_names);
-    if (text(config(), "model_type").starts_with("gemma")) look_up(gemma_tensor_names);
+    if (text_of(config(), "model_type").starts_with("gemma")) look_up(gemma_tensor_names);
     if (end != last) found.insert(found.find('.'), ".experts" + gguf_name.substr(end, last - end));
     return prefix_ + (begin != 0 ? "layers." + gguf_name.substr(4, begin - 4) : "") + found + gguf_name.substr(last);
 }

@@ -1,11 +1,10 @@
 // tokenizer.cpp: splitting text into words, and merging what words are made of.
 #include "tokenizer.hpp"
 
+#include "json_fields.hpp"
 #include "unicode.hpp"
 
 #include <nibble/io/mapped_file.hpp>
-
-#include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <cstdlib>
@@ -146,19 +145,20 @@ tokenizer tokenizer::read(const nibble::gguf_file& file) {
 }
 
 tokenizer tokenizer::read_json(std::string_view text) {
-    using nlohmann::json;
     tokenizer t;
-    const json file = json::parse(text, nullptr, false);
     try {
+        const json file = json::parse(text);
+        const auto string = [](const json& of) -> const std::string& { return of.get_ref<const std::string&>(); };
         const json &model = file.at("model"), &pre = file.at("pre_tokenizer");
         // The splitting is given as an expression: known by what tells them apart.
         std::string expression;
-        bool byte_level = pre.at("type") == "ByteLevel";
-        for (const json& step : pre.value("pretokenizers", json::array())) {
-            byte_level = byte_level || step.at("type") == "ByteLevel";
-            if (step.contains("pattern")) expression = step["pattern"].value("Regex", "");
-        }
-        if (!byte_level || model.at("type") != "BPE")
+        bool byte_level = text_of(pre, "type") == "ByteLevel";
+        if (const json* const steps = field_of(pre, "pretokenizers"))
+            for (const json& step : *steps) {
+                byte_level = byte_level || text_of(step, "type") == "ByteLevel";
+                if (const json* const pattern = field_of(step, "pattern")) expression = text_of(*pattern, "Regex");
+            }
+        if (!byte_level || text_of(model, "type") != "BPE")
             throw std::runtime_error("only byte-level BPE is read; take the tokenizer of a GGUF file");
         if (expression.find("\\p{N}{1,3}") != std::string::npos)
             t.splitting_ = splitting::llama3;
@@ -166,19 +166,22 @@ tokenizer tokenizer::read_json(std::string_view text) {
             t.splitting_ = splitting::qwen2;
         else if (!expression.empty())
             throw std::runtime_error("words are split by an expression that is not known: " + expression);
-        t.whole_words_first_ = model.value("ignore_merges", false);
+        t.whole_words_first_ = number_of(model, "ignore_merges", 0) != 0;
         std::map<token, std::pair<std::string, use>> tokens; // by number, which may leave some out
-        for (const auto& [word, id] : model.at("vocab").items()) tokens[id.get<token>()] = {word, use::text};
-        for (const json& one : file.value("added_tokens", json::array()))
-            tokens[one.at("id").get<token>()] = {one.at("content").get<std::string>(),
-                                                 one.value("special", false) ? use::control : use::whole};
+        const json& vocabulary = model.at("vocab");
+        for (auto one = vocabulary.begin(); one != vocabulary.end(); ++one)
+            tokens[one.value().get<token>()] = {one.key(), use::text};
+        if (const json* const added = field_of(file, "added_tokens"))
+            for (const json& one : *added)
+                tokens[static_cast<token>(count_of(one, "id"))] = {
+                    text_of(one, "content"), number_of(one, "special", 0) != 0 ? use::control : use::whole};
+        if (tokens.empty() || tokens.rbegin()->first > 10'000'000) throw std::runtime_error("no tokens, or too many");
         for (const auto& [id, one] : tokens) {
-            while (t.texts_.size() < std::min<token>(id, 10000000)) t.add("", use::text);
+            while (t.texts_.size() < id) t.add("", use::text);
             t.add(one.first, one.second);
         }
         for (const json& merge : model.at("merges")) // "a b" or ["a", "b"]
-            t.add_merge(merge.is_array() ? merge.at(0).get<std::string>() + ' ' + merge.at(1).get<std::string>()
-                                         : merge.get<std::string>());
+            t.add_merge(merge.is_array() ? string(merge.at(0)) + ' ' + string(merge.at(1)) : string(merge));
     } catch (const std::exception& e) {
         throw std::runtime_error(std::string("tokenizer.json: ") + e.what());
     }

@@ -64,7 +64,7 @@ def make(architecture, random):
     return w, heads, key_heads, size
 
 
-def write(path, architecture, weights, heads, key_heads, size, base):
+def write(path, architecture, weights, heads, key_heads, size, base, used=EXPERTS_OF_TOKEN):
     file = gguf.GGUFWriter(path, architecture)
     file.add_block_count(LAYERS)
     file.add_context_length(256)
@@ -78,7 +78,7 @@ def write(path, architecture, weights, heads, key_heads, size, base):
     file.add_rope_freq_base(base)
     if architecture == "qwen3moe":
         file.add_expert_count(EXPERTS)
-        file.add_expert_used_count(EXPERTS_OF_TOKEN)
+        file.add_expert_used_count(used)
         file.add_expert_feed_forward_length(EXPERT_FEED_FORWARD)
     if architecture == "gemma3":
         file.add_sliding_window(WINDOW)
@@ -191,7 +191,7 @@ def rotate(x, base, divisor, interleaved):
     return out
 
 
-def forward(architecture, weights, heads, key_heads, size, base, tokens):
+def forward(architecture, weights, heads, key_heads, size, base, tokens, used=EXPERTS_OF_TOKEN):
     w = {name: values.astype(np.float64) for name, values in weights.items()}
     gemma = architecture == "gemma3"
     x = w["token_embd.weight"][tokens] * (np.sqrt(HIDDEN) if gemma else 1.0)
@@ -229,7 +229,7 @@ def forward(architecture, weights, heads, key_heads, size, base, tokens):
             return (g * (h @ up.T)) @ down.T
         if architecture == "qwen3moe":
             p = np.exp(h @ layer("ffn_gate_inp.weight").T)
-            p = np.where(p >= np.sort(p, axis=1)[:, -EXPERTS_OF_TOKEN, None], p, 0)
+            p = np.where(p >= np.sort(p, axis=1)[:, -used, None], p, 0)
             p /= p.sum(axis=1, keepdims=True)
             y = sum(p[:, e, None] * gated(*(layer(f"ffn_{name}_exps.weight")[e] for name in ("gate", "up", "down")))
                     for e in range(EXPERTS))
@@ -274,6 +274,15 @@ def main(program):
             for options in (["--chunk", "7"], ["--threads", "1"]):
                 failures += check(program, model, options, exact, losses, ids, out, 2e-5, same=whole)
             failures += check(program, hugging_face, [], exact, losses, ids, out, 2e-5)
+            # Experts of integers: weights and activations of 8 bits, as below. A token takes all experts, as rounding
+            # would let it take others than the exact ones.
+            if architecture == "qwen3moe":
+                write(model, architecture, weights, heads, key_heads, size, base, EXPERTS)
+                exact = forward(architecture, weights, heads, key_heads, size, base, tokens[:-1], EXPERTS)
+                losses = np.log(np.exp(exact).sum(axis=1)) - exact[np.arange(TOKENS), tokens[1:]]
+                for options, same in ([], None), (["--chunk", "7", "--threads", "1"], out):
+                    failures += check(program, model, ["--weights", "q8_0"] + options, exact, losses, ids, out,
+                                      2 * 14 / 254, bits=8.5, same=same and open(same, "rb").read())
         # A quantized checkpoint: its weights in fp32 are exact; as they are stored they meet activations of 8 bits,
         # whose products are within 1/254 of the largest number each, over the 14 halves of the layers.
         kept = {name: quantize(values)[3] if name.startswith("blk.") and values.ndim == 2 else values
