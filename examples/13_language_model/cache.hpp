@@ -23,7 +23,8 @@ struct batch_rows {
 };
 
 // Each format is compiled once as keys and once as values, in cache.cpp, and they go together in any pair. Those of
-// groups with a minimum are KIVI's, along tokens where they are keys.
+// groups with a minimum are KIVI's, along tokens where they are keys: what is appended in one piece attends to itself
+// before such keys are rounded, so that with them, only, logits depend on how a prompt is cut.
 using key_formats = nb::format_list<
     nb::named_format<"f32", nb::f32_plain>, nb::named_format<"f16", nb::f16_plain>,
     nb::named_format<"int8", nb::int8_channel>, nb::named_format<"int8_g32", nb::int8_g32>,

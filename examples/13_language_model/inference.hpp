@@ -37,7 +37,8 @@ public:
     [[nodiscard]] std::size_t context() const noexcept { return context_; }
 
     // All tokens in one pass, whose memory grows with their number: a long prompt comes in pieces, which changes no bit
-    // of the logits. A row of logits for each that was asked for, in order; valid until the next call.
+    // of the logits (but see key_formats). A row of logits for each that was asked for, in order; valid until the next
+    // call.
     [[nodiscard]] nb::matrix_view<const float> forward(std::span<const new_tokens> batch);
     // One sequence, in pieces of `chunk` tokens; the logits after its last token.
     [[nodiscard]] std::span<const float> prefill(std::size_t sequence, std::span<const std::uint32_t> tokens,
