@@ -99,7 +99,7 @@ template <class Visit> void for_each_column(const result& row, Visit&& visit) {
     visit("tokens_per_second", row.tokens_per_second);
 }
 
-std::string read_file(const char* option, const std::string& path) {
+std::string bench_file(const char* option, const std::string& path) {
     std::ifstream in(path, std::ios::binary);
     if (!in) throw bench::user_error(std::string(option) + ": cannot open '" + path + "'");
     return {std::istreambuf_iterator<char>(in), {}};
@@ -109,12 +109,10 @@ std::vector<std::uint32_t> read_tokens(const arguments& given, const model_files
     if (given.tokens.empty() == given.text.empty())
         throw bench::user_error("either --tokens or --text is needed: what the model is to predict");
     if (!given.text.empty()) {
-        const std::string text = read_file("--text", given.text);
-        if (files.gguf() != nullptr) return tokenizer::read(*files.gguf()).encode(text, true);
-        const std::string tokens = files.folder() + "/tokenizer.json";
-        return tokenizer::read(json::parse(read_file("--model", tokens))).encode(text, true);
+        const std::string text = bench_file("--text", given.text);
+        return tokenizer::open(files.tokenizer()).encode(text, true);
     }
-    const std::string raw = read_file("--tokens", given.tokens);
+    const std::string raw = bench_file("--tokens", given.tokens);
     if (raw.size() % 2 != 0)
         throw bench::user_error("--tokens: '" + given.tokens + "' is not a file of 16-bit numbers");
     std::vector<std::uint32_t> ids(raw.size() / 2);
@@ -127,9 +125,7 @@ std::vector<std::uint32_t> read_tokens(const arguments& given, const model_files
 std::vector<std::unique_ptr<linear>*> matrices_of(model& m) {
     std::vector<std::unique_ptr<linear>*> all;
     for (model_layer& layer : m.layers)
-        for (std::unique_ptr<linear>* one :
-             {&layer.query, &layer.key, &layer.value, &layer.output, &layer.gate, &layer.up, &layer.down})
-            all.push_back(one);
+        model_layer::for_each_matrix(layer, [&](std::unique_ptr<linear>& one) { all.push_back(&one); });
     return all;
 }
 
@@ -293,10 +289,6 @@ std::vector<trial> trials_of(const arguments& given) {
 class changed_weights {
 public:
     changed_weights(model& m, const trial& t, const arguments& given, machine& on, double& bits) : m_(m) {
-        const weight_unit* exact = nullptr;
-        for (const weight_unit& unit : weight_units())
-            if (unit.names().find(" f32") != std::string::npos) exact = &unit;
-        if (exact == nullptr) throw std::logic_error("no products with fp32 weights");
         double weighted = 0;
         double weights = 0;
         for (std::unique_ptr<linear>* place : matrices_of(m)) {
@@ -310,7 +302,7 @@ public:
             if (t.fp32_products) {
                 bench::float_matrix rounded(original.outputs(), original.inputs());
                 quantized->dequantize(rounded.view(), threads);
-                exact->quantize("f32", static_cast<const bench::float_matrix&>(rounded).view(), on.threads, made);
+                made = quantize_matrix(static_cast<const bench::float_matrix&>(rounded).view(), "f32", on.threads);
             } else {
                 made = bench::matrix_of(quantized->pack(threads), t.row.weights, quantized->bits_per_weight(),
                                         original.outputs(), original.inputs(), t.scale);
@@ -434,7 +426,7 @@ int run(const arguments& given) {
     model_files files(given.model, given.config);
     const std::vector<std::uint32_t> ids = read_tokens(given, files);
     load_options loading;
-    loading.rules.emplace_back(pattern("."), "f32");
+    loading.rules.emplace_back(".", "f32");
     model m = load_model(files, loading, threads);
     evaluation text(ids, given.window, given.windows, m.config.vocabulary, threads);
     std::fprintf(stderr, "%s (%s): %zu layers, %zu tokens in %zu windows, %zu rows\n", m.config.name.c_str(),
@@ -455,15 +447,16 @@ int run(const arguments& given) {
         inference_options options;
         options.keys = options.values = "f32";
         options.context = given.window;
+        if (t.kernel != nullptr) {
+            options.keys = t.kernel->key_format;
+            options.values = t.kernel->value_format;
+            row.bits_per_number = t.kernel->bits(m.config.head_size);
+        }
         inference with(m, options, threads);
         if (t.rounded != nullptr) {
             const bench::float_matrix heads(128, m.config.head_size);
             row.bits_per_number = t.rounded->quantize(heads.view(), threads)->bits_per_weight();
-            with.use_cache(
-                [&](const cache_shape& shape) { return bench::rounded_cache(shape, *t.rounded, *t.rounded); });
-        } else if (t.kernel != nullptr) {
-            row.bits_per_number = t.kernel->bits(m.config.head_size);
-            with.use_cache(t.kernel->make);
+            with.change_cached = bench::rounding(*t.rounded, m.config.head_size, threads);
         }
         text.run(with, row, [&](std::size_t done) { bar.show(i * text.windows() + done, what); });
         rows.push_back(row);

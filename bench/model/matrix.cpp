@@ -1,8 +1,6 @@
 // matrix.cpp: a product, then bias, activation, factor and addend.
 #include "matrix.hpp"
 
-#include "linear_unit.hpp"
-
 #include <nibble/isa/lanes.hpp>
 
 #include <algorithm>
@@ -50,6 +48,33 @@ public:
                 step(p, nibble::position{token, i, count}).store(y.row(token) + i, count);
             }
         });
+    }
+    void multiply_gated(const nibble::prepared_activations& x, const linear& up, activation f,
+                        nibble::matrix_view<float> y, machine& on) const override {
+        multiply(x, y, {.activate = f}, on);
+        static_cast<const matrix&>(up).activations_ = activations_;
+        up.multiply(x, y, {.factor = y}, on);
+    }
+    // Each expert's rows by themselves.
+    void multiply_experts(nibble::matrix_view<const float> x, std::span<const expert> experts, activation f,
+                          nibble::matrix_view<float> y, const nibble::activation_options& options,
+                          machine& on) const override {
+        const nibble::prepared_activations none;
+        std::vector<float> numbers;
+        for (const expert& e : experts) {
+            numbers.clear();
+            for (std::size_t i = e.first_row; i < e.first_row + e.rows; ++i) {
+                const float* const row = x.row(options.rows.empty() ? i : options.rows[i]);
+                numbers.insert(numbers.end(), row, row + x.cols());
+            }
+            const auto& weights = static_cast<const matrix&>(*e.weights);
+            weights.activations_ = {numbers.data(), e.rows, x.cols()};
+            const nibble::matrix_view<float> to(y.row(e.first_row), e.rows, y.cols(), y.stride());
+            if (e.up != nullptr)
+                weights.multiply_gated(none, *e.up, f, to, on);
+            else
+                weights.multiply(none, to, {}, on);
+        }
     }
     void rows(std::span<const std::uint32_t>, nibble::matrix_view<float>, machine&) const override {
         throw std::logic_error("embeddings are not quantized here");

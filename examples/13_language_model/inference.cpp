@@ -2,11 +2,14 @@
 #include "inference.hpp"
 
 #include <nibble/transform/rms_norm.hpp>
+#include <nibble/transform/scatter_add_rows.hpp>
+#include <nibble/transform/softmax.hpp>
 
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 namespace {
 
@@ -34,8 +37,12 @@ public:
         w.multiply(prepared_for(w), y, then, of_.on_);
     }
     void multiply_gated(const linear& gate, const linear& up, activation f, nb::matrix_view<float> y) {
-        multiply(gate, y, {.activate = f});
-        multiply(up, y, {.factor = y});
+        if (gate.format() != up.format()) {
+            multiply(gate, y, {.activate = f});
+            return multiply(up, y, {.factor = y});
+        }
+        const stopwatch time(of_.seconds_in_kernels);
+        gate.multiply_gated(prepared_for(gate), up, f, y, of_.on_);
     }
 
 private:
@@ -51,12 +58,10 @@ private:
 };
 
 inference::inference(const model& m, const inference_options& options, const nb::thread_pool& threads)
-    : model_(m), options_(options), on_{threads} {
-    const model_config& c = m.config;
-    shape_ = {c.layers, c.key_heads, c.head_size,
-              options.context != 0 ? options.context : std::min<std::size_t>(c.context, 4096), options.sequences};
-    cache_ = make_cache(options.keys, options.values, shape_);
-}
+    : model_(m), options_(options),
+      context_(options.context != 0 ? options.context : std::min<std::size_t>(m.config.context, 4096)), on_{threads},
+      cache_(options.keys, options.values,
+             {m.config.layers, m.config.key_heads, m.config.head_size, context_, options.sequences}) {}
 
 nb::matrix_view<const float> inference::forward(std::span<const new_tokens> batch) {
     const stopwatch time(seconds);
@@ -66,9 +71,9 @@ nb::matrix_view<const float> inference::forward(std::span<const new_tokens> batc
     batch_.clear();
     std::size_t wanted = 0;
     for (const new_tokens& entry : batch) {
-        const std::size_t size = cache_->size(entry.sequence);
-        if (entry.tokens.size() > shape_.context - size)
-            throw model_error("the context of " + std::to_string(shape_.context) + " tokens is full");
+        const std::size_t size = cache_.size(entry.sequence);
+        if (entry.tokens.size() > context_ - size)
+            throw model_error("the context of " + std::to_string(context_) + " tokens is full");
         batch_.push_back({entry.sequence, ids_.size(), entry.tokens.size()});
         for (std::size_t i = 0; i < entry.tokens.size(); ++i) {
             if (entry.tokens[i] >= c.vocabulary)
@@ -148,13 +153,14 @@ void inference::attention(std::size_t index, std::span<const batch_rows> batch, 
     const nb::matrix_view<float> out = attended_.view(count, c.heads * c.head_size);
     {
         const stopwatch time(seconds_in_kernels);
-        cache_->append(index, batch, k, v, on_);
-        cache_->attend(index, batch, q, out,
-                       {.window = local ? c.window : 0,
-                        .scale = c.attention_scale,
-                        .soft_cap = c.attention_soft_cap,
-                        .precision = options_.precision},
-                       on_);
+        if (change_cached) change_cached(k, v);
+        cache_.append(index, batch, k, v, on_);
+        cache_.attend(index, batch, q, out,
+                      {.window = local ? c.window : 0,
+                       .scale = c.attention_scale,
+                       .soft_cap = c.attention_soft_cap,
+                       .precision = options_.precision},
+                      on_);
     }
     shared_activations attended(*this, out);
     close_half(*layer.output, attended, layer.post_attention_norm, x);
@@ -165,10 +171,51 @@ void inference::feed_forward(std::size_t index, nb::matrix_view<float> x) {
     const model_layer& layer = model_.layers[index];
     const nb::matrix_view<float> h = normed_.view(x.rows(), c.hidden);
     nb::rms_norm(x, layer.feed_forward_norm, h, {.epsilon = c.norm_epsilon}, on_.threads);
+    if (layer.router != nullptr) return experts(layer, h, x);
     const nb::matrix_view<float> gated = gate_.view(x.rows(), c.feed_forward);
-    shared_activations(*this, h).multiply_gated(*layer.gate, *layer.up, c.feed_forward_activation, gated);
+    shared_activations(*this, h).multiply_gated(*layer.gate[0], *layer.up[0], c.feed_forward_activation, gated);
     shared_activations between(*this, gated);
-    close_half(*layer.down, between, layer.post_feed_forward_norm, x);
+    close_half(*layer.down[0], between, layer.post_feed_forward_norm, x);
+}
+
+// Tokens are sorted by expert: all experts are one call for gate and up, one for down, one that adds the results where
+// they belong. The likeliest experts come in the order of their numbers, so that sums do not depend on the others.
+void inference::experts(const model_layer& layer, nb::matrix_view<const float> h, nb::matrix_view<float> x) {
+    const model_config& c = model_.config;
+    const std::size_t used = c.experts_of_token, results = h.rows() * used;
+    const nb::matrix_view<float> likely = logits_.view(h.rows(), c.experts);
+    shared_activations(*this, h).multiply(*layer.router, likely);
+    std::vector<std::vector<std::pair<std::uint32_t, float>>> sent(c.experts); // tokens and shares
+    std::vector<std::uint32_t> order(c.experts), tokens;
+    for (std::size_t token = 0; token < h.rows(); ++token) {
+        const std::span<float> p(likely.row(token), c.experts);
+        nb::softmax(p, p);
+        for (std::size_t e = 0; e < c.experts; ++e) order[e] = static_cast<std::uint32_t>(e);
+        std::partial_sort(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(used), order.end(),
+                          [&](std::uint32_t a, std::uint32_t b) { return p[a] != p[b] ? p[a] > p[b] : a < b; });
+        float sum = 0;
+        for (std::size_t i = 0; i < used; ++i) sum += p[order[i]];
+        for (std::size_t i = 0; i < used; ++i)
+            sent[order[i]].emplace_back(static_cast<std::uint32_t>(token), p[order[i]] / (c.shares_add_up ? sum : 1));
+    }
+    std::vector<float> shares;
+    std::vector<linear::expert> first, second;
+    for (std::size_t e = 0; e < c.experts; ++e) {
+        if (sent[e].empty()) continue;
+        first.push_back({layer.gate[e].get(), layer.up[e].get(), tokens.size(), sent[e].size()});
+        second.push_back({layer.down[e].get(), nullptr, tokens.size(), sent[e].size()});
+        for (const auto& [token, share] : sent[e]) {
+            tokens.push_back(token);
+            shares.push_back(share);
+        }
+    }
+    const nb::matrix_view<float> gated = gate_.view(results, c.feed_forward), mixed = mixed_.view(results, c.hidden);
+    const stopwatch time(seconds_in_kernels);
+    nb::activation_options of_rows = options_.activations;
+    of_rows.rows = tokens;
+    first[0].weights->multiply_experts(h, first, c.feed_forward_activation, gated, of_rows, on_);
+    second[0].weights->multiply_experts(gated, second, activation::none, mixed, options_.activations, on_);
+    nb::scatter_add_rows(mixed, tokens, shares, x, on_.threads);
 }
 
 void inference::close_half(const linear& last, shared_activations& from, const std::vector<float>& norm,

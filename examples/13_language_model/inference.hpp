@@ -8,7 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -33,18 +33,19 @@ public:
     // Keeps references to the model and the threads. Throws model_error for formats that there are not.
     inference(const model& m, const inference_options& options, const nb::thread_pool& threads);
 
-    [[nodiscard]] sequence_cache& cache() noexcept { return *cache_; }
-    // Another cache than the options name, before anything is in it: what make(shape) gives, a unique_ptr.
-    template <class Make> void use_cache(const Make& make) { cache_ = make(shape_); }
-    [[nodiscard]] std::size_t context() const noexcept { return shape_.context; }
+    [[nodiscard]] sequence_cache& cache() noexcept { return cache_; }
+    [[nodiscard]] std::size_t context() const noexcept { return context_; }
 
     // All tokens in one pass, whose memory grows with their number: a long prompt comes in pieces, which changes no bit
-    // of the logits. A row of logits for each that was asked for, in order; valid until the next call.
+    // of the logits (but see key_formats). A row of logits for each that was asked for, in order; valid until the next
+    // call.
     [[nodiscard]] nb::matrix_view<const float> forward(std::span<const new_tokens> batch);
     // One sequence, in pieces of `chunk` tokens; the logits after its last token.
     [[nodiscard]] std::span<const float> prefill(std::size_t sequence, std::span<const std::uint32_t> tokens,
                                                  std::size_t chunk = 512);
 
+    // Does something to keys and values before they are cached: for experiments.
+    std::function<void(nb::matrix_view<float> keys, nb::matrix_view<float> values)> change_cached{};
     // Seconds within forward, and within gemm and attend of these, so far.
     double seconds = 0, seconds_in_kernels = 0;
 
@@ -60,6 +61,8 @@ private:
 
     void attention(std::size_t index, std::span<const batch_rows> batch, nb::matrix_view<float> x);
     void feed_forward(std::size_t index, nb::matrix_view<float> x);
+    // x += what a token's likeliest experts make of h, each by its share.
+    void experts(const model_layer& layer, nb::matrix_view<const float> h, nb::matrix_view<float> x);
     void normalize_heads(nb::matrix_view<float> x, const std::vector<float>& weight);
     // x += norm(block), or the product's epilogue has added it already.
     void close_half(const linear& last, shared_activations& from, const std::vector<float>& norm,
@@ -67,12 +70,12 @@ private:
 
     const model& model_;
     inference_options options_;
-    cache_shape shape_;
+    std::size_t context_;
     machine on_;
-    std::unique_ptr<sequence_cache> cache_;
+    sequence_cache cache_;
     nb::prepared_activations prepared_;
     nb::rotary_positions positions_, local_positions_;
-    rows hidden_, normed_, query_, key_, value_, attended_, gate_, logits_, last_;
+    rows hidden_, normed_, query_, key_, value_, attended_, gate_, mixed_, logits_, last_;
     std::vector<std::uint32_t> ids_, places_;
     std::vector<batch_rows> batch_;
 };

@@ -1,9 +1,15 @@
 // tokenizer.cpp: splitting text into words, and merging what words are made of.
 #include "tokenizer.hpp"
 
+#include "json_fields.hpp"
 #include "unicode.hpp"
 
+#include <nibble/io/mapped_file.hpp>
+
 #include <algorithm>
+#include <cstdlib>
+#include <iterator>
+#include <map>
 #include <queue>
 #include <stdexcept>
 #include <tuple>
@@ -29,76 +35,72 @@ struct code_point {
     return {code, size};
 }
 
-// GPT-2 writes bytes as printable characters: itself, or from U+0100 on in order.
-[[nodiscard]] bool is_printable(unsigned byte) {
-    return (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || byte >= 174;
-}
+// GPT-2 writes bytes as printable characters: itself, or, what is none, from U+0100 on in order.
 [[nodiscard]] std::string bytes_of_printable(std::string_view text) {
-    static const std::vector<unsigned char> others = [] {
-        std::vector<unsigned char> list;
-        for (unsigned b = 0; b < 256; ++b)
-            if (!is_printable(b)) list.push_back(static_cast<unsigned char>(b));
-        return list;
-    }();
     std::string out;
     for (std::size_t i = 0; i < text.size();) {
         const code_point c = code_point_at(text, i);
-        if (c.code >= 256 && c.code - 256 < others.size())
-            out += static_cast<char>(others[c.code - 256]);
-        else if (c.code < 256 && is_printable(c.code))
-            out += static_cast<char>(static_cast<unsigned char>(c.code));
+        const bool itself = c.code > 160 && c.code < 256 && c.code != 173, other = c.code >= 256 && c.code < 324;
+        const std::uint32_t place = c.code - 256; // among 0 to 32, 127 to 160 and 173
+        if (itself || other)
+            out += static_cast<char>(itself ? c.code : place < 33 ? place : place < 67 ? place + 94 : 173);
         else
-            out += text.substr(i, c.bytes); // of a special token: as it is
+            out += text.substr(i, c.bytes); // ASCII, and what is in special tokens
         i += c.bytes;
     }
     return out;
 }
 
-constexpr std::string_view visible_space = "\xe2\x96\x81"; // U+2581
-
-void replace_all(std::string& text, std::string_view from, std::string_view to) {
-    for (std::size_t i = 0; (i = text.find(from, i)) != std::string::npos; i += to.size())
-        text.replace(i, from.size(), to);
-}
-
-// "<0x0A>"
-[[nodiscard]] int byte_of_name(std::string_view text) {
-    if (text.size() != 6 || text.substr(0, 3) != "<0x" || text[5] != '>') return -1;
-    return static_cast<int>(std::strtoul(std::string(text.substr(3, 2)).c_str(), nullptr, 16));
-}
+// How the files name the ways to split words.
+struct family {
+    std::string_view name;
+    int splitting; // tokenizer::splitting
+    bool whole_words_first;
+};
+constexpr family families[] = {{"gpt-2", 1, false}, {"default", 1, false},   {"llama-bpe", 2, true},
+                               {"llama3", 2, true}, {"smaug-bpe", 2, false}, {"qwen2", 3, false}};
 
 } // namespace
 
-void tokenizer::add(std::string text, use as) {
-    ids_.emplace(text, static_cast<token>(texts_.size()));
-    texts_.push_back(std::move(text));
+void tokenizer::add(std::string_view text, use as) {
+    const auto id = static_cast<token>(texts_.size());
+    std::string own(text);
+    bool is_byte = !has_pieces() && as == use::text && (own = bytes_of_printable(text)).size() == 1;
+    if (has_pieces()) {
+        constexpr std::string_view visible_space = "\xe2\x96\x81"; // U+2581
+        for (std::size_t i = 0; (i = own.find(visible_space, i)) != std::string::npos; ++i)
+            own.replace(i, visible_space.size(), " ");
+        is_byte = own.size() == 6 && own.starts_with("<0x") && own[5] == '>'; // "<0x0A>"
+        if (is_byte) own = {static_cast<char>(std::strtoul(own.substr(3, 2).c_str(), nullptr, 16))};
+    }
+    if (is_byte) of_byte_[static_cast<unsigned char>(own[0])] = id;
+    if (!is_byte || !has_pieces()) ids_.emplace(own, id);
+    for (const char* end :
+         {"<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>", "<end_of_turn>", "</s>", "<eos>"})
+        if (as != use::text && own == end) ends_.push_back(id);
+    if (as != use::text && !own.empty()) specials_.push_back(id);
+    texts_.push_back(std::move(own));
     uses_.push_back(as);
 }
 
-void tokenizer::add_merge(std::string_view left, std::string_view right) {
-    const std::string a = bytes_of_printable(left), b = bytes_of_printable(right);
+void tokenizer::add_merge(std::string_view merge) {
+    const std::size_t space = merge.find(' ', 1);
+    if (space == std::string_view::npos) throw std::runtime_error("tokenizer: a merge of other than two parts");
+    const std::string a = bytes_of_printable(merge.substr(0, space)), b = bytes_of_printable(merge.substr(space + 1));
     const token x = find(a), y = find(b), both = find(a + b);
     if (x == none || y == none || both == none) throw std::runtime_error("tokenizer: a merge of what is no token");
     merges_.emplace(std::uint64_t{x} << 32 | y, merged{static_cast<float>(merges_.size()), both});
 }
 
-void tokenizer::finish() {
-    of_byte_.assign(256, none);
-    for (token id = 0; id < texts_.size(); ++id) {
-        const std::string& text = texts_[id];
-        const int named = kind_ == kind::sentence_pieces ? byte_of_name(text) : -1;
-        if (named >= 0)
-            of_byte_[static_cast<std::size_t>(named)] = id;
-        else if (kind_ == kind::byte_pairs && text.size() == 1 && uses_[id] == use::text)
-            of_byte_[static_cast<unsigned char>(text[0])] = id;
-        if (uses_[id] == use::text) continue;
-        if (!text.empty()) specials_.push_back(id);
-        for (const std::string_view end :
-             {"<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>", "<end_of_turn>", "</s>", "<eos>"})
-            if (text == end) ends_.push_back(id);
-    }
-    std::stable_sort(specials_.begin(), specials_.end(),
-                     [&](token a, token b) { return texts_[a].size() > texts_[b].size(); });
+tokenizer tokenizer::open(const std::string& path) {
+    nibble::mapped_file file;
+    nibble::gguf_file gguf;
+    nibble::status s = nibble::mapped_file::open(path.c_str(), file);
+    const std::string_view text(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
+    if (s && !text.starts_with("GGUF")) return read_json(text);
+    if (s) s = nibble::gguf_file::open(path.c_str(), gguf);
+    if (!s) throw std::runtime_error(s.message() + "; --tokenizer names a GGUF file or tokenizer.json");
+    return read(gguf);
 }
 
 tokenizer tokenizer::read(const nibble::gguf_file& file) {
@@ -106,40 +108,29 @@ tokenizer tokenizer::read(const nibble::gguf_file& file) {
     const std::string model(file.metadata_text("tokenizer.ggml.model").value_or("no"));
     const std::string pre(file.metadata_text("tokenizer.ggml.pre").value_or("gpt-2"));
     const auto texts = file.metadata_texts("tokenizer.ggml.tokens");
-    if (model == "llama")
-        t.kind_ = kind::sentence_pieces;
-    else if (model != "gpt2")
+    const auto types = file.metadata_numbers("tokenizer.ggml.token_type");
+    if (model != "llama" && model != "gpt2")
         throw std::runtime_error("tokenizer '" + model + "' is not known; gpt2 and llama are");
     if (!texts) throw std::runtime_error("the file has no list of tokens");
-    const auto types = file.metadata_numbers("tokenizer.ggml.token_type");
+    const family* const known =
+        std::find_if(std::begin(families), std::end(families), [&](const family& one) { return one.name == pre; });
+    if (model == "gpt2" && known == std::end(families))
+        throw std::runtime_error("words split as by '" + pre + "' are not known; gpt-2, llama-bpe and qwen2 are");
+    t.splitting_ = model == "llama" ? splitting::none : static_cast<splitting>(known->splitting);
     for (std::size_t i = 0; i < texts->size(); ++i) {
         const int type = types && i < types->size() ? static_cast<int>((*types)[i]) : 1;
-        const use as = type == 3 ? use::control : type == 4 ? use::whole : use::text;
-        std::string text((*texts)[i]);
-        if (t.kind_ == kind::byte_pairs && as == use::text) text = bytes_of_printable(text);
-        if (t.kind_ == kind::sentence_pieces) replace_all(text, visible_space, " ");
-        t.add(std::move(text), as);
+        t.add((*texts)[i], type == 3 ? use::control : type == 4 ? use::whole : use::text);
     }
-    if (t.kind_ == kind::sentence_pieces) {
+    if (t.has_pieces()) {
         const auto scores = file.metadata_numbers("tokenizer.ggml.scores");
         if (!scores || scores->size() != texts->size()) throw std::runtime_error("the tokens have no scores");
-        for (const double score : *scores) t.scores_.push_back(static_cast<float>(score));
+        t.scores_.assign(scores->begin(), scores->end());
         t.space_first_ = file.metadata_flag("tokenizer.ggml.add_space_prefix").value_or(true);
     } else {
-        if (pre == "llama-bpe" || pre == "llama3" || pre == "smaug-bpe")
-            t.splitting_ = splitting::llama3;
-        else if (pre == "qwen2")
-            t.splitting_ = splitting::qwen2;
-        else if (pre != "gpt-2" && pre != "default")
-            throw std::runtime_error("words split as by '" + pre + "' are not known; gpt-2, llama-bpe and qwen2 are");
-        t.whole_words_first_ = pre == "llama-bpe" || pre == "llama3";
+        t.whole_words_first_ = known->whole_words_first;
         const auto merges = file.metadata_texts("tokenizer.ggml.merges");
         if (!merges) throw std::runtime_error("the file has no merges of tokens");
-        for (const std::string_view merge : *merges) {
-            const std::size_t space = merge.find(' ', 1);
-            if (space == std::string_view::npos) throw std::runtime_error("a merge without a space");
-            t.add_merge(merge.substr(0, space), merge.substr(space + 1));
-        }
+        for (const std::string_view merge : *merges) t.add_merge(merge);
     }
     const auto id = [&](const char* key) {
         const auto number = file.metadata_integer(key);
@@ -147,62 +138,55 @@ tokenizer tokenizer::read(const nibble::gguf_file& file) {
     };
     t.begin_ = id("tokenizer.ggml.bos_token_id");
     t.unknown_ = id("tokenizer.ggml.unknown_token_id");
-    for (const char* key : {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"})
-        if (id(key) != none) t.ends_.push_back(id(key));
+    for (const char* key : {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"}) t.ends_.push_back(id(key));
     t.adds_begin_ = file.metadata_flag("tokenizer.ggml.add_bos_token")
-                        .value_or(t.kind_ == kind::sentence_pieces || t.splitting_ == splitting::llama3);
-    t.finish();
+                        .value_or(t.has_pieces() || t.splitting_ == splitting::llama3);
     return t;
 }
 
-tokenizer tokenizer::read(const json& file) {
+tokenizer tokenizer::read_json(std::string_view text) {
     tokenizer t;
-    const json* model = file.find("model");
-    const json* vocabulary = model != nullptr ? model->find("vocab") : nullptr;
-    const json* merges = model != nullptr ? model->find("merges") : nullptr;
-    const json* pre = file.find("pre_tokenizer");
-    if (vocabulary == nullptr || merges == nullptr || pre == nullptr || model->text_of("type") != "BPE")
-        throw std::runtime_error("tokenizer.json: only byte-level BPE is read; take the tokenizer of a GGUF file");
-    // The splitting is given as an expression: known by what tells them apart.
-    std::string expression;
-    bool byte_level = pre->text_of("type") == "ByteLevel";
-    if (const json* steps = pre->find("pretokenizers"))
-        for (const auto& [unused, step] : steps->items) {
-            byte_level = byte_level || step.text_of("type") == "ByteLevel";
-            if (const json* pattern = step.find("pattern")) expression = pattern->text_of("Regex");
+    try {
+        const json file = json::parse(text);
+        const auto string = [](const json& of) -> const std::string& { return of.get_ref<const std::string&>(); };
+        const json &model = file.at("model"), &pre = file.at("pre_tokenizer");
+        // The splitting is given as an expression: known by what tells them apart.
+        std::string expression;
+        bool byte_level = text_of(pre, "type") == "ByteLevel";
+        if (const json* const steps = field_of(pre, "pretokenizers"))
+            for (const json& step : *steps) {
+                byte_level = byte_level || text_of(step, "type") == "ByteLevel";
+                if (const json* const pattern = field_of(step, "pattern")) expression = text_of(*pattern, "Regex");
+            }
+        if (!byte_level || text_of(model, "type") != "BPE")
+            throw std::runtime_error("only byte-level BPE is read; take the tokenizer of a GGUF file");
+        if (expression.find("\\p{N}{1,3}") != std::string::npos)
+            t.splitting_ = splitting::llama3;
+        else if (expression.find("(?i:'s") != std::string::npos)
+            t.splitting_ = splitting::qwen2;
+        else if (!expression.empty())
+            throw std::runtime_error("words are split by an expression that is not known: " + expression);
+        t.whole_words_first_ = number_of(model, "ignore_merges", 0) != 0;
+        std::map<token, std::pair<std::string, use>> tokens; // by number, which may leave some out
+        const json& vocabulary = model.at("vocab");
+        for (auto one = vocabulary.begin(); one != vocabulary.end(); ++one)
+            tokens[one.value().get<token>()] = {one.key(), use::text};
+        if (const json* const added = field_of(file, "added_tokens"))
+            for (const json& one : *added)
+                tokens[static_cast<token>(count_of(one, "id"))] = {
+                    text_of(one, "content"), number_of(one, "special", 0) != 0 ? use::control : use::whole};
+        if (tokens.empty() || tokens.rbegin()->first > 10'000'000) throw std::runtime_error("no tokens, or too many");
+        for (const auto& [id, one] : tokens) {
+            while (t.texts_.size() < id) t.add("", use::text);
+            t.add(one.first, one.second);
         }
-    if (!byte_level) throw std::runtime_error("tokenizer.json: only byte-level BPE is read");
-    if (expression.find("\\p{N}{1,3}") != std::string::npos)
-        t.splitting_ = splitting::llama3;
-    else if (expression.find("(?i:'s") != std::string::npos)
-        t.splitting_ = splitting::qwen2;
-    else if (!expression.empty())
-        throw std::runtime_error("tokenizer.json: words are split by an expression that is not known: " + expression);
-    t.whole_words_first_ = model->number_of("ignore_merges", 0) != 0;
-    std::vector<std::pair<std::string, use>> tokens;
-    const auto put = [&](double id, std::string text, use as) {
-        if (!(id >= 0 && id < 1e7)) throw std::runtime_error("tokenizer.json: a token without a number");
-        if (tokens.size() <= static_cast<std::size_t>(id)) tokens.resize(static_cast<std::size_t>(id) + 1);
-        tokens[static_cast<std::size_t>(id)] = {std::move(text), as};
-    };
-    for (const auto& [text, id] : vocabulary->items) put(id.number, bytes_of_printable(text), use::text);
-    if (const json* added = file.find("added_tokens"))
-        for (const auto& [unused, one] : added->items)
-            put(one.number_of("id", -1), std::string(one.text_of("content")),
-                one.number_of("special", 0) != 0 ? use::control : use::whole);
-    for (auto& [text, as] : tokens) t.add(std::move(text), as);
-    for (const auto& [unused, merge] : merges->items) { // "a b" or ["a", "b"]
-        const std::size_t space = merge.text.find(' ', 1);
-        if (merge.items.size() == 2)
-            t.add_merge(merge.items[0].value.text, merge.items[1].value.text);
-        else if (space != std::string::npos)
-            t.add_merge(std::string_view(merge.text).substr(0, space), std::string_view(merge.text).substr(space + 1));
-        else
-            throw std::runtime_error("tokenizer.json: a merge of other than two parts");
+        for (const json& merge : model.at("merges")) // "a b" or ["a", "b"]
+            t.add_merge(merge.is_array() ? string(merge.at(0)) + ' ' + string(merge.at(1)) : string(merge));
+    } catch (const std::exception& e) {
+        throw std::runtime_error(std::string("tokenizer.json: ") + e.what());
     }
     t.begin_ = t.find("<|begin_of_text|>");
     t.adds_begin_ = t.begin_ != none && t.splitting_ == splitting::llama3;
-    t.finish();
     return t;
 }
 
@@ -212,7 +196,7 @@ tokenizer::token tokenizer::find(std::string_view text) const {
 }
 
 tokenizer::merged tokenizer::merge_of(token left, token right, std::string_view text) const {
-    if (kind_ == kind::sentence_pieces) {
+    if (has_pieces()) {
         const token id = find(text);
         return id != none && uses_[id] != use::control ? merged{-scores_[id], id} : merged{0, none};
     }
@@ -243,9 +227,8 @@ void tokenizer::encode_word(std::string_view word, std::vector<token>& out) cons
     constexpr auto nothing = static_cast<std::size_t>(-1);
     std::vector<symbol> symbols;
     for (std::size_t i = 0; i < word.size();) {
-        const std::size_t size = kind_ == kind::byte_pairs ? 1 : code_point_at(word, i).bytes;
-        const token id =
-            kind_ == kind::byte_pairs ? of_byte_[static_cast<unsigned char>(word[i])] : find(word.substr(i, size));
+        const std::size_t size = has_pieces() ? code_point_at(word, i).bytes : 1;
+        const token id = has_pieces() ? find(word.substr(i, size)) : of_byte_[static_cast<unsigned char>(word[i])];
         symbols.push_back({i, i + size, id, symbols.size() - 1, symbols.size() + 1});
         i += size;
     }
@@ -338,17 +321,6 @@ std::size_t tokenizer::word_length(std::string_view text) const {
     return last != 0 ? last : std::max<std::size_t>(spaces, 1);
 }
 
-void tokenizer::encode_plain(std::string_view text, bool begin, std::vector<token>& out) const {
-    if (text.empty()) return;
-    if (kind_ == kind::sentence_pieces)
-        return encode_word(begin && space_first_ ? " " + std::string(text) : std::string(text), out);
-    for (std::size_t at = 0; at < text.size();) {
-        const std::size_t size = word_length(text.substr(at));
-        encode_word(text.substr(at, size), out);
-        at += size;
-    }
-}
-
 std::vector<tokenizer::token> tokenizer::encode(std::string_view text, bool begin) const {
     std::vector<token> out;
     if (begin && adds_begin_ && begin_ != none) out.push_back(begin_);
@@ -356,13 +328,19 @@ std::vector<tokenizer::token> tokenizer::encode(std::string_view text, bool begi
         std::size_t at = text.size();
         token special = none;
         for (const token id : specials_) { // the first place; there the longest
-            const std::size_t found = text.substr(0, at + texts_[id].size() - 1).find(texts_[id]);
-            if (found < at) {
+            const std::size_t found = text.substr(0, at + texts_[id].size()).find(texts_[id]);
+            if (found < at || (found == at && special != none && texts_[id].size() > texts_[special].size())) {
                 at = found;
                 special = id;
             }
         }
-        encode_plain(text.substr(0, at), begin, out);
+        std::string plain(text.substr(0, at));
+        if (begin && space_first_ && !plain.empty()) plain.insert(0, 1, ' ');
+        for (std::string_view rest = plain; !rest.empty();) {
+            const std::size_t size = has_pieces() ? rest.size() : word_length(rest);
+            encode_word(rest.substr(0, size), out);
+            rest.remove_prefix(size);
+        }
         begin = false;
         if (special == none) break;
         out.push_back(special);
@@ -372,9 +350,7 @@ std::vector<tokenizer::token> tokenizer::encode(std::string_view text, bool begi
 }
 
 std::string tokenizer::bytes(token id) const {
-    if (id >= texts_.size() || uses_[id] == use::control) return "";
-    const int byte = kind_ == kind::sentence_pieces ? byte_of_name(texts_[id]) : -1;
-    return byte >= 0 ? std::string(1, static_cast<char>(static_cast<unsigned char>(byte))) : texts_[id];
+    return id < texts_.size() && uses_[id] != use::control ? texts_[id] : "";
 }
 
 bool tokenizer::ends_text(token id) const noexcept {

@@ -22,6 +22,7 @@ except ImportError as missing:
 
 HIDDEN, FEED_FORWARD, VOCABULARY, LAYERS, WINDOW = 64, 96, 80, 7, 6
 EPSILON, TOKENS = 1e-6, 40
+EXPERTS, EXPERTS_OF_TOKEN, EXPERT_FEED_FORWARD = 5, 2, 32
 
 
 def make(architecture, random):
@@ -42,13 +43,19 @@ def make(architecture, random):
         w[b + "attn_k.weight"] = matrix(key_heads * size, HIDDEN)
         w[b + "attn_v.weight"] = matrix(key_heads * size, HIDDEN)
         w[b + "attn_output.weight"] = matrix(HIDDEN, heads * size)
-        w[b + "ffn_gate.weight"] = matrix(FEED_FORWARD, HIDDEN)
-        w[b + "ffn_up.weight"] = matrix(FEED_FORWARD, HIDDEN)
-        w[b + "ffn_down.weight"] = matrix(HIDDEN, FEED_FORWARD)
+        if architecture == "qwen3moe":
+            w[b + "ffn_gate_inp.weight"] = matrix(EXPERTS, HIDDEN)
+            for name, rows, cols in (("gate", EXPERT_FEED_FORWARD, HIDDEN), ("up", EXPERT_FEED_FORWARD, HIDDEN),
+                                     ("down", HIDDEN, EXPERT_FEED_FORWARD)):
+                w[b + f"ffn_{name}_exps.weight"] = np.stack([matrix(rows, cols) for _ in range(EXPERTS)])
+        else:
+            w[b + "ffn_gate.weight"] = matrix(FEED_FORWARD, HIDDEN)
+            w[b + "ffn_up.weight"] = matrix(FEED_FORWARD, HIDDEN)
+            w[b + "ffn_down.weight"] = matrix(HIDDEN, FEED_FORWARD)
         if architecture == "qwen2":
             for name, rows in (("q", heads * size), ("k", key_heads * size), ("v", key_heads * size)):
                 w[b + f"attn_{name}.bias"] = vector(rows, 0.0)
-        if architecture in ("qwen3", "gemma3"):
+        if architecture in ("qwen3", "qwen3moe", "gemma3"):
             w[b + "attn_q_norm.weight"] = vector(size)
             w[b + "attn_k_norm.weight"] = vector(size)
         if architecture == "gemma3":
@@ -57,7 +64,7 @@ def make(architecture, random):
     return w, heads, key_heads, size
 
 
-def write(path, architecture, weights, heads, key_heads, size, base):
+def write(path, architecture, weights, heads, key_heads, size, base, used=EXPERTS_OF_TOKEN):
     file = gguf.GGUFWriter(path, architecture)
     file.add_block_count(LAYERS)
     file.add_context_length(256)
@@ -69,6 +76,10 @@ def write(path, architecture, weights, heads, key_heads, size, base):
     file.add_value_length(size)
     file.add_layer_norm_rms_eps(EPSILON)
     file.add_rope_freq_base(base)
+    if architecture == "qwen3moe":
+        file.add_expert_count(EXPERTS)
+        file.add_expert_used_count(used)
+        file.add_expert_feed_forward_length(EXPERT_FEED_FORWARD)
     if architecture == "gemma3":
         file.add_sliding_window(WINDOW)
         file.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
@@ -84,7 +95,7 @@ def write(path, architecture, weights, heads, key_heads, size, base):
 HUGGING_FACE = {"attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
                 "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj", "attn_q_norm": "self_attn.q_norm",
                 "attn_k_norm": "self_attn.k_norm", "ffn_norm": "post_attention_layernorm", "ffn_gate": "mlp.gate_proj",
-                "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}
+                "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj", "ffn_gate_inp": "mlp.gate"}
 GEMMA = HUGGING_FACE | {"post_attention_norm": "post_attention_layernorm", "ffn_norm": "pre_feedforward_layernorm",
                         "post_ffw_norm": "post_feedforward_layernorm"}
 
@@ -115,10 +126,15 @@ def write_folder(path, architecture, weights, heads, key_heads, size, base, gptq
     gemma = architecture == "gemma3"
     names = GEMMA if gemma else HUGGING_FACE
     shards, index = ({}, {}), {}
+    alone = []  # an expert's matrix has a name of its own there: "blk.0.ffn_up_exps.weight" is "mlp.experts.3.up_proj"
     for name, values in weights.items():
+        together = name.replace("_exps", "")
+        alone += [(name, values, "")] if together == name else [(together, one, f"experts.{i}.")
+                                                                for i, one in enumerate(values)]
+    for name, values, expert in alone:
         parts = name.split(".")
         if parts[0] == "blk":
-            there = f"model.layers.{parts[1]}.{names[parts[2]]}.{parts[3]}"
+            there = f"model.layers.{parts[1]}.{names[parts[2]].replace('mlp.', 'mlp.' + expert)}.{parts[3]}"
         else:
             there = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}[parts[0]]
             there += ".weight"
@@ -136,17 +152,21 @@ def write_folder(path, architecture, weights, heads, key_heads, size, base, gptq
             index[one] = f"part-{shard}.safetensors"
     for i, tensors in enumerate(shards):
         save_file(tensors, os.path.join(path, f"part-{i}.safetensors"))
-    config = {"model_type": "gemma3_text" if gemma else architecture, "num_hidden_layers": LAYERS,
+    kind = {"gemma3": "gemma3_text", "qwen3moe": "qwen3_moe"}.get(architecture, architecture)
+    config = {"model_type": kind, "num_hidden_layers": LAYERS,
               "hidden_size": HIDDEN, "num_attention_heads": heads, "num_key_value_heads": key_heads, "head_dim": size,
               "intermediate_size": FEED_FORWARD, "max_position_embeddings": 256, "rms_norm_eps": EPSILON,
               "rope_theta": base}
+    if architecture == "qwen3moe":
+        config |= {"num_experts": EXPERTS, "num_experts_per_tok": EXPERTS_OF_TOKEN, "norm_topk_prob": True,
+                   "moe_intermediate_size": EXPERT_FEED_FORWARD, "decoder_sparse_step": 1, "mlp_only_layers": []}
     if gptq:
         config["quantization_config"] = {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": False,
                                          "checkpoint_format": "gptq"}
     if gemma:
         config |= {"sliding_window": WINDOW, "rope_local_base_freq": 10000.0, "query_pre_attn_scalar": size,
                    "rope_scaling": {"rope_type": "linear", "factor": 8.0}}
-    if architecture in ("qwen3", "gemma3"):  # as newer files say it
+    if architecture in ("qwen3", "qwen3moe", "gemma3"):  # as newer files say it
         full = config.pop("rope_scaling", {"rope_type": "default"}) | {"rope_theta": config.pop("rope_theta")}
         local = {"rope_type": "default", "rope_theta": config.pop("rope_local_base_freq", 0)}
         config["rope_parameters"] = {"full_attention": full, "sliding_attention": local} if gemma else full
@@ -171,7 +191,7 @@ def rotate(x, base, divisor, interleaved):
     return out
 
 
-def forward(architecture, weights, heads, key_heads, size, base, tokens):
+def forward(architecture, weights, heads, key_heads, size, base, tokens, used=EXPERTS_OF_TOKEN):
     w = {name: values.astype(np.float64) for name, values in weights.items()}
     gemma = architecture == "gemma3"
     x = w["token_embd.weight"][tokens] * (np.sqrt(HIDDEN) if gemma else 1.0)
@@ -189,7 +209,7 @@ def forward(architecture, weights, heads, key_heads, size, base, tokens):
                 y = y + layer(f"attn_{name}.bias")
             y = y.reshape(count, n, size)
             if name != "v":
-                if architecture in ("qwen3", "gemma3"):
+                if architecture in ("qwen3", "qwen3moe", "gemma3"):
                     y = norm(y, layer(f"attn_{name}_norm.weight"))
                 y = rotate(y, 10000.0 if local else base, 8.0 if gemma and not local else 1.0, architecture == "llama")
             parts[name] = y
@@ -202,25 +222,33 @@ def forward(architecture, weights, heads, key_heads, size, base, tokens):
         y = np.einsum("hqk,khc->qhc", p, v).reshape(count, -1) @ layer("attn_output.weight").T
         x = x + (norm(y, layer("post_attention_norm.weight")) if gemma else y)
         h = norm(x, layer("ffn_norm.weight"))
-        g = h @ layer("ffn_gate.weight").T
-        if gemma:
-            g = 0.5 * g * (1 + np.tanh(np.sqrt(2 / np.pi) * (g + 0.044715 * g ** 3)))
+        def gated(gate, up, down):
+            g = h @ gate.T
+            g = (0.5 * g * (1 + np.tanh(np.sqrt(2 / np.pi) * (g + 0.044715 * g ** 3))) if gemma
+                 else g / (1 + np.exp(-g)))
+            return (g * (h @ up.T)) @ down.T
+        if architecture == "qwen3moe":
+            p = np.exp(h @ layer("ffn_gate_inp.weight").T)
+            p = np.where(p >= np.sort(p, axis=1)[:, -used, None], p, 0)
+            p /= p.sum(axis=1, keepdims=True)
+            y = sum(p[:, e, None] * gated(*(layer(f"ffn_{name}_exps.weight")[e] for name in ("gate", "up", "down")))
+                    for e in range(EXPERTS))
         else:
-            g = g / (1 + np.exp(-g))
-        y = (g * (h @ layer("ffn_up.weight").T)) @ layer("ffn_down.weight").T
+            y = gated(*(layer(f"ffn_{name}.weight") for name in ("gate", "up", "down")))
         x = x + (norm(y, layer("post_ffw_norm.weight")) if gemma else y)
     return norm(x, w["output_norm.weight"]) @ w.get("output.weight", w["token_embd.weight"]).T
 
 
-def check(program, path, options, exact, losses, ids, out, bound, bits=None):
-    """The program's logits and loss against the exact ones; 1 if they are wrong."""
+def check(program, path, options, exact, losses, ids, out, bound, bits=None, same=None):
+    """The program's logits and loss against the exact ones, or against the bits of logits; 1 if they are wrong."""
     text = subprocess.run(
         [program, "--model", path, "--evaluate", ids, "--window", str(TOKENS), "--cache", "f32", "--threads", "2",
          "--logits", out, "--quiet"] + options, check=True, capture_output=True, text=True).stdout.split()
     logits = np.fromfile(out, "<f4").reshape(TOKENS, VOCABULARY)
     error = np.abs(logits - exact).max() / np.abs(exact).max()
     loss = abs(float(text[1]) - losses.mean())
-    right = error < bound and loss < bound and (bits is None or float(text[text.index("bits_per_weight") + 1]) == bits)
+    right = (error < bound and loss < bound and same in (None, logits.tobytes()) and
+             bits in (None, float(text[text.index("bits_per_weight") + 1])))
     print(f"{os.path.basename(path)} {' '.join(options)}: logits within {error:.1e} of the largest, loss within "
           f"{loss:.1e}: {'ok' if right else 'WRONG'}")
     return 0 if right else 1
@@ -230,7 +258,7 @@ def main(program):
     random = np.random.default_rng(1)
     failures = 0
     with tempfile.TemporaryDirectory() as folder:
-        for architecture in ("llama", "qwen2", "gemma3", "qwen3"):
+        for architecture in ("llama", "qwen2", "gemma3", "qwen3moe", "qwen3"):
             base = 500000.0
             weights, heads, key_heads, size = make(architecture, random)
             model, ids, out, hugging_face = (os.path.join(folder, architecture + end)
@@ -241,9 +269,20 @@ def main(program):
             tokens.astype("<u2").tofile(ids)
             exact = forward(architecture, weights, heads, key_heads, size, base, tokens[:-1])
             losses = np.log(np.exp(exact).sum(axis=1)) - exact[np.arange(TOKENS), tokens[1:]]
-            runs = [(model, TOKENS), (model, 7), (hugging_face, TOKENS)]
-            for path, chunk in runs:
-                failures += check(program, path, ["--chunk", str(chunk)], exact, losses, ids, out, 2e-5)
+            failures += check(program, model, [], exact, losses, ids, out, 2e-5)
+            whole = open(out, "rb").read()
+            for options in (["--chunk", "7"], ["--threads", "1"]):
+                failures += check(program, model, options, exact, losses, ids, out, 2e-5, same=whole)
+            failures += check(program, hugging_face, [], exact, losses, ids, out, 2e-5)
+            # Experts of integers: weights and activations of 8 bits, as below. A token takes all experts, as rounding
+            # would let it take others than the exact ones.
+            if architecture == "qwen3moe":
+                write(model, architecture, weights, heads, key_heads, size, base, EXPERTS)
+                exact = forward(architecture, weights, heads, key_heads, size, base, tokens[:-1], EXPERTS)
+                losses = np.log(np.exp(exact).sum(axis=1)) - exact[np.arange(TOKENS), tokens[1:]]
+                for options, same in ([], None), (["--chunk", "7", "--threads", "1"], out):
+                    failures += check(program, model, ["--weights", "q8_0"] + options, exact, losses, ids, out,
+                                      2 * 14 / 254, bits=8.5, same=same and open(same, "rb").read())
         # A quantized checkpoint: its weights in fp32 are exact; as they are stored they meet activations of 8 bits,
         # whose products are within 1/254 of the largest number each, over the 14 halves of the layers.
         kept = {name: quantize(values)[3] if name.startswith("blk.") and values.ndim == 2 else values

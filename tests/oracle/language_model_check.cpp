@@ -40,7 +40,10 @@ void write_small_model(const std::string& path) {
     std::vector<std::string> texts;
     for (unsigned byte = 0, other = 256; byte < 256; ++byte) { // as GPT-2 prints bytes
         const bool plain = (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || byte >= 174;
-        append_utf8(texts.emplace_back(), plain ? byte : other++);
+        const unsigned code = plain ? byte : other++;
+        std::string& text = texts.emplace_back();
+        if (code >= 128) text += static_cast<char>(static_cast<unsigned char>(0xc0 | code >> 6));
+        text += static_cast<char>(static_cast<unsigned char>(code < 128 ? code : 0x80 | (code & 63)));
     }
     std::vector<std::string> merges{"t h", "th e", "\xc4\xa0 the"};
     texts.insert(texts.end(), {"th", "the", "\xc4\xa0the", "<|end|>"});
