@@ -413,6 +413,35 @@ private:
         return x;
     }
 
+    // Of detail::real_decode::shift.
+    template <element E, int Shift>
+    [[nodiscard]] static NIBBLE_INLINE float32x4_t moved_into_place(uint32x4_t v) noexcept {
+        constexpr detail::real_lanes how = detail::real_lanes_of<E>;
+        // Arithmetic shift: the sign stays where fp32 has it, the copies it leaves behind are masked off.
+        constexpr int top = how.magnitude_bits - (how.has_sign ? 0 : 1);
+        constexpr int left = 31 - top - Shift;
+        constexpr int right = 31 - top - how.shift;
+        static_assert(left >= 0 && right >= 0);
+        constexpr unsigned magnitude = ((1u << how.magnitude_bits) - 1u) << how.shift;
+        uint32x4_t x = vshlq_n_u32(v, left);
+        if constexpr (how.has_sign) {
+            if constexpr (right > 0) x = vreinterpretq_u32_s32(vshrq_n_s32(vreinterpretq_s32_u32(x), right));
+            x = vandq_u32(x, vdupq_n_u32(magnitude | 0x80000000u));
+        } else {
+            x = vandq_u32(moved<right>(x), vdupq_n_u32(magnitude));
+        }
+        float32x4_t value = vmulq_n_f32(vreinterpretq_f32_u32(x), how.factor);
+        if constexpr (how.infinite_from != 0) {
+            const uint32x4_t m = vandq_u32(x, vdupq_n_u32(magnitude));
+            const uint32x4_t special =
+                vcgeq_u32(m, vdupq_n_u32(static_cast<std::uint32_t>(how.infinite_from) << how.shift));
+            // Exponent of ones; the mantissa stays: zero for an infinity, not for NaN.
+            value = vreinterpretq_f32_u32(
+                vorrq_u32(vreinterpretq_u32_f32(value), vandq_u32(special, vdupq_n_u32(0x7f800000u))));
+        }
+        return value;
+    }
+
     template <element E, int Shift> [[nodiscard]] static NIBBLE_INLINE float32x4_t decode_four(uint32x4_t v) noexcept {
         constexpr detail::real_lanes how = detail::real_lanes_of<E>;
         constexpr detail::half_lanes half = detail::half_lanes_of<E>;
@@ -438,29 +467,7 @@ private:
             const uint16x8_t x = half_patterns<E>(vcombine_u16(four, four));
             return vmulq_n_f32(vcvt_f32_f16(vreinterpret_f16_u16(vget_low_u16(x))), half.factor);
         } else if constexpr (how.kind == detail::real_decode::shift) {
-            // Arithmetic shift: the sign stays where fp32 has it, the copies it leaves behind are masked off.
-            constexpr int top = how.magnitude_bits - (how.has_sign ? 0 : 1);
-            constexpr int left = 31 - top - Shift;
-            constexpr int right = 31 - top - how.shift;
-            static_assert(left >= 0 && right >= 0);
-            constexpr unsigned magnitude = ((1u << how.magnitude_bits) - 1u) << how.shift;
-            uint32x4_t x = vshlq_n_u32(v, left);
-            if constexpr (how.has_sign) {
-                if constexpr (right > 0) x = vreinterpretq_u32_s32(vshrq_n_s32(vreinterpretq_s32_u32(x), right));
-                x = vandq_u32(x, vdupq_n_u32(magnitude | 0x80000000u));
-            } else {
-                x = vandq_u32(moved<right>(x), vdupq_n_u32(magnitude));
-            }
-            float32x4_t value = vmulq_n_f32(vreinterpretq_f32_u32(x), how.factor);
-            if constexpr (how.infinite_from != 0) {
-                const uint32x4_t m = vandq_u32(x, vdupq_n_u32(magnitude));
-                const uint32x4_t special =
-                    vcgeq_u32(m, vdupq_n_u32(static_cast<std::uint32_t>(how.infinite_from) << how.shift));
-                // Exponent of ones; the mantissa stays: zero for an infinity, not for NaN.
-                value = vreinterpretq_f32_u32(
-                    vorrq_u32(vreinterpretq_u32_f32(value), vandq_u32(special, vdupq_n_u32(0x7f800000u))));
-            }
-            return value;
+            return moved_into_place<E, Shift>(v);
         } else if constexpr (how.kind == detail::real_decode::power_of_two) {
             const uint32x4_t c = code();
             const uint32x4_t value = vmaxq_u32(vshlq_n_u32(c, 23), vdupq_n_u32(0x00400000u));
