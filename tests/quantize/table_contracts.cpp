@@ -69,7 +69,7 @@ TEST_CASE("tables, pairs and mixed groups refuse what they cannot do", "[quantiz
               (void)quantize_outlier_victim<per_channel>(matrix_view<const float>(x.data(), 3, 16), {.alpha = alphas});
           }).empty());
     CHECK(broken_by([&] { (void)quantize_outlier_victim<per_tile<2, 8>>(w); }) ==
-          "quantize_outlier_victim: slots that span rows must span whole rows");
+          "quantize_outlier_victim: groups that span rows must span whole rows");
 
     CHECK(broken_by([&] { (void)quantize_complex(matrix_view<const float>(x.data(), 4, 15)); }) ==
           "quantize_complex: rows hold pairs of a real and an imaginary part");
