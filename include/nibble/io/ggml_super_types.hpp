@@ -166,7 +166,7 @@ struct ggml_iq4_xs {
         p.outer = detail::get16(from);
         const unsigned high = detail::get16(from + 2);
         for (std::size_t j = 0; j < 8; ++j) {
-            const unsigned low = (from[4 + j / 2] >> (4 * (j % 2))) & 15u;
+            const unsigned low = (unsigned{from[4 + j / 2]} >> (4 * (j % 2))) & 15u;
             p.scales[j] = static_cast<std::uint8_t>((low | ((high >> (2 * j)) & 3u) << 4) ^ 32u);
             detail::get_fields<4, 16>(from + 8 + 16 * j, p.codes + 32 * j);
         }
