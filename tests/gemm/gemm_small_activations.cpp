@@ -116,9 +116,11 @@ void compare(const gemm_format& format, const gemm_weights& weights, int limit, 
 
 TEST_CASE("weights at their extremes meet activations of 7 bits in every wide format") {
     const std::vector<wide_format> formats = wide_formats();
-    CHECK(formats.size() >= (nibble_test::kinds_only ? 4u : 8u));
+    CHECK(formats.size() >= (nibble_test::families_only ? 3u : nibble_test::kinds_only ? 4u : 8u));
     CHECK(std::any_of(formats.begin(), formats.end(), [](const wide_format& f) { return f.byte_limit == 64; }));
-    CHECK(std::any_of(formats.begin(), formats.end(), [](const wide_format& f) { return f.byte_limit == 128; }));
+    // A family has formats of both limits; what is compiled of it may be of the other.
+    CHECK((nibble_test::families_only ||
+           std::any_of(formats.begin(), formats.end(), [](const wide_format& f) { return f.byte_limit == 128; })));
     for (const wide_format& f : formats) {
         const auto [low, high] = f.format->extremes();
         const int limit = std::min(f.byte_limit, 127);
